@@ -1,0 +1,79 @@
+"""Errors that people read: what happened, where, and what to do.
+
+Room: the bottom of the house. Imports nothing.
+
+    EmasegError                 anything this program raises on purpose
+    └── UserError               the reader can fix it; carries a hint and an exit code
+        ├── RecipeError    2    usage or recipe; nothing was started
+        ├── DataError      3    data set or image: missing, damaged, label out of range
+        ├── WeightsError   3    weight file: missing, damaged, of another model
+        ├── SystemFault    4    disk full, unwritable, out of memory, no such device, network
+        └── Diverged       5    a loss that is not finite
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EmasegError(Exception):
+    """Base of every error this program raises on purpose."""
+
+
+class UserError(EmasegError):
+    """A failure that the reader can mend.
+
+    Args:
+        message: what happened and where (file:line, key or image path), one or a few lines.
+        hint: what to do about it; "" when the message says it all.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
+        return type(self), (self.message, self.hint)  # survives the trip out of a data-loading worker
+
+
+class RecipeError(UserError):
+    """Usage or recipe: nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data set or an image: missing, damaged, or labelled with values it must not hold."""
+
+    exit_code = 3
+
+
+class WeightsError(UserError):
+    """A weight file: missing, damaged, or of another model."""
+
+    exit_code = 3
+
+
+class SystemFault(UserError):
+    """The machine: disk full, folder unwritable, out of memory, no such device, network."""
+
+    exit_code = 4
+
+
+class Diverged(UserError):
+    """Training reached a loss that is not finite."""
+
+    exit_code = 5
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean "x"?` for the closest of `known`, or "" when nothing is close."""
+    known = list(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not match:  # a shortened or lengthened name is close too, whatever the ratio says
+        match = [k for k in known if len(name) >= 4 and (k.startswith(name) or name.startswith(k))][:1]
+    return f'did you mean "{match[0]}"?' if match else ""

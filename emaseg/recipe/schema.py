@@ -1,0 +1,473 @@
+"""The recipe: one frozen dataclass for each TOML section, every key with its meaning, unit and limits.
+
+Room: recipe. Imports errors only; never torch (a recipe error must appear at once).
+
+A recipe is complete in one file. The keys below are the only ones; the reader (reader.py) checks names, types
+and limits and names file and line. Where published systems differ, the difference is a named option here.
+Sizes are (height, width) unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """What a key means and which values it may hold; lives in the field's metadata under "rule"."""
+
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None  # exclusive lower limit
+    choices: tuple[Any, ...] = ()
+    lengths: tuple[int, ...] = ()  # allowed lengths of an array
+
+
+def key(
+    doc: str,
+    default: Any = MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[Any, ...] = (),
+    lengths: tuple[int, ...] = (),
+) -> Any:
+    """A recipe key: its one-line meaning, its default (none = the recipe must state it) and its limits."""
+    rule = Rule(doc=doc, low=low, high=high, above=above, choices=choices, lengths=lengths)
+    return field(default=default, metadata={"rule": rule})
+
+
+# ------------------------------------------------------------------------------------------------- backbone
+_MEAN = (123.675, 116.28, 103.53)
+_STD = (58.395, 57.12, 57.375)
+_WEIGHTS_DOC = 'start weights: a file, a URL or released name looked up in the cache, or "none" (random)'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResNetBackbone:
+    """Dilated ResNet with bottleneck blocks."""
+
+    kind: Literal["resnet50", "resnet101", "resnet152", "resnet14"] = key("depth; resnet14 is the demo's")
+    output_stride: Literal[8, 16, 32] = key("input pixels for one cell of the last stage")
+    stem_channels: tuple[int, ...] = key(
+        "widths of the three 3x3 stem convolutions: [32, 32, 64] (v1c), [64, 64, 128] (EMANet authors); "
+        "[] is ResNet's single 7x7",
+        (32, 32, 64),
+        low=1,
+        lengths=(0, 3),
+    )
+    width: int = key("channels of the first stage's 3x3 convolutions; 64 is the published network", 64, low=4)
+    multi_grid: tuple[int, ...] = key(
+        "factors on the dilation of the last stage's blocks after the first: [1, 2, 4] (EMANet authors); [] none",
+        (),
+        low=1,
+        lengths=(0, 3),
+    )
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
+    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResNeStBackbone:
+    """ResNeSt-101: split attention, deep stem 64-64-128."""
+
+    kind: Literal["resnest101"] = key("depth")
+    output_stride: Literal[8, 16, 32] = key("input pixels for one cell of the last stage")
+    stem_channels: tuple[int, ...] = key("widths of the three stem convolutions", (64, 64, 128), low=1, lengths=(3,))
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
+    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HRNetBackbone:
+    """HRNetV2p-W48: four resolutions, concatenated at stride 4."""
+
+    kind: Literal["hrnetv2_w48"] = key("width")
+    output_stride: Literal[4] = key("input pixels for one cell of the output", 4)
+    stem_relu: bool = key("ReLU after the stem's first norm; false in every released MemoryNet checkpoint", True)
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
+    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViTBackbone:
+    """ViT-Large/16, taps after four layers."""
+
+    kind: Literal["vit_large_p16_384"] = key("size")
+    output_stride: Literal[16] = key("patch side", 16)
+    image_size: tuple[int, int] = key("input size whose patch grid the position embedding holds", (512, 512), low=16)
+    taps: tuple[int, ...] = key("layers (from 0) whose outputs the heads read", (9, 14, 19, 23), low=0, high=23)
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
+    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+
+
+Backbone = ResNetBackbone | ResNeStBackbone | HRNetBackbone | ViTBackbone
+
+
+# ---------------------------------------------------------------------------------------------------- model
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EMANetModel:
+    """Expectation-maximization attention network; the options span its three published implementations."""
+
+    kind: Literal["emanet"] = key("network family")
+    bases: int = key("number of bases (K of the paper)", 64, low=1)
+    stages: int = key("EM iterations in training (T of the paper)", 3, low=1)
+    stages_eval: int = key("EM iterations at evaluation and prediction", 3, low=1)
+    attention_channels: int = key("width of the EM attention", 512, low=1)
+    bottleneck_channels: int = key("width after the attention: 512 (sssegmentation), 256 (mmseg, authors)", 512, low=1)
+    concat_input: bool = key("join the attention with the backbone's last stage (not in the paper or authors')", True)
+    decoder_channels: int = key("width of the convolution after the join; unused without it", 512, low=1)
+    auxiliary_channels: int = key("width of the training-only head on stage 3; 0 = none (authors)", 512, low=0)
+    dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
+    bases_momentum: float = key("weight of the NEW bases in the moving average (paper: 1 - alpha)", 0.1, low=0, high=1)
+    bases_average: Literal["normalised", "plain"] = key(
+        "batch mean of the bases: L2-normalised before blending (sssegmentation, mmseg) or plain (authors)",
+        "normalised",
+    )
+    attention_epsilon: Literal["clamp", "add"] = key(
+        "guard of the normalisations: max(x, 1e-12) (sssegmentation, mmseg) or x + 1e-6 (authors)", "clamp"
+    )
+    align_corners: bool = key("corner convention of the logits' upsampling: true for mmseg's 769 and authors'", False)
+    norm: Literal["batch", "sync"] = key(
+        '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
+    )
+    norm_momentum: float = key("weight of the new batch statistics: 0.1, or 3e-4 (authors)", 0.1, low=0, high=1)
+    norm_epsilon: float = key("added to the variance", 1e-5, above=0)
+    init: Literal["torch", "mmseg", "authors"] = key(
+        "random start of the head: torch's defaults (sssegmentation), mmseg's Kaiming, the authors' normal", "torch"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryNetModel:
+    """MCIBI: DeepLabV3 context with a data-set level feature memory."""
+
+    kind: Literal["memorynet"] = key("network family")
+    channels: int = key("width of the context, memory and decoder features", 512, low=1)
+    attention_channels: int = key("width of the attention's queries and keys", 256, low=1)
+    aspp_dilations: tuple[int, ...] = key("dilations of the context's four branches", (1, 12, 24, 36), low=1)
+    downsample: bool = key("halve the backbone's resolution first (HRNet on Cityscapes and LIP)", False)
+    activation: Literal["relu", "leaky_relu"] = key("head activation; leaky_relu in LIP's R-50 and R-101 rows", "relu")
+    auxiliary_channels: int = key("width of the training-only heads; 0 = none (HRNet)", 512, low=0)
+    stage1_weight: float = key("loss weight of the coarse prediction that reads the memory", 0.4, low=0)
+    dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
+    memory_per_class: int = key("features kept for one class", 1, low=1)
+    memory_hard: bool = key("read the memory by arg max instead of softmax", False)
+    memory_strategy: Literal["cosine_similarity", "mean"] = key("weights of a class's pixels", "cosine_similarity")
+    memory_momentum: float = key("blend weight of the new feature at base_lr", 0.9, low=0, high=1)
+    memory_base_lr: float = key("learning rate at which memory_momentum holds; COCO-Stuff, Cityscapes: 0.9 lr", above=0)
+    memory_momentum_follows_lr: bool = key("scale the momentum with the learning rate", True)
+    memory_loss_weight: float = key("loss of classifying the memory itself; 0 = none", 0.0, low=0)
+    memory_loss_from_epoch: int = key("first epoch (from 1) with that loss", 2, low=1)
+    memory_gradient: Literal["current", "updated"] = key(
+        "memory that the class probabilities' gradient sees: the one read, or the updated one (published)", "current"
+    )
+    memory_ranks: Literal["by_count", "plain_mean"] = key(
+        "joining processes: weighted by what each saw, or a plain mean that dilutes new classes (published)",
+        "by_count",
+    )
+    align_corners: bool = key("corner convention of the upsampling", False)
+    norm: Literal["batch", "sync"] = key(
+        '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
+    )
+    norm_momentum: float = key("weight of the new batch statistics", 0.1, low=0, high=1)
+    norm_epsilon: float = key("added to the variance", 1e-5, above=0)
+    init: Literal["torch"] = key("random start of the head", "torch")
+
+
+Model = EMANetModel | MemoryNetModel
+
+
+# ----------------------------------------------------------------------------------------------------- data
+_ROOT_DOC = "folder of the data set; a relative one is looked for below $EMASEG_DATA (default ./data), then here"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VOCData:
+    """PASCAL VOC 2012 (+ SBD): JPEGImages, SegmentationClass[Aug], ImageSets/Segmentation."""
+
+    kind: Literal["voc"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    train_split: str = key("list file below ImageSets/Segmentation", "trainaug")
+    eval_split: str = key("list file below ImageSets/Segmentation", "val")
+    label_folders: tuple[str, ...] = key(
+        "label folders, searched in this order for each image", ("SegmentationClass", "SegmentationClassAug")
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ADE20KData:
+    """ADE20K scene parsing (ADEChallengeData2016), 150 classes."""
+
+    kind: Literal["ade20k"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    train_split: str = key("train or val", "train")
+    eval_split: str = key("train or val", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CityscapesData:
+    """Cityscapes: leftImg8bit and gtFine, 19 classes."""
+
+    kind: Literal["cityscapes"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    train_split: str = key("train or trainval", "train")
+    eval_split: str = key("val or test", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CocoStuffData:
+    """COCO-Stuff 10k (.mat) or 164k (PNG)."""
+
+    kind: Literal["cocostuff10k", "cocostuff164k"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    num_classes: Literal[182, 171] = key("182 keeps eleven never annotated ids (sssegmentation); 171 drops them", 171)
+    train_split: str = key("train", "train")
+    eval_split: str = key("test (10k) or val (164k)", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LIPData:
+    """Look Into Person: 20 classes, single persons."""
+
+    kind: Literal["lip"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    train_split: str = key("train", "train")
+    eval_split: str = key("val or test", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PascalContextData:
+    """PASCAL Context: 59 classes, or 60 with the background."""
+
+    kind: Literal["pascal_context"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    num_classes: Literal[60, 59] = key("60 counts the background", 60)
+    numbering: Literal["detail", "owners"] = key(
+        "class order of the label files: sorted raw ids, or VOC's first", "detail"
+    )
+    train_split: str = key("train", "train")
+    eval_split: str = key("val", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CocoVOCData:
+    """COCO instances drawn as VOC's 21 classes, for pre-training."""
+
+    kind: Literal["coco_voc21"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    train_split: str = key("train", "train")
+    eval_split: str = key("val", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderData:
+    """Your own images: a folder of images and a folder of masks with the same names."""
+
+    kind: Literal["folder"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    classes: tuple[str, ...] = key("class names; a mask value is the position in this list")
+    train_images: str = key("training images below root")
+    train_masks: str = key("their masks below root: PNG, 8-bit grey or palette, or RGB in the palette's colours")
+    eval_images: str = key("evaluation images below root")
+    eval_masks: str = key("their masks below root")
+    train_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
+    eval_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
+    mask_suffix: str = key("added to an image's stem to name its mask", "")
+    ignore: tuple[int, ...] = key("mask values that are neither trained nor scored", (255,), low=0, high=255)
+    palette: tuple[tuple[int, int, int], ...] = key(
+        "a colour for each class; needed for RGB masks", (), low=0, high=255
+    )
+    ignore_colours: tuple[tuple[int, int, int], ...] = key("RGB masks: colours to ignore", (), low=0, high=255)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapesData:
+    """Drawn shapes in random colours: a data set that needs no download; shape tells the class, colour does not."""
+
+    kind: Literal["shapes"] = key("built-in generator")
+    size: tuple[int, int] = key("image size", (96, 96), low=16)
+    train_images: int = key("number of training images", 2000, low=1)
+    eval_images: int = key("number of held-out images", 200, low=1)
+    seed: int = key("of the drawings; training and evaluation never share an image", 0, low=0)
+
+
+Data = (
+    VOCData
+    | ADE20KData
+    | CityscapesData
+    | CocoStuffData
+    | LIPData
+    | PascalContextData
+    | CocoVOCData
+    | FolderData
+    | ShapesData
+)
+
+
+# -------------------------------------------------------------------------------------------------- augment
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """Training pipeline: resize, crop, flip, rotate, colour, normalise, pad."""
+
+    resize_long_short: tuple[int, ...] = key(
+        "limits (long side, short side) before the random scale; [] keeps the image's own size",
+        (),
+        low=1,
+        lengths=(0, 2),
+    )
+    keep_ratio: bool = key("keep the aspect ratio inside the limits", True)
+    scale: tuple[float, float] = key("random scale is uniform in [low, high)", (1.0, 1.0), above=0)
+    scale_choices: tuple[float, ...] = key("pick the scale from this list instead (EMANet authors)", (), above=0)
+    interpolation: Literal["pixel", "align_corners"] = key(
+        '"pixel": 8-bit bilinear on pixel centres (OpenCV\'s); "align_corners": on the normalised tensor (authors)',
+        "pixel",
+    )
+    crop: tuple[int, int] = key("crop (height, width); what is smaller is padded up to it", low=1)
+    crop_draws: int = key("crops drawn at most; the last one is used whatever it holds", 10, low=1)
+    max_class_share: float = key(
+        "redraw while one class covers this share of the labelled pixels; 1 = never", 0.75, above=0, high=1
+    )
+    flip: float = key("probability of the left-right mirror image", 0.5, low=0, high=1)
+    flip_pairs: tuple[tuple[int, int], ...] = key(
+        "classes that swap when mirrored (LIP's left and right limbs)", (), low=0
+    )
+    rotation: float = key("probability of a rotation (LIP)", 0.0, low=0, high=1)
+    rotation_degrees: int = key("largest rotation angle", 30, low=1, high=180)
+    photometric: Literal["none", "bgr_as_rgb", "bgr"] = key(
+        'colour jitter: "bgr_as_rgb" hands BGR to the hue step (sssegmentation: opposite hue sign), "bgr" does not (mmseg)',
+        "bgr",
+    )
+    pad: Literal["centre", "bottom_right"] = key(
+        "where the padding goes: around (sssegmentation) or below and right", "centre"
+    )
+    pad_before_crop: bool = key("pad up to the crop before cropping (EMANet authors)", False)
+
+
+# ----------------------------------------------------------------------------------------------------- loss
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """Cross entropy at input resolution."""
+
+    reduction: Literal["valid_pixels", "all_pixels"] = key(
+        "divide by the labelled pixels (sssegmentation), or by all pixels (mmseg, EMANet authors)", "valid_pixels"
+    )
+    auxiliary_weight: float = key("weight of the auxiliary heads; the main head has 1", 0.4, low=0)
+
+
+# ---------------------------------------------------------------------------------------------------- optim
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Parameters that deviate from the common learning rate and weight decay; the last match wins."""
+
+    match: Literal["backbone", "norm_weight", "bias"] = key("which parameters")
+    lr_scale: float = key("factor on the learning rate", 1.0, low=0)
+    weight_decay_scale: float = key("factor on the weight decay", 1.0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optim:
+    """SGD with a polynomial schedule: lr(i) = (lr - min_lr) * (1 - i / iterations)^power + min_lr."""
+
+    kind: Literal["sgd"] = key("optimiser", "sgd")
+    lr: float = key("learning rate of iteration 0", above=0)
+    min_lr: float = key("learning rate that the schedule falls to", 0.0, low=0)
+    power: float = key("exponent of the schedule; 0 = constant", 0.9, low=0)
+    lr_every: int = key("iterations between refreshes of the learning rate: 1, or 10 (EMANet authors)", 1, low=1)
+    momentum: float = key("SGD momentum", 0.9, low=0, high=1)
+    nesterov: bool = key("Nesterov's momentum", False)
+    weight_decay: float = key("L2 penalty, on every trained parameter unless a group says otherwise", 0.0, low=0)
+    groups: tuple[Group, ...] = key("deviating parameter groups", ())
+
+
+# ---------------------------------------------------------------------------------------------------- train
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train:
+    """How long, how much at once, and what is kept."""
+
+    epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0)
+    iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
+    batch: int = key("images of one optimiser step, all processes together", 16, low=1)
+    workers: int = key("loading processes; -1 = as many as pay on this machine", -1, low=-1)
+    seed: int = key("of start weights, sample order, augmentation and dropout", 0, low=0)
+    evaluate_every: int = key(
+        "epochs (or iterations, where those are given) between evaluations; 0 = only at the end", 0, low=0
+    )
+    save_seconds: float = key("seconds between checkpoints", 600.0, above=0)
+    keep_every: int = key("also keep step_XXXXXXXX.pt after so many iterations; 0 = never", 0, low=0)
+    log_every: int = key("iterations between rows of metrics.csv", 50, low=1)
+
+
+# ------------------------------------------------------------------------------------------------ inference
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inference:
+    """From an image to its label map, at evaluation and prediction."""
+
+    resize_long_short: tuple[int, ...] = key(
+        "limits (long side, short side); [] keeps the image's own size", (), low=1, lengths=(0, 2)
+    )
+    keep_ratio: bool = key("keep the aspect ratio inside the limits", True)
+    pad: Literal["none", "8k+1"] = key('"8k+1" pads below and right to multiples of 8 plus 1 (EMANet authors)', "none")
+    mode: Literal["whole", "slide"] = key("the whole image at once, or windows", "whole")
+    window: tuple[int, ...] = key("window (height, width) of slide", (), low=1, lengths=(0, 2))
+    stride: tuple[int, ...] = key("window step (down, right) of slide", (), low=1, lengths=(0, 2))
+    scales: tuple[float, ...] = key("scales whose results are averaged", (1.0,), above=0)
+    scale_source: Literal["tensor", "image"] = key(
+        "rescale the normalised tensor by the factor (sssegmentation), or the original image again (mmseg)", "tensor"
+    )
+    flip: bool = key("average with the mirrored image", False)
+    flip_pairs: tuple[tuple[int, int], ...] = key("classes that swap when mirrored", (), low=0)
+    average: Literal["logits", "probs_before_resize", "probs_after_resize"] = key(
+        "what is averaged; sssegmentation takes the softmax before resizing, mmseg after", "logits"
+    )
+    logits_path: Literal["direct", "via_input"] = key(
+        "grid -> original size at once (sssegmentation), or over the input size (mmseg, authors)", "direct"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ published
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What the published table says of this row; scores in percent."""
+
+    table: str = key("document and row")
+    miou: float | None = key("mIoU, single scale", None, low=0, high=100)
+    miou_ms_flip: float | None = key("mIoU, several scales and mirrored", None, low=0, high=100)
+    miou_flip: float | None = key("mIoU, mirrored", None, low=0, high=100)
+    miou_other: float | None = key("mIoU whose protocol the table does not state", None, low=0, high=100)
+    checkpoint: str = key("URL of the released weights", "")
+    checkpoint_mirrors: tuple[str, ...] = key("the same weights under newer names", ())
+    log: str = key("URL of the training log", "")
+    memory_gb: float | None = key("training memory of one GPU", None, low=0)
+    images_per_second: float | None = key("inference speed", None, low=0)
+    hardware: str = key("what those two were measured on", "")
+    note: str = key("what a reader should know", "")
+
+
+# --------------------------------------------------------------------------------------------------- recipe
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One run: everything that decides its result."""
+
+    schema: Literal[1] = key("version of this format", SCHEMA_VERSION)
+    name: str = key("short name; the run folder carries it")
+    title: str = key("one line for people", "")
+    model: Model = key("the network")
+    backbone: Backbone = key("its feature extractor")
+    data: Data = key("images and labels")
+    augment: Augment = key("training pipeline")
+    loss: Loss = key("training loss", Loss())
+    optim: Optim = key("optimiser and schedule")
+    train: Train = key("length, batch, checkpoints")
+    inference: Inference = key("evaluation and prediction", Inference())
+    inference_tta: Inference | None = key("the published multi-scale or mirrored protocol, where there is one", None)
+    published: Published | None = key("the results-table row this recipe mirrors", None)
