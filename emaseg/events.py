@@ -1,0 +1,88 @@
+"""What the long-running verbs tell while they work: the engine yields these, cli/render.py draws them.
+
+Room: above metrics, below train, evaluate and predict. Times are seconds, shares are in 0..1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from emaseg.metrics import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for people: something recognised, chosen or worth knowing."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Training is about to take its first step."""
+
+    run: Path
+    step: int  # steps already done; above 0 after a resume
+    total_steps: int
+    epochs: float
+    train_images: int
+    eval_images: int
+    batch: int
+    parameters: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One optimiser step is done."""
+
+    step: int
+    total_steps: int
+    epoch: int  # from 1
+    loss: float
+    parts: Mapping[str, float]  # named, weighted terms; they sum to loss
+    lr: float
+    images_per_second: float  # smoothed
+    data_wait: float  # share of the time spent waiting for data, smoothed
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluating:
+    """One image of an evaluation is done."""
+
+    done: int
+    total: int
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation is complete. `step` is None outside training; `best` = highest mIoU of the run so far."""
+
+    scores: Scores
+    step: int | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A file is complete on disk."""
+
+    path: Path
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Training is over."""
+
+    run: Path
+    step: int
+    best_miou: float | None
+    interrupted: bool = False  # stopped by a signal after saving a checkpoint; --resume continues
+    already: bool = False  # a resume of a run that was complete
