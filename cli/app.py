@@ -1,0 +1,214 @@
+"""The `emaseg` command: its sub-commands, the one error boundary, the exit codes.
+
+Room: cli. Imports typer, the command modules (which import the engine lazily) and emaseg.errors.
+
+    0 done                                    4 the machine: disk, memory, device, network
+    1 ran, but the result is not acceptable   5 training diverged
+    2 usage or recipe; nothing was started   70 a bug
+    3 data or weights                        75 interrupted, a checkpoint is there: --resume
+                                        130/143 interrupted (Ctrl-C, SIGTERM) without one
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from emaseg import __version__
+from emaseg.errors import SystemFault, UserError, nearest
+
+from .eval import evaluate
+from .options import Session
+from .predict import predict
+from .recipes import recipes
+from .train import train
+
+NOT_ACCEPTABLE = 1
+BUG = 70
+INTERRUPTED = 130
+
+WELCOME = """\
+emaseg trains, evaluates and runs EMANet and MemoryNet semantic segmentation from TOML recipes.
+
+  emaseg train demo --out runs/first                a small network on drawn shapes; nothing to download
+  emaseg eval runs/first                            its scores, class by class
+  emaseg predict photo.jpg --weights runs/first     label an image of yours
+  emaseg recipes                                    every shipped recipe
+  emaseg train --help                               options and more examples
+"""
+
+HELP = """\
+EMANet and MemoryNet semantic segmentation from TOML recipes.
+
+\b
+Examples:
+  emaseg train demo --out runs/first
+  emaseg eval runs/first
+  emaseg predict photo.jpg --weights runs/first
+"""
+
+app = typer.Typer(
+    name="emaseg",
+    help=HELP,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: instant, and the same in a pipe
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train", short_help="Train a recipe.")(train)
+app.command("eval", short_help="Score a trained model on a labelled split.")(evaluate)
+app.command("predict", short_help="Label images with a trained model.")(predict)
+app.command("recipes", short_help="List the shipped recipes.")(recipes)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"emaseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(WELCOME, nl=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: this process's) and return its exit code; never raises for a user's error."""
+    return run(typer.main.get_command(app), sys.argv[1:] if arguments is None else list(arguments))
+
+
+def run(command: Any, arguments: list[str]) -> int:
+    """Run one click command inside the error boundary.
+
+    Args:
+        command: what `typer.main.get_command` returns; its functions return their exit code, None meaning 0.
+        arguments: the command line after the program's name.
+
+    Returns:
+        The exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _print_anything(stream)
+    session = Session()
+    try:
+        with command.make_context("emaseg", arguments, obj=session) as context:
+            code = command.invoke(context)
+        sys.stdout.flush()  # a full disk or a closed pipe shows here, not at the interpreter's exit
+    except typer.Exit as finished:
+        code = finished.exit_code
+    except SystemExit as finished:
+        code = finished.code
+    except BaseException as error:  # noqa: BLE001  (this is the boundary: nothing passes it)
+        code = _report(error, session)
+    return code if isinstance(code, int) else 0
+
+
+# typer may carry its own click, whose classes have no public name; BadParameter's bases are them in every version
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _report(error: BaseException, session: Session) -> int:
+    """Tell `error` on stderr; returns the exit code."""
+    if isinstance(error, BrokenPipeError):
+        return _leave_quietly()
+    from .render import print_error  # rich is worth its import only now
+
+    if session.verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        print_error("interrupted", "")
+        return INTERRUPTED
+    if isinstance(error, _UsageError):
+        print_error(*_usage(error))
+        return UserError.exit_code
+    known = error if isinstance(error, UserError) else _system_fault(error)
+    if known is not None:
+        print_error(known.message, known.hint)
+        return known.exit_code
+    log = _write_log(error, session.log)
+    print_error(
+        f"this is a bug in emaseg ({type(error).__name__}: {_first_line(error)})",
+        f"please report it with the traceback in {log}" if log else "run again with -v and report the traceback",
+    )
+    return BUG
+
+
+def _usage(error: Any) -> tuple[str, str]:
+    """Message and hint of a click usage error."""
+    context = error.ctx
+    help_line = f"{context.command_path} --help" if context is not None else "emaseg --help"
+    message = str(error.format_message()).rstrip(".")
+    unknown = getattr(error, "option_name", None)
+    if unknown is not None and type(error).__name__ == "NoSuchOption":
+        known = [name for parameter in context.command.params for name in parameter.opts] if context else []
+        message, suggestion = f"no such option: {unknown}", nearest(unknown, known)
+    elif context is not None and context.parent is None and "No such command" in message:
+        unknown = message.split("'")[1] if "'" in message else ""
+        message, suggestion = f"no such command: {unknown}", nearest(unknown, context.command.commands)
+    else:
+        message, suggestion = message[:1].lower() + message[1:], ""
+    return message, f"{suggestion} see {help_line}".strip()
+
+
+def _system_fault(error: BaseException) -> SystemFault | None:
+    """The machine's failures that reach this boundary raw: no memory, a full disk, a forbidden folder."""
+    text = str(error)
+    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if no_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
+        return SystemFault(
+            f"out of memory ({_first_line(error) or type(error).__name__})",
+            "smaller images or batch, e.g. --set train.batch=4 or --set augment.crop=[256,256]; or another --device",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        from emaseg.files import fault
+
+        return fault(error, Path(error.filename or "output"), "reading or writing it")
+    return None
+
+
+def _write_log(error: BaseException, log: Path | None) -> Path | None:
+    """Append the traceback to the run's log, or to a fresh temporary file; None when neither can be written."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        if log is not None and log.parent.is_dir():
+            with log.open("a", encoding="utf-8") as file:
+                file.write(text)
+            return log
+        handle, name = tempfile.mkstemp(prefix="emaseg-", suffix=".log")
+        os.close(handle)
+        Path(name).write_text(text, encoding="utf-8")
+        return Path(name)
+    except OSError:
+        return None
+
+
+def _leave_quietly() -> int:
+    """The reader of our output is gone: say nothing, also not when the interpreter flushes at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return NOT_ACCEPTABLE
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _print_anything(stream: TextIO) -> None:
+    """File names hold characters that a terminal's encoding may lack: escape them instead of failing."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,39 @@
+"""The options that every command shares, and what the error boundary must know of a running command.
+
+Room: cli. Imports typer only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SCHEMA = 1  # of the JSON objects that commands print
+
+
+@dataclass(slots=True)
+class Session:
+    """What a command tells the error boundary while it runs; travels as the context's `obj`."""
+
+    verbose: bool = False  # show tracebacks
+    log: Path | None = None  # where the traceback of a bug goes; None = a temporary file
+
+
+def session_of(context: typer.Context, verbose: bool) -> Session:
+    """The session of this invocation, with the verbosity that the command was given."""
+    session: Session = context.obj
+    session.verbose = verbose
+    return session
+
+
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, e.g. optim.lr=0.005; repeatable."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; results and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail, and the traceback of an error.")]

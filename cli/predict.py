@@ -1,0 +1,154 @@
+"""`emaseg predict`: label maps for images.
+
+Room: cli.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from emaseg.errors import DataError, RecipeError, WeightsError, nearest
+
+from .options import Device, Json, Overrides, Quiet, Verbose, session_of
+
+if TYPE_CHECKING:
+    from emaseg.inputs import ImageInput
+
+    from emaseg.predict import ImageDone, Predictor
+
+Output = Literal["mask", "overlay"]
+SAVES: tuple[Output, ...] = ("mask", "overlay")
+LARGEST = 3  # classes named on an image's line
+
+
+def predict(
+    context: typer.Context,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Images, folders, globs, or - for an image on stdin.")
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="REF", help="A run folder, a checkpoint, or with --recipe a weight file."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="The network of a weight file that does not say.")
+    ] = None,
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="Folder for the results; - writes one mask to stdout.")
+    ] = "predictions",
+    save: Annotated[
+        str, typer.Option("--save", metavar="LIST", help="What to write for each image: mask, overlay or both.")
+    ] = "mask,overlay",
+    resume: Annotated[bool, typer.Option("--resume", help="Skip images whose results are there.")] = False,
+    overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Label images with a trained model; a line for each image says what is in it.
+
+    \b
+    Examples:
+      emaseg predict photo.jpg --weights runs/first
+      emaseg predict holidays/ --weights runs/first --out labelled --json
+      emaseg predict photo.jpg --recipe voc_r50_d8 --weights voc_r50_d8.pth
+      emaseg predict - --weights runs/first --out - < photo.jpg > mask.png
+    """
+    session_of(context, verbose)
+    wanted = _what_to_save(save)
+    reference = recipe or weights
+    if reference is None:
+        raise WeightsError(
+            "no weights given, and released weights cannot be downloaded yet",
+            "add --weights RUN (a run folder of emaseg train) or --weights FILE --recipe RECIPE",
+        )
+    if out == "-" and (len(images) != 1 or as_json or resume):
+        raise RecipeError(
+            "--out -: writes the mask of one image to stdout", "leave --json and --resume out, name one image"
+        )
+
+    from emaseg.inputs import find_images
+
+    inputs = find_images(images)
+    from emaseg.device import pick_device
+    from emaseg.predict import Predictor, predict_files
+    from emaseg.reference import open_model, resolve
+
+    resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
+    target = pick_device(device)
+    predictor = Predictor(open_model(resolved, target), resolved.recipe, target)
+    if out == "-":
+        return _mask_to_stdout(predictor, inputs)
+    return _tell_each(predict_files(predictor, inputs, Path(out), wanted, resume), len(inputs), as_json, quiet)
+
+
+def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bool) -> int:
+    """A line on stdout for each image that went well, the others on stderr; 1 if there were any."""
+    from .progress import Meter
+    from .render import console, print_error, print_json
+
+    failed = 0
+    with Meter(quiet or sys.stdout.isatty()) as meter:  # on a terminal the lines themselves are the progress
+        for done, image in enumerate(images, start=1):
+            if image.error is not None:
+                failed += 1
+                print_error(image.error, image.hint, meter.out)
+            if as_json:
+                print_json(image.json())
+            elif image.error is None:
+                print(_line(image), flush=True)
+            meter.update("predict", done, total, f"{failed} failed" if failed else "")
+    if failed:
+        console().print(f"{failed} of {total} images failed")
+    return 1 if failed else 0
+
+
+def _line(image: ImageDone) -> str:
+    """photo.jpg -> out/photo_mask.png  sky 61.2%  tree 30.0%  road 8.8%"""
+    written = image.mask or image.overlay
+    shares = "  ".join(f"{name} {100 * share:.1f}%" for name, share in image.shares[:LARGEST])
+    return f"{image.image} -> {written}  {shares}{'  (was there)' if image.skipped else ''}".rstrip()
+
+
+def _mask_to_stdout(predictor: Predictor, inputs: list[ImageInput]) -> int:
+    from emaseg.data.images import read_image
+    from emaseg.visual import palette_png
+
+    from .render import print_error
+
+    if len(inputs) != 1:
+        raise RecipeError(
+            f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
+        )
+    try:
+        image = read_image(inputs[0].source, inputs[0].name)
+    except DataError as error:
+        print_error(error.message, error.hint)
+        return 1  # as for every image that fails
+    prediction = predictor.predict(image)
+    png = io.BytesIO()
+    palette_png(prediction.labels, predictor.palette).save(png, format="PNG")
+    sys.stdout.buffer.write(png.getvalue())
+    return 0
+
+
+def _what_to_save(text: str) -> tuple[Output, ...]:
+    """The words of `--save`, each once.
+
+    Raises:
+        RecipeError: a word that is none of them.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in SAVES:
+            raise RecipeError(f"--save {text}: {word!r} is none of {', '.join(SAVES)}", nearest(word, SAVES))
+    if not words:
+        raise RecipeError("--save: nothing to write", f"use {','.join(SAVES)}")
+    return tuple(output for output in SAVES if output in words)

@@ -1,0 +1,141 @@
+"""Drawing what the engine reports while it works.
+
+Room: cli. Imports rich and the engine's events (and with them torch): only a command at work imports this file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
+from emaseg.metrics import Scores
+
+from .render import console, duration, percent, print_note
+
+_EVERY_SECONDS = 10.0  # between plain lines where there is no terminal
+
+TrainEvent = Note | Started | Stepped | Evaluating | Evaluated | Saved | Finished
+
+
+class Meter:
+    """How far a long job is, on stderr: bars on a terminal; else a plain line at the first and the last step and
+    at most every ten seconds between; nothing when quiet. A context manager: bars vanish at its end."""
+
+    def __init__(self, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.out = console()
+        self._quiet = quiet
+        self._clock = clock
+        self._next_line: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._bars: Progress | None = None
+        if self.out.is_terminal and not self.out.is_dumb_terminal and not quiet:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bars = Progress(*columns, console=self.out, transient=True, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, line: str, style: str = "") -> None:
+        """A line that stays, above the bars."""
+        if not self._quiet:
+            self.out.print(Text(line, style=style))
+
+    def note(self, note: Note) -> None:
+        """A line of the engine's; warnings are shown also when quiet."""
+        if note.warning or not self._quiet:
+            print_note(note, self.out)
+
+    def update(self, job: str, done: int, total: int, text: str) -> None:
+        """`done` of `total` steps of `job` are done; `text` says the rest."""
+        if self._bars is not None:
+            if job not in self._tasks:
+                self._tasks[job] = self._bars.add_task(job, total=total, text=text)
+            self._bars.update(self._tasks[job], completed=done, total=total, text=text)
+            return
+        now = self._clock()
+        if done == total or now >= self._next_line.get(job, now):
+            self.say(f"{job} {done}/{total}  {text}")
+            self._next_line[job] = now + _EVERY_SECONDS
+
+    def close(self, job: str) -> None:
+        """`job` is over: its bar goes, and its next first step is shown again."""
+        self._next_line.pop(job, None)
+        if self._bars is not None and job in self._tasks:
+            self._bars.remove_task(self._tasks.pop(job))
+
+
+def show_training(events: Iterator[TrainEvent], quiet: bool) -> Finished | None:
+    """Draw a training run to its end; returns its last word, None when it stopped without one."""
+    finished: Finished | None = None
+    with Meter(quiet) as meter:
+        for event in events:
+            if isinstance(event, Stepped):
+                meter.update("train", event.step, event.total_steps, _step_text(event))
+            elif isinstance(event, Evaluating):
+                meter.update("evaluate", event.done, event.total, _pace(event.images_per_second, event.seconds_left))
+            elif isinstance(event, Evaluated):
+                meter.close("evaluate")
+                meter.say(_evaluation_line(event), style="bold green" if event.best else "")
+            elif isinstance(event, Started):
+                meter.say(_start_line(event))
+            elif isinstance(event, Note):
+                meter.note(event)
+            elif isinstance(event, Finished):
+                finished = event  # Saved is not shown: checkpoints are routine
+    return finished
+
+
+def show_evaluation(events: Iterator[Evaluating | Evaluated], quiet: bool) -> Scores:
+    """Draw an evaluation to its end; returns its scores.
+
+    Raises:
+        RuntimeError: the events ended without any.
+    """
+    with Meter(quiet) as meter:
+        for event in events:
+            if isinstance(event, Evaluated):
+                return event.scores
+            meter.update("evaluate", event.done, event.total, _pace(event.images_per_second, event.seconds_left))
+    raise RuntimeError("the evaluation ended without scores")
+
+
+def _start_line(start: Started) -> str:
+    images = f"{start.train_images} images, {start.eval_images} to evaluate"
+    steps = f"{start.total_steps} steps of {start.batch} ({start.epochs:.4g} epochs)"
+    begin = f", from step {start.step}" if start.step else ""
+    size = f"{start.parameters / 1e6:.2f} M parameters on {start.device}"
+    return f"{start.run}: {images}; {steps}{begin}; {size}"
+
+
+def _step_text(step: Stepped) -> str:
+    wait = f"  data wait {100 * step.data_wait:.0f}%" if step.data_wait > 0.1 else ""
+    pace = _pace(step.images_per_second, step.seconds_left)
+    return f"epoch {step.epoch}  loss {step.loss:.4f}  lr {step.lr:.3g}  {pace}{wait}"
+
+
+def _pace(images_per_second: float, seconds_left: float) -> str:
+    return f"{images_per_second:.3g} images/s  {duration(seconds_left)} left"
+
+
+def _evaluation_line(event: Evaluated) -> str:
+    place = "evaluated" if event.step is None else f"step {event.step}"
+    return f"{place}: mIoU {percent(event.scores.miou)}{'  best so far' if event.best else ''}"

@@ -1,0 +1,118 @@
+"""What commands print: messages on stderr, results on stdout, both plain text when they are not a terminal.
+
+Room: cli. Imports rich; engine types for annotations only, so that printing an error never imports torch.
+Legend: scores arrive as fractions in 0..1 and are shown in percent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from emaseg.events import Note
+    from emaseg.metrics import Scores
+
+_PIPE_WIDTH = 10_000  # a table in a pipe or file is as wide as its content
+
+_STATUS = {
+    "ok": "",
+    "absent": "not in this set",
+    "never_predicted": "never predicted",
+    "only_predicted": "predicted, but not in this set",
+}
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """A console on `stream` (default stderr) that prints text as it is: no markup, no wrapping of long lines.
+
+    Colour follows the terminal and NO_COLOR.
+    """
+    stream = sys.stderr if stream is None else stream
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_error(message: str, hint: str, out: Console | None = None) -> None:
+    """`error: message` and, where there is one, `  try: hint` on `out` (default stderr)."""
+    text = Text("error: ", style="bold red").append(message, style="not bold default")
+    if hint:
+        text.append("\n  try: ", style="bold").append(hint, style="not bold default")
+    (out or console()).print(text)
+
+
+def print_note(note: Note, out: Console) -> None:
+    """One line for people; warnings stand out."""
+    out.print(Text(f"warning: {note.text}", style="yellow") if note.warning else Text(note.text))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines for people on stderr."""
+    console().print(Text("\n".join(lines)))
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One object on one line of stdout."""
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def print_grid(rows: Iterable[Sequence[str]], stream: IO[str] | None = None) -> None:
+    """Labels and what belongs to them in columns without headings (default on stdout)."""
+    table = Table.grid(padding=(0, 2))
+    for label, *values in rows:
+        table.add_row(Text(label, style="bold"), *map(Text, values))
+    console(sys.stdout if stream is None else stream).print(table)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+    """A table on stdout; the columns named in `numbers` are aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console(sys.stdout).print(table)
+
+
+def print_scores(scores: Scores, published: float | None, protocol: str) -> None:
+    """A line for each class, then the means, with the published mIoU (fraction) beside the measured one."""
+    print_table(
+        ("class", "IoU", "accuracy", ""),
+        [(c.name, percent(c.iou), percent(c.accuracy), _STATUS[c.status]) for c in scores.per_class],
+        numbers=("IoU", "accuracy"),
+    )
+    print()
+    beside = "" if published is None else f"  (published {percent(published)})"
+    print_grid(
+        [
+            ("mIoU", percent(scores.miou) + beside),
+            ("pixel accuracy", percent(scores.pixel_accuracy)),
+            ("mean accuracy", percent(scores.mean_accuracy)),
+            ("images", str(scores.images)),
+            ("protocol", protocol),
+        ]
+    )
+
+
+def percent(fraction: float | None) -> str:
+    """0.45321 -> "45.32"; "-" where there is no value."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min, 2 h 05 min, 3 d 04 h."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"

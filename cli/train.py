@@ -1,0 +1,183 @@
+"""`emaseg train`: a recipe in, a run folder out.
+
+Room: cli. Signals are caught here: the engine only looks at the flag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import SCHEMA, Device, Json, Overrides, Quiet, Verbose, session_of
+
+if TYPE_CHECKING:
+    from emaseg.events import Finished
+    from emaseg.recipe import LoadedRecipe, Recipe
+
+INTERRUPTED_WITH_CHECKPOINT = 75
+
+
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name or a .toml file.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="Run folder [default: runs/<recipe>/<time>].")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue RUN, or without --out the recipe's newest run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would happen.")] = False,
+    overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Train a recipe; Ctrl-C saves a checkpoint and --resume continues from it.
+
+    \b
+    Examples:
+      emaseg train demo
+      emaseg train voc_r50_d8 --dry-run
+      emaseg train my.toml --out runs/mine --set optim.lr=0.005
+      emaseg train my.toml --out runs/mine --resume
+
+    The run folder's path is the last line on stdout.
+    """
+    session = session_of(context, verbose)
+    from emaseg.recipe import load_recipe_with_origins
+
+    loaded = load_recipe_with_origins(recipe, overrides)
+    from .render import print_grid, print_json, print_lines
+
+    if verbose:
+        print_grid(_origins(loaded), sys.stderr)
+    if dry_run:
+        return _dry_run(loaded.recipe, device, as_json)
+
+    run = out or _default_run(loaded.recipe.name, resume)
+    session.log = run / "log.txt"
+    with stop_on_signals() as stop:
+        from emaseg.device import pick_device
+        from emaseg.train import train as train_engine
+
+        from .progress import show_training
+
+        events = train_engine(loaded.recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
+        finished = show_training(events, quiet)
+    if finished is None:
+        return 128 + stop.signum
+    if not quiet:
+        print_lines(_last_words(finished, recipe, overrides))
+    if as_json:
+        content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
+        print_json({"schema": SCHEMA, "run": str(finished.run), **content})
+    else:
+        print(finished.run)
+    return INTERRUPTED_WITH_CHECKPOINT if finished.interrupted else 0
+
+
+def _origins(loaded: LoadedRecipe) -> Iterator[tuple[str, str, str]]:
+    """Every key of the recipe with its value and where that came from."""
+    from emaseg.recipe import toml_value
+
+    for key, origin in loaded.origins.items():
+        value: object = loaded.recipe
+        for part in key.split("."):
+            value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)
+        plain = dataclasses.is_dataclass(value) or value is None  # a section that was left out
+        yield key, "-" if plain else toml_value(value), origin
+
+
+def _dry_run(recipe: Recipe, device: str, as_json: bool) -> int:
+    from emaseg.device import pick_device
+    from emaseg.plan import dry_run
+
+    from .render import print_grid, print_json, print_lines
+
+    plan = dry_run(recipe, device=pick_device(device))
+    print_lines(plan.notes)
+    if as_json:
+        print_json({"schema": SCHEMA, "recipe": recipe.name, "plan": dict(plan.lines), "notes": plan.notes})
+    else:
+        print_grid(plan.lines)
+    return 0
+
+
+def _default_run(name: str, resume: bool) -> Path:
+    """A new folder below runs/<recipe>; to resume, the newest one there (names are times), if there is any."""
+    from emaseg.resources import default_run_folder
+
+    fresh = default_run_folder(name, datetime.now())
+    if resume and fresh.parent.is_dir():
+        runs = sorted(folder for folder in fresh.parent.iterdir() if (folder / "recipe.toml").is_file())
+        return runs[-1] if runs else fresh
+    return fresh
+
+
+def _last_words(finished: Finished, recipe: str, overrides: list[str]) -> list[str]:
+    """How it ended, and commands to go on with."""
+    run = shlex.quote(str(finished.run))
+    if finished.interrupted:
+        changes = "".join(f" --set {shlex.quote(change)}" for change in overrides)
+        again = f"emaseg train {shlex.quote(recipe)} --out {run} --resume{changes}"
+        return [f"interrupted after step {finished.step}; continue with:", f"  {again}"]
+    best = "" if finished.best_miou is None else f"; best mIoU {100 * finished.best_miou:.2f}"
+    state = "was complete already" if finished.already else "done"
+    return [
+        f"{state}: {finished.step} steps{best}",
+        f"  emaseg eval {run}",
+        f"  emaseg predict IMAGE --weights {run}",
+        f"  samples: {finished.run / 'samples.png'}",
+    ]
+
+
+@dataclasses.dataclass(slots=True)
+class Stop:
+    """The flag that the engine looks at after every step, and the signal that set it."""
+
+    flag: threading.Event = dataclasses.field(default_factory=threading.Event)
+    signum: int = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Within the block, Ctrl-C, SIGTERM and SIGUSR1 (Slurm's early warning) ask the run to save and end.
+
+    A second signal ends the command at once, by SystemExit so that half-written files are removed; a third kills it.
+    """
+    stop = Stop()
+    owner = os.getpid()
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked loading process: Ctrl-C reaches it too, but its parent decides
+            if signum == signal.SIGTERM:
+                os._exit(128 + signum)
+            return
+        again = stop.flag.is_set()
+        stop.signum = signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM
+        stop.flag.set()
+        if again:
+            signal.signal(signum, signal.SIG_DFL)
+            raise SystemExit(128 + stop.signum)
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print is not safe in a handler
+
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {signum: signal.signal(signum, ask) for signum in wanted}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

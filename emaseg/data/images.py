@@ -1,0 +1,271 @@
+"""Reading a picture, whatever its file is like, as (H, W, 3) uint8 RGB.
+
+Room: data. Imports errors, NumPy and Pillow; never torch or torchvision. Legend: H W image height and width.
+
+What a file becomes:
+  * EXIF (or XMP) orientation is applied: the array is what a viewer shows.
+  * Grey becomes three equal channels; CMYK and YCbCr are converted as Pillow does, Adobe's inverted CMYK included.
+  * Transparent pixels are composited on white, as they look on a page; opaque ones keep their exact colour.
+  * 16-bit grey is divided by 257 and rounded, so that 65535 becomes 255; 16-bit colour keeps its high byte (Pillow's).
+  * 32-bit integer and floating-point samples are refused: nothing in the file says which values are black and white.
+  * Of several frames (GIF, APNG, MPO, TIFF) the first is read.
+
+Files come from strangers. Only the decoders of FORMATS are tried, the number of pixels is limited, and whatever
+Pillow raises on a damaged file (about ten exception types) becomes one DataError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from emaseg.errors import DataError, SystemFault, UserError
+
+if TYPE_CHECKING:
+    from emaseg.data.sample import UInt8
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # JPEG opens MPO too; PPM its whole family
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo")
+MAX_PIXELS = 178_956_970  # where Pillow too calls a file a decompression bomb: 512 MiB of RGB
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_AGAIN = "copy or download it again"
+_CONVERT = "convert it to PNG or JPEG"
+_READABLE = "JPEG, PNG, WebP, TIFF, BMP, GIF and PPM files can be read"
+
+# What a file that no decoder accepts really is, by its first bytes: (offset, bytes in lower case, words, remedy).
+_SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"<!doctype html", "an HTML page", "the download was answered with a web page: check its address and sign-in"),
+    (0, b"<html", "an HTML page", "the download was answered with a web page: check its address and sign-in"),
+    (0, b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to fetch the real file"),
+    (0, b"<?xml", "an XML file", _READABLE),
+    (0, b"<svg", "an SVG drawing", _CONVERT),
+    (0, b"%pdf", "a PDF document", _CONVERT),
+    (0, b"%!ps", "a PostScript file", _CONVERT),
+    (0, b"8bps", "a Photoshop file", _CONVERT),
+    (0, b"pk\x03\x04", "a ZIP archive", "unpack it first"),
+    (0, b"\x1f\x8b", "a gzip file", "unpack it first"),
+    (0, b"\x93numpy", "a NumPy array", _CONVERT),
+    (0, b"\x89hdf", "an HDF5 file", _CONVERT),
+    (0, b"\x00\x00\x01\x00", "an icon file (ICO)", _CONVERT),
+    (0, b"\x00\x00\x00\x0cjp", "a JPEG 2000 image", _CONVERT),
+    (4, b"ftyphei", "a HEIC image", _CONVERT),
+    (4, b"ftypmif1", "a HEIF image", _CONVERT),
+    (4, b"ftypavif", "an AVIF image", _CONVERT),
+    (4, b"ftyp", "a video or HEIF file", _CONVERT),
+    (0, b"\xff\xd8\xff", "a damaged JPEG", _AGAIN),
+    (0, b"\x89png", "a damaged PNG", _AGAIN),
+    (0, b"gif8", "a damaged GIF", _AGAIN),
+    (0, b"riff", "a damaged WebP, or a sound or video file", _AGAIN),
+    (0, b"ii*\x00", "a damaged TIFF", _AGAIN),
+    (0, b"mm\x00*", "a damaged TIFF", _AGAIN),
+)
+
+
+def read_image(source: Path | bytes | BinaryIO, name: str | None = None) -> UInt8:
+    """Read a picture as a (H, W, 3) uint8 RGB array: writable, contiguous, oriented as a viewer shows it.
+
+    Args:
+        source: a file's path, its bytes, or an open binary file (read from where it stands to its end).
+        name: what messages call it; the path, or the open file's own name, when not given.
+
+    Raises:
+        DataError: missing, not an image, damaged, too large, or of a kind that has no defined RGB values.
+        SystemFault: it does not fit into memory.
+    """
+    name = name or _name_of(source)
+    picture = decode(source, name)
+    with _translated(name):
+        return _rgb(picture, name)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the array that read_image gives, from the header alone wherever the format allows.
+
+    Raises:
+        DataError: missing, not an image, or its header is damaged.
+    """
+    name = str(path)
+    _check_source(path, name)
+    with _translated(name, path), Image.open(path, formats=FORMATS) as picture:
+        width, height = picture.size
+        # Pillow reports the turned size of a TIFF itself. A PNG's orientation may follow its pixels: it is decoded.
+        turned = picture.format != "TIFF" and _orientation(picture) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def decode(source: Path | bytes | BinaryIO, name: str | None = None) -> Image.Image:
+    """The decoded first frame in its stored mode, with its orientation applied and its file closed.
+
+    The building block of read_image, for readers that need the stored values (labels).
+
+    Raises:
+        DataError, SystemFault: as read_image.
+    """
+    name = name or _name_of(source)
+    _check_source(source, name)
+    if not isinstance(source, (str, Path, bytes)):
+        source = source.read()
+    with _translated(name, source):
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=FORMATS) as picture:
+            _check_pixels(picture.size, name)
+            picture.load()
+            turn = _TURNS.get(_orientation(picture))
+            turned = picture.transpose(turn) if turn is not None else picture
+            turned.format = picture.format  # transpose() forgets it
+            return turned
+
+
+def _rgb(picture: Image.Image, name: str) -> UInt8:
+    """(H, W, 3) uint8 of a decoded picture of any mode."""
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        kind = "floating-point" if picture.mode == "F" else "32-bit or signed integer"
+        raise DataError(
+            f"{name}: {kind} samples, and nothing says which values are black and white",
+            "scale them to 0..255 and save the image with 8 bits",
+        )
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        return _grey16(picture)
+    if picture.has_transparency_data:
+        picture = _on_white(picture)
+    elif picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    return np.array(picture)
+
+
+def _grey16(picture: Image.Image) -> UInt8:
+    """16-bit grey to RGB; the transparent value of a PNG, where there is one, to white."""
+    raw = np.asarray(picture).astype(np.uint32)  # a PGM arrives in 32 bits, scaled to 0..65535 by Pillow
+    grey = ((raw + 128) // 257).astype(np.uint8)
+    key = picture.info.get("transparency")
+    if isinstance(key, int):
+        grey[raw == key] = 255
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    rgba = picture.convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 when there is none or the EXIF block cannot be read, which must not cost the picture."""
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 (Pillow raises about ten types here)
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+# ------------------------------------------------------------------------------------------- what can go wrong
+@contextlib.contextmanager
+def _translated(name: str, source: Path | str | bytes | None = None) -> Iterator[None]:
+    """Run Pillow: its warnings are dropped, its exceptions become a DataError about `name`.
+
+    The filter names Pillow's modules only. Filters belong to the whole process: of two threads that read at once,
+    one may at worst let a warning of Pillow's through. A lock would cure that and could hang a forked worker.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+            yield
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _not_an_image(name, source) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(name) from error
+    except MemoryError as error:
+        raise SystemFault(f"{name}: not enough memory to decode it", "use a smaller image or free memory") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file", "check the path") from error
+    except Exception as error:  # OSError, ValueError, SyntaxError, struct.error, EOFError, TypeError, ...
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return DataError(f"{name}: cannot be read ({error.strerror})", "check the file's permissions and the disk")
+    reason = str(error) or type(error).__name__
+    if isinstance(error, EOFError) or "truncated" in reason.lower():
+        return DataError(f"{name}: the image file is cut short ({reason})", _AGAIN)
+    return DataError(
+        f"{name}: the image is damaged or of an unknown kind ({reason})", f"{_AGAIN}, or save it as PNG in an editor"
+    )
+
+
+def _not_an_image(name: str, source: Path | str | bytes | None) -> DataError:
+    """Say what a file that no decoder accepts looks like instead."""
+    head = _head(source)
+    if not head:
+        return DataError(f"{name}: the file is empty (0 bytes)", _AGAIN)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()  # a text may open with a byte-order mark and blanks
+    for offset, signature, words, remedy in _SIGNATURES:
+        if (head.lower()[offset:] if offset else start).startswith(signature):
+            return DataError(f"{name}: not an image that can be read: it looks like {words}", remedy)
+    text = head[:32].decode("ascii", errors="replace")
+    if all(character.isprintable() or character in "\t\r\n" for character in text) and "\ufffd" not in text:
+        return DataError(f"{name}: not an image: it holds text, {' '.join(text.split())!r}", _READABLE)
+    return DataError(f"{name}: not an image that can be read: it begins with the bytes {head[:8].hex(' ')}", _READABLE)
+
+
+def _head(source: Path | str | bytes | None) -> bytes:
+    if isinstance(source, bytes):
+        return source[:64]
+    if source is None:
+        return b""
+    with open(source, "rb") as file:
+        return file.read(64)
+
+
+def _too_large(name: str) -> DataError:
+    return DataError(f"{name}: more than {MAX_PIXELS:,} pixels", "cut it into tiles or scale it down first")
+
+
+def _check_pixels(size: tuple[int, int], name: str) -> None:
+    """The limits on the pixel count, whatever Pillow's own have been set to by the calling program."""
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise _too_large(name)
+    if width < 1 or height < 1:
+        raise DataError(f"{name}: the image has no pixels ({height} x {width})", _AGAIN)
+
+
+def _check_source(source: Path | bytes | BinaryIO, name: str) -> None:
+    """Refuse folders, and pipes and devices, on which an ordinary read would wait for ever."""
+    if not isinstance(source, (str, Path)):
+        return
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise DataError(f"{name}: a folder, not an image", "name a file in it")
+        if path.exists() and not path.is_file():
+            raise DataError(f"{name}: not an ordinary file", "copy the image into a file first")
+    except (OSError, ValueError) as error:  # no permission on the way; a null byte in the name
+        raise _damaged(name, error) from error
+
+
+def _name_of(source: Path | bytes | BinaryIO) -> str:
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return str(getattr(source, "name", "image"))

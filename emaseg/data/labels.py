@@ -1,0 +1,107 @@
+"""Class names and colours of every data set.
+
+Room: data. Imports the recipe (for the data sections) and numpy; never torch. Legend: K classes.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emaseg.recipe.check import num_classes
+from emaseg.recipe.schema import (
+    ADE20KData,
+    CityscapesData,
+    CocoStuffData,
+    CocoVOCData,
+    Data,
+    FolderData,
+    LIPData,
+    PascalContextData,
+    ShapesData,
+    VOCData,
+)
+
+__all__ = ["LabelSet", "label_set", "num_classes", "voc_colours"]
+
+UInt8 = npt.NDArray[np.uint8]
+
+_SHAPES = ("background", "disc", "square", "triangle", "ring")
+_SHAPES_COLOURS = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelSet:
+    """The classes of a data set in train-id order, and an RGB colour for each: palette (K, 3) uint8."""
+
+    classes: tuple[str, ...]
+    palette: UInt8
+
+
+def label_set(data: Data) -> LabelSet:
+    """Names and colours of a data section; K equals num_classes(data). The palette is the caller's to keep."""
+    match data:
+        case FolderData():
+            colours = np.array(data.palette, np.uint8) if data.palette else voc_colours(len(data.classes))
+            return LabelSet(data.classes, colours)
+        case ShapesData():
+            return LabelSet(_SHAPES, np.array(_SHAPES_COLOURS, np.uint8))
+        case VOCData():
+            return _shipped("voc")
+        case CocoVOCData():
+            return _shipped("coco_voc21")
+        case ADE20KData():
+            return _shipped("ade20k")
+        case CityscapesData():
+            return _shipped("cityscapes")
+        case LIPData():
+            return _shipped("lip")
+        case CocoStuffData():
+            everything = _shipped("cocostuff")
+            return (
+                everything
+                if data.num_classes == 182
+                else _without(everything, _tables()["cocostuff"]["never_annotated"])
+            )
+        case PascalContextData():
+            everything = _shipped("pascal_context")
+            return everything if data.num_classes == 60 else _without(everything, [0])
+
+
+def voc_colours(count: int) -> UInt8:
+    """The colours of PASCAL VOC's class maps for indices 0..count-1, count <= 256: (count, 3) uint8.
+
+    The bits of the index go to red, green, blue, red, ... in turn, each channel filling from its top bit down.
+    """
+    index = np.arange(count)
+    colours = np.zeros((count, 3), np.uint8)
+    for bit in range(8):
+        value = (index >> bit & 1) << (7 - bit // 3)
+        colours[:, bit % 3] |= value.astype(np.uint8)
+    return colours
+
+
+@cache
+def _tables() -> dict[str, dict[str, Any]]:
+    text = importlib.resources.files("emaseg.data").joinpath("label_sets.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def _shipped(name: str) -> LabelSet:
+    table = _tables()[name]
+    classes = tuple(table["classes"])
+    if "palette" not in table:
+        return LabelSet(classes, voc_colours(len(classes)))
+    rgb = np.frombuffer(bytes.fromhex(table["palette"]), np.uint8)
+    return LabelSet(classes, rgb.reshape(-1, 3).copy())
+
+
+def _without(everything: LabelSet, dropped: list[int]) -> LabelSet:
+    kept = [index for index in range(len(everything.classes)) if index not in dropped]
+    return LabelSet(tuple(everything.classes[index] for index in kept), everything.palette[kept])

@@ -1,0 +1,117 @@
+"""`shapes`: drawn scenes whose classes are told apart by shape alone. Needs no files.
+
+Room: data; imports recipe schema, data.labels, data.sample and numpy. Legend: H W image.
+
+Every object gets a colour drawn from the same distribution, whatever its class, and so does the background: a
+classifier that sees one pixel's colour can hardly do better than chance, a network has to see the outline. Colours
+vary inside an object (a linear ramp) and pixel noise is added, so that an object is not one flat value either.
+An image is a pure function of (seed, part, index).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from emaseg.data.labels import label_set
+from emaseg.data.sample import Sample, UInt8
+from emaseg.recipe.schema import ShapesData
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_PARTS = {"train": 0, "eval": 1}
+TILT = np.pi / 9  # largest turn of a square or triangle
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """The drawings of one part, "train" or "eval", as a data set."""
+
+    data: ShapesData
+    part: Literal["train", "eval"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return label_set(self.data).classes
+
+    @property
+    def palette(self) -> UInt8:
+        return label_set(self.data).palette
+
+    def __len__(self) -> int:
+        return self.data.train_images if self.part == "train" else self.data.eval_images
+
+    def name(self, index: int) -> str:
+        return f"shapes/{self.part}/{index:05d}"
+
+    def read(self, index: int) -> Sample:
+        rng = np.random.default_rng((self.data.seed, _PARTS[self.part], index))
+        image, label = draw(rng, self.data.size)
+        return Sample(image, label, self.name(index))
+
+
+def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[UInt8, UInt8]:
+    """One scene: image (H, W, 3) uint8 RGB and label (H, W) uint8 with 0 background, 1 disc, 2 square, 3 triangle,
+    4 ring. Later objects cover earlier ones."""
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    background = _colour(rng)
+    image = _paint(rng, background, x / width, y / height)
+    label = np.zeros(size, np.uint8)
+    for _ in range(int(rng.integers(1, 4))):
+        kind = int(rng.integers(1, 5))
+        radius = float(rng.uniform(0.18, 0.3)) * min(size)
+        cx = float(rng.uniform(radius, width - radius))
+        cy = float(rng.uniform(radius, height - radius))
+        inside = _SHAPES[kind](rng, (x - cx) / radius, (y - cy) / radius)
+        colours = _paint(rng, _colour(rng, background), x / width, y / height)
+        image[inside] = colours[inside]
+        label[inside] = kind
+    image += rng.normal(0, 6, image.shape).astype(np.float32)
+    return np.clip(image, 0, 255).astype(np.uint8), label
+
+
+def _colour(rng: np.random.Generator, other: Floats | None = None) -> Floats:
+    """A random colour; with `other`, one that the eye can tell from it."""
+    while True:
+        colour = rng.uniform(20, 235, 3).astype(np.float32)
+        if other is None or float(np.abs(colour - other).max()) > 60:
+            return colour
+
+
+def _paint(rng: np.random.Generator, colour: Floats, u: Floats, v: Floats) -> Floats:
+    """(H, W, 3): `colour` on 0..255 with a random linear ramp across the image."""
+    ramp = rng.uniform(-30, 30, (2, 3)).astype(np.float32)
+    return colour + (u - 0.5)[..., None] * ramp[0] + (v - 0.5)[..., None] * ramp[1]
+
+
+def _disc(_: np.random.Generator, u: Floats, v: Floats) -> Mask:
+    return np.asarray(u * u + v * v <= 1.0)
+
+
+def _ring(_: np.random.Generator, u: Floats, v: Floats) -> Mask:
+    r = u * u + v * v
+    return np.asarray((r <= 1.0) & (r >= 0.3))
+
+
+def _square(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
+    u, v = _turn(u, v, float(rng.uniform(-TILT, TILT)))
+    return np.asarray(np.maximum(np.abs(u), np.abs(v)) <= 0.8)
+
+
+def _triangle(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
+    u, v = _turn(u, v, float(rng.uniform(-TILT, TILT)) + np.pi / 2)
+    third = 2 * np.pi / 3
+    return np.asarray(np.maximum.reduce([u * np.cos(k * third) + v * np.sin(k * third) for k in range(3)]) <= 0.55)
+
+
+def _turn(u: Floats, v: Floats, angle: float) -> tuple[Floats, Floats]:
+    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return c * u + s * v, c * v - s * u
+
+
+_SHAPES = {1: _disc, 2: _square, 3: _triangle, 4: _ring}

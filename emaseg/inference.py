@@ -1,0 +1,254 @@
+"""From an image to its label map: whole or by windows, at several scales, mirrored, averaged.
+
+Room: inference. Imports torch, numpy, errors, recipe and data.transforms.
+Legend: H W size of the result (the original image), h w size of the network's input or of its feature grid,
+K classes. A "term" is the scores (K, h, w) of one scale, plain or mirrored; the result is their mean at (H, W).
+
+The published protocols differ in where the softmax stands, over which sizes the scores travel and what is
+rescaled; each difference is a key of the recipe's `[inference]`. Terms are made and used up one after the
+other, and the last resize works in bands of rows, so that K x H x W floats are held only where several terms
+at input size (windows, or logits_path "via_input") must be averaged - and then once, however many scales there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emaseg.data.transforms import eval_image
+from emaseg.errors import DataError
+from emaseg.recipe.schema import Inference
+
+UInt8 = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+
+# Scores of one band of rows: about a processor's cache, or enough to keep a GPU busy.
+BAND_BYTES_CPU = 8 << 20
+BAND_BYTES_GPU = 256 << 20
+
+
+@torch.inference_mode()
+def label_map(
+    model: nn.Module,
+    image: UInt8,
+    inference: Inference,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+) -> UInt8:
+    """The class of every pixel of an image.
+
+    Args:
+        model: in eval mode, on `device`; images (1, 3, h, w) -> logits (1, K, h', w'), attribute `align_corners`.
+        image: (H, W, 3) uint8 RGB.
+        mean, std: of the RGB channels, in 0..255.
+
+    Returns:
+        (H, W) uint8 train ids.
+
+    Raises:
+        DataError: the image is so small that nothing is left of it at one of the scales.
+        ValueError: the model is in training mode.
+    """
+    views = (view.to(device) for view in _image_views(image, inference, mean, std))
+    terms = _terms(model, views, inference)
+    size = (image.shape[0], image.shape[1])
+    single = len(inference.scales) == 1 and not inference.flip
+    on_grid = inference.mode == "whole" and not _over_input(inference)
+    if single or on_grid:
+        # Terms on the feature grid have 1/64 of the input's pixels (1/16 for HRNet): keeping all of them costs
+        # less than one sum at final size, and each band is then finished while it lies in the cache.
+        labels = _arg_max(list(terms), size, inference, bool(model.align_corners))
+    else:
+        total = _sum(terms, size, inference, bool(model.align_corners))
+        labels = _arg_max([total], size, dataclasses.replace(inference, average="logits"), False)  # nothing left to do
+    result: UInt8 = labels.cpu().numpy()
+    return result
+
+
+@torch.inference_mode()
+def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size) -> Tensor:
+    """The averaged scores themselves, for a prepared image.
+
+    Args:
+        model: as for label_map.
+        image: (1, 3, h, w) normalised; the scales are taken from it, whatever `inference.scale_source` says.
+        size: (H, W) of the result.
+
+    Returns:
+        (K, H, W) float32: mean logits, or mean probabilities, as `inference.average` says.
+    """
+    terms = _terms(model, _rescaled(image, inference.scales), inference)
+    count = len(inference.scales) * (2 if inference.flip else 1)
+    return _sum(terms, size, inference, bool(model.align_corners)).div_(count)
+
+
+# ---------------------------------------------------------------------------------------- what the network sees
+def _image_views(image: UInt8, inference: Inference, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
+    """The image at each scale, (1, 3, h, w) normalised, not padded: each forward pass pads for itself."""
+    plain = dataclasses.replace(inference, pad="none")
+    if inference.scale_source == "tensor":
+        yield from _rescaled(eval_image(image, plain, mean, std), inference.scales)
+        return
+    for scale in inference.scales:
+        yield eval_image(image, _at_scale(plain, image.shape[:2], scale), mean, std)
+
+
+def _rescaled(image: Tensor, scales: Sequence[float]) -> Iterator[Tensor]:
+    """The tensor at each scale; size floor(side * scale), sampled at steps of exactly 1/scale.
+
+    That step is what sssegmentation's `scale_factor=` means; resizing to the same size with `size=` samples at
+    in/out instead, and differs wherever side * scale is not whole. Corners are never aligned here.
+    """
+    for scale in scales:
+        h, w = image.shape[-2:]
+        if min(int(h * scale), int(w * scale)) < 1:
+            raise DataError(f"nothing is left of an image of {w} x {h} pixels at scale {scale}", "use a larger image")
+        if scale == 1:
+            yield image  # resizing by 1 changes no value
+        else:
+            yield F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _at_scale(inference: Inference, size: Sequence[int], scale: float) -> Inference:
+    """The same protocol with its target size multiplied by `scale` (mmsegmentation: from the original image)."""
+    if inference.resize_long_short:
+        limits = tuple(max(1, int(limit * scale + 0.5)) for limit in inference.resize_long_short)
+        return dataclasses.replace(inference, resize_long_short=limits)
+    if scale == 1:
+        return inference
+    sides = [max(1, int(side * scale + 0.5)) for side in size]
+    return dataclasses.replace(inference, resize_long_short=(max(sides), min(sides)), keep_ratio=False)
+
+
+# --------------------------------------------------------------------------------------------------- the terms
+def _terms(model: nn.Module, views: Iterable[Tensor], inference: Inference) -> Iterator[Tensor]:
+    """Scores (K, h, w) of every view, and of its mirror image turned back, before the final resize."""
+    if model.training:
+        raise ValueError("the model is in training mode; call model.eval() first")
+    for view in views:
+        yield _scores(model, view, inference)
+        if inference.flip:
+            mirrored = _scores(model, view.flip(-1), inference).flip(-1)
+            yield mirrored[_partners(len(mirrored), inference.flip_pairs)] if inference.flip_pairs else mirrored
+
+
+def _scores(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
+    """One pass, whole or by windows: scores on the feature grid, or at the input's size where the path needs it."""
+    h, w = image.shape[-2:]
+    if inference.pad == "8k+1":
+        image = F.pad(image, (0, -(w - 1) % 8, 0, -(h - 1) % 8))  # zeros: the mean colour
+    if inference.mode == "slide":
+        return _slide(model, image, inference)[:, :h, :w]
+    scores = _logits(model, image)
+    if inference.average == "probs_before_resize":
+        scores = scores.softmax(0)
+    if _over_input(inference):
+        input_size = (image.shape[-2], image.shape[-1])
+        scores = _resize(scores, input_size, bool(model.align_corners))[:, :h, :w]
+    return scores
+
+
+def _slide(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
+    """Scores (K, h, w) at the input's size: each window's are resized to the window, summed, divided by the cover."""
+    h, w = image.shape[-2:]
+    total: Tensor | None = None
+    cover = torch.zeros(h, w, device=image.device)
+    for top, bottom in window_spans(h, inference.window[0], inference.stride[0]):
+        for left, right in window_spans(w, inference.window[1], inference.stride[1]):
+            logits = _logits(model, image[:, :, top:bottom, left:right])
+            scores = _resize(logits, (bottom - top, right - left), bool(model.align_corners))
+            if inference.average == "probs_before_resize":
+                scores = scores.softmax(0)
+            if total is None:
+                total = scores.new_zeros(len(scores), h, w)
+            total[:, top:bottom, left:right] += scores
+            cover[top:bottom, left:right] += 1
+    assert total is not None  # there is always one window
+    return total.div_(cover)
+
+
+def window_spans(length: int, window: int, stride: int) -> list[tuple[int, int]]:
+    """[start, end) of the windows along one side: multiples of the stride, the last one shifted back inside.
+
+    A side shorter than the window gives one window of that side's own length.
+    """
+    count = max(length - window + stride - 1, 0) // stride + 1
+    ends = [min(i * stride + window, length) for i in range(count)]
+    return [(max(end - window, 0), end) for end in ends]
+
+
+def _logits(model: nn.Module, image: Tensor) -> Tensor:
+    """(1, 3, h, w) -> (K, h', w') float32, whatever precision the network computes in."""
+    logits: Tensor = model(image)[0]
+    return logits.float()
+
+
+def _partners(num_classes: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """For each class the one that it looks like in the mirror: itself, or its left or right counterpart."""
+    partner = list(range(num_classes))
+    for a, b in pairs:
+        partner[a], partner[b] = b, a
+    return partner
+
+
+def _over_input(inference: Inference) -> bool:
+    """Whether scores travel over the input's size; padding can only be cut off there."""
+    return inference.logits_path == "via_input" or inference.pad != "none"
+
+
+# ---------------------------------------------------------------------------------------- resize, sum, arg max
+def _resize(scores: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """(K, h, w) -> (K, H, W), bilinear."""
+    if scores.shape[-2:] == size:
+        return scores
+    return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=align_corners)[0]
+
+
+def _sum(terms: Iterable[Tensor], size: Size, inference: Inference, align_corners: bool) -> Tensor:
+    """The sum (K, H, W) of all terms at the final size; holds one sum and one term at a time."""
+    total: Tensor | None = None
+    for term in terms:
+        scores = _resize(term, size, align_corners)
+        if inference.average == "probs_after_resize":
+            scores = scores.softmax(0)
+        total = scores.clone() if total is None else total.add_(scores)
+        del term, scores  # before the next one is made
+    assert total is not None  # a recipe has at least one scale
+    return total
+
+
+def _arg_max(terms: Sequence[Tensor], size: Size, inference: Inference, align_corners: bool) -> Tensor:
+    """The class (H, W) uint8 with the highest sum over `terms`, each resized to (H, W), one band of rows at a time.
+
+    A bilinear resize is separable, and an output row needs two input rows only: so a band of the resized map is
+    the same numbers (up to rounding) as those rows of the whole one, and no more than a band is ever held.
+    """
+    height, width = size
+    labels = torch.empty(size, dtype=torch.uint8, device=terms[0].device)
+    budget = BAND_BYTES_CPU if labels.device.type == "cpu" else BAND_BYTES_GPU
+    step = max(1, budget // (4 * len(terms[0]) * width))
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        rows = (_rows(term, start, stop, height, align_corners) for term in terms)
+        total = _sum(rows, (stop - start, width), inference, align_corners)
+        labels[start:stop] = total.max(0).indices  # several times faster than argmax on a CPU
+    return labels
+
+
+def _rows(scores: Tensor, start: int, stop: int, height: int, align_corners: bool) -> Tensor:
+    """Rows [start, stop) of `scores` (K, h, w) resized to (K, height, w): (K, stop - start, w)."""
+    h = scores.shape[1]
+    if h == height:
+        return scores[:, start:stop]
+    at = torch.arange(start, stop, dtype=torch.float32, device=scores.device)
+    at = at * ((h - 1) / max(height - 1, 1)) if align_corners else ((at + 0.5) * (h / height) - 0.5).clamp_(min=0)
+    above = at.long().clamp_(max=h - 1)
+    below = (above + 1).clamp_(max=h - 1)
+    return torch.lerp(scores[:, above], scores[:, below], (at - above)[:, None])

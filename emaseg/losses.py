@@ -1,0 +1,81 @@
+"""Cross entropy at input resolution, computed from low-resolution logits.
+
+Room: losses; imports torch and errors only. Legend: B batch, K classes, h w logits grid, H W labels.
+
+Full-size logits are the largest tensor of a training step: B x K x H x W values for the logits, again for their
+log-softmax and again for the gradient, once for each head. The gradient with respect to the low-resolution logits is
+linear in the loss's incoming gradient, so it is computed here together with the loss, a few images at a time, and only
+(B, K, h, w) values are kept. The result is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from emaseg.data.sample import IGNORE
+
+Reduction = Literal["valid_pixels", "all_pixels"]
+
+_CHUNK_VALUES = 1 << 24  # full-size logits held at once: 64 MB in float32
+
+
+def resize(x: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
+    """Bilinear resize of (B, K, h, w) to (B, K, H, W) without antialiasing, as every published head does it."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, *, reduction: Reduction, align_corners: bool = False
+) -> torch.Tensor:
+    """Cross entropy of bilinearly upsampled logits.
+
+    Args:
+        logits: (B, K, h, w), any resolution.
+        labels: (B, H, W) int64 class ids; 255 = ignore.
+        reduction: "valid_pixels" divides the sum by the labelled pixels of the batch (sssegmentation; a batch
+            without any gives 0 where the published code gives NaN), "all_pixels" by B*H*W (mmsegmentation, EMANet
+            authors).
+        align_corners: corner convention of the upsampling.
+
+    Returns:
+        Scalar loss, differentiable with respect to `logits`.
+    """
+    if reduction == "valid_pixels":
+        count = (labels != IGNORE).sum().clamp(min=1).to(logits.dtype)
+    else:
+        count = torch.tensor(labels.numel(), dtype=logits.dtype, device=logits.device)
+    total: torch.Tensor = _UpsampledCrossEntropy.apply(logits, labels, align_corners)  # type: ignore[no-untyped-call]
+    return total / count
+
+
+class _UpsampledCrossEntropy(torch.autograd.Function):
+    """Sum of the cross entropy over all labelled pixels; keeps its gradient at the logits' own resolution."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> torch.Tensor:
+        images, classes = logits.shape[:2]
+        height, width = labels.shape[1:]
+        chunk = max(1, _CHUNK_VALUES // (classes * height * width))
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(logits) if wanted else None
+        total = logits.new_zeros(())
+        for first in range(0, images, chunk):
+            part = slice(first, first + chunk)
+            small = logits[part].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                full = resize(small, (height, width), align_corners)
+                loss = F.cross_entropy(full, labels[part], ignore_index=IGNORE, reduction="sum")
+            if gradient is not None:
+                gradient[part] = torch.autograd.grad(loss, small)[0]
+            total += loss.detach()
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * incoming[0], None, None

@@ -1,0 +1,246 @@
+"""What a run will do before it does it: data, schedule, start weights, and the forecast of `train --dry-run`.
+
+Room: plan; below train, above models, data, optim, inference. Yields nothing, writes nothing but samples.png.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from emaseg.checkpoint import load_backbone
+from emaseg.data import build_dataset
+from emaseg.data.checks import check_dataset
+from emaseg.data.loading import batches, default_workers
+from emaseg.data.sample import Dataset
+from emaseg.errors import DataError, RecipeError, WeightsError
+from emaseg.events import Note
+from emaseg.files import atomic
+from emaseg.inference import label_map
+from emaseg.models import build_model
+from emaseg.models.emanet import EMANet
+from emaseg.models.layers import Step
+from emaseg.optim import build_optimizer, learning_rate
+from emaseg.recipe import Recipe
+from emaseg.resources import cache_folder
+from emaseg.run_folder import RunFolder
+from emaseg.visual import sheet
+
+SAMPLES = 6  # rows of samples.png
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Steps of a run.
+
+    total: optimiser steps. per_epoch: steps of one pass over the data (a rest smaller than a batch is dropped).
+    every: steps between evaluations; 0 = only at the end.
+    """
+
+    total: int
+    per_epoch: int
+    every: int
+
+    def epoch(self, step: int) -> int:
+        """Epoch, from 1, that step `step` (from 0) belongs to."""
+        return step // self.per_epoch + 1
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps."""
+        return step == self.total or bool(self.every and step and step % self.every == 0)
+
+
+def schedule(recipe: Recipe, train_images: int) -> Schedule:
+    """Steps of a recipe on so many training images.
+
+    Raises:
+        DataError: fewer images than one batch holds.
+    """
+    train = recipe.train
+    per_epoch = train_images // train.batch
+    if per_epoch == 0:
+        raise DataError(
+            f"{train_images} training images do not fill one batch of {train.batch}",
+            f"use a smaller batch (--set train.batch={max(1, train_images)}) or more images",
+        )
+    unit = per_epoch if train.epochs else 1
+    total = train.epochs * per_epoch if train.epochs else train.iterations
+    return Schedule(total, per_epoch, train.evaluate_every * unit)
+
+
+def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
+    """Training and evaluation set, with a sample of their labels checked.
+
+    Raises:
+        DataError: missing, empty, or labelled with values it must not hold.
+        RecipeError: a kind of data set that this version does not read.
+    """
+    sets = build_dataset(recipe.data, "train"), build_dataset(recipe.data, "eval")
+    notes = []
+    for part, dataset in zip(("training", "evaluation"), sets, strict=True):
+        report = check_dataset(dataset)
+        text = f"{part}: {report.images} images, labels of {report.checked} checked"
+        if report.never_seen:
+            text += f"; not seen in them: {', '.join(report.never_seen[:8])}"
+            text += " ..." if len(report.never_seen) > 8 else ""
+        notes.append(Note(text))
+    return (*sets, notes)
+
+
+def load_start_weights(model: EMANet, recipe: Recipe) -> list[Note]:
+    """Fill the backbone with the recipe's start weights.
+
+    Raises:
+        WeightsError: not there, unreadable, or of another backbone.
+    """
+    weights = recipe.backbone.weights
+    if weights == "none":
+        return [Note("backbone: untrained (backbone.weights is none)")]
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        path = cache_folder() / Path(weights).name
+    if not path.is_file():
+        raise WeightsError(
+            f"backbone.weights: {weights} is not here (looked for {path})",
+            f"download it and save it as {path}, give a file with --set 'backbone.weights=\"FILE\"', "
+            "or train from nothing with --set 'backbone.weights=\"none\"'",
+        )
+    load_backbone(model.backbone, path)
+    return [Note(f"backbone: {path}")]
+
+
+def loader_workers(recipe: Recipe, device: torch.device) -> int:
+    """Loading processes: the recipe's number, or what pays on this machine."""
+    return default_workers(device) if recipe.train.workers < 0 else recipe.train.workers
+
+
+def check_batch(model: EMANet, recipe: Recipe) -> None:
+    """Refuse a batch that leaves a norm layer a single value for a channel: its variance would be undefined.
+
+    Raises:
+        RecipeError: with the remedy.
+    """
+    height, width = recipe.augment.crop
+    if model.norm_values(recipe.train.batch, height, width) < 2:
+        raise RecipeError(
+            f"train.batch = {recipe.train.batch} with augment.crop = [{height}, {width}] leaves one value for each "
+            "channel of a norm layer",
+            "use a batch of at least 2 (--set train.batch=2) or a larger crop",
+        )
+
+
+def write_samples(model: EMANet, recipe: Recipe, dataset: Dataset, run: RunFolder, device: torch.device) -> Path:
+    """samples.png: image, truth and prediction of a few evaluation images, evenly spread."""
+    count = min(SAMPLES, len(dataset))
+    rows = []
+    model.eval()
+    for i in range(count):
+        sample = dataset.read(i * len(dataset) // count)
+        backbone = recipe.backbone
+        labels = label_map(model, sample.image, recipe.inference, backbone.mean, backbone.std, device)
+        rows.append((sample.image, sample.label, labels))
+    model.train()
+    with atomic(run.samples) as file:
+        sheet(rows, dataset.palette, dataset.classes).save(file, format="PNG")
+    return run.samples
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """The resolved plan as label and value pairs, with remarks."""
+
+    lines: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
+    """Everything that `train` would do up to its second step, measured, and nothing written.
+
+    The second step is the one measured: the first also pays for warming up.
+
+    Raises:
+        the same errors as `train`.
+    """
+    train_set, eval_set, notes = datasets(recipe)
+    plan = schedule(recipe, len(train_set))
+    torch.manual_seed(recipe.train.seed)
+    model = build_model(recipe)
+    check_batch(model, recipe)
+    notes += load_start_weights(model, recipe)
+    model.to(device).train()
+    seconds = _measure(model, recipe, train_set, device, plan)
+    total = seconds * plan.total
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    every = f"every {plan.every} steps and at the end" if plan.every else "at the end"
+    marks = (0, plan.total // 2, plan.total - 1)
+    rates = ", ".join(f"{learning_rate(i, plan.total, recipe.optim):.3g}" for i in marks)
+    lines = (
+        ("recipe", f"{recipe.name}: {recipe.title}".rstrip(": ")),
+        ("model", f"{recipe.model.kind} on {recipe.backbone.kind}, output stride {recipe.backbone.output_stride}"),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,} ({trainable:,} trained)"),
+        ("data", f"{recipe.data.kind}: {len(train_set)} training, {len(eval_set)} evaluation images"),
+        ("classes", str(len(train_set.classes))),
+        ("batch", f"{recipe.train.batch} crops of {recipe.augment.crop[0]}x{recipe.augment.crop[1]}"),
+        ("steps", f"{plan.total} ({plan.per_epoch} an epoch, {plan.total / plan.per_epoch:.1f} epochs)"),
+        ("evaluation", every),
+        ("learning rate", f"{rates} at the first, middle and last step"),
+        ("device", str(device)),
+        ("one step", f"{seconds:.2f} s measured, {recipe.train.batch / seconds:.1f} images/s"),
+        ("peak memory", f"{_peak_memory(device) / 2**30:.1f} GiB after two steps"),
+        ("training time", f"about {duration(total)} without evaluations"),
+    )
+    return DryRun(lines, tuple(note.text for note in notes))
+
+
+def _measure(model: EMANet, recipe: Recipe, dataset: Dataset, device: torch.device, plan: Schedule) -> float:
+    """Seconds of the second training step, data included; the model is thrown away afterwards."""
+    optimizer = build_optimizer(model, recipe.optim)
+    backbone = recipe.backbone
+    stream = batches(
+        dataset,
+        recipe.augment,
+        backbone.mean,
+        backbone.std,
+        batch=recipe.train.batch,
+        start=0,
+        total=max(2, min(plan.total, 2)),
+        seed=recipe.train.seed,
+        workers=0,
+    )
+    began = 0.0
+    for i, batch in enumerate(stream):
+        began = time.perf_counter() if i == 0 else began
+        losses = model.training_step(batch.images.to(device), batch.labels.to(device), Step(i, 1, recipe.optim.lr))
+        loss = torch.stack(list(losses.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not math.isfinite(loss.item()):
+            break
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if i == 0:
+            began = time.perf_counter()
+    stream.close()
+    return time.perf_counter() - began
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Bytes: of the device's allocator on CUDA, of the whole process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: 42 s, 3 min 20 s, 5 h 10 min, 2 d 4 h."""
+    whole = round(seconds)
+    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // small} {smaller}"
+    return f"{whole} s"

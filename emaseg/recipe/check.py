@@ -1,0 +1,152 @@
+"""Rules between keys: what no single key can say about itself.
+
+Room: recipe. Imports the schema only; never torch. Legend: K classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from emaseg.recipe.schema import (
+    ADE20KData,
+    Augment,
+    CityscapesData,
+    CocoStuffData,
+    CocoVOCData,
+    Data,
+    FolderData,
+    Inference,
+    LIPData,
+    PascalContextData,
+    Recipe,
+    ShapesData,
+    ViTBackbone,
+    VOCData,
+)
+from emaseg.recipe.sections import Problem
+
+MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+def num_classes(data: Data) -> int:
+    """K of a data section; the background counts where it is a class."""
+    match data:
+        case FolderData():
+            return len(data.classes)
+        case CocoStuffData() | PascalContextData():
+            return data.num_classes
+        case ADE20KData():
+            return 150
+        case CityscapesData():
+            return 19
+        case LIPData():
+            return 20
+        case VOCData() | CocoVOCData():
+            return 21
+        case ShapesData():
+            return 5
+
+
+def check(recipe: Recipe) -> tuple[Problem, ...]:
+    """Everything in which the keys of a recipe contradict each other."""
+    return tuple(_problems(recipe))
+
+
+def _problems(recipe: Recipe) -> Iterator[Problem]:
+    optim, train = recipe.optim, recipe.train
+    if not _NAME.fullmatch(recipe.name):
+        yield Problem("name", "must be letters, digits and _ - + . only: the run folder carries it")
+    if train.epochs and train.iterations:
+        yield Problem("train.iterations", f"{train.iterations} contradicts epochs = {train.epochs}; one must be 0")
+    if not train.epochs and not train.iterations:
+        yield Problem("train.epochs", "epochs and iterations are both 0; give one of them")
+    if optim.min_lr > optim.lr:
+        yield Problem("optim.min_lr", f"{optim.min_lr} is above lr = {optim.lr}")
+    if isinstance(recipe.backbone, ViTBackbone):
+        yield from _vit(recipe.backbone)
+    yield from _data(recipe.data)
+    yield from _augment(recipe.augment, num_classes(recipe.data))
+    yield from _inference(recipe.inference, "inference", num_classes(recipe.data))
+    if recipe.inference_tta is not None:
+        yield from _inference(recipe.inference_tta, "inference_tta", num_classes(recipe.data))
+
+
+def _vit(backbone: ViTBackbone) -> Iterator[Problem]:
+    if list(backbone.taps) != sorted(set(backbone.taps)) or not backbone.taps:
+        yield Problem("backbone.taps", "must name at least one layer, each once, from the first to the last")
+    if any(side % backbone.output_stride for side in backbone.image_size):
+        yield Problem("backbone.image_size", f"must be multiples of the patch side {backbone.output_stride}")
+
+
+def _data(data: Data) -> Iterator[Problem]:
+    if isinstance(data, VOCData) and not data.label_folders:
+        yield Problem("data.label_folders", "is empty; name at least one folder")
+    if isinstance(data, FolderData):
+        yield from _folder(data)
+
+
+def _folder(data: FolderData) -> Iterator[Problem]:
+    count = len(data.classes)
+    if count == 0:
+        yield Problem("data.classes", "is empty; name at least one class")
+    if count > MOST_CLASSES:
+        yield Problem("data.classes", f"{count} names; at most {MOST_CLASSES} fit, as 255 means ignore")
+    if "" in data.classes:
+        yield Problem("data.classes", f"class {data.classes.index('')} has an empty name")
+    twice = [name for index, name in enumerate(data.classes) if name and name in data.classes[:index]]
+    if twice:
+        yield Problem("data.classes", f'"{twice[0]}" stands twice')
+    ignored = sorted(value for value in data.ignore if value < count)
+    if ignored:
+        name = data.classes[ignored[0]]
+        yield Problem("data.ignore", f'{ignored[0]} is also the class "{name}"; a class cannot be ignored')
+    if data.palette and len(data.palette) != count:
+        yield Problem("data.palette", f"{len(data.palette)} colours for {count} classes; give one each, or none")
+    both = [colour for colour in data.ignore_colours if colour in data.palette]
+    if both:
+        name = (*data.classes, "")[min(data.palette.index(both[0]), count)]
+        yield Problem("data.ignore_colours", f'{list(both[0])} is also the colour of class "{name}"')
+
+
+def _augment(augment: Augment, classes: int) -> Iterator[Problem]:
+    low, high = augment.scale
+    if low > high:
+        yield Problem("augment.scale", f"[{low}, {high}] runs backwards; write [{high}, {low}]")
+    yield from _long_short(augment.resize_long_short, "augment.resize_long_short")
+    yield from _pairs(augment.flip_pairs, "augment.flip_pairs", classes)
+
+
+def _inference(inference: Inference, section: str, classes: int) -> Iterator[Problem]:
+    window, stride = inference.window, inference.stride
+    if not inference.scales:
+        yield Problem(f"{section}.scales", "is empty; [1.0] is the image's own scale")
+    if inference.mode == "whole":
+        for name, value in (("window", window), ("stride", stride)):
+            if value:
+                yield Problem(f"{section}.{name}", f'is for mode "slide" only; mode is "whole": write {name} = []')
+    else:
+        for name, value in (("window", window), ("stride", stride)):
+            if not value:
+                yield Problem(f"{section}.{name}", 'is empty; mode "slide" needs it: [height, width]')
+        if window and stride and (stride[0] > window[0] or stride[1] > window[1]):
+            text = f"{list(stride)} is larger than window = {list(window)}; pixels would be left out"
+            yield Problem(f"{section}.stride", text)
+    yield from _long_short(inference.resize_long_short, f"{section}.resize_long_short")
+    yield from _pairs(inference.flip_pairs, f"{section}.flip_pairs", classes)
+
+
+def _long_short(limits: tuple[int, ...], key: str) -> Iterator[Problem]:
+    if limits and limits[0] < limits[1]:
+        yield Problem(key, f"{list(limits)}: the long side comes first; write {list(limits[::-1])}")
+
+
+def _pairs(pairs: tuple[tuple[int, int], ...], key: str, classes: int) -> Iterator[Problem]:
+    flat = [index for pair in pairs for index in pair]
+    outside = [index for index in flat if index >= classes]
+    if outside:
+        yield Problem(key, f"there is no class {outside[0]}; the data set has {classes}, counted from 0")
+    twice = [index for position, index in enumerate(flat) if index in flat[:position]]
+    if twice:
+        yield Problem(key, f"class {twice[0]} stands in it twice")

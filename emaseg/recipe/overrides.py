@@ -1,0 +1,120 @@
+"""`--set key.path=VALUE`: TOML values that replace keys of a recipe before it is read.
+
+Room: recipe. Imports the writer and errors; never torch. Values are parsed by tomllib; nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emaseg.errors import RecipeError
+from emaseg.recipe.sections import Problem
+from emaseg.recipe.writer import toml_value
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_EXAMPLE = "--set optim.lr=0.02"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One `--set`: the dotted key and the TOML value."""
+
+    key: str
+    value: object
+
+
+def parse_overrides(items: Sequence[str]) -> tuple[Override, ...]:
+    """Read `key.path=VALUE` texts, VALUE being TOML.
+
+    Raises:
+        RecipeError: naming every item that cannot be read, with what to type instead.
+    """
+    read = [_parse(item) for item in items]
+    failures = [one for one in read if isinstance(one, str)]
+    if failures:
+        raise RecipeError("\n".join(failures))
+    return tuple(one for one in read if isinstance(one, Override))
+
+
+def apply_overrides(table: dict[str, Any], overrides: Sequence[Override], problems: list[Problem]) -> dict[str, Any]:
+    """A copy of `table` with the overrides in it, the last one of a key winning."""
+    result: dict[str, Any] = _copy(table)
+    for override in overrides:
+        _put(result, override, problems)
+    return result
+
+
+def replaced_kinds(table: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, str]:
+    """Sections whose `kind` alone was set to another one, with the kind that the file gave."""
+    whole = {override.key for override in overrides}
+    kinds: dict[str, str] = {}
+    for override in overrides:
+        section, _, name = override.key.rpartition(".")
+        given = table.get(section)
+        if name == "kind" and section not in whole and isinstance(given, dict) and isinstance(given.get("kind"), str):
+            kinds[section] = given["kind"]
+    return kinds
+
+
+def _parse(item: str) -> Override | str:
+    """The override, or what is wrong with the text."""
+    key, equals, text = (part.strip() for part in item.partition("="))
+    if not equals:
+        return f"--set {item}: no value; write key=VALUE, as in {_EXAMPLE}"
+    if not _KEY.fullmatch(key):
+        return f"--set {item}: `{key}` is no key; write section.key=VALUE, as in {_EXAMPLE}"
+    if not text:
+        empty_text = shlex.quote(f'{key}=""')
+        return f"--set {key}: the value is empty; empty text is typed --set {empty_text}"
+    try:
+        document = tomllib.loads(f"x = {text}")
+    except (ValueError, RecursionError):
+        return f"--set {key}: {text} is not a TOML value; type {_instead(key, text)}"
+    if list(document) != ["x"]:
+        return f"--set {key}: more than one value given"
+    return Override(key, document["x"])
+
+
+def _instead(key: str, text: str) -> str:
+    """What to type for a value that tomllib refuses."""
+    if text.lower() in ("true", "false"):
+        return f"--set {key}={text.lower()}"
+    if re.fullmatch(r"[+-]?\.\d+([eE][+-]?\d+)?|[+-]?\d+\.([eE][+-]?\d+)?", text):  # TOML wants digits on both sides
+        return f"--set {key}={float(text)}"
+    if text[0] in "[{":
+        return f"""it in single quotes, with double quotes around text: --set '{key}=["a", "b"]'"""
+    if text[0] in "\"'":
+        return f"""it with a closing quote: --set '{key}="..."'"""
+    return "--set " + shlex.quote(f"{key}={toml_value(text)}")
+
+
+def _put(table: dict[str, Any], override: Override, problems: list[Problem]) -> None:
+    """Walk down to the key, opening sections that are not there; digits choose an element of an array."""
+    *parents, name = override.key.split(".")
+    at: Any = table
+    for depth, part in enumerate(parents, 1):
+        if isinstance(at, list):
+            at = at[int(part)] if part.isdigit() and int(part) < len(at) else None
+        else:
+            at = at.setdefault(part, {})
+        if not isinstance(at, dict | list):
+            problems.append(Problem(override.key, f"{'.'.join(parents[:depth])} is no section of this recipe"))
+            return
+    if isinstance(at, dict):
+        at[name] = override.value
+    elif name.isdigit() and int(name) < len(at):
+        at[int(name)] = override.value
+    else:
+        problems.append(Problem(override.key, f"{'.'.join(parents)} has {len(at)} elements, counted from 0"))
+
+
+def _copy(value: Any) -> Any:
+    """The tables and arrays anew; the rest of tomllib's values cannot change."""
+    if isinstance(value, dict):
+        return {name: _copy(item) for name, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value

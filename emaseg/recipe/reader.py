@@ -1,0 +1,230 @@
+"""Recipes from files, shipped names and texts: strict, with file and line in every complaint.
+
+Room: recipe. Imports the rest of the room, resources and errors; never torch.
+
+    text -> tomllib -> --set -> sections.read_section -> check -> Recipe
+                 \\-> lines.key_lines, for the places that messages and origins name
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emaseg.errors import RecipeError, nearest
+from emaseg.recipe.check import check
+from emaseg.recipe.lines import dotted, key_lines
+from emaseg.recipe.overrides import Override, apply_overrides, parse_overrides, replaced_kinds
+from emaseg.recipe.schema import Recipe
+from emaseg.recipe.sections import Problem, read_section
+from emaseg.resources import shipped_recipe_text, shipped_recipes
+
+_ROW = 100  # characters of a damaged line that a message repeats
+_AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A recipe with where it came from.
+
+    origins: each dotted key -> "file:line", "default" or "--set". source: the file (or what stands for it).
+    """
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    source: str
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: a shipped name ("voc_r50_d8"), or a path (ends in .toml, holds a separator, or is a Path).
+
+    Args:
+        overrides: `key.path=VALUE` texts, VALUE in TOML; they win over the file.
+
+    Raises:
+        RecipeError: unknown name, unreadable file, or anything wrong in it; all problems of a file at once.
+    """
+    return load_recipe_with_origins(name_or_path, overrides).recipe
+
+
+def load_recipe_with_origins(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """`load_recipe`, and for each key where its value came from."""
+    if isinstance(name_or_path, Path) or _is_path(name_or_path):
+        return parse_recipe(_read_file(Path(name_or_path)), str(name_or_path), overrides)
+    if name_or_path not in shipped_recipes():
+        raise _unknown_name(name_or_path)
+    return parse_recipe(shipped_recipe_text(name_or_path), f"{name_or_path}.toml", overrides)
+
+
+def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe from its text, such as the one inside a checkpoint; `source` is what messages call it.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    sets = parse_overrides(overrides)
+    file_table = _parse_toml(text, source)
+    places = _Places(source, {dotted(path): line for path, line in key_lines(text).items()}, sets)
+    problems: list[Problem] = []
+    table = apply_overrides(file_table, sets, problems)
+    recipe = read_section(Recipe, table, "", problems, replaced_kinds(file_table, sets))
+    if recipe is not None and not problems:
+        problems.extend(check(recipe))
+    if problems:
+        raise RecipeError("\n".join(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0])))
+    origins = {key: places.origin(key) for key in _leaf_keys(recipe, "")}
+    return LoadedRecipe(recipe, origins, source)
+
+
+# --------------------------------------------------------------------------------------------------- places
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where keys came from: a line of the file or a `--set`."""
+
+    source: str
+    lines: Mapping[str, int]
+    sets: tuple[Override, ...]
+
+    def report(self, problem: Problem) -> tuple[int, str]:
+        """The problem with its place in front, and what to sort by: `--set` first, then by line."""
+        override = self._override(problem.key) or self._opener(problem.key)
+        if override is not None:
+            inside = "" if override == problem.key else f"{problem.key}: "
+            return 0, f"--set {override}: {inside}{problem.text}"
+        around = (problem.key, *_parents(problem.key))  # a key that is not there has its section's line
+        line = next((self.lines[key] for key in around if key in self.lines), 1)
+        return line, f"{self.source}:{line}: {problem.key}: {problem.text}"
+
+    def origin(self, key: str) -> str:
+        if self._override(key) is not None:
+            return "--set"
+        return f"{self.source}:{self.lines[key]}" if key in self.lines else "default"
+
+    def _override(self, key: str) -> str | None:
+        """The `--set` that gave the key or a section around it."""
+        around = {key, *_parents(key)}
+        return next((one.key for one in reversed(self.sets) if one.key in around), None)
+
+    def _opener(self, key: str) -> str | None:
+        """The `--set` below a section that the file does not have."""
+        absent = [part for part in (key, *_parents(key)) if part not in self.lines]
+        return next((one.key for one in self.sets for part in absent if one.key.startswith(f"{part}.")), None)
+
+
+def _parents(key: str) -> Iterator[str]:
+    """a.b and a for a.b.c."""
+    while "." in key:
+        key = key.rpartition(".")[0]
+        yield key
+
+
+def _leaf_keys(section: Any, prefix: str) -> Iterator[str]:
+    """The dotted keys of a recipe; an array of tables counts itself and the keys of its elements."""
+    for field in dataclasses.fields(section):
+        key, value = prefix + field.name, getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaf_keys(value, f"{key}.")
+            continue
+        yield key
+        if isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if dataclasses.is_dataclass(item):
+                    yield from _leaf_keys(item, f"{key}.{index}.")
+
+
+# ---------------------------------------------------------------------------------------------------- files
+def _is_path(name: str) -> bool:
+    return name.endswith(".toml") or os.sep in name or bool(os.altsep and os.altsep in name)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        if path.stem in shipped_recipes():
+            raise RecipeError(f"`{path}` is not here", f"the shipped recipe is called `{path.stem}`") from error
+        raise RecipeError(f"`{path}` is not here", _neighbours(path)) from error
+    except IsADirectoryError as error:
+        hint = f"its recipe is {path / 'recipe.toml'}" if (path / "recipe.toml").is_file() else "name a TOML file"
+        raise RecipeError(f"`{path}` is a folder", hint) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"`{path}` cannot be read: {reason}", "check the path and its permissions") from error
+    try:
+        return data.decode("utf-8-sig")  # some editors put a byte order mark in front
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        message = f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8 text"
+        raise RecipeError(message, "save the file as UTF-8") from error
+
+
+def _neighbours(path: Path) -> str:
+    """What could be meant by a path that is not there."""
+    try:
+        beside = [other.name for other in path.parent.glob("*.toml")]
+    except OSError:
+        beside = []
+    return nearest(path.name, beside) or nearest(path.stem, shipped_recipes()) or "check the path"
+
+
+def _unknown_name(name: str) -> RecipeError:
+    if Path(name).is_file() or Path(f"{name}.toml").is_file():
+        file = name if Path(name).is_file() else f"{name}.toml"
+        return RecipeError(f"no shipped recipe is called `{name}`", f"the file here is ./{file}; write it so")
+    hint = nearest(name, shipped_recipes()) or f"shipped: {', '.join(shipped_recipes())}"
+    return RecipeError(f"no shipped recipe is called `{name}`", hint)
+
+
+# ----------------------------------------------------------------------------------------------------- TOML
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _bad_toml(text, source, str(error)) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise RecipeError(f"{source}:1: not valid TOML: a number is too long") from error
+    except RecursionError as error:
+        raise RecipeError(f"{source}:1: not valid TOML: brackets are nested too deeply") from error
+
+
+def _bad_toml(text: str, source: str, message: str) -> RecipeError:
+    """tomllib's complaint with the file, the line and what stands there."""
+    rows = text.split("\n")
+    at = _AT.search(message)
+    line = int(at[1]) if at and at[1] else max(1, len(text.rstrip().split("\n")))
+    row = rows[line - 1].strip()
+    first = _first_mention(rows[: line - 1], row)
+    if first is not None:
+        key, before = first
+        return RecipeError(f"{source}:{line}: {key}: stands twice; first in line {before}", "keep one of them")
+    what = message[: at.start()] if at else message
+    row = row if len(row) <= _ROW else f"{row[: _ROW - 3]}..."
+    hint = "text needs double quotes; true and false are lower case; a # starts a comment"
+    return RecipeError(f"{source}:{line}: not valid TOML: {what}: {row}", hint)
+
+
+def _first_mention(above: list[str], row: str) -> tuple[str, int] | None:
+    """The key or section that the row repeats, and the line of its first mention in the rows above it."""
+    key = re.match(r"([A-Za-z0-9_.-]+)\s*=", row)
+    header = re.match(r"\[\s*([A-Za-z0-9_.-]+)\s*\]", row)
+    here = "__here__"  # put under the last header, this key tells which table the row belongs to
+    rows = "\n".join(above)
+    try:
+        tomllib.loads(rows)
+        lines = {dotted(path): line for path, line in key_lines(f"{rows}\n{here} = 0").items()}
+    except ValueError:
+        return None
+    if header:
+        name = header[1]
+    elif key:
+        inside = next(path for path in lines if path.rpartition(".")[2] == here)
+        name = inside.removesuffix(here) + key[1]
+    else:
+        return None
+    return (name, lines[name]) if name in lines else None

@@ -1,0 +1,346 @@
+"""TOML tables into the schema's dataclasses, strictly; every deviation becomes a Problem.
+
+Room: recipe. Imports the schema, the writer (to show values) and errors; never torch.
+
+The code below knows no key by name but `kind`, which chooses among a section's dataclasses: types, limits and
+choices all come from schema.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass
+from functools import cache
+from typing import Any, Literal
+
+from emaseg.errors import RecipeError, nearest
+from emaseg.recipe.schema import Recipe, Rule
+from emaseg.recipe.writer import toml_key, toml_value
+
+_SHOWN = 60  # characters of a given value that a message repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the dotted key it belongs to ("" = the whole recipe) and what is the matter."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of the schema: its type, its rule, and its default (MISSING = the recipe must state it)."""
+
+    type: Any
+    rule: Rule
+    default: Any
+
+
+@cache
+def section_keys(section: type) -> Mapping[str, Key]:
+    """The keys of a section's dataclass, in order."""
+    hints = typing.get_type_hints(section)
+    fields = dataclasses.fields(section)
+    return {field.name: Key(hints[field.name], field.metadata["rule"], field.default) for field in fields}
+
+
+@cache
+def section_classes(type_: Any) -> tuple[type, ...]:
+    """The dataclasses that a key of this type may hold; () for a key that is no section."""
+    members = typing.get_args(type_) if isinstance(type_, types.UnionType) else (type_,)
+    return tuple(member for member in members if isinstance(member, type) and dataclasses.is_dataclass(member))
+
+
+@cache
+def section_kinds(type_: Any) -> Mapping[str, type]:
+    """Each `kind` of a section with the dataclass it means."""
+    classes = section_classes(type_)
+    return {kind: cls for cls in classes for kind in typing.get_args(section_keys(cls)["kind"].type)}
+
+
+def read_section(
+    section: type, table: Mapping[str, object], path: str, problems: list[Problem], replaced: Mapping[str, str]
+) -> Any:
+    """Build `section` from `table`; None where `problems` grew.
+
+    Args:
+        path: dotted key of the table, "" for the whole recipe.
+        replaced: sections whose kind the command line changed, with the kind that the file gave.
+    """
+    before = len(problems)
+    keys = section_keys(section)
+    values: dict[str, Any] = {}
+    for name, key in keys.items():
+        if name in table:
+            values[name] = _read(key.type, key.rule, table[name], _join(path, name), problems, replaced)
+        elif key.default is MISSING:
+            problems.append(Problem(_join(path, name), f"is missing: {key.rule.doc} ({expected(key.type, key.rule)})"))
+    for name in table:
+        if name not in keys:
+            problems.append(Problem(_join(path, name), _unknown(name, table[name], section, path)))
+    return section(**values) if len(problems) == before else None
+
+
+def key_doc(key: str) -> str:
+    """What a dotted key means and may hold: "learning rate of iteration 0 (a number, above 0)".
+
+    Raises:
+        RecipeError: there is no such key.
+    """
+    candidates: list[type] = [Recipe]
+    *parents, name = [part for part in key.split(".") if not part.isdigit()]
+    for parent in parents:
+        opened = [section_keys(cls)[parent] for cls in candidates if parent in section_keys(cls)]
+        candidates = [cls for one in opened for cls in _classes_below(one.type)]
+    found = [section_keys(cls)[name] for cls in candidates if name in section_keys(cls)]
+    if found:
+        choices = [choice for one in found for choice in typing.get_args(one.type)]
+        kinds = len(found) > 1 and name == "kind"
+        return (
+            f"{found[0].rule.doc} ({f'one of {_listed(choices)}' if kinds else expected(found[0].type, found[0].rule)})"
+        )
+    names = [name for cls in candidates for name in section_keys(cls)]
+    raise RecipeError(f"there is no recipe key {key}", nearest(name, names))
+
+
+def not_available(key: str, value: str, available: Iterable[str]) -> RecipeError:
+    """The error of a value that the format knows and this version cannot build yet."""
+    return RecipeError(f"{key} = {toml_value(value)} is not available in this version; available: {_listed(available)}")
+
+
+def expected(type_: Any, rule: Rule) -> str:
+    """What a key may hold, in words: "an array of 0 or 3 whole numbers, each at least 1"."""
+    type_ = _without_none(type_)
+    if section_classes(type_):
+        several = len(section_classes(type_)) > 1
+        return f"a section whose kind is one of {_listed(section_kinds(type_))}" if several else "a section"
+    if typing.get_origin(type_) is tuple:
+        item, length = _array(type_, rule)
+        limits = f", each {_limits(rule)}" if _limits(rule) else ""
+        return f"an array of {length}{_noun(item, plural=True)}{limits}"
+    choices = typing.get_args(type_) if typing.get_origin(type_) is Literal else rule.choices
+    if choices:
+        return ("one of " if len(choices) > 1 else "") + _listed(choices)
+    return _noun(type_) + (f", {_limits(rule)}" if _limits(rule) else "")
+
+
+# --------------------------------------------------------------------------------------------------- values
+def _read(
+    type_: Any, rule: Rule, value: object, path: str, problems: list[Problem], replaced: Mapping[str, str]
+) -> Any:
+    """`value` as the schema's type; problems grow (and the result means nothing) where it does not fit."""
+    if section_classes(type_):
+        return _read_table(type_, value, path, problems, replaced)
+    type_ = _without_none(type_)
+    if typing.get_origin(type_) is not tuple:
+        result = _scalar(type_, rule, value)
+        if result is None:
+            problems.append(Problem(path, _refusal(type_, rule, value)))
+        return result
+    item, _ = _array(type_, rule)
+    if section_classes(item):
+        if not isinstance(value, list):
+            problems.append(Problem(path, f"got {_shown(value)}; must be an array of tables"))
+            return None
+        tables = enumerate(value)
+        return tuple(_read_table(item, table, f"{path}.{index}", problems, replaced) for index, table in tables)
+    result = _tuple(type_, rule, value)
+    if result is None:
+        problems.append(Problem(path, _refusal(type_, rule, value)))
+    return result
+
+
+def _read_table(type_: Any, value: object, path: str, problems: list[Problem], replaced: Mapping[str, str]) -> Any:
+    if not isinstance(value, dict):
+        what = "a table: { key = value }" if path.rpartition(".")[2].isdigit() else f"a section: [{path}]"
+        problems.append(Problem(path, f"got {_shown(value)}; must be {what}"))
+        return None
+    classes = section_classes(type_)
+    if len(classes) == 1:
+        return read_section(classes[0], value, path, problems, replaced)
+    kinds, kind = section_kinds(type_), value.get("kind")
+    if isinstance(kind, str) and kind in kinds:
+        if replaced.get(path) in kinds:
+            value = _without_left_over(kinds, kind, replaced[path], value, path, problems)
+        return read_section(kinds[kind], value, path, problems, replaced)
+    choices = f"one of {_listed(kinds)}"
+    if "kind" in value:
+        hint = nearest(kind, kinds) if isinstance(kind, str) else ""
+        problems.append(Problem(f"{path}.kind", f"got {_shown(kind)}; must be {choices}" + _also(hint)))
+    else:
+        problems.append(Problem(f"{path}.kind", f"is missing: {choices}"))
+    known = {name for cls in classes for name in section_keys(cls)}
+    for name in value:
+        if name not in known:
+            problems.append(Problem(_join(path, name), _unknown(name, value[name], classes[0], path)))
+    return None
+
+
+def _without_left_over(
+    kinds: Mapping[str, type], kind: str, old: str, table: dict[str, object], path: str, problems: list[Problem]
+) -> dict[str, object]:
+    """The table without the old kind's keys, which are one problem together: the command line changed the kind."""
+    foreign = [name for name in table if name not in section_keys(kinds[kind]) and name in section_keys(kinds[old])]
+    if foreign:
+        text = f"got {toml_value(kind)}, which does not take the keys that came with kind {toml_value(old)}: "
+        text += f"{', '.join(foreign)}; give the whole section: --set '{path}={{kind = {toml_value(kind)}, ...}}'"
+        problems.append(Problem(f"{path}.kind", text))
+    return {name: value for name, value in table.items() if name not in foreign}
+
+
+def _scalar(type_: Any, rule: Rule, value: object) -> Any:
+    """The value as `type_` within the rule, or None. A whole number serves as a number; true and false as neither."""
+    if typing.get_origin(type_) is Literal:
+        same = (choice for choice in typing.get_args(type_) if choice == value and type(choice) is type(value))
+        return next(same, None)
+    if type_ is float and type(value) is int:
+        value = _float(value)
+    if type(value) is not type_ or (rule.choices and value not in rule.choices):
+        return None
+    return value if not isinstance(value, int | float) or _within(value, rule) else None
+
+
+def _float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _within(value: float, rule: Rule) -> bool:
+    return (
+        (isinstance(value, int) or math.isfinite(value))
+        and (rule.low is None or value >= rule.low)
+        and (rule.high is None or value <= rule.high)
+        and (rule.above is None or value > rule.above)
+    )
+
+
+def _tuple(type_: Any, rule: Rule, value: object) -> tuple[Any, ...] | None:
+    """The array as a tuple of the right length whose items fit, or None."""
+    if not isinstance(value, list):
+        return None
+    args = typing.get_args(type_)
+    open_end = args[-1] is Ellipsis
+    if not open_end and len(value) != len(args):
+        return None
+    if open_end and rule.lengths and len(value) not in rule.lengths:
+        return None
+    inner = dataclasses.replace(rule, lengths=())
+    read = _tuple if typing.get_origin(args[0]) is tuple else _scalar
+    items = [read(args[0], inner, item) for item in value]
+    return None if any(item is None for item in items) else tuple(items)
+
+
+# ---------------------------------------------------------------------------------------------------- words
+def _refusal(type_: Any, rule: Rule, value: object) -> str:
+    text = f"got {_shown(value)}; must be {expected(type_, rule)}"
+    if typing.get_origin(type_) is Literal and isinstance(value, str):
+        text += _also(nearest(value, [choice for choice in typing.get_args(type_) if isinstance(choice, str)]))
+    return text
+
+
+def _unknown(name: str, value: object, section: type, path: str) -> str:
+    """Why a key is unknown here: another section's, another kind's, misspelt, or nothing near it."""
+    known = section_keys(section)
+    place = f"[{path}]" if path else "a recipe"
+    if path == "" and isinstance(value, dict | list):
+        sections = [name for name, key in known.items() if section_classes(key.type)]
+        return "is no section of a recipe" + (_also(nearest(name, sections)) or f"; sections: {', '.join(sections)}")
+    kinds = _kinds_with(name, path)
+    if kinds:
+        return f"is not for this kind; it belongs to kind {_listed(kinds)}"
+    owners = [f"[{other}]" for other in _sections_with(name) if other != path]
+    belongs = f"`{name}` belongs to {' or '.join(owners)}" if owners else ""
+    hints = _also(belongs) + _also(nearest(name, known))
+    return f"{place} has no such key" + (hints or f"; its keys: {', '.join(known)}")
+
+
+def _kinds_with(name: str, path: str) -> list[str]:
+    """The kinds of section `path` that take the key."""
+    if path not in section_keys(Recipe):
+        return []
+    type_ = section_keys(Recipe)[path].type
+    if len(section_classes(type_)) < 2:
+        return []
+    return [kind for kind, cls in section_kinds(type_).items() if name in section_keys(cls)]
+
+
+def _sections_with(name: str) -> list[str]:
+    """The sections that take the key; of two with the same keys (inference, inference_tta) the first."""
+    found: dict[tuple[type, ...], str] = {}
+    for section, key in section_keys(Recipe).items():
+        classes = section_classes(key.type)
+        if any(name in section_keys(cls) for cls in classes):
+            found.setdefault(classes, section)
+    return list(found.values())
+
+
+def _classes_below(type_: Any) -> tuple[type, ...]:
+    """The dataclasses of a section or of an array of tables."""
+    if typing.get_origin(type_) is tuple:
+        return section_classes(typing.get_args(type_)[0])
+    return section_classes(type_)
+
+
+def _without_none(type_: Any) -> Any:
+    """`float` for `float | None`: TOML cannot say None, an absent key does."""
+    if isinstance(type_, types.UnionType) and not section_classes(type_):
+        return next(member for member in typing.get_args(type_) if member is not types.NoneType)
+    return type_
+
+
+def _array(type_: Any, rule: Rule) -> tuple[Any, str]:
+    """The item type of a tuple type and its length in words ("2 ", "0 or 3 ", "")."""
+    args = typing.get_args(type_)
+    lengths = rule.lengths if args[-1] is Ellipsis else (len(args),)
+    return args[0], f"{' or '.join(map(str, lengths))} " if lengths else ""
+
+
+def _noun(type_: Any, plural: bool = False) -> str:
+    if typing.get_origin(type_) is tuple:
+        return f"arrays of {len(typing.get_args(type_))} {_noun(typing.get_args(type_)[0], plural=True)}"
+    if section_classes(type_):
+        return "tables"
+    one, many = {
+        bool: ("true or false", "true or false"),
+        int: ("a whole number", "whole numbers"),
+        float: ("a number", "numbers"),
+        str: ("text in double quotes", "texts in double quotes"),
+    }[type_]
+    return many if plural else one
+
+
+def _limits(rule: Rule) -> str:
+    if rule.low is not None and rule.high is not None:
+        return f"{rule.low:g} to {rule.high:g}"
+    words = []
+    if rule.above is not None:
+        words.append(f"above {rule.above:g}")
+    if rule.low is not None:
+        words.append(f"at least {rule.low:g}")
+    if rule.high is not None:
+        words.append(f"at most {rule.high:g}")
+    return " and ".join(words)
+
+
+def _shown(value: object) -> str:
+    text = toml_value(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(toml_value, values))
+
+
+def _also(hint: str) -> str:
+    return f"; {hint}" if hint else ""
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{toml_key(name)}" if path else toml_key(name)

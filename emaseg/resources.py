@@ -1,0 +1,70 @@
+"""Where things are: shipped recipes, the cache, data sets, run folders.
+
+Room: beside recipe. Imports errors only; never torch. Environment variables are read when a function is called.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+from emaseg.errors import DataError, RecipeError, nearest
+
+
+@cache
+def shipped_recipes() -> tuple[str, ...]:
+    """The names of the recipes that come with the program, sorted."""
+    files = importlib.resources.files("emaseg.recipes").iterdir()
+    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
+
+
+def shipped_recipe_text(name: str) -> str:
+    """The TOML text of a shipped recipe.
+
+    Raises:
+        RecipeError: there is none of this name.
+    """
+    if name not in shipped_recipes():
+        hint = nearest(name, shipped_recipes()) or f"shipped: {', '.join(shipped_recipes())}"
+        raise RecipeError(f"no shipped recipe is called `{name}`", hint)
+    return importlib.resources.files("emaseg.recipes").joinpath(f"{name}.toml").read_text("utf-8")
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights live: $EMASEG_CACHE, else $XDG_CACHE_HOME/emaseg, else ~/.cache/emaseg."""
+    own = os.environ.get("EMASEG_CACHE")
+    if own:
+        return _expanded(own)
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(xdg) if os.path.isabs(xdg) else _expanded("~/.cache")  # the XDG rules: a relative path is void
+    return base / "emaseg"
+
+
+def data_root(root: str) -> Path:
+    """The folder of a data set: absolute or from `~` as it is, else below $EMASEG_DATA (default ./data), else here.
+
+    Raises:
+        DataError: none of these is a folder; names all that were looked at.
+    """
+    path = _expanded(root)
+    below = _expanded(os.environ.get("EMASEG_DATA") or "data")
+    places = [path] if path.is_absolute() else [(below / path).absolute(), path.absolute()]
+    for place in places:
+        if place.is_dir():
+            return place
+    looked = " and ".join(map(str, dict.fromkeys(places)))
+    where = "" if path.is_absolute() else ", or the folder above it: export EMASEG_DATA=/path"
+    hint = f"""say where it is: --set 'data.root="/path/to/{path.name or "data"}"'{where}"""
+    raise DataError(f'data.root = "{root}": no such folder; looked at {looked}', hint)
+
+
+def default_run_folder(name: str, now: datetime) -> Path:
+    """Where a run goes that was given no folder: runs/<recipe>/<time>."""
+    return Path("runs") / name / now.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # unlike Path.expanduser, leaves an unknown ~user alone

@@ -1,0 +1,171 @@
+"""A training run on disk.
+
+Room: run_folder; imports recipe, files, errors. Layout:
+
+    RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,best,step_XXXXXXXX}.pt
+    RUN/env.json      versions, device, command          RUN/samples.png   image, truth, prediction
+    RUN/metrics.csv   one row a log interval and one an evaluation
+    RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from emaseg.errors import RecipeError
+from emaseg.files import fault, make_folder, write_text
+from emaseg.recipe import Recipe, recipe_to_toml
+
+PACKAGES = ("emaseg", "torch", "torchvision", "numpy", "pillow", "scipy", "h5py")
+
+# Columns of metrics.csv after the fixed first ones are the model's loss terms; the last ones belong to evaluations.
+FIRST = ("step", "epoch", "lr", "loss")
+LAST = ("images_per_second", "miou", "pixel_accuracy", "mean_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.pt"
+
+    def kept(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:08d}.pt"
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.csv"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.png"
+
+    def nonfinite(self, step: int) -> Path:
+        return self.root / f"nonfinite_step_{step:08d}.pt"
+
+
+def check_target(root: Path, resume: bool) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        RecipeError: `root` holds something and this is not a resume, or `root` is a file.
+        SystemFault: `root` cannot be read.
+    """
+    try:
+        if root.exists() and not root.is_dir():
+            raise RecipeError(f"--out {root}: is a file", "name a folder")
+        occupied = root.is_dir() and any(root.iterdir())
+    except OSError as error:
+        raise fault(error, root, "looking into it") from error
+    if occupied and not resume:
+        raise RecipeError(f"--out {root}: the folder is not empty", "add --resume to continue it, or choose another")
+
+
+def create(run: RunFolder, recipe: Recipe, device: str) -> None:
+    """Make the folder with recipe.toml and env.json. Called once everything else is known to work."""
+    make_folder(run.checkpoints)
+    write_text(run.recipe, recipe_to_toml(recipe))
+    write_text(run.root / "env.json", json.dumps(environment(device), indent=2) + "\n")
+
+
+def environment(device: str) -> dict[str, object]:
+    """What a result may depend on beside the recipe."""
+    import torch
+
+    return {
+        "schema": 1,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "device": device,
+        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def append_log(run: RunFolder, text: str) -> None:
+    """Add a line with the time to log.txt."""
+    stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+    _append(run.log, f"{stamp} {text}\n")
+
+
+def append_metrics(run: RunFolder, row: Mapping[str, float], terms: tuple[str, ...]) -> None:
+    """Add a row to metrics.csv, with the header before the first. Columns without a value stay empty.
+
+    Args:
+        row: values by column.
+        terms: the model's loss terms, in a fixed order; their columns are called loss_<term>.
+    """
+    columns = (*FIRST, *(f"loss_{term}" for term in terms), *LAST)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    if not run.metrics.exists():
+        writer.writeheader()
+    writer.writerow({key: _number(value) for key, value in row.items()})
+    _append(run.metrics, buffer.getvalue())
+
+
+def cut_metrics(run: RunFolder, step: int) -> None:
+    """Drop rows after `step`: a resumed run writes them again."""
+    if not run.metrics.exists():
+        return
+    with run.metrics.open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = [row for i, row in enumerate(rows) if i == 0 or (row and row[0].isdecimal() and int(row[0]) <= step)]
+    if len(kept) != len(rows):
+        write_text(run.metrics, "".join(",".join(row) + "\n" for row in kept))
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _append(path: Path, text: str) -> None:
+    """One write call, so that a line is never torn by another process's."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            os.write(handle, text.encode("utf-8"))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise fault(error, path, "adding a line") from error

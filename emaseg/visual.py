@@ -1,0 +1,241 @@
+"""Pictures for people: a label map as a PNG, a photograph in class colours with its legend, a sheet of samples.
+
+Room: visual; imports numpy and Pillow. Legend: H W image height and width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+UInt8 = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Entry = tuple[Colour | None, str, str]  # swatch (None = the ignore hatch), name, remark in a lighter tone
+
+IGNORE_COLOUR: Colour = (224, 224, 192)  # PASCAL VOC's border colour
+PAPER: Colour = (250, 250, 248)
+INK: Colour = (32, 34, 38)
+SOFT_INK: Colour = (128, 132, 138)
+HAIRLINE: Colour = (214, 214, 210)
+
+TINT = 140  # of 255: how much of a class colour covers the photograph
+SHADE = 90  # the same for black classes (background): darkens what is not an object
+LEAST_SHARE = 0.005  # classes that cover less are left out of the legend
+
+
+# -------------------------------------------------------------------------------------------------- label maps
+def palette_png(labels: UInt8, palette: UInt8) -> Image.Image:
+    """Labels (H, W) uint8 as a mode P picture: the indices are the class ids, the colours are for the viewer.
+
+    palette: (K, 3) uint8 RGB. Index 255 (ignore) gets PASCAL VOC's border colour, other spare indices are black.
+    """
+    picture = Image.fromarray(labels)
+    picture.putpalette(_table(palette).tobytes())
+    return picture
+
+
+def _table(palette: UInt8) -> UInt8:
+    """(256, 3): all 256 entries are written, so that the file has 8 bits a pixel whatever K is."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[255] = IGNORE_COLOUR
+    table[: len(palette)] = palette
+    return table
+
+
+# ----------------------------------------------------------------------------------------------------- overlay
+def overlay(image: UInt8, labels: UInt8, palette: UInt8, classes: Sequence[str]) -> Image.Image:
+    """The photograph in class colours, regions outlined, with a legend of the classes present below it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. labels: (H, W) uint8.
+        palette: (K, 3) uint8 RGB. classes: K names.
+
+    Returns:
+        An RGB picture of width W and of height H plus the legend.
+    """
+    painted = _painted(image, labels, palette)
+    size = _font_size(painted.width)
+    legend = _legend(_present(labels, palette, classes), painted.width, size)
+    whole = Image.new("RGB", (painted.width, painted.height + legend.height), PAPER)
+    whole.paste(painted, (0, 0))
+    whole.paste(legend, (0, painted.height))
+    return whole
+
+
+def _painted(image: UInt8, labels: UInt8, palette: UInt8) -> Image.Image:
+    """The photograph tinted by class, black classes shaded, ignored pixels left alone, a bright line between regions."""
+    cover = np.full(256, TINT, dtype=np.uint8)
+    cover[: len(palette)][palette.max(axis=1) == 0] = SHADE
+    cover[255] = 0
+    photo = Image.fromarray(image)
+    tinted = Image.composite(palette_png(labels, palette).convert("RGB"), photo, Image.fromarray(cover[labels]))
+    white = Image.new("RGB", photo.size, (255, 255, 255))
+    return Image.composite(white, tinted, Image.fromarray(_outline(labels)))
+
+
+def _outline(labels: UInt8, strength: int = 190) -> UInt8:
+    """Where neighbouring labels differ, as a mask of 0 or `strength`; wider on larger pictures."""
+    edge = np.zeros(labels.shape, dtype=bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    for _ in range(round(max(labels.shape) / 900)):
+        edge[:, :-1] |= edge[:, 1:]
+        edge[:-1] |= edge[1:]
+    return edge.astype(np.uint8) * np.uint8(strength)
+
+
+def _present(labels: UInt8, palette: UInt8, classes: Sequence[str]) -> list[Entry]:
+    """Legend entries of the classes in `labels`, the largest first, without those that hardly show."""
+    shares = np.bincount(labels.reshape(-1), minlength=256)[: len(classes)] / labels.size
+    order = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
+    shown = [k for k in order if shares[k] >= LEAST_SHARE] or order[:1]
+    return [(_colour(palette[k]), classes[k], _percent(float(shares[k]))) for k in shown]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
+
+
+# ------------------------------------------------------------------------------------------------------- sheet
+CELL = 360  # width of a column, and the largest height of a row
+GAP = 12
+
+
+def sheet(rows: Sequence[tuple[UInt8, UInt8, UInt8]], palette: UInt8, classes: Sequence[str]) -> Image.Image:
+    """A page of samples: image, truth and prediction side by side, a row each, and one legend for all.
+
+    Args:
+        rows: (image (H, W, 3), truth (H, W), prediction (H, W)), all uint8; sizes may differ between rows.
+        palette: (K, 3) uint8 RGB. classes: K names.
+
+    Returns:
+        An RGB picture. Every picture fits a column; ignored pixels (255) are hatched.
+    """
+    font = _font(19)
+    width = 3 * CELL + 4 * GAP
+    bands = [_sheet_row(row, palette) for row in rows]
+    entries = _sheet_entries(rows, palette, classes)
+    legend = _legend(entries, width, 17) if entries else Image.new("RGB", (width, GAP), PAPER)
+    title = 19 + 2 * GAP
+    page = Image.new("RGB", (width, title + sum(b.height + GAP for b in bands) + legend.height), PAPER)
+    draw = ImageDraw.Draw(page)
+    for column, text in enumerate(("image", "truth", "prediction")):
+        draw.text((GAP + column * (CELL + GAP) + CELL / 2, title / 2), text, INK, font, anchor="mm")
+    y = title
+    for band in bands:
+        page.paste(band, (0, y))
+        y += band.height + GAP
+    page.paste(legend, (0, y))
+    return page
+
+
+def _sheet_row(row: tuple[UInt8, UInt8, UInt8], palette: UInt8) -> Image.Image:
+    """One sample, scaled to fit CELL x CELL and centred in its columns."""
+    image, truth, prediction = row
+    height, width = truth.shape
+    factor = CELL / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    cells = [
+        Image.fromarray(image).resize(size, Image.Resampling.LANCZOS),
+        *(_flat(labels, palette, size) for labels in (truth, prediction)),
+    ]
+    band = Image.new("RGB", (3 * CELL + 4 * GAP, size[1]), PAPER)
+    for column, cell in enumerate(cells):
+        band.paste(cell, (GAP + column * (CELL + GAP) + (CELL - size[0]) // 2, 0))
+    return band
+
+
+def _flat(labels: UInt8, palette: UInt8, size: tuple[int, int]) -> Image.Image:
+    """A label map in its colours at `size`; ignored pixels hatched."""
+    small = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
+    ids = np.asarray(small)
+    colours = palette_png(ids, palette).convert("RGB")
+    return Image.composite(_hatch(size), colours, Image.fromarray((ids == 255).astype(np.uint8) * np.uint8(255)))
+
+
+def _sheet_entries(rows: Sequence[tuple[UInt8, UInt8, UInt8]], palette: UInt8, classes: Sequence[str]) -> list[Entry]:
+    """Every class in any truth or prediction, in the order of the class list; the hatch last."""
+    counts = np.zeros(256, dtype=np.int64)
+    for _, truth, prediction in rows:
+        counts += np.bincount(truth.reshape(-1), minlength=256) + np.bincount(prediction.reshape(-1), minlength=256)
+    entries: list[Entry] = [(_colour(palette[k]), name, "") for k, name in enumerate(classes) if counts[k]]
+    return [*entries, (None, "ignored", "")] if counts[255] else entries
+
+
+def _hatch(size: tuple[int, int]) -> Image.Image:
+    """Fine diagonal lines, (width, height): plainly not a class colour."""
+    y, x = np.ogrid[: size[1], : size[0]]
+    line = (x + y) % 6 < 1
+    return Image.fromarray(np.where(line[..., None], np.uint8(190), np.uint8(255)).repeat(3, axis=2))
+
+
+# ------------------------------------------------------------------------------------------------------ legend
+def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
+    """Swatches with names, in lines that fit `width`."""
+    font = _font(size)
+    pad, swatch, space = max(4, round(0.7 * size)), round(1.05 * size), round(0.45 * size)
+    line_height = round(1.75 * size)
+    room = max(1, width - 2 * pad - swatch - space)
+    placed: list[tuple[int, int, Entry]] = []
+    x, y = pad, pad
+    for colour, name, remark in entries:
+        name = _fitted(name, room - _wide(font, f" {remark}") if remark else room, font)
+        item = swatch + space + _wide(font, name) + (space + _wide(font, remark) if remark else 0)
+        if x > pad and x + item > width - pad:
+            x, y = pad, y + line_height
+        placed.append((x, y, (colour, name, remark)))
+        x += item + round(1.3 * size)
+    strip = Image.new("RGB", (width, y + line_height + pad - (line_height - swatch) // 2), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for left, top, (colour, name, remark) in placed:
+        strip.paste(_swatch(colour, swatch), (left, top))
+        middle = top + swatch / 2
+        left += swatch + space
+        draw.text((left, middle), name, INK, font, anchor="lm")
+        draw.text((left + _wide(font, name) + space, middle), remark, SOFT_INK, font, anchor="lm")
+    return strip
+
+
+def _swatch(colour: Colour | None, side: int) -> Image.Image:
+    """A rounded square with a hairline around it; drawn large and scaled down for smooth corners."""
+    zoom = 4
+    big = side * zoom
+    fill = _hatch((side, side)).resize((big, big), Image.Resampling.NEAREST) if colour is None else None
+    shape = Image.new("L", (big, big), 0)
+    ImageDraw.Draw(shape).rounded_rectangle((0, 0, big - 1, big - 1), big // 4, 255)
+    inner = Image.new("L", (big, big), 0)
+    ImageDraw.Draw(inner).rounded_rectangle((zoom, zoom, big - 1 - zoom, big - 1 - zoom), big // 4 - zoom, 255)
+    square = Image.new("RGB", (big, big), PAPER)
+    square.paste(HAIRLINE, (0, 0), shape)
+    square.paste(fill if fill is not None else colour or PAPER, (0, 0), inner)
+    return square.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _fitted(text: str, room: float, font: Font) -> str:
+    """`text`, cut with dots if it is wider than `room` pixels."""
+    if _wide(font, text) <= room:
+        return text
+    while len(text) > 1 and _wide(font, text + "...") > room:
+        text = text[:-1]
+    return text + "..."
+
+
+def _wide(font: Font, text: str) -> int:
+    return round(font.getlength(text))
+
+
+def _font_size(width: int) -> int:
+    """Readable at the picture's own size: about 1/36 of its width, 11 pixels at least."""
+    return min(72, max(11, round(width / 36)))
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _colour(rgb: UInt8) -> Colour:
+    return int(rgb[0]), int(rgb[1]), int(rgb[2])

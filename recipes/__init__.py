@@ -1,0 +1,1 @@
+"""The shipped recipes: one complete TOML file for each published row; installed as emaseg.recipes."""

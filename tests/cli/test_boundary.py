@@ -1,0 +1,196 @@
+"""The error boundary: every failure becomes an exit code and one readable message on stderr, stdout stays clean."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer  # noqa: TID251  (the terminal is what is tested)
+
+from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, UserError, WeightsError
+
+app_module = importlib.import_module("emaseg.cli.app")
+options = importlib.import_module("emaseg.cli.options")
+
+
+def run(body: Callable[[], int | None], *arguments: str, log: Path | None = None) -> int:
+    """The boundary around a throw-away command that runs `body`."""
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+    @app.command()
+    def command(context: typer.Context, verbose: options.Verbose = False) -> int | None:
+        options.session_of(context, verbose).log = log
+        return body()
+
+    code: int = app_module.run(typer.main.get_command(app), list(arguments))
+    return code
+
+
+def raising(error: BaseException) -> Callable[[], int | None]:
+    def body() -> int | None:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(UserError, 2), (RecipeError, 2), (DataError, 3), (WeightsError, 3), (SystemFault, 4), (Diverged, 5)],
+)
+def test_a_users_error_is_told_in_two_lines_with_its_own_code(
+    kind: type[UserError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(raising(kind("a.toml:3: no such key", 'did you mean "lr"?'))) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == 'error: a.toml:3: no such key\n  try: did you mean "lr"?\n'
+
+
+def test_an_error_without_a_hint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    run(raising(DataError("gone")))
+    assert capsys.readouterr().err == "error: gone\n"
+
+
+def test_messages_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """No markup is read into a message, and a long path is not broken into lines when it is piped."""
+    path = "/data/[bold]x[/bold]/" + "very_long_folder/" * 30 + ":smile:.png"
+    run(raising(DataError(f"{path}: crop = [3, 4]", "[/]")))
+    assert capsys.readouterr().err == f"error: {path}: crop = [3, 4]\n  try: [/]\n"
+
+
+def test_names_that_the_terminal_cannot_encode_do_not_break_the_message() -> None:
+    code = (
+        "import importlib, sys, typer\n"
+        "from emaseg.errors import DataError\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "def command():\n    raise DataError('caf\\u00e9 \\udcff.png')\n"
+        "run = importlib.import_module('emaseg.cli.app').run\n"
+        "sys.exit(run(typer.main.get_command(app), []))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr == b"error: caf\\xe9 \\udcff.png\n"
+
+
+def test_a_commands_return_value_is_the_exit_code() -> None:
+    assert run(lambda: None) == 0
+    assert run(lambda: 1) == 1
+    assert run(lambda: 75) == 75
+
+
+def test_a_second_signal_ends_with_the_signals_code() -> None:
+    assert run(raising(SystemExit(143))) == 143
+
+
+def test_ctrl_c_is_130_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_out_of_memory_is_the_machines_fault_with_a_remedy(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(raising(error)) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("error: out of memory")
+    assert "--set train.batch=" in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_or_forbidden_disk_is_the_machines_fault(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(OSError(number, os.strerror(number), "/mnt/x.pt"))) == 4
+    assert capsys.readouterr().err.startswith("error: /mnt/x.pt: ")
+
+
+def test_a_bug_is_70_and_its_traceback_goes_to_the_runs_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("12:00 started\n")
+    assert run(raising(ZeroDivisionError("division by zero")), log=log) == 70
+    err = capsys.readouterr().err
+    assert err.startswith("error: this is a bug in emaseg (ZeroDivisionError: division by zero)\n")
+    assert str(log) in err
+    assert "Traceback" not in err
+    assert log.read_text().startswith("12:00 started\nTraceback")
+
+
+def test_a_bug_without_a_run_leaves_its_traceback_in_a_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run(raising(KeyError("k")), log=tmp_path / "no_such_run" / "log.txt") == 70
+    (log,) = tmp_path.iterdir()
+    assert str(log) in capsys.readouterr().err
+    assert "KeyError: 'k'" in log.read_text()
+
+
+def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(DataError("gone")), "-v") == 3
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.endswith("error: gone\n")
+
+
+EMASEG = [sys.executable, "-m", "emaseg.cli"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_results_that_do_not_fit_on_the_disk_are_not_a_success() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*EMASEG, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 4
+    assert "the disk is full" in done.stderr
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(
+            [*EMASEG, "--help"], stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_colour_only_where_it_is_wanted() -> None:
+    """Nothing but text in a pipe; FORCE_COLOR colours it, NO_COLOR wins over that."""
+
+    def message(**env: str) -> str:
+        plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+        done = subprocess.run(
+            [*EMASEG, "nonsense"],
+            env={**plain, "TERM": "xterm", **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stderr
+
+    assert "\x1b" not in message()
+    assert "\x1b[1;31m" in message(FORCE_COLOR="1")
+    assert "\x1b[1;31m" not in message(FORCE_COLOR="1", NO_COLOR="1")

@@ -1,0 +1,72 @@
+"""The command line is a promise: its commands, options and exit codes change only together with this file."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import typer  # noqa: TID251  (the terminal is what is tested)
+
+from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, WeightsError
+
+app_module = importlib.import_module("emaseg.cli.app")
+
+COMMON = {"--set", "--device", "--json", "--quiet", "-q", "--verbose", "-v"}
+
+COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
+    # name: (arguments, options)
+    "train": (("recipe",), {"--out", "--resume", "--dry-run"} | COMMON),
+    "eval": (("reference",), {"--weights", "--checkpoint", "--split", "--out", "--check"} | COMMON),
+    "predict": (("images",), {"--weights", "--recipe", "--out", "--save", "--resume"} | COMMON),
+    "recipes": ((), {"--json", "--verbose", "-v"}),
+}
+
+REPEATABLE = {("train", "overrides"), ("eval", "overrides"), ("predict", "overrides")}
+
+
+def root() -> Any:
+    return typer.main.get_command(app_module.app)
+
+
+def test_the_commands_are_exactly_these() -> None:
+    assert list(root().commands) == list(COMMANDS)
+
+
+def test_the_program_itself_has_only_version_and_help() -> None:
+    assert {name for parameter in root().params for name in parameter.opts} == {"--version"}
+    assert root().context_settings["help_option_names"] == ["-h", "--help"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_exactly_its_arguments_and_options(name: str) -> None:
+    arguments, options = COMMANDS[name]
+    parameters = root().commands[name].params
+    assert tuple(p.name for p in parameters if p.param_type_name == "argument") == arguments
+    names = {opt for p in parameters if p.param_type_name == "option" for opt in (*p.opts, *p.secondary_opts)}
+    assert names == options
+
+
+def test_set_is_the_only_option_that_repeats() -> None:
+    repeatable = {
+        (name, p.name)
+        for name, command in root().commands.items()
+        for p in command.params
+        if p.param_type_name == "option" and p.multiple
+    }
+    assert repeatable == REPEATABLE
+
+
+def test_exit_codes_are_the_documented_ones() -> None:
+    errors = {kind: kind.exit_code for kind in (RecipeError, DataError, WeightsError, SystemFault, Diverged)}
+    assert errors == {RecipeError: 2, DataError: 3, WeightsError: 3, SystemFault: 4, Diverged: 5}
+    train_module = importlib.import_module("emaseg.cli.train")
+    assert (app_module.NOT_ACCEPTABLE, app_module.BUG, app_module.INTERRUPTED) == (1, 70, 130)
+    assert train_module.INTERRUPTED_WITH_CHECKPOINT == 75
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_text_shows_an_example_before_the_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app_module.run(root(), [name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert 0 < text.index(f"  emaseg {name}") < text.index("Options:")

@@ -1,0 +1,271 @@
+"""The commands together, as a user types them: train, resume, eval, predict, and Ctrl-C in the middle."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+main = importlib.import_module("emaseg.cli").main
+
+RECIPE = """
+schema = 1
+name = "tiny"
+
+[model]
+kind = "emanet"
+bases = 4
+attention_channels = 8
+bottleneck_channels = 8
+decoder_channels = 8
+auxiliary_channels = 8
+
+[backbone]
+kind = "resnet14"
+output_stride = 8
+stem_channels = []
+width = 8
+weights = "none"
+
+[data]
+kind = "shapes"
+size = [32, 32]
+train_images = 16
+eval_images = 4
+
+[augment]
+crop = [32, 32]
+
+[optim]
+lr = 0.01
+
+[train]
+iterations = 6
+batch = 4
+workers = 0
+log_every = 2
+"""
+
+Output = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "tiny.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    """A finished run of six steps."""
+    assert main(["train", str(folder / "tiny.toml"), "--out", str(folder / "run"), "--device", "cpu", "-q"]) == 0
+    return folder / "run"
+
+
+def emaseg(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Output:
+    """Exit code, stdout and stderr of one command in this process."""
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def test_training_ends_with_the_run_folder_on_stdout(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results on stdout, plain progress lines (first and last step) and next commands on stderr."""
+    out = tmp_path / "run"
+    code, stdout, stderr = emaseg(capsys, "train", folder / "tiny.toml", "--out", out, "--device", "cpu")
+    assert (code, stdout) == (0, f"{out}\n")
+    assert "train 1/6  epoch 1  loss " in stderr
+    assert "train 6/6  epoch 2  loss " in stderr
+    assert "step 6: mIoU " in stderr
+    assert f"emaseg eval {out}" in stderr
+    assert "\x1b" not in stderr
+    for name in ("recipe.toml", "env.json", "log.txt", "metrics.csv", "samples.png"):
+        assert (out / name).is_file(), name
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+
+
+def test_json_is_one_object_and_quiet_is_quiet(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    code, stdout, stderr = emaseg(
+        capsys, "train", folder / "tiny.toml", "--out", out, "--device", "cpu", "--json", "-q"
+    )
+    assert (code, stderr) == (0, "")
+    content = json.loads(stdout)
+    assert set(content) == {"schema", "run", "steps", "best_miou", "interrupted"}
+    assert content["run"] == str(out)
+    assert (content["steps"], content["interrupted"]) == (6, False)
+    assert 0 <= content["best_miou"] <= 1
+
+
+def test_resuming_a_finished_run_is_fine(folder: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "checkpoints" / "last.pt").read_bytes()
+    code, stdout, stderr = emaseg(capsys, "train", folder / "tiny.toml", "--out", run, "--resume", "--device", "cpu")
+    assert (code, stdout) == (0, f"{run}\n")
+    assert "complete already" in stderr
+    assert (run / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_a_taken_folder_is_refused_and_untouched(folder: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    code, stdout, stderr = emaseg(capsys, "train", folder / "tiny.toml", "--out", run)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("error: ")
+    assert "--resume" in stderr.partition("try:")[2]
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+
+
+def test_dry_run_writes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, stdout, _ = emaseg(capsys, "train", folder / "tiny.toml", "--dry-run", "--device", "cpu")
+    assert code == 0
+    assert any(line.split()[:2] == ["steps", "6"] for line in stdout.splitlines())
+    code, stdout, _ = emaseg(capsys, "train", folder / "tiny.toml", "--dry-run", "--device", "cpu", "--json")
+    assert code == 0
+    assert json.loads(stdout)["plan"]["device"] == "cpu"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_out_runs_go_below_runs_and_resume_takes_the_newest(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, stdout, _ = emaseg(capsys, "train", folder / "tiny.toml", "--device", "cpu", "-q")
+    assert code == 0
+    out = Path(stdout.strip())
+    assert out.parts[:2] == ("runs", "tiny")
+    assert emaseg(capsys, "train", folder / "tiny.toml", "--device", "cpu", "-q", "--resume") == (0, f"{out}\n", "")
+
+
+def test_eval_prints_one_object_and_keeps_it_in_the_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, stdout, _ = emaseg(capsys, "eval", run, "--json", "--device", "cpu")
+    assert code == 0
+    content = json.loads(stdout)
+    assert set(content) == {
+        *("schema", "miou", "pixel_accuracy", "mean_accuracy", "images", "per_class"),
+        *("published", "protocol", "weights_sha256"),
+    }
+    assert content["images"] == 4
+    saved = sorted((run / "eval").glob("*/metrics.json"))
+    assert content in [json.loads(path.read_text()) for path in saved]
+
+
+def test_eval_shows_every_class_and_the_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, stdout, stderr = emaseg(capsys, "eval", run, "--out", tmp_path, "--split", "train", "--device", "cpu", "-q")
+    assert (code, stderr) == (0, "")
+    lines = stdout.splitlines()
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert lines[-1] == str(tmp_path / "metrics.json")
+    assert [line.split()[0] for line in lines[2 : 2 + len(content["per_class"])]] == [
+        c["name"].split()[0] for c in content["per_class"]
+    ]
+    assert f"{100 * content['miou']:.2f}" in stdout
+    assert content["images"] == 16
+
+
+def test_eval_refuses_what_it_cannot_do(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No published figure to check against, a split that is not there, a network that is not the checkpoint's."""
+    assert emaseg(capsys, "eval", run, "--check")[:2] == (2, "")
+    assert emaseg(capsys, "eval", run, "--split", "val")[:2] == (2, "")
+    assert emaseg(capsys, "eval", run, "--set", "model.bases=5")[:2] == (2, "")
+    assert emaseg(capsys, "eval", tmp_path)[:2] == (3, "")
+
+
+@pytest.mark.parametrize(("published", "code"), [(0.0, 0), (100.0, 1)])
+def test_check_compares_with_the_published_score(
+    run: Path, tmp_path: Path, published: float, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "published.toml"
+    recipe.write_text(f'{RECIPE}\n[published]\ntable = "a table"\nmiou = {published}\n')
+    weights = run / "checkpoints" / "last.pt"
+    arguments = ("eval", recipe, "--weights", weights, "--check", "--out", tmp_path, "--device", "cpu", "-q")
+    got, stdout, stderr = emaseg(capsys, *arguments)
+    assert got == code
+    assert f"(published {published:.2f})" in stdout
+    assert stderr.startswith("check passed" if code == 0 else "check failed")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_predict_says_what_it_wrote(run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    code, stdout, _ = emaseg(capsys, "predict", photo, "--weights", run, "--out", out, "--json", "--device", "cpu")
+    assert code == 0
+    content = json.loads(stdout)
+    assert set(content) == {"schema", "image", "mask", "overlay", "width", "height", "classes", "error"} or set(
+        content
+    ) == {"schema", "image", "mask", "width", "height", "classes", "error"}
+    assert (content["width"], content["height"], content["error"]) == (56, 40, None)
+    assert sum(c["share"] for c in content["classes"]) == pytest.approx(1.0, abs=1e-3)
+    assert {path.name for path in out.iterdir()} == {"photo_mask.png", "photo_overlay.png"}
+    with Image.open(out / "photo_mask.png") as mask:
+        assert mask.size == (56, 40)
+    code, stdout, _ = emaseg(capsys, "predict", photo, "--weights", run, "--out", out, "--device", "cpu")
+    assert code == 0
+    assert stdout.startswith(f"{photo} -> {out / 'photo_mask.png'}  ")
+
+
+def test_predict_goes_on_after_a_broken_image_and_exits_1(
+    run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(photo.read_bytes()[:100])
+    out = tmp_path / "out"
+    code, stdout, stderr = emaseg(
+        capsys, "predict", broken, photo, "--weights", run, "--out", out, "--save", "mask", "--device", "cpu"
+    )
+    assert code == 1
+    assert len(stdout.splitlines()) == 1
+    assert str(broken) in stderr
+    assert "1 of 2 images failed" in stderr
+    assert {path.name for path in out.iterdir()} == {"photo_mask.png"}
+
+
+def test_predict_reads_stdin_and_writes_the_mask_to_stdout(run: Path, photo: Path) -> None:
+    command = [sys.executable, "-m", "emaseg.cli", "predict", "-", "--weights", str(run), "--out", "-"]
+    done = subprocess.run(
+        [*command, "--device", "cpu"], input=photo.read_bytes(), capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_saves_and_resume_finishes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 75, the command that continues on stderr, and the run folder on stdout; then --resume ends with 0."""
+    out = tmp_path / "run"
+    changes = ("--set", "train.iterations=120", "--device", "cpu")
+    command = [sys.executable, "-m", "emaseg.cli", "train", str(folder / "tiny.toml"), "--out", str(out), *changes]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("train 1/120"):
+                break
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60, check=False)
+    assert process.returncode == 75, stderr
+    assert stdout == f"{out}\n"
+    assert f"--out {out} --resume" in stderr
+    assert (out / "checkpoints" / "last.pt").is_file()
+    code, stdout, stderr = emaseg(capsys, "train", folder / "tiny.toml", "--out", out, "--resume", *changes)
+    assert (code, stdout) == (0, f"{out}\n")
+    assert "train 120/120" in stderr
+    assert "train 1/120" not in stderr

@@ -1,0 +1,153 @@
+"""What people see: units, plain progress lines where there is no terminal, and signals that stop a run politely."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
+from emaseg.metrics import ClassScore, Scores
+
+render = importlib.import_module("emaseg.cli.render")
+progress = importlib.import_module("emaseg.cli.progress")
+train = importlib.import_module("emaseg.cli.train")
+evaluate = importlib.import_module("emaseg.cli.eval")
+
+SCORES = Scores(
+    miou=0.45678,
+    pixel_accuracy=0.9,
+    mean_accuracy=None,
+    images=3,
+    per_class=(
+        ClassScore("disc", 0.91356, 1.0, "ok"),
+        ClassScore("ring [x]", 0.0, None, "only_predicted"),
+        ClassScore("square", None, None, "absent"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (99, "99 s"), (100, "2 min"), (3599, "1 h 00 min"), (7500, "2 h 05 min"), (360000, "4 d 04 h")],
+)
+def test_durations_read_naturally(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+def test_scores_are_a_table_in_percent_with_the_published_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    render.print_scores(SCORES, 0.4615, "own size; whole")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["class", "IoU", "accuracy"]
+    assert lines[2:5] == [
+        ["disc", "91.36", "100.00"],
+        ["ring", "[x]", "0.00", "-", "predicted,", "but", "not", "in", "this", "set"],
+        ["square", "-", "-", "not", "in", "this", "set"],
+    ]
+    assert ["mIoU", "45.68", "(published", "46.15)"] in lines
+    assert ["mean", "accuracy", "-"] in lines
+
+
+def test_json_has_no_nan() -> None:
+    """NaN is no JSON: a missing value must be null, so NaN is a bug that must show."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render.print_json({"miou": float("nan")})
+
+
+@given(st.lists(st.floats(0, 7), min_size=1, max_size=40))
+def test_plain_progress_shows_first_and_last_and_at_most_a_line_in_ten_seconds(pauses: list[float]) -> None:
+    now = [0.0]
+    meter = progress.Meter(quiet=False, clock=lambda: now[0])
+    meter.out = render.console(stream := io.StringIO())
+    shown: list[tuple[int, float]] = []
+    for done, pause in enumerate(pauses, start=1):
+        now[0] += pause
+        before = stream.tell()
+        meter.update("train", done, len(pauses), "loss 1")
+        if stream.tell() > before:
+            shown.append((done, now[0]))
+    assert shown[0][0] == 1
+    assert shown[-1][0] == len(pauses)
+    times = [at for done, at in shown if done < len(pauses)]
+    assert all(later - earlier >= 10 for earlier, later in pairwise(times))
+
+
+def stepped(step: int, wait: float) -> Stepped:
+    return Stepped(step, 2, 1, 0.5, {"main": 0.5}, 0.01, 123.4, wait, 60.0)
+
+
+def test_a_training_run_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole text of a small run in a pipe; a slow data source is named, checkpoints are not."""
+    events = [
+        Note("training: 16 images"),
+        Started(Path("runs/x"), 0, 2, 0.5, 16, 4, 4, 1_230_000, "cpu"),
+        stepped(1, 0.05),
+        stepped(2, 0.25),
+        Evaluating(1, 1, 9.87, 0.0),
+        Evaluated(SCORES, step=2, best=True),
+        Saved(Path("runs/x/checkpoints/best.pt"), "best"),
+        Finished(Path("runs/x"), 2, 0.45678),
+    ]
+    assert progress.show_training(iter(events), False) is events[-1]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "training: 16 images",
+        "runs/x: 16 images, 4 to evaluate; 2 steps of 4 (0.5 epochs); 1.23 M parameters on cpu",
+        "train 1/2  epoch 1  loss 0.5000  lr 0.01  123 images/s  60 s left",
+        "train 2/2  epoch 1  loss 0.5000  lr 0.01  123 images/s  60 s left  data wait 25%",
+        "evaluate 1/1  9.87 images/s  0 s left",
+        "step 2: mIoU 45.68  best so far",
+    ]
+
+
+def test_quiet_keeps_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    events = [Note("fine"), Note("label 7 was never seen", warning=True), stepped(1, 0.5), Evaluated(SCORES, 1)]
+    assert progress.show_training(iter(events), True) is None
+    assert capsys.readouterr().err == "warning: label 7 was never seen\n"
+
+
+def test_on_a_terminal_there_is_a_bar_and_no_plain_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    import sys
+
+    progress.show_training(iter([stepped(1, 0.0), stepped(2, 0.0)]), False)
+    text = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "━" in text
+    assert "train 1/2" not in text
+
+
+@pytest.mark.parametrize(("measured", "passed"), [(0.7479, True), (0.7478, False), (0.76, True), (None, False)])
+def test_check_allows_half_a_point_below_the_published_score(measured: float | None, passed: bool) -> None:
+    scores = Scores(measured, None, None, 1, ())
+    verdict, sentence = evaluate._check(scores, 0.7529)
+    assert verdict is passed
+    assert "75.29" in sentence
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_first_signal_asks_second_signal_leaves(signum: int, code: int) -> None:
+    before = signal.getsignal(signum)
+    with train.stop_on_signals() as stop:
+        os.kill(os.getpid(), signum)
+        assert stop.flag.wait(5)
+        assert 128 + stop.signum == code
+        with pytest.raises(SystemExit) as leaving:
+            os.kill(os.getpid(), signum)
+        assert leaving.value.code == code
+    assert signal.getsignal(signum) is before

@@ -1,0 +1,123 @@
+"""Help, the version and usage errors appear at once: no torch, plain sentences, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import emaseg
+
+HELP_SECONDS = 0.3
+
+# Runs the command line in a fresh interpreter and reports on the last stderr line whether torch came in.
+PROBE = (
+    "import sys\n"
+    "from importlib.metadata import entry_points\n"
+    "(script,) = entry_points(group='console_scripts', name='emaseg')\n"
+    "code = script.load()()\n"
+    "print('torch' in sys.modules, file=sys.stderr)\n"
+    "sys.exit(code)"
+)
+
+
+def probe(*arguments: str, cwd: Path | None = None) -> tuple[int, str, str, bool]:
+    """Exit code, stdout, stderr and whether torch was imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, cwd=cwd, timeout=60, check=False
+    )
+    *lines, torch = done.stderr.splitlines(keepends=True)
+    return done.returncode, done.stdout, "".join(lines), torch.strip() == "True"
+
+
+def test_help_is_fast() -> None:
+    """Best of three whole processes, in CPU seconds (on an idle machine that is the wall time, and load hardly
+    changes it); an import of torch or rich at module level would show here."""
+
+    def seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "emaseg.cli", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        return after.children_user - before.children_user + after.children_system - before.children_system
+
+    assert min(seconds() for _ in range(3)) < HELP_SECONDS
+
+
+def test_bare_command_says_what_it_is_and_what_to_type() -> None:
+    code, out, err, torch = probe()
+    assert (code, err, torch) == (0, "", False)
+    assert out.startswith("emaseg trains, evaluates and runs")
+    for command in ("train demo", "eval runs/", "predict photo.jpg"):
+        assert f"  emaseg {command}" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["train", "--help"], ["eval", "-h"], ["predict", "-h"]])
+def test_help_imports_no_torch(arguments: list[str]) -> None:
+    code, out, err, torch = probe(*arguments)
+    assert (code, err, torch) == (0, "", False)
+    assert out.startswith("Usage: emaseg")
+
+
+def test_version() -> None:
+    assert probe("--version") == (0, f"emaseg {emaseg.__version__}\n", "", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], 'error: no such command: trian\n  try: did you mean "train"? see emaseg --help\n'),
+        (["xyz"], "error: no such command: xyz\n  try: see emaseg --help\n"),
+        (["train"], "error: missing argument 'RECIPE'\n  try: see emaseg train --help\n"),
+        (
+            ["train", "demo", "--resum"],
+            'error: no such option: --resum\n  try: did you mean "--resume"? see emaseg train --help\n',
+        ),
+        (["--verison"], 'error: no such option: --verison\n  try: did you mean "--version"? see emaseg --help\n'),
+    ],
+)
+def test_usage_errors_name_the_nearest_right_word(arguments: list[str], message: str) -> None:
+    assert probe(*arguments) == (2, "", message, False)
+
+
+def test_an_option_without_its_value_is_a_usage_error() -> None:
+    code, out, err, torch = probe("train", "demo", "--out")
+    assert (code, out, torch) == (2, "", False)
+    assert err.startswith("error: option '--out' requires an argument\n  try: see emaseg")
+
+
+def test_unknown_recipe_names_the_nearest_one(tmp_path: Path) -> None:
+    code, out, err, torch = probe("train", "dmeo", cwd=tmp_path)
+    assert (code, out, torch) == (2, "", False)
+    assert "dmeo" in err
+    assert "demo" in err.replace("dmeo", "")
+
+
+def test_recipe_error_names_file_line_and_key(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('schema = 1\nname = "mine"\ncolour = "red"\n')
+    code, out, err, torch = probe("train", "mine.toml", "--json", cwd=tmp_path)
+    assert (code, out, torch) == (2, "", False)
+    assert "mine.toml:3" in err
+    assert "colour" in err
+
+
+def test_predict_without_weights_says_what_to_do(tmp_path: Path) -> None:
+    code, out, err, torch = probe("predict", "photo.jpg", cwd=tmp_path)
+    assert (code, out, torch) == (3, "", False)
+    assert "--weights" in err.partition("try:")[2]
+
+
+def test_save_list_is_checked_before_anything_else(tmp_path: Path) -> None:
+    code, out, err, _ = probe("predict", "photo.jpg", "--weights", "x.pt", "--save", "mask,overlays", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert 'did you mean "overlay"?' in err
+
+
+def test_recipes_lists_the_shipped_ones() -> None:
+    code, out, err, torch = probe("recipes")
+    assert (code, err, torch) == (0, "", False)
+    assert any(line.split()[:1] == ["demo"] for line in out.splitlines())
+    assert os.linesep not in probe("recipes", "--json")[1].rstrip()
