@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
@@ -67,7 +67,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     with atomic(path) as file:
         writer = _Writer(file)
         try:
-            torch.save(content, writer)
+            torch.save(content, cast("IO[bytes]", writer))
         except (OSError, RuntimeError) as error:
             raise writer.error or error from error
 

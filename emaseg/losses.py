@@ -1,6 +1,6 @@
 """Cross entropy at input resolution, computed from low-resolution logits.
 
-Room: losses; imports torch and errors only. Legend: B batch, K classes, h w logits grid, H W labels.
+Room: losses; imports torch and recipe schema. Legend: B batch, K classes, h w logits grid, H W labels.
 
 Full-size logits are the largest tensor of a training step: B x K x H x W values for the logits, again for their
 log-softmax and again for the gradient, once for each head. The gradient with respect to the low-resolution logits is
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from emaseg.data.sample import IGNORE
+from emaseg.recipe.schema import IGNORE
 
 Reduction = Literal["valid_pixels", "all_pixels"]
 
@@ -47,7 +47,7 @@ def cross_entropy(
         count = (labels != IGNORE).sum().clamp(min=1).to(logits.dtype)
     else:
         count = torch.tensor(labels.numel(), dtype=logits.dtype, device=logits.device)
-    total: torch.Tensor = _UpsampledCrossEntropy.apply(logits, labels, align_corners)  # type: ignore[no-untyped-call]
+    total: torch.Tensor = _UpsampledCrossEntropy.apply(logits, labels, align_corners)
     return total / count
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-IGNORE = 255
+from emaseg.recipe.schema import IGNORE
+
+__all__ = ["IGNORE", "Batch", "Dataset", "Sample", "UInt8"]
 
 UInt8 = npt.NDArray[np.uint8]
 

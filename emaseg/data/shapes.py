@@ -78,15 +78,16 @@ def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[UInt8, UInt8]
 def _colour(rng: np.random.Generator, other: Floats | None = None) -> Floats:
     """A random colour; with `other`, one that the eye can tell from it."""
     while True:
-        colour = rng.uniform(20, 235, 3).astype(np.float32)
+        colour: Floats = rng.uniform(20, 235, 3).astype(np.float32)
         if other is None or float(np.abs(colour - other).max()) > 60:
             return colour
 
 
 def _paint(rng: np.random.Generator, colour: Floats, u: Floats, v: Floats) -> Floats:
     """(H, W, 3): `colour` on 0..255 with a random linear ramp across the image."""
-    ramp = rng.uniform(-30, 30, (2, 3)).astype(np.float32)
-    return colour + (u - 0.5)[..., None] * ramp[0] + (v - 0.5)[..., None] * ramp[1]
+    ramp: Floats = rng.uniform(-30, 30, (2, 3)).astype(np.float32)
+    painted: Floats = colour + (u - 0.5)[..., None] * ramp[0] + (v - 0.5)[..., None] * ramp[1]
+    return painted
 
 
 def _disc(_: np.random.Generator, u: Floats, v: Floats) -> Mask:

@@ -1,13 +1,13 @@
 """Networks. `build_model` makes the one a recipe describes; it never touches the network or a file.
 
-Room: models; imports torch, recipe, data.labels (class counts), losses, distributed. Never the readers of data.
+Room: models; imports torch, recipe, losses, distributed; never data.
 """
 
 from __future__ import annotations
 
-from emaseg.data.labels import num_classes
 from emaseg.models.emanet import EMANet
 from emaseg.recipe import not_available
+from emaseg.recipe.check import num_classes
 from emaseg.recipe.schema import EMANetModel, Recipe
 
 AVAILABLE = ("emanet",)

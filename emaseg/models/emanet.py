@@ -88,7 +88,8 @@ class EMAttention(nn.Module):
 
     def _unit(self, x: torch.Tensor, *, dim: int, power: int) -> torch.Tensor:
         if self.add_epsilon:
-            return x / (1e-6 + torch.linalg.vector_norm(x, power, dim=dim, keepdim=True))
+            length: torch.Tensor = torch.linalg.vector_norm(x, power, dim=dim, keepdim=True)
+            return x / (1e-6 + length)
         return F.normalize(x, p=power, dim=dim, eps=1e-12)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emaseg.recipe.check import check
+from emaseg.recipe.check import check, num_classes
 from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, parse_recipe
 from emaseg.recipe.schema import (
     SCHEMA_VERSION,
@@ -73,6 +73,7 @@ __all__ = [
     "load_recipe",
     "load_recipe_with_origins",
     "not_available",
+    "num_classes",
     "parse_recipe",
     "recipe_to_toml",
     "toml_value",

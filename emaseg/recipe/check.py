@@ -99,7 +99,7 @@ def _folder(data: FolderData) -> Iterator[Problem]:
     if twice:
         yield Problem("data.classes", f'"{twice[0]}" stands twice')
     ignored = sorted(value for value in data.ignore if value < count)
-    if ignored:
+    if ignored and count <= MOST_CLASSES:
         name = data.classes[ignored[0]]
         yield Problem("data.ignore", f'{ignored[0]} is also the class "{name}"; a class cannot be ignored')
     if data.palette and len(data.palette) != count:

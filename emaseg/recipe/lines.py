@@ -1,6 +1,6 @@
 """Where in a TOML text each key stands: tomllib gives values but no positions.
 
-Room: recipe. Imports the standard library only.
+Room: recipe. Imports the writer (to quote keys) only.
 
 The scanner trusts that tomllib accepts the text; it follows headers, keys, strings and brackets and looks at no
 value. A path is a tuple of key names and, inside arrays, positions: ("optim", "groups", 0, "match").
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_left
+
+from emaseg.recipe.writer import toml_key
 
 Path = tuple[str | int, ...]
 
@@ -31,7 +33,7 @@ def key_lines(text: str) -> dict[Path, int]:
 
 def dotted(path: Path) -> str:
     """The path as people write it: optim.groups.0.match."""
-    return ".".join(str(part) for part in path)
+    return ".".join(toml_key(str(part)) for part in path)
 
 
 class _Scanner:

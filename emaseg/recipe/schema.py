@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 
+IGNORE = 255  # the label, everywhere inside the program, of a pixel that is neither trained nor scored
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:

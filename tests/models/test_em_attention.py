@@ -83,9 +83,7 @@ def test_start_values() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6), st.integers(1, 4)
-)
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6), st.integers(1, 4))
 def test_laws(batch: int, channels: int, bases: int, h: int, w: int, stages: int) -> None:
     """Any shape: adapted bases have unit length, and shuffling the pixels shuffles the reconstruction."""
     torch.manual_seed(batch * 1000 + channels * 100 + bases * 10 + h)

@@ -15,7 +15,11 @@ from emaseg.models.layers import Step
 from emaseg.weights.convert import FORMATS, rename
 from tests.parity import GOLDEN, blocky_labels, filled_file, golden, images, keys_of, worst
 
-SSSEG = {"emanet_r50d8_voc": "voc_r50_d8", "emanet_r50d16_voc": "voc_r50_d16", "emanet_r101d16_ade20k": "ade20k_r101_d16"}
+SSSEG = {
+    "emanet_r50d8_voc": "voc_r50_d8",
+    "emanet_r50d16_voc": "voc_r50_d16",
+    "emanet_r101d16_ade20k": "ade20k_r101_d16",
+}
 
 
 def filled(name: str, recipe: str, folder: Path) -> EMANet:
@@ -58,7 +62,10 @@ def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
         single = images((1, 3, height, width), 0)
         for i, stage in enumerate(model.backbone(single)):
             part = stage[0, :: max(1, stage.shape[1] // 16)]
-            assert np.abs(part.numpy() - reference[f"eval_feat{i}_sub"]).max() <= 1e-5 * reference[f"eval_feat{i}_stats"][2]
+            assert (
+                np.abs(part.numpy() - reference[f"eval_feat{i}_sub"]).max()
+                <= 1e-5 * reference[f"eval_feat{i}_stats"][2]
+            )
         logits = model(single)
     assert logits.shape == reference["eval_logits"].shape
     assert worst(logits, reference["eval_logits"]) <= 1e-4

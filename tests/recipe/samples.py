@@ -47,9 +47,9 @@ def edited(*changes: tuple[str, str]) -> str:
 
 
 def complaint(text: str, *sets: str) -> str:
-    """The message of the RecipeError that reading the text as "my.toml" must raise."""
+    """The message of the RecipeError that reading the text as "my.toml" raises; "" when it is accepted."""
     try:
         parse_recipe(text, "my.toml", sets)
     except RecipeError as error:
         return error.message
-    raise AssertionError("the recipe was accepted")
+    return ""

@@ -103,10 +103,10 @@ def test_windows_line_ends_change_nothing(text: str) -> None:
 def test_elements_of_arrays_have_lines_of_their_own() -> None:
     text = "a = [\n  1,\n  [2,\n   3],\n  { b = 4 },\n]\n[[c.d]]\ne = 1\n\n[[c.d]]\ne = 2\n[c.d.f]\ng = 3\n"
     found = {dotted(path): line for path, line in key_lines(text).items()}
-    assert found == {
-        **{"a": 1, "a.0": 2, "a.1": 3, "a.1.0": 3, "a.1.1": 4, "a.2": 5, "a.2.b": 5},
-        **{"c": 7, "c.d": 7, "c.d.0": 7, "c.d.0.e": 8, "c.d.1": 10, "c.d.1.e": 11, "c.d.1.f": 12, "c.d.1.f.g": 13},
-    }
+    array = {"a": 1, "a.0": 2, "a.1": 3, "a.1.0": 3, "a.1.1": 4, "a.2": 5, "a.2.b": 5}
+    first_table = {"c": 7, "c.d": 7, "c.d.0": 7, "c.d.0.e": 8}
+    second_table = {"c.d.1": 10, "c.d.1.e": 11, "c.d.1.f": 12, "c.d.1.f.g": 13}
+    assert found == array | first_table | second_table
 
 
 def test_a_section_is_where_its_own_header_stands() -> None:

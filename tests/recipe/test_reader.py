@@ -18,6 +18,8 @@ from tests.recipe.samples import MINIMAL, complaint, edited
 ONE_OF_BACKBONES = (
     'one of "resnet50", "resnet101", "resnet152", "resnet14", "resnest101", "hrnetv2_w48", "vit_large_p16_384"'
 )
+ONE_OF_MATCHES = 'one of "backbone", "norm_weight", "bias"'
+ALL_SECTIONS = "model, backbone, data, augment, loss, optim, train, inference, inference_tta, published"
 
 
 def test_the_small_recipe_reads_with_defaults_and_origins() -> None:
@@ -39,9 +41,17 @@ def test_a_whole_number_serves_as_a_number() -> None:
     ("old", "new", "message"),
     [
         # names
-        ("lr = 0.01", "lr = 0.01\nmomentun = 0", '26: optim.momentun: [optim] has no such key; did you mean "momentum"?'),
+        (
+            "lr = 0.01",
+            "lr = 0.01\nmomentun = 0",
+            '26: optim.momentun: [optim] has no such key; did you mean "momentum"?',
+        ),
         ("epochs = 2", "epochs = 2\nlr = 1", "29: train.lr: [train] has no such key; `lr` belongs to [optim]"),
-        ("epochs = 2", "epochs = 2\nmode = 1", "29: train.mode: [train] has no such key; `mode` belongs to [inference]"),
+        (
+            "epochs = 2",
+            "epochs = 2\nmode = 1",
+            "29: train.mode: [train] has no such key; `mode` belongs to [inference]",
+        ),
         (
             'root = "photos"',
             'root = "photos"\nlabel_folders = []',
@@ -57,8 +67,7 @@ def test_a_whole_number_serves_as_a_number() -> None:
         (
             "[optim]",
             "[xyz]\n[optim]",
-            "24: xyz: is no section of a recipe; sections: model, backbone, data, augment, loss, optim, train, "
-            "inference, inference_tta, published",
+            f"24: xyz: is no section of a recipe; sections: {ALL_SECTIONS}",
         ),
         # types
         ("epochs = 2", 'epochs = "2"', '28: train.epochs: got "2"; must be a whole number, at least 0'),
@@ -71,14 +80,21 @@ def test_a_whole_number_serves_as_a_number() -> None:
         ("lr = 0.01", "lr = 1979-05-27", "25: optim.lr: got 1979-05-27; must be a number, above 0"),
         ('root = "photos"', "root = 3", "14: data.root: got 3; must be text in double quotes"),
         ('name = "mine"', "name = ['mine']", '2: name: got ["mine"]; must be text in double quotes'),
-        ('classes = ["sky", "tree"]', 'classes = "sky"', '15: data.classes: got "sky"; must be an array of texts in double quotes'),
-        ("[optim]\nlr = 0.01", "optim.lr = 1", "24: augment.optim: [augment] has no such key; its keys: resize_long_short, "),
+        (
+            'classes = ["sky", "tree"]',
+            'classes = "sky"',
+            '15: data.classes: got "sky"; must be an array of texts in double quotes',
+        ),
         ("schema = 1", "schema = 2", "1: schema: got 2; must be 1"),
         ("schema = 1", "schema = true", "1: schema: got true; must be 1"),
         # ranges
         ("lr = 0.01", "lr = 0", "25: optim.lr: got 0; must be a number, above 0"),
         ("lr = 0.01", "lr = 1\nmomentum = 1.5", "26: optim.momentum: got 1.5; must be a number, 0 to 1"),
-        ("crop = [64, 96]", "crop = [64, 0]", "22: augment.crop: got [64, 0]; must be an array of 2 whole numbers, each at least 1"),
+        (
+            "crop = [64, 96]",
+            "crop = [64, 0]",
+            "22: augment.crop: got [64, 0]; must be an array of 2 whole numbers, each at least 1",
+        ),
         (
             "crop = [64, 96]",
             "crop = [64, 96]\nmax_class_share = 0",
@@ -99,8 +115,16 @@ def test_a_whole_number_serves_as_a_number() -> None:
         ),
         ('kind = "resnet50"', "kind = 50", f"8: backbone.kind: got 50; must be {ONE_OF_BACKBONES}"),
         # arrays
-        ("crop = [64, 96]", "crop = 64", "22: augment.crop: got 64; must be an array of 2 whole numbers, each at least 1"),
-        ("crop = [64, 96]", "crop = [64]", "22: augment.crop: got [64]; must be an array of 2 whole numbers, each at least 1"),
+        (
+            "crop = [64, 96]",
+            "crop = 64",
+            "22: augment.crop: got 64; must be an array of 2 whole numbers, each at least 1",
+        ),
+        (
+            "crop = [64, 96]",
+            "crop = [64]",
+            "22: augment.crop: got [64]; must be an array of 2 whole numbers, each at least 1",
+        ),
         (
             'weights = "none"',
             'weights = "none"\nstem_channels = [32, 64]',
@@ -117,9 +141,13 @@ def test_a_whole_number_serves_as_a_number() -> None:
         (
             "lr = 0.01",
             'lr = 1\n[[optim.groups]]\nmatch = "bias"\n[[optim.groups]]\nmatch = "biases"',
-            '29: optim.groups.1.match: got "biases"; must be one of "backbone", "norm_weight", "bias"; did you mean "bias"?',
+            f'29: optim.groups.1.match: got "biases"; must be {ONE_OF_MATCHES}; did you mean "bias"?',
         ),
-        ("lr = 0.01", "lr = 1\n[[optim.groups]]\nlr_scale = 2", "26: optim.groups.0.match: is missing: which parameters"),
+        (
+            "lr = 0.01",
+            "lr = 1\n[[optim.groups]]\nlr_scale = 2",
+            f"26: optim.groups.0.match: is missing: which parameters ({ONE_OF_MATCHES})",
+        ),
         # absent
         ("lr = 0.01\n", "", "24: optim.lr: is missing: learning rate of iteration 0 (a number, above 0)"),
         ("[train]\nepochs = 2\n", "", "1: train: is missing: length, batch, checkpoints (a section)"),
@@ -130,10 +158,9 @@ def test_a_whole_number_serves_as_a_number() -> None:
             '1: model: is missing: the network (a section whose kind is one of "emanet", "memorynet")',
         ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named_with_file_line_and_key(old: str, new: str, message: str) -> None:
-    first = complaint(edited((old, new))).splitlines()[0]
-    assert first == f"my.toml:{message}" or first.startswith(f"my.toml:{message}") and message.endswith((", ", "parameters"))
+    assert complaint(edited((old, new))).splitlines()[0] == f"my.toml:{message}"
 
 
 def test_a_section_must_be_a_table() -> None:
@@ -152,7 +179,10 @@ def test_all_problems_are_reported_in_the_order_of_the_file() -> None:
 
 def test_an_unknown_kind_still_reports_keys_that_no_kind_has() -> None:
     text = edited(('kind = "emanet"', 'kind = "emanets"\nbases = 3\nbasis = 3'))
-    assert [line.split(":")[1:3] for line in complaint(text).splitlines()] == [["5", " model.kind"], ["7", " model.basis"]]
+    assert [line.split(":")[1:3] for line in complaint(text).splitlines()] == [
+        ["5", " model.kind"],
+        ["7", " model.basis"],
+    ]
 
 
 def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
@@ -189,8 +219,16 @@ def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
             "crop = [64, 96]\nflip_pairs = [[1, 1]]",
             "23: augment.flip_pairs: class 1 stands in it twice",
         ),
-        ('name = "mine"', 'name = "a/b"', "2: name: must be letters, digits and _ - + . only: the run folder carries it"),
-        ('name = "mine"', 'name = ".."', "2: name: must be letters, digits and _ - + . only: the run folder carries it"),
+        (
+            'name = "mine"',
+            'name = "a/b"',
+            "2: name: must be letters, digits and _ - + . only: the run folder carries it",
+        ),
+        (
+            'name = "mine"',
+            'name = ".."',
+            "2: name: must be letters, digits and _ - + . only: the run folder carries it",
+        ),
         ('classes = ["sky", "tree"]', "classes = []", "15: data.classes: is empty; name at least one class"),
         ('classes = ["sky", "tree"]', 'classes = ["sky", "sky"]', '15: data.classes: "sky" stands twice'),
         ('classes = ["sky", "tree"]', 'classes = ["sky", ""]', "15: data.classes: class 1 has an empty name"),
@@ -229,9 +267,13 @@ def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
             '[inference_tta]\nmode = "slide"\nwindow = [9, 9]\nstride = [9, 10]\n[train]',
             "30: inference_tta.stride: [9, 10] is larger than window = [9, 9]; pixels would be left out",
         ),
-        ("[train]", "[inference]\nscales = []\n[train]", "28: inference.scales: is empty; [1.0] is the image's own scale"),
+        (
+            "[train]",
+            "[inference]\nscales = []\n[train]",
+            "28: inference.scales: is empty; [1.0] is the image's own scale",
+        ),
     ],
-)  # fmt: skip
+)
 def test_keys_that_contradict_each_other(old: str, new: str, message: str) -> None:
     assert complaint(edited((old, new))).splitlines()[0] == f"my.toml:{message}"
 
@@ -274,10 +316,8 @@ def test_bad_toml_shows_file_line_and_text(old: str, new: str, message: str) -> 
 
 @given(st.text(max_size=40), st.integers(0, len(MINIMAL)))
 def test_any_damage_is_a_recipe_error(junk: str, at: int) -> None:
-    try:
-        parse_recipe(MINIMAL[:at] + junk + MINIMAL[at:], "my.toml")
-    except RecipeError as error:
-        assert error.message.startswith("my.toml:")
+    message = complaint(MINIMAL[:at] + junk + MINIMAL[at:])
+    assert message == "" or message.startswith("my.toml:")
 
 
 # ---------------------------------------------------------------------------------------------------- files

@@ -1,0 +1,73 @@
+"""The learning-rate schedule and the parameter groups of the published systems."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import emaseg
+from emaseg.optim import build_optimizer, learning_rate, set_learning_rate
+from emaseg.recipe.schema import Group, Optim
+from tests.parity import GOLDEN
+
+POLY = json.loads((GOLDEN / "poly.json").read_text())
+
+
+@pytest.mark.parametrize("row", POLY, ids=lambda r: f"{r['schedule']}-{r.get('iter_0based', r.get('step_1based'))}")
+def test_published_schedules(row: dict[str, float]) -> None:
+    """Protects every golden learning rate of the three systems."""
+    if "iter_0based" in row:
+        optim = Optim(lr=row["base_lr"], min_lr=row["min_lr"], power=row["power"])
+        own = learning_rate(int(row["iter_0based"]), int(row["max_iters"]), optim)
+    else:
+        optim = Optim(lr=row["base_lr"], min_lr=0.0, power=row["power"], lr_every=10)
+        own = learning_rate(int(row["step_1based"]) - 1, int(row["max_iters"]), optim)
+    assert own == pytest.approx(row["lr"], rel=1e-12)
+
+
+def test_one_group_without_rules() -> None:
+    """Protects sssegmentation's rule: one group, weight decay on norms and biases too."""
+    recipe = emaseg.load_recipe("demo")
+    optimizer = build_optimizer(emaseg.build_model(recipe), recipe.optim)
+    assert len(optimizer.param_groups) == 1
+    assert optimizer.param_groups[0]["weight_decay"] == recipe.optim.weight_decay
+
+
+def test_authors_groups() -> None:
+    """Protects the authors' rule: norm weights without decay, every bias at twice the rate without decay."""
+    recipe = emaseg.load_recipe("demo")
+    rules = (
+        Group(match="norm_weight", weight_decay_scale=0.0),
+        Group(match="bias", lr_scale=2.0, weight_decay_scale=0.0),
+    )
+    model = emaseg.build_model(recipe)
+    optimizer = build_optimizer(model, dataclasses.replace(recipe.optim, weight_decay=1e-4, groups=rules))
+    set_learning_rate(optimizer, 0.5)
+    settings = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert settings[id(model.reduce.conv.weight)] == (0.5, 1e-4)
+    assert settings[id(model.reduce.norm.weight)] == (0.5, 0.0)
+    assert settings[id(model.reduce.norm.bias)] == (1.0, 0.0)
+    assert settings[id(model.classifier.bias)] == (1.0, 0.0)
+    assert len(settings) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_backbone_factor() -> None:
+    """Protects the backbone's own learning rate (ViT rows)."""
+    recipe = emaseg.load_recipe("demo")
+    model = emaseg.build_model(recipe)
+    optimizer = build_optimizer(
+        model, dataclasses.replace(recipe.optim, groups=(Group(match="backbone", lr_scale=0.1),))
+    )
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert all(rates[id(p)] == pytest.approx(0.1) for p in model.backbone.parameters())
+    assert rates[id(model.classifier.weight)] == 1.0
+
+
+def test_constant_schedule() -> None:
+    """Protects power 0: the rate does not fall."""
+    assert learning_rate(999, 1000, Optim(lr=0.1, power=0.0)) == 0.1
+    assert torch.isfinite(torch.tensor(learning_rate(1000, 1000, Optim(lr=0.1))))
