@@ -74,13 +74,11 @@ def predict(
             "--out -: writes the mask of one image to stdout", "leave --json and --resume out, name one image"
         )
 
-    from emaseg.inputs import find_images
-
-    inputs = find_images(images)
     from emaseg.device import pick_device
-    from emaseg.predict import Predictor, predict_files
+    from emaseg.predict import Predictor, find_images, predict_files
     from emaseg.reference import open_model, resolve
 
+    inputs = find_images(images)
     resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
     target = pick_device(device)
     predictor = Predictor(open_model(resolved, target), resolved.recipe, target)

@@ -43,6 +43,7 @@ eval_images = 4
 
 [augment]
 crop = [32, 32]
+photometric = "none"
 
 [optim]
 lr = 0.01
