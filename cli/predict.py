@@ -18,9 +18,8 @@ from emaseg.errors import DataError, RecipeError, WeightsError, nearest
 from .options import Device, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.inputs import ImageInput
+    from emaseg.predict import ImageDone, ImageInput, Predictor
 
-    from emaseg.predict import ImageDone, Predictor
 
 Output = Literal["mask", "overlay"]
 SAVES: tuple[Output, ...] = ("mask", "overlay")
@@ -93,7 +92,8 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
     from .render import console, print_error, print_json
 
     failed = 0
-    with Meter(quiet or sys.stdout.isatty()) as meter:  # on a terminal the lines themselves are the progress
+    told = total == 1 or sys.stdout.isatty()  # the lines on stdout are progress enough
+    with Meter(quiet or told) as meter:
         for done, image in enumerate(images, start=1):
             if image.error is not None:
                 failed += 1

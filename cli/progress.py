@@ -73,7 +73,7 @@ class Meter:
             return
         now = self._clock()
         if done == total or now >= self._next_line.get(job, now):
-            self.say(f"{job} {done}/{total}  {text}")
+            self.say(f"{job} {done}/{total}  {text}".rstrip())
             self._next_line[job] = now + _EVERY_SECONDS
 
     def close(self, job: str) -> None:

@@ -16,6 +16,7 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,7 +100,9 @@ def read_file(path: Path) -> Mapping[str, Any]:
     """
     remedy = "check the path, or copy or download the file again"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of odd files
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such weight file", remedy) from None
     except pickle.UnpicklingError as error:

@@ -117,14 +117,14 @@ def _rescaled(image: Tensor, scales: Sequence[float]) -> Iterator[Tensor]:
 
 
 def _at_scale(inference: Inference, size: Sequence[int], scale: float) -> Inference:
-    """The same protocol with its target size multiplied by `scale` (mmsegmentation: from the original image)."""
+    """The same protocol with its target size, or the image's own, multiplied by `scale` (mmsegmentation, mmcv)."""
     if inference.resize_long_short:
         limits = tuple(max(1, int(limit * scale + 0.5)) for limit in inference.resize_long_short)
         return dataclasses.replace(inference, resize_long_short=limits)
     if scale == 1:
         return inference
     sides = [max(1, int(side * scale + 0.5)) for side in size]
-    return dataclasses.replace(inference, resize_long_short=(max(sides), min(sides)), keep_ratio=False)
+    return dataclasses.replace(inference, resize_long_short=(max(sides), min(sides)), keep_ratio=True)
 
 
 # --------------------------------------------------------------------------------------------------- the terms

@@ -1,55 +1,62 @@
-"""Batches of a whole run, in an order that depends on nothing but the seed.
+"""The batches of a whole run, in an order that depends on the seed alone, read by any number of processes.
 
-Room: data; imports transforms, sample, errors, numpy and torch.
+Room: data. Imports data.transforms, data.sample, errors, the recipe schema, numpy and torch. Legend: B batch.
+
+Batch k is a pure function of (seed, k): the order of an epoch follows from (seed, epoch), a crop from (seed, epoch,
+sample). Nothing about the loader therefore belongs into a checkpoint, a resumed run starts at any k at once, and 0,
+1 or 8 processes give the same bits. One set of processes serves the whole run. Crops travel as 8-bit pixels, one block
+of shared memory for each batch; normalised to float32 in the processes they would fill five times as much.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import signal
+import threading
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from emaseg.data.sample import Batch, Dataset
 from emaseg.data.transforms import Crop, collate, sample_rng, train_crop
-from emaseg.errors import DataError, UserError
+from emaseg.errors import DataError, RecipeError, UserError
 from emaseg.recipe.schema import Augment
+
+Place = tuple[int, int]  # epoch (from 0), sample
+
+_ORDER = 0  # keeps the orders' generators apart from the samples' (transforms.py) under one seed
+_AHEAD = 2  # batches that each process prepares before they are asked for
+_MOST_WORKERS = 8
 
 
 def default_workers(device: torch.device) -> int:
-    """Loading processes that pay: none beside a network that keeps the CPU busy, up to eight beside a GPU."""
+    """Loading processes that pay: none beside a network that computes on the CPU, else one for each core but one."""
     if device.type == "cpu":
         return 0
-    return min(8, max(1, (os.cpu_count() or 1) - 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_WORKERS, max(1, cores - 1))
+
+
+def steps_per_epoch(count: int, batch: int, world: int = 1) -> int:
+    """Steps of one pass over `count` samples; a rest smaller than a batch is dropped.
+
+    Samples are first filled up to a multiple of `world` processes, as DistributedSampler does.
+    """
+    return -(-count // world) // (batch // world)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Order of the samples in one epoch (from 0)."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Reads and crops one sample; travels to the workers."""
-
-    dataset: Dataset
-    augment: Augment
-    seed: int
-
-    def __getitem__(self, place: tuple[int, int]) -> Crop | UserError:
-        epoch, index = place
-        try:
-            return train_crop(self.dataset.read(index), self.augment, sample_rng(self.seed, epoch, index))
-        except UserError as error:
-            return error  # raised in the main process, as it is
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    """Permutation of 0..count-1: the order of the samples in epoch `epoch` (from 0)."""
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
 
 
 def batches(
@@ -63,42 +70,229 @@ def batches(
     total: int,
     seed: int,
     workers: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Generator[Batch, None, None]:
-    """Batches `start` to `total` - 1 of a run.
+    """Batches `start` to `total` - 1 of a run. Close the generator to stop the loading processes early.
 
-    Batch k holds samples of epoch k // (images // batch); a rest smaller than a batch is left out.
+    Args:
+        dataset: the samples.
+        augment: training pipeline.
+        mean, std: of the three channels, on 0..255.
+        batch: images of one step, all training processes together.
+        start, total: steps, from 0.
+        seed: decides the order and every crop.
+        workers: loading processes; 0 reads in this one.
+        rank, world: this training process and their number; each gets its share of a batch.
 
     Raises:
-        DataError: from reading; or a worker died.
+        DataError: from reading, as the data set raised it, at the batch that needs the sample; fewer samples than a
+            batch; a loading process died.
+        RecipeError: the batch cannot be divided among the processes.
     """
-    per_epoch = len(dataset) // batch
+    if batch % world:
+        raise RecipeError(f"train.batch = {batch} cannot be shared by {world} processes", "use a multiple of them")
+    plan = _Plan(len(dataset), batch, start, total, seed, rank, world)
+    if steps_per_epoch(len(dataset), batch, world) == 0:
+        raise DataError(
+            f"{len(dataset)} training images do not fill one batch of {batch}",
+            f"use a smaller batch (--set train.batch={max(1, len(dataset))}) or more images",
+        )
+    workers = min(workers, len(plan))
+    crops = _crops_of_workers(dataset, augment, plan, workers) if workers else _crops(dataset, augment, plan)
+    return _collated(crops, augment, mean, std)
 
-    def places() -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, np.empty(0, np.int64)
-        for k in range(start, total):
-            if k // per_epoch != epoch:
-                epoch = k // per_epoch
-                order = epoch_order(len(dataset), seed, epoch)
-            first = k % per_epoch * batch
-            yield [(epoch, int(i)) for i in order[first : first + batch]]
 
-    loader = DataLoader(
-        _Maker(dataset, augment, seed),  # type: ignore[arg-type]
-        batch_sampler=list(places()),
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),
+def shared_memory_bytes(augment: Augment, batch: int, workers: int) -> int:
+    """Shared memory that the crops on their way from `workers` processes can take at once."""
+    pixel = 3 + 1 if augment.interpolation == "pixel" else 3 * 4 + 1
+    return augment.crop[0] * augment.crop[1] * pixel * batch * (workers * _AHEAD + 1)
+
+
+def shared_memory_problem(needed: int, folder: Path = Path("/dev/shm")) -> str | None:
+    """What to tell the user when `folder`, through which processes share memory on Linux, holds less than `needed`
+    bytes; None when it is large enough, or when this system has no such folder."""
+    if not folder.is_dir():
+        return None
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return None
+    return (
+        f"{folder} has {free / 2**20:.0f} MiB free and loading may need {needed / 2**20:.0f} MiB: use fewer processes "
+        "(--set train.workers=...) or enlarge it (docker run --shm-size=...)"
     )
-    for crops in loader:
-        for crop in crops:
-            if isinstance(crop, UserError):
-                raise crop
-        yield collate(crops, augment, mean, std)
-    if start < total and per_epoch == 0:
-        raise DataError(f"{len(dataset)} images do not fill a batch of {batch}", "use a smaller train.batch")
+
+
+# ------------------------------------------------------------------------------------------- which samples
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The samples of each remaining batch, in order; made up as they are asked for."""
+
+    count: int
+    batch: int
+    start: int
+    total: int
+    seed: int
+    rank: int
+    world: int
+
+    def __len__(self) -> int:
+        return max(0, self.total - self.start)
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        each = self.batch // self.world
+        steps = steps_per_epoch(self.count, self.batch, self.world)
+        epoch, share = -1, np.empty(0, np.int64)
+        for step in range(self.start, self.total):
+            if epoch != step // steps:
+                epoch = step // steps
+                order = epoch_order(self.count, self.seed, epoch)
+                share = np.resize(order, -(-self.count // self.world) * self.world)[self.rank :: self.world]
+            first = step % steps * each
+            yield [(epoch, int(index)) for index in share[first : first + each]]
+
+
+def _crop(dataset: Dataset, augment: Augment, seed: int, place: Place) -> Crop:
+    epoch, index = place
+    return train_crop(dataset.read(index), augment, sample_rng(seed, epoch, index))
+
+
+def _crops(dataset: Dataset, augment: Augment, plan: _Plan) -> Generator[list[Crop], None, None]:
+    for places in plan:
+        yield [_crop(dataset, augment, plan.seed, place) for place in places]
+
+
+def _collated(
+    crops: Generator[list[Crop], None, None], augment: Augment, mean: Sequence[float], std: Sequence[float]
+) -> Generator[Batch, None, None]:
+    with contextlib.closing(crops):
+        for group in crops:
+            yield collate(group, augment, mean, std)
+
+
+# -------------------------------------------------------------------------------------- loading processes
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """The crops of one batch on their way: pixels and labels one after the other, in two blocks of shared memory."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    sizes: list[tuple[int, int]]
+    mirrored: list[bool]
+    names: list[str]
+
+
+def _pack(crops: list[Crop | UserError]) -> _Parcel | UserError:
+    """Runs in a loading process. An error instead of one crop is the error of the batch."""
+    good = []
+    for crop in crops:
+        if isinstance(crop, UserError):
+            return crop
+        good.append(crop)
+    return _Parcel(
+        torch.from_numpy(np.concatenate([crop.image.reshape(-1) for crop in good])),
+        torch.from_numpy(np.concatenate([crop.label.reshape(-1) for crop in good])),
+        [(crop.label.shape[0], crop.label.shape[1]) for crop in good],
+        [crop.mirrored for crop in good],
+        [crop.name for crop in good],
+    )
+
+
+def _unpack(parcel: _Parcel) -> list[Crop]:
+    """The crops again, in the parcel's memory."""
+    crops, start = [], 0
+    for (h, w), mirrored, name in zip(parcel.sizes, parcel.mirrored, parcel.names, strict=True):
+        stop = start + h * w
+        image = parcel.pixels[3 * start : 3 * stop].view(h, w, 3).numpy()
+        crops.append(Crop(image, parcel.labels[start:stop].view(h, w).numpy(), mirrored, name))
+        start = stop
+    return crops
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What a loading process runs.
+
+    desk: (workers, 2) int64 in shared memory: each process keeps its id there and the sample that it is reading
+    (-1 = none), so that one can tell what a process was at when it died.
+    """
+
+    dataset: Dataset
+    augment: Augment
+    seed: int
+    desk: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Place) -> Crop | UserError:
+        info = get_worker_info()
+        mine = self.desk[info.id if info else 0]
+        mine[0], mine[1] = os.getpid(), place[1]
+        try:
+            return _crop(self.dataset, self.augment, self.seed, place)
+        except UserError as error:
+            return error  # the loader would turn it into a traceback; it is raised on the other side instead
+        finally:
+            mine[1] = -1
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process alone decides what an interrupt means
     torch.set_num_threads(1)
+
+
+def _crops_of_workers(
+    dataset: Dataset, augment: Augment, plan: _Plan, workers: int
+) -> Generator[list[Crop], None, None]:
+    """As _crops, read ahead by other processes; they end with this generator."""
+    desk = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+    stream = _start(_Reader(dataset, augment, plan.seed, desk), plan, workers)
+    while True:
+        try:
+            parcel = next(stream, None)
+        except RuntimeError as error:
+            if str(error).startswith("DataLoader worker"):
+                raise _death(str(error), dataset, augment, plan, desk) from None
+            raise
+        if parcel is None:
+            return
+        if isinstance(parcel, UserError):
+            raise parcel
+        yield _unpack(parcel)
+
+
+def _start(reader: _Reader, plan: _Plan, workers: int) -> Iterator[_Parcel | UserError]:
+    """Start the processes.
+
+    Left alone, the loader handles SIGCHLD by raising wherever the training process happens to be when a loading
+    process dies; with the handler put back it raises where the next batch is asked for.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD) if in_main and hasattr(signal, "SIGCHLD") else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # more processes than cores are the user's choice; so is forking with threads
+        stream = iter(
+            DataLoader(
+                reader,  # type: ignore[arg-type]  # a torch Dataset by its methods
+                batch_sampler=plan,
+                num_workers=workers,
+                prefetch_factor=_AHEAD,
+                collate_fn=_pack,
+                worker_init_fn=_start_worker,
+                generator=torch.Generator(),  # without one the loader draws from the global generator, dropout's
+            )
+        )
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
+    return stream
+
+
+def _death(text: str, dataset: Dataset, augment: Augment, plan: _Plan, desk: torch.Tensor) -> DataError:
+    """The error of a loading process that is gone; `text` is the loader's, with process ids in it."""
+    gone = {int(number) for number in re.findall(r"\d+", text)}
+    reading = [dataset.name(index) for process, index in desk.tolist() if process in gone and index >= 0]
+    place = f" while reading {', '.join(reading)}" if reading else " between two images"
+    hint = "a damaged file or too little memory can do that; --set train.workers=0 reads without such processes"
+    problem = shared_memory_problem(shared_memory_bytes(augment, plan.batch // plan.world, len(desk)))
+    return DataError(f"a loading process ended{place}", f"{hint}\n{problem}" if problem else hint)

@@ -24,11 +24,11 @@ _ROWS = 64  # result rows computed at once: the 32-bit intermediate values then 
 _ONE = 2048  # the weight 1
 
 
-def limit_size(height: int, width: int, long_short: Sequence[int], keep_ratio: bool, scale: float = 1.0) -> Size:
+def limit_size(size: Size, long_short: Sequence[int], keep_ratio: bool, scale: float = 1.0) -> Size:
     """Size after fitting into limits, the rule of sssegmentation and mmsegmentation.
 
     Args:
-        height, width: size now.
+        size: (H, W).
         long_short: limits of the long and of the short side, whichever of the two sides that is; () keeps the
             size and applies `scale` alone.
         keep_ratio: the largest size of the same shape inside the limits; otherwise the limits are the new size,
@@ -38,6 +38,7 @@ def limit_size(height: int, width: int, long_short: Sequence[int], keep_ratio: b
     Returns:
         (h, w), each at least 1.
     """
+    height, width = size
     if not long_short:
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
     limits = [int(limit * scale) for limit in long_short]
@@ -62,7 +63,8 @@ def resize_image(image: UInt8, size: Size, window: Window | None = None) -> UInt
     top, left, height, width = window or (0, 0, *size)
     if image.shape[:2] == size:
         return image[top : top + height, left : left + width]
-    x0, x1, wx0, wx1 = _bilinear(image.shape[1], size[1], left, width)
+    x0, x1, *weights = _bilinear(image.shape[1], size[1], left, width)
+    wx0, wx1 = (w.repeat_interleave(3) for w in weights)  # a pixel's three channels lie side by side
     y0, y1, wy0, wy1 = _bilinear(image.shape[0], size[0], top, height, keep_weight=True)
     source = as_tensor(image)
     result = torch.empty(height, width * 3, dtype=torch.uint8)
@@ -70,11 +72,10 @@ def resize_image(image: UInt8, size: Size, window: Window | None = None) -> UInt
         rows = slice(start, start + _ROWS)
         first, last = int(y0[rows][0]), int(y1[rows][-1])
         band = source[first : last + 1]
-        columns = band.index_select(1, x0).to(torch.int32).mul_(wx0)
-        columns.addcmul_(band.index_select(1, x1).to(torch.int32), wx1)
-        columns = columns.bitwise_right_shift_(4).flatten(1)
-        above = columns.index_select(0, y0[rows] - first).mul_(wy0[rows]).bitwise_right_shift_(16)
-        below = columns.index_select(0, y1[rows] - first).mul_(wy1[rows]).bitwise_right_shift_(16)
+        columns = band.index_select(1, x0).flatten(1).to(torch.int32).mul_(wx0)
+        columns.add_(band.index_select(1, x1).flatten(1).to(torch.int32).mul_(wx1)).bitwise_right_shift_(4)
+        above = columns.index_select(0, y0[rows] - first).mul_(wy0[rows, None]).bitwise_right_shift_(16)
+        below = columns.index_select(0, y1[rows] - first).mul_(wy1[rows, None]).bitwise_right_shift_(16)
         result[rows] = above.add_(below).add_(2).bitwise_right_shift_(2)
     return result.view(height, width, 3).numpy()
 
@@ -118,7 +119,7 @@ def _nearest(before: int, after: int, start: int, count: int) -> torch.Tensor:
 def _bilinear(
     before: int, after: int, start: int, count: int, *, keep_weight: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Both source indices (count,) of each result pixel of one axis, and their integer weights (count, 1).
+    """Both source indices (count,) of each result pixel of one axis, and their integer weights (count,).
 
     Beyond the first and last pixel centre both indices are clamped to the edge. Columns give all weight to one of
     them there, rows (`keep_weight`) go on splitting it: no difference in the ideal value, but in its truncation.
@@ -130,5 +131,5 @@ def _bilinear(
         t[(first < 0) | (first >= before - 1)] = 0
     index = first.astype(np.int64)
     lower, upper = (torch.from_numpy(np.clip(i, 0, before - 1)) for i in (index, index + 1))
-    w0, w1 = (torch.from_numpy(np.rint(_ONE * w).astype(np.int32))[:, None] for w in (1 - t, t))
+    w0, w1 = (torch.from_numpy(np.rint(_ONE * w).astype(np.int32)) for w in (1 - t, t))
     return lower, upper, w0, w1

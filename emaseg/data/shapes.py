@@ -64,14 +64,14 @@ def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[UInt8, UInt8]
     label = np.zeros(size, np.uint8)
     for _ in range(int(rng.integers(1, 4))):
         kind = int(rng.integers(1, 5))
-        radius = float(rng.uniform(0.18, 0.3)) * min(size)
+        radius = float(rng.uniform(0.22, 0.34)) * min(size)
         cx = float(rng.uniform(radius, width - radius))
         cy = float(rng.uniform(radius, height - radius))
         inside = _SHAPES[kind](rng, (x - cx) / radius, (y - cy) / radius)
         colours = _paint(rng, _colour(rng, background), x / width, y / height)
         image[inside] = colours[inside]
         label[inside] = kind
-    image += rng.normal(0, 6, image.shape).astype(np.float32)
+    image += rng.normal(0, 4, image.shape).astype(np.float32)
     return np.clip(image, 0, 255).astype(np.uint8), label
 
 

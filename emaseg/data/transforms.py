@@ -1,9 +1,15 @@
-"""The training pipeline from a sample to a batch, and the evaluation pipeline to a network input.
+"""The training pipeline from a sample to a batch, and the evaluation pipeline from an image to a network input.
 
-Room: data; imports resize, colour, sample, recipe schema, numpy and torch. Legend: B batch, H W image, h w crop.
+Room: data. Imports data.resize, data.colour, data.sample, errors, the recipe schema, numpy and torch.
+Legend: B batch, H W image, h w crop.
 
-Pure functions; whatever is random comes from the generator they are given, and `sample_rng` derives that from
-(seed, epoch, sample) alone. Images stay uint8 until they are placed into the batch.
+Training: resize -> crop -> mirror -> rotate -> colour -> normalise -> pad, the order of sssegmentation and
+mmsegmentation. Pixels stay 8-bit up to the normalisation, as there. Every random choice comes from the generator
+that a function is given; `sample_rng` derives it from (seed, epoch, sample) alone, so a crop depends neither on the
+number of loading processes nor on the order in which samples are read.
+
+The EMANet authors' pipeline (augment.interpolation = "align_corners") resizes the normalised image. Interpolation
+weights sum to 1, so to normalise last gives the same numbers; until then the image is float32 on 0..255.
 """
 
 from __future__ import annotations
@@ -12,102 +18,234 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from emaseg.data.colour import apply_photometric, draw_photometric
-from emaseg.data.resize import limit_size, resize_image, resize_label
+from emaseg.data.resize import Size, Window, as_tensor, limit_size, resize_image, resize_label
 from emaseg.data.sample import IGNORE, Batch, Sample, UInt8
+from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Augment, Inference
+
+Pixels = UInt8 | npt.NDArray[np.float32]
+
+_CROPS = 1  # keeps the samples' generators apart from that of the epoch's order (loading.py) under one seed
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A training crop before normalisation: image (h, w, 3) uint8 RGB, label (h, w) uint8."""
+    """A training crop before normalisation and padding.
 
-    image: UInt8
+    image: (h, w, 3) RGB on 0..255; uint8, or float32 with augment.interpolation = "align_corners".
+    label: (h, w) uint8. mirrored: left and right are swapped. name: the sample's.
+    """
+
+    image: Pixels
     label: UInt8
+    mirrored: bool
     name: str
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one sample in one epoch; nothing else decides its augmentation."""
-    return np.random.default_rng((seed, epoch, index))
+    """The generator of sample `index` in epoch `epoch` (from 0): all that decides its augmentation."""
+    return np.random.default_rng((seed, _CROPS, epoch, index))
 
 
+# ----------------------------------------------------------------------------------------------- training
 def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Crop:
-    """Resize, crop, mirror, rotate, colour: the published order."""
-    low, high = augment.scale
-    if augment.scale_choices:
-        scale = float(rng.choice(augment.scale_choices))
-    else:
-        scale = float(rng.uniform(low, high)) if high > low else low
-    size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, scale)
-    image, label = resize_image(sample.image, size), resize_label(sample.label, size)
-    top, left, height, width = crop_box(label, augment, rng)
-    image, label = image[top : top + height, left : left + width], label[top : top + height, left : left + width]
-    if rng.random() <= augment.flip:
-        image, label = flip(image, label, augment.flip_pairs)
+    """One random crop of a sample, augment.crop large or smaller where the resized image is.
+
+    Raises:
+        RecipeError: interpolation = "align_corners" together with rotation or colour jitter.
+    """
+    if augment.interpolation == "align_corners":
+        return _crop_of_floats(sample, augment, rng)
+    size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, _draw_scale(augment, rng))
+    window, label = draw_crop(sample.label, size, augment, rng)
+    image = resize_image(sample.image, size, window)
+    mirrored = bool(rng.random() <= augment.flip)
+    if mirrored:
+        image, label = image[:, ::-1], flip_label(label, augment.flip_pairs)
+    if augment.rotation > 0 and rng.random() <= augment.rotation:
+        degrees = int(rng.integers(-augment.rotation_degrees, augment.rotation_degrees))
+        image, label = rotate_image(image, degrees), rotate_label(label, degrees)
     if augment.photometric != "none":
         image = apply_photometric(image, draw_photometric(rng), bgr_as_rgb=augment.photometric == "bgr_as_rgb")
-    return Crop(np.ascontiguousarray(image), np.ascontiguousarray(label), sample.name)
+    return Crop(image, label, mirrored, sample.name)
 
 
-def crop_box(label: UInt8, augment: Augment, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the first acceptable crop, or of the last one drawn."""
-    sides = [min(c, side) for c, side in zip(augment.crop, label.shape, strict=True)]
-    top = left = 0
-    for _ in range(augment.crop_draws):
-        top, left = (int(rng.integers(0, side - c + 1)) for side, c in zip(label.shape, sides, strict=True))
-        if augment.max_class_share >= 1.0:
+def draw_crop(label: UInt8, size: Size, augment: Augment, rng: np.random.Generator) -> tuple[Window, UInt8]:
+    """Where to crop the resized sample: the first acceptable window, or the last of augment.crop_draws.
+
+    Only windows are ever resized, not the whole label.
+
+    Args:
+        label: (H, W) before resizing.
+        size: of the resized label.
+
+    Returns:
+        The window, as large as augment.crop or as the resized label where that is smaller, and its label.
+    """
+    height, width = (min(side, crop) for side, crop in zip(size, augment.crop, strict=True))
+    for draw in range(1, augment.crop_draws + 1):
+        top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+        window = (top, left, height, width)
+        part = resize_label(label, size, window)
+        if draw == augment.crop_draws or acceptable(part, augment.max_class_share):
             break
-        if acceptable(label[top : top + sides[0], left : left + sides[1]], augment.max_class_share):
-            break
-    return top, left, sides[0], sides[1]
+    return window, part
 
 
 def acceptable(label: UInt8, max_class_share: float) -> bool:
-    """Whether a crop shows at least two classes, none of them on `max_class_share` of its labelled pixels or more."""
-    counts = np.bincount(label.ravel(), minlength=256)[:IGNORE]
-    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share)
+    """Whether a crop holds two classes or more, each on less than `max_class_share` of its labelled pixels.
+
+    A share of 1 accepts every crop.
+    """
+    if max_class_share >= 1.0:
+        return True
+    counts = torch.bincount(as_tensor(label).flatten(), minlength=IGNORE + 1)[:IGNORE]
+    labelled, largest = int(counts.sum()), int(counts.max())
+    return largest < labelled and largest / labelled < max_class_share  # the first also means: two classes
 
 
-def flip(image: UInt8, label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> tuple[UInt8, UInt8]:
-    """Mirror left to right; `pairs` of classes (left arm, right arm) swap."""
-    image, label = image[:, ::-1], label[:, ::-1]
-    if pairs:
-        table = np.arange(256, dtype=np.uint8)
-        for a, b in pairs:
-            table[a], table[b] = b, a
-        label = table[label]
-    return image, label
+def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
+    """(h, w) mirrored; the two classes of each pair (left arm, right arm) change places."""
+    mirrored = label[:, ::-1]
+    if not pairs:
+        return mirrored
+    partner = np.arange(IGNORE + 1, dtype=np.uint8)
+    for a, b in pairs:
+        partner[a], partner[b] = b, a
+    return partner[mirrored]
 
 
-def normalise(image: UInt8, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32: (x - mean) * (1 / std)."""
-    x = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).to(torch.float32)
-    x = x.contiguous()
-    shift, factor = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, [1 / s for s in std]))
-    return x.sub_(shift).mul_(factor)
+def _draw_scale(augment: Augment, rng: np.random.Generator) -> float:
+    if augment.scale_choices:
+        return float(rng.choice(augment.scale_choices))
+    low, high = augment.scale
+    return float(rng.uniform(low, high))
+
+
+def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) -> Crop:
+    """The EMANet authors' pipeline up to the crop: no colour jitter, corners aligned when resizing."""
+    if augment.photometric != "none" or augment.rotation > 0:
+        raise RecipeError(
+            'augment.interpolation = "align_corners" leaves no 8-bit image to rotate or to jitter in colour',
+            'set augment.rotation = 0 and augment.photometric = "none", or augment.interpolation = "pixel"',
+        )
+    image = as_tensor(sample.image).permute(2, 0, 1)[None].to(torch.float32)
+    label = as_tensor(sample.label)[None, None]
+    scale = _draw_scale(augment, rng)
+    if augment.resize_long_short:
+        size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, scale)
+        image = F.interpolate(image, size=size, mode="bilinear", align_corners=True)
+        label = F.interpolate(label, size=size, mode="nearest")
+    else:  # not the same: with a factor, labels are read at steps of exactly 1 / scale
+        image = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=True)
+        label = F.interpolate(label, scale_factor=scale, mode="nearest")
+    resized: UInt8 = label[0, 0].numpy()
+    (top, left, height, width), part = draw_crop(resized, resized.shape, augment, rng)
+    pixels: Pixels = image[0, :, top : top + height, left : left + width].permute(1, 2, 0).contiguous().numpy()
+    mirrored = bool(rng.random() <= augment.flip)
+    if mirrored:
+        pixels, part = pixels[:, ::-1], flip_label(part, augment.flip_pairs)
+    return Crop(pixels, part, mirrored, sample.name)
+
+
+# ----------------------------------------------------------------------------------------------- rotation
+def rotate_image(image: UInt8, degrees: float) -> UInt8:
+    """(h, w, 3) turned counter-clockwise about its centre; bicubic, black where nothing was.
+
+    OpenCV 5's warpAffine to one level on 0.1 % of all values (4.5 rounds positions to 1/32 pixel and differs more).
+    """
+    height, width = image.shape[:2]
+    (a, b, x0), (c, d, y0) = _source_of_rotation(height, width, degrees)
+    y, x = torch.arange(height, dtype=torch.float64)[:, None], torch.arange(width, dtype=torch.float64)
+    source = torch.stack([(a * x + b * y + x0 + 0.5) / width, (c * x + d * y + y0 + 0.5) / height], dim=-1)
+    grid = (2 * source - 1).to(torch.float32)[None]
+    planes = as_tensor(image).permute(2, 0, 1)[None].to(torch.float32)
+    turned = F.grid_sample(planes, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    result: UInt8 = turned[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return result
+
+
+def rotate_label(label: UInt8, degrees: float) -> UInt8:
+    """(h, w) turned like its image; nearest pixel, ignored where nothing was.
+
+    OpenCV's warpAffine exactly: positions in 1/1024 pixel, the column's and the row's share rounded separately.
+    """
+    height, width = label.shape
+    x, y = np.arange(width), np.arange(height)[:, None]
+    columns, rows = (
+        (np.rint(a * x * 1024).astype(np.int64) + np.rint((b * y + start) * 1024).astype(np.int64) + 512) >> 10
+        for a, b, start in _source_of_rotation(height, width, degrees)
+    )
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return np.where(inside, label[rows.clip(0, height - 1), columns.clip(0, width - 1)], np.uint8(IGNORE))
+
+
+def _source_of_rotation(height: int, width: int, degrees: float) -> tuple[tuple[float, float, float], ...]:
+    """Two rows (a, b, start): source x and y of a result pixel are a * x + b * y + start.
+
+    The centre is (width / 2, height / 2) counted in pixel indices: half a pixel off the middle, as published.
+    """
+    c, s = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
+    cx, cy = width / 2, height / 2
+    return (c, -s, cx - c * cx + s * cy), (s, c, cy - s * cx - c * cy)
+
+
+# ------------------------------------------------------------------------------------- what networks read
+def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(x - mean) * (1 / std).
+
+    Args:
+        image: (H, W, 3) RGB on 0..255.
+        mean, std: of the three channels, on 0..255.
+
+    Returns:
+        (3, H, W) float32, in memory of its own.
+    """
+    shift = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
+    factor = torch.tensor([1 / s for s in std], dtype=torch.float32).view(3, 1, 1)
+    return as_tensor(image).permute(2, 0, 1).contiguous().to(torch.float32).sub(shift).mul_(factor)
 
 
 def collate(crops: Sequence[Crop], augment: Augment, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """Normalise crops and place them into a batch; what they do not fill is 0 (the mean colour) and ignored."""
+    """Normalise crops and lay each into an empty batch: 0, the mean colour, and ignored.
+
+    The published padding transposes its target for a portrait crop and a landscape target. That never happens on
+    its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
+
+    Returns:
+        Batch of images (B, 3, *augment.crop) and labels (B, *augment.crop).
+    """
     height, width = augment.crop
     images = torch.zeros(len(crops), 3, height, width)
     labels = torch.full((len(crops), height, width), IGNORE, dtype=torch.int64)
     for i, crop in enumerate(crops):
         h, w = crop.label.shape
         top, left = ((height - h) // 2, (width - w) // 2) if augment.pad == "centre" else (0, 0)
+        if augment.pad_before_crop and crop.mirrored:
+            left = width - w - left  # padding that came first was mirrored with the image
         images[i, :, top : top + h, left : left + w] = normalise(crop.image, mean, std)
-        labels[i, top : top + h, left : left + w] = torch.from_numpy(crop.label.astype(np.int64))
+        labels[i, top : top + h, left : left + w] = as_tensor(crop.label)
     return Batch(images, labels, tuple(crop.name for crop in crops))
 
 
 def eval_image(image: UInt8, inference: Inference, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (1, 3, h, w): resized to the protocol's limits, normalised, padded where it says so."""
-    size = limit_size((image.shape[0], image.shape[1]), inference.resize_long_short, inference.keep_ratio)
+    """An image as evaluation and prediction feed it to the network, at scale 1.
+
+    Args:
+        image: (H, W, 3).
+        inference: its limits are applied, then its padding (0, the mean colour, below and right).
+        mean, std: of the three channels, on 0..255.
+
+    Returns:
+        (1, 3, h, w) float32.
+    """
+    size = limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
     x = normalise(resize_image(image, size), mean, std)[None]
     if inference.pad == "8k+1":
-        x = F.pad(x, (0, -(size[1] - 1) % 8, 0, -(size[0] - 1) % 8))
+        x = F.pad(x, (0, (1 - size[1]) % 8, 0, (1 - size[0]) % 8))
     return x

@@ -1,0 +1,246 @@
+"""Training runs: the same result however often it stops, nothing lost, nothing half-written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import emaseg
+from emaseg.checkpoint import read_checkpoint
+from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, WeightsError
+from emaseg.events import Evaluated, Finished, Note, Stepped
+from emaseg.plan import dry_run, schedule
+from emaseg.recipe import load_recipe
+from emaseg.train import train
+from tests.helpers import equal, run, tiny
+
+CPU = torch.device("cpu")
+
+
+def last(path: Path) -> dict[str, object]:
+    content: dict[str, object] = torch.load(path / "checkpoints/last.pt", weights_only=True)
+    return content
+
+
+@pytest.mark.parametrize("cut", [3, 5, 7])
+def test_resumed_equals_uninterrupted(tmp_path: Path, cut: int) -> None:
+    """Protects the promise: stopping after any step (in mid-epoch, on an evaluation) changes no bit of the result.
+
+    Weights, buffers, momentum, generators, sampler, best score: the whole last.pt is compared.
+    """
+    run(tiny(), tmp_path / "whole")
+    events = run(tiny(), tmp_path / "cut", stop_after=cut)
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.interrupted
+    assert finished.step == cut
+    events = run(tiny(), tmp_path / "cut", resume=True)
+    assert [e.step for e in events if isinstance(e, Stepped)] == list(range(cut + 1, 13))
+    assert equal(last(tmp_path / "whole"), last(tmp_path / "cut"))
+    whole, resumed = (torch.load(tmp_path / p / "checkpoints/best.pt", weights_only=True) for p in ("whole", "cut"))
+    assert equal(whole, resumed)
+    rows = [list(csv.DictReader((tmp_path / p / "metrics.csv").open())) for p in ("whole", "cut")]
+    assert [(r["step"], r["miou"]) for r in rows[0]] == [(r["step"], r["miou"]) for r in rows[1]]
+
+
+def test_many_interruptions_and_another_worker_count(tmp_path: Path) -> None:
+    """Protects against state hidden in the loader: two stops, then a loading process instead of none."""
+    run(tiny(), tmp_path / "whole")
+    run(tiny(), tmp_path / "cut", stop_after=2)
+    run(tiny(), tmp_path / "cut", resume=True, stop_after=6)
+    run(tiny("train.workers=1"), tmp_path / "cut", resume=True)
+    a, b = last(tmp_path / "whole"), last(tmp_path / "cut")
+    assert equal({k: v for k, v in a.items() if k != "recipe"}, {k: v for k, v in b.items() if k != "recipe"})
+
+
+def test_resume_after_a_kill_repeats_from_the_last_checkpoint(tmp_path: Path) -> None:
+    """Protects a run whose process died between checkpoints: rows written after it are replaced, not doubled."""
+    run(tiny(), tmp_path / "whole")
+    out = tmp_path / "killed"
+    for event in train(tiny("train.save_seconds=0.001"), out):  # saved after every step
+        if isinstance(event, Stepped) and event.step == 8:
+            break
+    events = run(tiny(), out, resume=True)
+    assert next(e.step for e in events if isinstance(e, Stepped)) == 8
+    assert equal(last(tmp_path / "whole")["model"], last(out)["model"])
+    steps = [int(row["step"]) for row in csv.DictReader((out / "metrics.csv").open()) if row["loss"]]
+    assert steps == sorted(set(steps))
+
+
+def test_run_folder(tmp_path: Path) -> None:
+    """Protects the contract of files, and that recipe.toml runs again as it is."""
+    events = run(tiny("train.keep_every=6"), tmp_path / "run")
+    files = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert files == {
+        "recipe.toml", "env.json", "metrics.csv", "log.txt", "samples.png",
+        "checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/step_00000006.pt", "checkpoints/step_00000012.pt",
+    }  # fmt: skip
+    assert load_recipe(str(tmp_path / "run/recipe.toml")) == tiny("train.keep_every=6")
+    assert json.loads((tmp_path / "run/env.json").read_text())["packages"]["torch"]
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert [int(r["step"]) for r in rows if r["loss"]] == [2, 4, 6, 8, 10, 12]
+    assert [int(r["step"]) for r in rows if r["miou"]] == [5, 10, 12]
+    for row in rows:
+        if row["loss"]:
+            assert float(row["loss"]) == pytest.approx(float(row["loss_main"]) + float(row["loss_auxiliary"]), rel=1e-4)
+    scored = [e for e in events if isinstance(e, Evaluated)]
+    best = max(scored, key=lambda e: e.scores.miou or 0)
+    content = torch.load(tmp_path / "run/checkpoints/best.pt", weights_only=True)
+    assert content["best"]["miou"] == best.scores.miou
+    assert content["step"] == best.step
+    assert set(content) == {"format", "model", "optimizer", "step", "epoch", "best", "rng", "sampler", "recipe"}
+
+
+def test_finished_run_resumes_to_nothing(tmp_path: Path) -> None:
+    """Protects a loop that always passes --resume: a complete run is left as it is."""
+    run(tiny(), tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    finished = run(tiny(), tmp_path / "run", resume=True)[-1]
+    assert isinstance(finished, Finished)
+    assert finished.already
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+def test_resume_without_a_checkpoint_starts_and_says_so(tmp_path: Path) -> None:
+    """Protects the first start of a command that always passes --resume."""
+    events = run(tiny("train.iterations=1"), tmp_path / "run", resume=True)
+    assert any(isinstance(e, Note) and "starting at step 0" in e.text for e in events)
+
+
+def test_resume_with_another_recipe_is_refused(tmp_path: Path) -> None:
+    """Protects a run from being continued as something else; names the key."""
+    run(tiny(), tmp_path / "run", stop_after=2)
+    with pytest.raises(RecipeError, match=r"optim\.lr = 0\.05 there, 0\.1 now"):
+        run(tiny("optim.lr=0.1"), tmp_path / "run", resume=True)
+
+
+def test_occupied_folder_is_refused(tmp_path: Path) -> None:
+    """Protects an earlier run from being written over."""
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(RecipeError, match="not empty"):
+        run(tiny(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_truncated_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
+    """Protects a resume from a damaged file: said plainly, the folder untouched."""
+    run(tiny(), tmp_path / "run", stop_after=2)
+    path = tmp_path / "run/checkpoints/last.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match="damaged"):
+        run(tiny(), tmp_path / "run", resume=True)
+
+
+def test_divergence_stops_before_the_step_and_saves_the_batch(tmp_path: Path) -> None:
+    """Protects the weights: a rate that explodes ends with exit code 5 and the batch that did it."""
+    with pytest.raises(Diverged, match="not finite") as caught:
+        run(tiny("optim.lr=1e25", "train.save_seconds=0.001", "optim.momentum=0.0"), tmp_path / "run")
+    assert caught.value.exit_code == 5
+    (saved,) = (tmp_path / "run").glob("nonfinite_step_*.pt")
+    content = torch.load(saved, weights_only=True)
+    assert content["images"].shape == (4, 3, 32, 32)
+    assert len(content["names"]) == 4
+    assert not all(math.isfinite(v) for v in content["losses"].values())
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.pt").step == content["step"]
+
+
+def test_one_value_per_channel_is_refused(tmp_path: Path) -> None:
+    """Protects batch norm from a variance of a single value, before anything is written; says what to do."""
+    recipe = tiny("train.batch=1", "augment.crop=[8, 8]", "data.size=[16, 16]")
+    with pytest.raises(RecipeError, match="one value") as caught:
+        run(recipe, tmp_path / "run")
+    assert "train.batch=2" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images(tmp_path: Path) -> None:
+    """Protects from an endless or empty epoch."""
+    with pytest.raises(DataError, match="do not fill one batch"):
+        run(tiny("train.batch=64"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_backbone_weights_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the offline user: the file, the place and the way without."""
+    monkeypatch.setenv("EMASEG_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(WeightsError) as caught:
+        run(tiny('backbone.weights="https://example.org/resnet.pth"'), tmp_path / "run")
+    assert str(tmp_path / "cache" / "resnet.pth") in caught.value.hint
+    assert "none" in caught.value.hint
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects --dry-run: a plan with measured time, and an untouched folder."""
+    monkeypatch.chdir(tmp_path)
+    plan = dict(dry_run(tiny(), device=CPU).lines)
+    assert plan["steps"] == "12 (5 an epoch, 2.4 epochs)"
+    assert "20 training, 4 evaluation" in plan["data"]
+    assert "s measured" in plan["one step"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_schedule() -> None:
+    """Protects the count of steps: a rest smaller than a batch is dropped, epochs and iterations agree."""
+    assert schedule(load_recipe("voc_r50_d8"), 10582).total == 39660
+    assert schedule(load_recipe("ade20k_r50_d8"), 20210).total == 164190
+    plan = schedule(tiny(), 20)
+    assert (plan.total, plan.per_epoch, plan.epoch(4), plan.epoch(5)) == (12, 5, 1, 2)
+    assert [s for s in range(13) if plan.evaluates_at(s)] == [5, 10, 12]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """Protects the run: a full disk is exit code 4, no temporary file stays, the old checkpoint still loads."""
+    import subprocess
+
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        run(tiny(), small / "run", stop_after=2)
+        with (small / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
+            while True:
+                filler.write(bytes(4096))
+                filler.flush()
+        with pytest.raises(SystemFault, match="disk is full") as caught:
+            run(tiny(), small / "run", resume=True, stop_after=3)
+        assert caught.value.exit_code == 4
+        assert read_checkpoint(small / "run/checkpoints/last.pt").step == 2
+        assert not list(small.rglob("*.part"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_global_generator_is_not_used_by_loading(tmp_path: Path) -> None:
+    """Protects reproducibility of everything around a run: only model start and dropout draw from torch's generator."""
+    curves = []
+    for workers in (0, 1):
+        events = run(tiny(f"train.workers={workers}", "train.iterations=4"), tmp_path / str(workers))
+        curves.append([e.loss for e in events if isinstance(e, Stepped)])
+    assert curves[0] == curves[1]
+
+
+def test_golden_curve_of_the_demo(tmp_path: Path) -> None:
+    """Protects training as a whole: the demo's first 20 losses, to rounding that grows with the steps."""
+    golden = json.loads((Path(__file__).parent / "golden/demo_curve.json").read_text())
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        recipe = emaseg.load_recipe("demo", ["train.save_seconds=1e9"])
+        losses = []
+        for event in train(recipe, tmp_path / "run"):
+            if isinstance(event, Stepped):
+                losses.append(event.loss)
+                if event.step == len(golden):
+                    break
+    finally:
+        torch.set_num_threads(torch_threads)
+    assert losses[:3] == pytest.approx(golden[:3], rel=1e-4)
+    assert losses == pytest.approx(golden, rel=2e-2)
