@@ -15,8 +15,9 @@ from rich.text import Text
 
 from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
 from emaseg.metrics import Scores
+from emaseg.words import duration
 
-from .render import console, duration, percent, print_note
+from .render import console, percent, print_note
 
 _EVERY_SECONDS = 10.0  # between plain lines where there is no terminal
 

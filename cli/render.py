@@ -104,15 +104,3 @@ def print_scores(scores: Scores, published: float | None, protocol: str) -> None
 def percent(fraction: float | None) -> str:
     """0.45321 -> "45.32"; "-" where there is no value."""
     return "-" if fraction is None else f"{100 * fraction:.2f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min, 2 h 05 min, 3 d 04 h."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"

@@ -31,6 +31,7 @@ from emaseg.recipe import Recipe
 from emaseg.resources import cache_folder
 from emaseg.run_folder import RunFolder
 from emaseg.visual import sheet
+from emaseg.words import duration
 
 SAMPLES = 6  # rows of samples.png
 
@@ -235,12 +236,3 @@ def _peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def duration(seconds: float) -> str:
-    """`seconds` for people: 42 s, 3 min 20 s, 5 h 10 min, 2 d 4 h."""
-    whole = round(seconds)
-    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // small} {smaller}"
-    return f"{whole} s"

@@ -1,6 +1,8 @@
 """REF: what `eval` and `predict` are pointed at, turned into a recipe and a weight file.
 
-Room: reference; imports recipe, resources, run_folder, checkpoint and models. A REF is
+Room: reference; imports recipe, resources, run_folder; checkpoint and models (and with them torch) when needed.
+
+A REF is
     a RUN folder            its best checkpoint, else the last
     a checkpoint file       the recipe is inside
     a RECIPE                with --weights FILE (ours or another system's); alone it means its released weights
@@ -11,16 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from emaseg.checkpoint import FORMAT, load_weights, read_file
 from emaseg.errors import RecipeError, WeightsError
-from emaseg.models import build_model
-from emaseg.models.emanet import EMANet
 from emaseg.recipe import Recipe, load_recipe, parse_recipe
 from emaseg.resources import cache_folder
 from emaseg.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from emaseg.models.emanet import EMANet
 
 CHOICES = ("best", "last")
 
@@ -71,6 +74,11 @@ def resolve(
 
 def open_model(resolved: Resolved, device: torch.device) -> EMANet:
     """The network with its weights, in eval mode on `device`."""
+    import torch
+
+    from emaseg.checkpoint import load_weights
+    from emaseg.models import build_model
+
     with torch.device("meta"):
         model = build_model(resolved.recipe)
     load_weights(model, resolved.weights)
@@ -93,6 +101,8 @@ def _pick(run: Path, checkpoint: str | None) -> Path:
 
 
 def _recipe_inside(file: Path, overrides: Sequence[str]) -> Recipe:
+    from emaseg.checkpoint import FORMAT, read_file
+
     content = read_file(file)
     if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
         raise WeightsError(

@@ -55,7 +55,7 @@ def test_recipe_alone_means_released_weights(tmp_path: Path, monkeypatch: pytest
 
 def test_overrides_may_not_change_the_network(trained: Path) -> None:
     """Protects from measuring another network than the one that was trained."""
-    resolved = resolve(str(trained), overrides=['data.eval_images=2', "inference.flip=true"])
+    resolved = resolve(str(trained), overrides=["data.eval_images=2", "inference.flip=true"])
     assert resolved.recipe.inference.flip
     with pytest.raises(RecipeError, match=r"model\.bases"):
         resolve(str(trained), overrides=["model.bases=8"])

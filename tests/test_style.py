@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # A room may import rooms of its own row or of the rows above it.
 ROWS = (
-    ("errors",),
+    ("errors", "words"),
     ("files", "device", "distributed", "recipe", "resources"),
     ("data", "losses", "metrics", "optim", "models", "weights"),
     ("events", "inference", "visual", "checkpoint", "run_folder"),

@@ -89,15 +89,18 @@ def _clip(x: torch.Tensor) -> torch.Tensor:
 def _through_hsv(pixels: torch.Tensor, saturation: float, hue: int, bgr_as_rgb: bool) -> torch.Tensor:
     """(H, W, 3) uint8 with S multiplied and H turned."""
     order = (2, 1, 0) if bgr_as_rgb else (0, 1, 2)
-    h, s, v = to_hsv(*(pixels[..., c] for c in order))
-    factor = _clip(torch.arange(256, dtype=torch.float32) * saturation).to(torch.float32) * (1 / 255)
-    s, v = factor.index_select(0, s), v.to(torch.float32).mul_(1 / 255)
-    result = torch.empty(3, *pixels.shape[:2], dtype=torch.uint8)
-    for channel, table in zip(order, _MIX.roll(-hue, dims=1), strict=True):
-        # Exactly in this order: V of a saturated pixel is 255, so a last bit often decides what truncation gives.
-        value = table.index_select(0, h).mul_(s).neg_().add_(1).mul_(v).mul_(255)
-        result[channel] = value.view(pixels.shape[:2])
-    return result.permute(1, 2, 0).contiguous()
+    planes = pixels.permute(2, 0, 1).clone(memory_format=torch.contiguous_format).flatten(1)
+    h, s, v = to_hsv(*(planes[c] for c in order))
+    if saturation != 1.0:
+        s = _clip(torch.arange(256, dtype=torch.float32) * saturation).to(torch.int32).index_select(0, s)
+    if hue != 0:
+        h = (torch.arange(HUES, dtype=torch.int32) + hue).remainder_(HUES).index_select(0, h)
+    cell = h.mul_(256).add_(s)
+    value = v.to(torch.float32).mul_(1 / 255)
+    for channel, share in zip(order, _SHARES, strict=True):
+        # In this order: V of a saturated pixel is 255, so a last bit often decides what truncation leaves.
+        planes[channel] = share.index_select(0, cell).mul_(value).mul_(255)
+    return planes.view(3, *pixels.shape[:2]).permute(1, 2, 0).contiguous()
 
 
 def to_hsv(
@@ -106,19 +109,23 @@ def to_hsv(
     """8-bit HSV of three colour planes, OpenCV's integer arithmetic.
 
     Args:
-        first, second, third: (H, W) uint8, red, green and blue.
+        first, second, third: (N,) uint8, red, green and blue.
 
     Returns:
-        H in 0..179, S and V in 0..255, each (H*W,) int32.
+        H in 0..179, S and V in 0..255, each (N,) int32.
     """
-    a, b, c = (plane.flatten().to(torch.int32) for plane in (first, second, third))
-    v = torch.maximum(torch.maximum(a, b), c)
-    d = v - torch.minimum(torch.minimum(a, b), c)
-    s = (d * _PER_VALUE.index_select(0, v)).add_(1 << 11).bitwise_right_shift_(12)
-    turned = torch.where(v == b, c - a + 2 * d, a - b + 4 * d)
-    turned = torch.where(v == a, b - c, turned)
-    h = turned.mul_(_PER_RANGE.index_select(0, d)).add_(1 << 11).bitwise_right_shift_(12)
-    h.add_((h < 0).to(torch.int32), alpha=HUES)
+    largest = torch.maximum(torch.maximum(first, second), third)
+    smallest = torch.minimum(torch.minimum(first, second), third)
+    a, b, c, v = (plane.to(torch.int32) for plane in (first, second, third, largest))
+    d = v - smallest
+    s = _PER_VALUE.index_select(0, v).mul_(d).add_(1 << 11).bitwise_right_shift_(12)
+    # Three formulas, one for each plane that can hold V; the first such plane decides. `where` would take three
+    # times as long as replacing h by h + (other - h) * (0 or 1).
+    h = (a - b).add_(d, alpha=4)
+    h.add_((c - a).add_(d, alpha=2).sub_(h).mul_(largest == second))
+    h.add_((b - c).sub_(h).mul_(largest == first))
+    h.mul_(_PER_RANGE.index_select(0, d)).add_(1 << 11).bitwise_right_shift_(12)
+    h.add_((h >> 31).bitwise_and_(HUES))  # a negative one comes round the circle
     return h, s, v
 
 
@@ -129,20 +136,22 @@ def _reciprocals(scale: float) -> torch.Tensor:
     return table
 
 
-def _mix() -> torch.Tensor:
-    """(3, 180) float32: for each hue, the share w of S that is taken from each of three colours: V * (1 - S * w).
+def _shares() -> torch.Tensor:
+    """(3, 180 * 256) float32: the share 1 - s * w of V that each of the three colours has, for each H and S.
 
-    In each sixth of the circle one colour keeps V (w = 0), one is smallest (w = 1), and one moves between them.
+    In each sixth of the circle one colour is V itself (w = 0), one is smallest (w = 1), and one goes from one to the
+    other (w = f or 1 - f). OpenCV's processors round 1 - s * w once, as a fused step; so does this, by float64.
     """
     sixth = torch.arange(HUES, dtype=torch.float32) * (6 / HUES)
     sector = sixth.to(torch.int64)
     f = sixth - sector
-    zero, one = torch.zeros(HUES), torch.ones(HUES)
-    kinds = torch.stack([zero, one, f, 1 - f])
-    rows = torch.tensor([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])  # one for each sector
-    return kinds.gather(0, rows[sector].T)
+    kinds = torch.stack([torch.zeros(HUES), torch.ones(HUES), f, 1 - f])
+    of_sector = torch.tensor([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])
+    w = kinds.gather(0, of_sector[sector].T).to(torch.float64)
+    s = (torch.arange(256, dtype=torch.float32) * (1 / 255)).to(torch.float64)
+    return (1 - w[..., None] * s).to(torch.float32).flatten(1)
 
 
 _PER_VALUE = _reciprocals(255)
 _PER_RANGE = _reciprocals(HUES / 6)
-_MIX = _mix()
+_SHARES = _shares()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emaseg import words
 from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
 from emaseg.metrics import ClassScore, Scores
 
@@ -39,7 +40,7 @@ SCORES = Scores(
     [(0.2, "0 s"), (99, "99 s"), (100, "2 min"), (3599, "1 h 00 min"), (7500, "2 h 05 min"), (360000, "4 d 04 h")],
 )
 def test_durations_read_naturally(seconds: float, text: str) -> None:
-    assert render.duration(seconds) == text
+    assert words.duration(seconds) == text
 
 
 def test_scores_are_a_table_in_percent_with_the_published_figure(capsys: pytest.CaptureFixture[str]) -> None:

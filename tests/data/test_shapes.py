@@ -50,7 +50,11 @@ def test_a_sample_depends_on_seed_part_and_index_alone() -> None:
     assert first.image.shape == (32, 48, 3)
     assert first.label.shape == (32, 48)
     assert np.array_equal(first.image, build_dataset(data, "train").read(3).image)
-    others = [train.read(2), test.read(3), build_dataset(ShapesData(kind="shapes", size=(32, 48), seed=1), "train").read(3)]
+    others = [
+        train.read(2),
+        test.read(3),
+        build_dataset(ShapesData(kind="shapes", size=(32, 48), seed=1), "train").read(3),
+    ]
     assert not any(np.array_equal(first.image, other.image) for other in others)
 
 
