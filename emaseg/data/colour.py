@@ -61,23 +61,18 @@ def apply_photometric(image: UInt8, p: Photometric, *, bgr_as_rgb: bool) -> UInt
     Returns:
         (H, W, 3); may share memory with `image` when no step is to be done.
     """
-    pixels = _by_table(as_tensor(image), p.brightness or 0.0, p.contrast if p.contrast_first else None)
+    pixels = as_tensor(image)
+    if p.brightness is not None:
+        pixels = _clip(pixels.to(torch.float32).add_(p.brightness))
+    if p.contrast is not None and p.contrast_first:
+        pixels = _clip(pixels.to(torch.float32).mul_(p.contrast))
     if p.saturation is not None:
         pixels = _through_hsv(pixels, p.saturation, 0, bgr_as_rgb)
     if p.hue is not None:
         pixels = _through_hsv(pixels, 1.0, p.hue, bgr_as_rgb)
-    pixels = _by_table(pixels, 0.0, None if p.contrast_first else p.contrast)
+    if p.contrast is not None and not p.contrast_first:
+        pixels = _clip(pixels.to(torch.float32).mul_(p.contrast))
     return pixels.numpy()
-
-
-def _by_table(pixels: torch.Tensor, brightness: float, contrast: float | None) -> torch.Tensor:
-    """Brightness, then contrast. Both treat every value alike, so both together are one table of 256 entries."""
-    if brightness == 0.0 and contrast is None:
-        return pixels
-    table = _clip(torch.arange(256, dtype=torch.float32) + brightness)
-    if contrast is not None:
-        table = _clip(table.to(torch.float32) * contrast)
-    return table.index_select(0, pixels.flatten().to(torch.int32)).view(pixels.shape)
 
 
 def _clip(x: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ Room: data. Imports data.transforms, data.sample, errors, the recipe schema, num
 
 Batch k is a pure function of (seed, k): the order of an epoch follows from (seed, epoch), a crop from (seed, epoch,
 sample). Nothing about the loader therefore belongs into a checkpoint, a resumed run starts at any k at once, and 0,
-1 or 8 processes give the same bits. One set of processes serves the whole run. Crops travel as 8-bit pixels, one block
-of shared memory for each batch; normalised to float32 in the processes they would fill five times as much.
+1 or 8 processes give the same bits. One set of processes serves the whole run. Crops travel as 8-bit pixels in
+shared memory; normalised in the loading processes, with 64-bit labels, they would fill five times as much.
 """
 
 from __future__ import annotations
@@ -248,18 +248,23 @@ def _crops_of_workers(
     """As _crops, read ahead by other processes; they end with this generator."""
     desk = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
     stream = _start(_Reader(dataset, augment, plan.seed, desk), plan, workers)
-    while True:
-        try:
-            parcel = next(stream, None)
-        except RuntimeError as error:
-            if str(error).startswith("DataLoader worker"):
-                raise _death(str(error), dataset, augment, plan, desk) from None
+    try:
+        while (parcel := _next(stream, desk, dataset)) is not None:
+            if isinstance(parcel, UserError):
+                raise parcel
+            yield _unpack(parcel)
+    finally:
+        del stream  # ends the processes now, not when the last traceback that shows this frame is forgotten
+
+
+def _next(stream: Iterator[_Parcel | UserError], desk: torch.Tensor, dataset: Dataset) -> _Parcel | UserError | None:
+    """The next parcel, None after the last. A process that died is an error like any other of the data."""
+    try:
+        return next(stream, None)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
             raise
-        if parcel is None:
-            return
-        if isinstance(parcel, UserError):
-            raise parcel
-        yield _unpack(parcel)
+        return _death(str(error), desk, dataset)
 
 
 def _start(reader: _Reader, plan: _Plan, workers: int) -> Iterator[_Parcel | UserError]:
@@ -288,11 +293,13 @@ def _start(reader: _Reader, plan: _Plan, workers: int) -> Iterator[_Parcel | Use
     return stream
 
 
-def _death(text: str, dataset: Dataset, augment: Augment, plan: _Plan, desk: torch.Tensor) -> DataError:
+def _death(text: str, desk: torch.Tensor, dataset: Dataset) -> DataError:
     """The error of a loading process that is gone; `text` is the loader's, with process ids in it."""
     gone = {int(number) for number in re.findall(r"\d+", text)}
     reading = [dataset.name(index) for process, index in desk.tolist() if process in gone and index >= 0]
     place = f" while reading {', '.join(reading)}" if reading else " between two images"
-    hint = "a damaged file or too little memory can do that; --set train.workers=0 reads without such processes"
-    problem = shared_memory_problem(shared_memory_bytes(augment, plan.batch // plan.world, len(desk)))
-    return DataError(f"a loading process ended{place}", f"{hint}\n{problem}" if problem else hint)
+    return DataError(
+        f"a loading process ended{place}",
+        "a damaged file, too little memory or too little shared memory can do that; --set train.workers=0 reads the "
+        "images without such processes",
+    )

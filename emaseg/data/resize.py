@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from emaseg.data.sample import UInt8
@@ -99,6 +100,29 @@ def resize_label(label: UInt8, size: Size, window: Window | None = None) -> UInt
     return as_tensor(label).index_select(0, rows).index_select(1, columns).numpy()
 
 
+def resize_floats(image: UInt8, size: Size, window: Window | None = None) -> npt.NDArray[np.float32]:
+    """Bilinear with the corner pixels' centres aligned, not rounded: torch's align_corners=True, which the EMANet
+    authors use. Unlike torch's function it gives the same bits on any number of threads.
+
+    Args:
+        image: (H, W, 3).
+        size: (h, w) of the whole result.
+        window: the part of the result that is wanted; None = all of it.
+
+    Returns:
+        (h, w, 3) on 0..255, or the window's size.
+    """
+    top, left, height, width = window or (0, 0, *size)
+    x0, x1, tx = _aligned(image.shape[1], size[1], left, width)
+    y0, y1, ty = _aligned(image.shape[0], size[0], top, height)
+    first = int(y0[0])
+    source = as_tensor(image)[first : int(y1[-1]) + 1].to(torch.float32)
+    columns = source.index_select(1, x0).mul_((1 - tx)[:, None]).add_(source.index_select(1, x1).mul_(tx[:, None]))
+    above, below = columns.index_select(0, y0 - first), columns.index_select(0, y1 - first)
+    result: npt.NDArray[np.float32] = above.mul_((1 - ty)[:, None, None]).add_(below.mul_(ty[:, None, None])).numpy()
+    return result
+
+
 def as_tensor(pixels: np.ndarray) -> torch.Tensor:
     """The array as a tensor: the same memory where it is writable and contiguous, else a copy."""
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
@@ -133,3 +157,12 @@ def _bilinear(
     lower, upper = (torch.from_numpy(np.clip(i, 0, before - 1)) for i in (index, index + 1))
     w0, w1 = (torch.from_numpy(np.rint(_ONE * w).astype(np.int32)) for w in (1 - t, t))
     return lower, upper, w0, w1
+
+
+def _aligned(before: int, after: int, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both source indices (count,) of each result pixel of one axis, and the weight of the second, float32."""
+    step = np.float32((before - 1) / (after - 1) if after > 1 else 0)
+    position = np.arange(start, start + count, dtype=np.float32) * step
+    index = np.minimum(position.astype(np.int64), before - 1)
+    t = torch.from_numpy(position - index.astype(np.float32))
+    return torch.from_numpy(index), torch.from_numpy(np.minimum(index + 1, before - 1)), t

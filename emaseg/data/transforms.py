@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from emaseg.data.colour import apply_photometric, draw_photometric
-from emaseg.data.resize import Size, Window, as_tensor, limit_size, resize_image, resize_label
+from emaseg.data.resize import Size, Window, as_tensor, limit_size, resize_floats, resize_image, resize_label
 from emaseg.data.sample import IGNORE, Batch, Sample, UInt8
 from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Augment, Inference
@@ -134,19 +134,16 @@ def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) 
             'augment.interpolation = "align_corners" leaves no 8-bit image to rotate or to jitter in colour',
             'set augment.rotation = 0 and augment.photometric = "none", or augment.interpolation = "pixel"',
         )
-    image = as_tensor(sample.image).permute(2, 0, 1)[None].to(torch.float32)
-    label = as_tensor(sample.label)[None, None]
     scale = _draw_scale(augment, rng)
+    label = as_tensor(sample.label)[None, None]
     if augment.resize_long_short:
         size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, scale)
-        image = F.interpolate(image, size=size, mode="bilinear", align_corners=True)
         label = F.interpolate(label, size=size, mode="nearest")
-    else:  # not the same: with a factor, labels are read at steps of exactly 1 / scale
-        image = F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=True)
+    else:  # sides are truncated, and labels are read at steps of exactly 1 / scale
         label = F.interpolate(label, scale_factor=scale, mode="nearest")
     resized: UInt8 = label[0, 0].numpy()
-    (top, left, height, width), part = draw_crop(resized, resized.shape, augment, rng)
-    pixels: Pixels = image[0, :, top : top + height, left : left + width].permute(1, 2, 0).contiguous().numpy()
+    window, part = draw_crop(resized, resized.shape, augment, rng)
+    pixels: Pixels = resize_floats(sample.image, resized.shape, window)
     mirrored = bool(rng.random() <= augment.flip)
     if mirrored:
         pixels, part = pixels[:, ::-1], flip_label(part, augment.flip_pairs)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emaseg.data.colour import Photometric, apply_photometric, draw_photometric, to_hsv
@@ -75,6 +75,7 @@ def test_hsv_of_known_colours(rgb: tuple[int, int, int], hsv: tuple[int, int, in
     assert tuple(int(plane) for plane in own) == hsv
 
 
+@settings(max_examples=50, deadline=None)
 @given(colours=colours, p=jitters)
 def test_the_two_colour_orders_mirror_each_other(colours: list[tuple[int, int, int]], p: Photometric) -> None:
     """Handing BGR over as RGB is the correct step on an image whose red and blue are swapped."""
@@ -83,6 +84,7 @@ def test_the_two_colour_orders_mirror_each_other(colours: list[tuple[int, int, i
     np.testing.assert_array_equal(wrong, apply_photometric(image[..., ::-1], p, bgr_as_rgb=False)[..., ::-1])
 
 
+@settings(max_examples=50, deadline=None)
 @given(value=st.integers(0, 255), saturation=st.floats(0.5, 1.5), hue=st.integers(-18, 17))
 def test_grey_has_no_colour_to_change(value: int, saturation: float, hue: int) -> None:
     """Neither step moves a grey by more than the last bit of the way to HSV and back."""
@@ -92,6 +94,7 @@ def test_grey_has_no_colour_to_change(value: int, saturation: float, hue: int) -
     assert abs(int(result[0, 0, 0]) - value) <= 2
 
 
+@settings(max_examples=50, deadline=None)
 @given(colours=colours, p=jitters)
 def test_the_image_itself_is_never_written_to(colours: list[tuple[int, int, int]], p: Photometric) -> None:
     image = np.array([colours], np.uint8)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg.data.resize import limit_size, resize_image, resize_label
+from emaseg.data.resize import limit_size, resize_floats, resize_image, resize_label
 from tests.data.pipeline import ARRAYS, FACTS, sample_image, sample_label, sha256
 
 CASES = [pytest.param(case, id=case["name"]) for case in FACTS["cases"]]
@@ -67,6 +67,7 @@ def test_limits_follow_the_orientation_of_the_image() -> None:
     assert limit_size((1000, 1), (100, 50), True) == (100, 1)  # never zero
 
 
+@settings(max_examples=50, deadline=None)
 @given(height=SIDE, width=SIDE, new=st.tuples(SIDE, SIDE), data=st.data())
 def test_a_window_is_that_part_of_the_whole(height: int, width: int, new: tuple[int, int], data: st.DataObject) -> None:
     image, label = sample_image(height, width), sample_label(height, width)
@@ -76,8 +77,20 @@ def test_a_window_is_that_part_of_the_whole(height: int, width: int, new: tuple[
     window = (top, left, h, w)
     np.testing.assert_array_equal(resize_image(image, new, window), resize_image(image, new)[part])
     np.testing.assert_array_equal(resize_label(label, new, window), resize_label(label, new)[part])
+    np.testing.assert_array_equal(resize_floats(image, new, window), resize_floats(image, new)[part])
 
 
+@settings(max_examples=50, deadline=None)
+@given(height=SIDE, width=SIDE, new=st.tuples(SIDE, SIDE))
+def test_aligned_corners_follow_torch(height: int, width: int, new: tuple[int, int]) -> None:
+    """To rounding, also for a single row or column."""
+    image = sample_image(height, width)
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    expected = F.interpolate(planes, size=new, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
+    assert np.abs(resize_floats(image, new) - expected).max() < 2e-3  # of 255
+
+
+@settings(max_examples=50, deadline=None)
 @given(height=SIDE, width=SIDE, new=st.tuples(SIDE, SIDE))
 def test_resizing_stays_near_the_ideal_and_invents_no_label(height: int, width: int, new: tuple[int, int]) -> None:
     """The integer arithmetic is at most one level from the real-valued result; labels only move."""

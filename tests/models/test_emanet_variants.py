@@ -24,8 +24,7 @@ MMSEG = (
     'loss.reduction="all_pixels"',
 )
 GROUPS = (
-    'optim.groups=[{match="norm_weight", weight_decay_scale=0.0}, '
-    '{match="bias", lr_scale=2.0, weight_decay_scale=0.0}]'
+    'optim.groups=[{match="norm_weight", weight_decay_scale=0.0}, {match="bias", lr_scale=2.0, weight_decay_scale=0.0}]'
 )
 AUTHORS = (
     "backbone.stem_channels=[64, 64, 128]",
