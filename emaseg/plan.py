@@ -5,8 +5,6 @@ Room: plan; below train, above models, data, optim, inference. Yields nothing, w
 
 from __future__ import annotations
 
-import math
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -17,7 +15,13 @@ import torch
 from emaseg.checkpoint import load_backbone
 from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
-from emaseg.data.loading import batches, default_workers
+from emaseg.data.loading import (
+    batches,
+    default_workers,
+    shared_memory_bytes,
+    shared_memory_problem,
+    steps_per_epoch,
+)
 from emaseg.data.sample import Dataset
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.events import Note
@@ -64,7 +68,7 @@ def schedule(recipe: Recipe, train_images: int) -> Schedule:
         DataError: fewer images than one batch holds.
     """
     train = recipe.train
-    per_epoch = train_images // train.batch
+    per_epoch = steps_per_epoch(train_images, train.batch)
     if per_epoch == 0:
         raise DataError(
             f"{train_images} training images do not fill one batch of {train.batch}",
@@ -121,6 +125,15 @@ def loader_workers(recipe: Recipe, device: torch.device) -> int:
     return default_workers(device) if recipe.train.workers < 0 else recipe.train.workers
 
 
+def loader_notes(recipe: Recipe, device: torch.device) -> list[Note]:
+    """A warning when the memory that loading processes share is too small."""
+    workers = loader_workers(recipe, device)
+    if not workers:
+        return []
+    problem = shared_memory_problem(shared_memory_bytes(recipe.augment, recipe.train.batch, workers))
+    return [Note(problem, warning=True)] if problem else []
+
+
 def check_batch(model: EMANet, recipe: Recipe) -> None:
     """Refuse a batch that leaves a norm layer a single value for a channel: its variance would be undefined.
 
@@ -175,7 +188,12 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
     check_batch(model, recipe)
     notes += load_start_weights(model, recipe)
     model.to(device).train()
-    seconds = _measure(model, recipe, train_set, device, plan)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.train.threads or threads)
+    try:
+        seconds = _measure(model, recipe, train_set, device)
+    finally:
+        torch.set_num_threads(threads)
     total = seconds * plan.total
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = f"every {plan.every} steps and at the end" if plan.every else "at the end"
@@ -193,13 +211,13 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
         ("learning rate", f"{rates} at the first, middle and last step"),
         ("device", str(device)),
         ("one step", f"{seconds:.2f} s measured, {recipe.train.batch / seconds:.1f} images/s"),
-        ("peak memory", f"{_peak_memory(device) / 2**30:.1f} GiB after two steps"),
+        ("peak memory", _peak_memory(device)),
         ("training time", f"about {duration(total)} without evaluations"),
     )
     return DryRun(lines, tuple(note.text for note in notes))
 
 
-def _measure(model: EMANet, recipe: Recipe, dataset: Dataset, device: torch.device, plan: Schedule) -> float:
+def _measure(model: EMANet, recipe: Recipe, dataset: Dataset, device: torch.device) -> float:
     """Seconds of the second training step, data included; the model is thrown away afterwards."""
     optimizer = build_optimizer(model, recipe.optim)
     backbone = recipe.backbone
@@ -210,29 +228,29 @@ def _measure(model: EMANet, recipe: Recipe, dataset: Dataset, device: torch.devi
         backbone.std,
         batch=recipe.train.batch,
         start=0,
-        total=max(2, min(plan.total, 2)),
+        total=2,
         seed=recipe.train.seed,
         workers=0,
     )
-    began = 0.0
+    done = []
     for i, batch in enumerate(stream):
-        began = time.perf_counter() if i == 0 else began
         losses = model.training_step(batch.images.to(device), batch.labels.to(device), Step(i, 1, recipe.optim.lr))
         loss = torch.stack(list(losses.values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        if not math.isfinite(loss.item()):
-            break
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if i == 0:
-            began = time.perf_counter()
-    stream.close()
-    return time.perf_counter() - began
+        loss.item()  # a GPU is done only when it answers
+        done.append(time.perf_counter())
+    return done[1] - done[0]
 
 
-def _peak_memory(device: torch.device) -> float:
-    """Bytes: of the device's allocator on CUDA, of the whole process otherwise."""
+def _peak_memory(device: torch.device) -> str:
+    """Of the device's allocator on CUDA, of the whole process otherwise, where the system tells it."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB after two steps"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "not known on this system"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB after two steps"

@@ -35,6 +35,7 @@ from emaseg.plan import (
     datasets,
     dry_run,
     load_start_weights,
+    loader_notes,
     loader_workers,
     schedule,
     write_samples,
@@ -114,11 +115,15 @@ def train(
         parameters=sum(p.numel() for p in session.model.parameters()),
         device=str(device),
     )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.train.threads or threads)
     try:
         yield from _loop(session, stop)
     except torch.OutOfMemoryError as error:
         hint = "lower it with --set train.batch=..., or use a smaller augment.crop"
         raise SystemFault(f"{device}: out of memory with a batch of {recipe.train.batch}", hint) from error
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _open(
@@ -139,6 +144,7 @@ def _open(
     check_batch(model, recipe)
     if checkpoint is None:
         notes += load_start_weights(model, recipe)
+    notes += loader_notes(recipe, device)
     model.to(device).train()
     session = _Session(recipe, run, device, model, build_optimizer(model, recipe.optim), plan, train_set, eval_set)
     if checkpoint is not None:
@@ -310,7 +316,10 @@ def _restore(session: _Session, checkpoint: Checkpoint) -> None:
 
 
 # Changing these does not change what a step computes.
-_FREE = {"train": ("workers", "save_seconds", "keep_every", "log_every", "evaluate_every"), "data": ("root",)}
+_FREE = {
+    "train": ("workers", "threads", "save_seconds", "keep_every", "log_every", "evaluate_every"),
+    "data": ("root",),
+}
 _FREE_SECTIONS = ("title", "inference", "inference_tta", "published", "name")
 
 

@@ -67,8 +67,7 @@ def test_installed_wheel_runs_anywhere(wheel: Path, tmp_path: Path) -> None:
     Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def emaseg(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
-        code += "from emaseg.cli import main; sys.exit(main())"
+        code = "import sys; from emaseg.cli import main; sys.exit(main())"
         return subprocess.run(
             [python, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False,
             env={**os.environ, "PYTHONPATH": ""},

@@ -238,7 +238,10 @@ class _Reader:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process alone decides what an interrupt means
+    # A terminal or a batch system signals the whole group: the training process alone decides what that means.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

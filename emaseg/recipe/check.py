@@ -114,6 +114,11 @@ def _augment(augment: Augment, classes: int) -> Iterator[Problem]:
     low, high = augment.scale
     if low > high:
         yield Problem("augment.scale", f"[{low}, {high}] runs backwards; write [{high}, {low}]")
+    if augment.interpolation == "align_corners":  # the image is no longer 8-bit when these would come
+        if augment.photometric != "none":
+            yield Problem("augment.photometric", 'must be "none" with interpolation = "align_corners"')
+        if augment.rotation > 0:
+            yield Problem("augment.rotation", 'must be 0 with interpolation = "align_corners"')
     yield from _long_short(augment.resize_long_short, "augment.resize_long_short")
     yield from _pairs(augment.flip_pairs, "augment.flip_pairs", classes)
 

@@ -400,6 +400,7 @@ class Train:
     iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
     batch: int = key("images of one optimiser step, all processes together", 16, low=1)
     workers: int = key("loading processes; -1 = as many as pay on this machine", -1, low=-1)
+    threads: int = key("CPU threads of the network; 0 = as many as there are cores", 0, low=0)
     seed: int = key("of start weights, sample order, augmentation and dropout", 0, low=0)
     evaluate_every: int = key(
         "epochs (or iterations, where those are given) between evaluations; 0 = only at the end", 0, low=0

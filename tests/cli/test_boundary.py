@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer  # noqa: TID251  (the terminal is what is tested)
+import typer
 
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, UserError, WeightsError
 

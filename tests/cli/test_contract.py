@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 import pytest
-import typer  # noqa: TID251  (the terminal is what is tested)
+import typer
 
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, WeightsError
 

@@ -201,6 +201,11 @@ def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
         ("lr = 0.01", "lr = 0.01\nmin_lr = 0.1", "26: optim.min_lr: 0.1 is above lr = 0.01"),
         (
             "crop = [64, 96]",
+            'crop = [64, 96]\ninterpolation = "align_corners"\nphotometric = "bgr"',
+            '24: augment.photometric: must be "none" with interpolation = "align_corners"',
+        ),
+        (
+            "crop = [64, 96]",
             "crop = [64, 96]\nscale = [2, 0.5]",
             "23: augment.scale: [2.0, 0.5] runs backwards; write [0.5, 2.0]",
         ),
