@@ -85,25 +85,27 @@ def evaluate(
     from emaseg.data import build_dataset
     from emaseg.device import pick_device
     from emaseg.evaluate import evaluate as evaluate_engine
-    from emaseg.files import write_text
+    from emaseg.files import make_folder, write_text
 
     from .progress import show_evaluation
     from .render import print_json, print_lines, print_scores
 
     target = pick_device(device)
     dataset = build_dataset(data, which)
-    model = open_model(resolved, target)
+    file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
+    make_folder(file.parent)  # before the work, not after it
+    model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
     backbone = recipe.backbone
     events = evaluate_engine(model, dataset, recipe.inference, backbone.mean, backbone.std, target)
     scores = show_evaluation(events, quiet)
 
-    content = evaluation_json(scores, recipe.published, recipe.inference, sha256_of(resolved.weights))
-    file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    content = evaluation_json(scores, recipe.published, recipe.inference, weights_hash)
     if as_json:
         print_json(content)
     else:
         print_scores(scores, published, content["protocol"])
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if not as_json:
         print(file)
     if not check or published is None:
         return 0

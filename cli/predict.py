@@ -126,11 +126,10 @@ def _mask_to_stdout(predictor: Predictor, inputs: list[ImageInput]) -> int:
             f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
         )
     try:
-        image = read_image(inputs[0].source, inputs[0].name)
+        prediction = predictor.predict(read_image(inputs[0].source, inputs[0].name))
     except DataError as error:
         print_error(error.message, error.hint)
         return 1  # as for every image that fails
-    prediction = predictor.predict(image)
     png = io.BytesIO()
     palette_png(prediction.labels, predictor.palette).save(png, format="PNG")
     sys.stdout.buffer.write(png.getvalue())

@@ -13,15 +13,13 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
+from emaseg.events import Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
 from emaseg.metrics import Scores
 from emaseg.words import duration
 
 from .render import console, percent, print_note
 
 _EVERY_SECONDS = 10.0  # between plain lines where there is no terminal
-
-TrainEvent = Note | Started | Stepped | Evaluating | Evaluated | Saved | Finished
 
 
 class Meter:
@@ -84,9 +82,12 @@ class Meter:
             self._bars.remove_task(self._tasks.pop(job))
 
 
-def show_training(events: Iterator[TrainEvent], quiet: bool) -> Finished | None:
-    """Draw a training run to its end; returns its last word, None when it stopped without one."""
-    finished: Finished | None = None
+def show_training(events: Iterator[TrainEvent], quiet: bool) -> Finished:
+    """Draw a training run to its end; returns its last word.
+
+    Raises:
+        RuntimeError: the events ended without one.
+    """
     with Meter(quiet) as meter:
         for event in events:
             if isinstance(event, Stepped):
@@ -101,8 +102,8 @@ def show_training(events: Iterator[TrainEvent], quiet: bool) -> Finished | None:
             elif isinstance(event, Note):
                 meter.note(event)
             elif isinstance(event, Finished):
-                finished = event  # Saved is not shown: checkpoints are routine
-    return finished
+                return event  # Saved is not shown: checkpoints are routine
+    raise RuntimeError("the training ended without a last word")
 
 
 def show_evaluation(events: Iterator[Evaluating | Evaluated], quiet: bool) -> Scores:

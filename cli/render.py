@@ -6,7 +6,9 @@ Legend: scores arrive as fractions in 0..1 and are shown in percent.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -30,6 +32,23 @@ _STATUS = {
 }
 
 
+def print_result(text: str) -> None:
+    """One line on stdout; when its reader is gone, nothing, and the command's exit code stands."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Console(Console):
+    """A console whose reader may go away (`| head`, a killed `tee`): it falls silent, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def console(stream: IO[str] | None = None) -> Console:
     """A console on `stream` (default stderr) that prints text as it is: no markup, no wrapping of long lines.
 
@@ -37,7 +56,7 @@ def console(stream: IO[str] | None = None) -> Console:
     """
     stream = sys.stderr if stream is None else stream
     width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_error(message: str, hint: str, out: Console | None = None) -> None:
@@ -60,7 +79,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """One object on one line of stdout."""
-    print(json.dumps(content, ensure_ascii=False, allow_nan=False), flush=True)
+    print_result(json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
 def print_grid(rows: Iterable[Sequence[str]], stream: IO[str] | None = None) -> None:

@@ -60,7 +60,7 @@ def train(
     from emaseg.recipe import load_recipe_with_origins
 
     loaded = load_recipe_with_origins(recipe, overrides)
-    from .render import print_grid, print_json, print_lines
+    from .render import print_grid, print_json, print_lines, print_result
 
     if verbose:
         print_grid(_origins(loaded), sys.stderr)
@@ -76,16 +76,19 @@ def train(
         from .progress import show_training
 
         events = train_engine(loaded.recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
-        finished = show_training(events, quiet)
-    if finished is None:
-        return 128 + stop.signum
+        try:
+            finished = show_training(events, quiet)
+        except SystemExit:  # a second signal
+            if (run / "checkpoints" / "last.pt").is_file():
+                return INTERRUPTED_WITH_CHECKPOINT
+            raise
     if not quiet:
         print_lines(_last_words(finished, recipe, overrides))
     if as_json:
         content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
     else:
-        print(finished.run)
+        print_result(str(finished.run))
     return INTERRUPTED_WITH_CHECKPOINT if finished.interrupted else 0
 
 
@@ -172,7 +175,8 @@ def stop_on_signals() -> Iterator[Stop]:
         if again:
             signal.signal(signum, signal.SIG_DFL)
             raise SystemExit(128 + stop.signum)
-        os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print is not safe in a handler
+        with contextlib.suppress(OSError):  # print is not safe in a handler; nobody may be reading
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
     wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     before = {signum: signal.signal(signum, ask) for signum in wanted}

@@ -15,6 +15,7 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 import zipfile
@@ -56,8 +57,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     content = {
         "format": FORMAT,
-        "model": checkpoint.model,
-        "optimizer": checkpoint.optimizer,
+        "model": _on_cpu(checkpoint.model),
+        "optimizer": _on_cpu(checkpoint.optimizer),
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
         "best": checkpoint.best,
@@ -71,6 +72,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             torch.save(content, cast("IO[bytes]", writer))
         except (OSError, RuntimeError) as error:
             raise writer.error or error from error
+
+
+def _on_cpu(value: Any) -> Any:
+    """`value` with its tensors on the CPU, so that any machine can read the file."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 class _Writer:
@@ -113,6 +123,8 @@ def read_file(path: Path) -> Mapping[str, Any]:
     except IsADirectoryError:
         raise WeightsError(f"{path}: is a folder, not a weight file", remedy) from None
     except OSError as error:
+        if error.errno == errno.EINVAL:  # a seek to where a whole file would go on
+            raise WeightsError(f"{path}: not a weight file, or damaged", remedy) from error
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})", remedy) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise WeightsError(f"{path}: not a weight file, or damaged", remedy) from error

@@ -86,3 +86,6 @@ class Finished:
     best_miou: float | None
     interrupted: bool = False  # stopped by a signal after saving a checkpoint; --resume continues
     already: bool = False  # a resume of a run that was complete
+
+
+TrainEvent = Note | Started | Stepped | Evaluating | Evaluated | Saved | Finished

@@ -44,9 +44,9 @@ def cross_entropy(
         Scalar loss, differentiable with respect to `logits`.
     """
     if reduction == "valid_pixels":
-        count = (labels != IGNORE).sum().clamp(min=1).to(logits.dtype)
+        count: torch.Tensor | int = (labels != IGNORE).sum().clamp(min=1)
     else:
-        count = torch.tensor(labels.numel(), dtype=logits.dtype, device=logits.device)
+        count = labels.numel()
     total: torch.Tensor = _UpsampledCrossEntropy.apply(logits, labels, align_corners)
     return total / count
 

@@ -32,7 +32,7 @@ from emaseg.models.emanet import EMANet
 from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate
 from emaseg.recipe import Recipe
-from emaseg.resources import cache_folder
+from emaseg.resources import cache_folder, expanded
 from emaseg.run_folder import RunFolder
 from emaseg.visual import sheet
 from emaseg.words import duration
@@ -107,7 +107,7 @@ def load_start_weights(model: EMANet, recipe: Recipe) -> list[Note]:
     weights = recipe.backbone.weights
     if weights == "none":
         return [Note("backbone: untrained (backbone.weights is none)")]
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if not path.is_file():
         path = cache_folder() / Path(weights).name
     if not path.is_file():
@@ -187,6 +187,7 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
     model = build_model(recipe)
     check_batch(model, recipe)
     notes += load_start_weights(model, recipe)
+    notes += loader_notes(recipe, device)
     model.to(device).train()
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)

@@ -29,6 +29,7 @@ from emaseg.errors import DataError
 from emaseg.files import atomic
 from emaseg.inference import label_map
 from emaseg.recipe import Recipe
+from emaseg.resources import expanded
 from emaseg.visual import overlay, palette_png
 
 UInt8 = npt.NDArray[np.uint8]
@@ -165,7 +166,11 @@ def find_images(inputs: Sequence[str]) -> list[ImageInput]:
         if text == "-":
             found.setdefault("-", (sys.stdin.buffer.read(), "stdin", Path("stdin")))
             continue
-        for path, relative in _files(text):
+        try:
+            files = _files(text)
+        except OSError as error:  # a name that the system does not take
+            raise DataError(f"{text[:80]}: cannot be looked up ({error.strerror})", "check the path") from error
+        for path, relative in files:
             found.setdefault(str(path.resolve()), (path, str(path), relative))
     stems = _stems([relative for _, _, relative in found.values()])
     return [ImageInput(source, name, stem) for (source, name, _), stem in zip(found.values(), stems, strict=True)]
@@ -173,7 +178,7 @@ def find_images(inputs: Sequence[str]) -> list[ImageInput]:
 
 def _files(text: str) -> list[tuple[Path, Path]]:
     """(file, its place below the argument) of one argument."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         files = _below(path)
         if not files:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.recipe import Recipe, load_recipe, parse_recipe
-from emaseg.resources import cache_folder
+from emaseg.resources import cache_folder, expanded, shipped_recipes
 from emaseg.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ def resolve(
         RecipeError: a contradiction between the arguments, or an unknown recipe.
         WeightsError: no such weights; says what to do.
     """
-    path = Path(ref).expanduser()
-    if checkpoint is not None and not path.is_dir():
+    path = expanded(ref)
+    named = ref in shipped_recipes()  # a folder of that name must be written with a separator: ./demo
+    if checkpoint is not None and (named or not path.is_dir()):
         raise RecipeError(f"--checkpoint {checkpoint}: {ref} is not a run folder", "name the checkpoint file itself")
-    if path.is_dir() or _is_weight_file(path):
+    if not named and (path.is_dir() or _is_weight_file(path)):
         if weights is not None:
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
         run = path if path.is_dir() else _run_of(path)
@@ -64,7 +65,7 @@ def resolve(
     recipe = load_recipe(ref, overrides)
     if weights is None:
         return Resolved(recipe, _released(recipe), None)
-    file = Path(weights).expanduser()
+    file = expanded(weights)
     if file.is_dir():
         file = _pick(file, None)
     if not file.is_file():

@@ -37,9 +37,9 @@ def cache_folder() -> Path:
     """Where downloaded weights live: $EMASEG_CACHE, else $XDG_CACHE_HOME/emaseg, else ~/.cache/emaseg."""
     own = os.environ.get("EMASEG_CACHE")
     if own:
-        return _expanded(own)
+        return expanded(own)
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(xdg) if os.path.isabs(xdg) else _expanded("~/.cache")  # the XDG rules: a relative path is void
+    base = Path(xdg) if os.path.isabs(xdg) else expanded("~/.cache")  # the XDG rules: a relative path is void
     return base / "emaseg"
 
 
@@ -49,8 +49,8 @@ def data_root(root: str) -> Path:
     Raises:
         DataError: none of these is a folder; names all that were looked at.
     """
-    path = _expanded(root)
-    below = _expanded(os.environ.get("EMASEG_DATA") or "data")
+    path = expanded(root)
+    below = expanded(os.environ.get("EMASEG_DATA") or "data")
     places = [path] if path.is_absolute() else [(below / path).absolute(), path.absolute()]
     for place in places:
         if place.is_dir():
@@ -66,5 +66,6 @@ def default_run_folder(name: str, now: datetime) -> Path:
     return Path("runs") / name / now.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _expanded(path: str) -> Path:
+def expanded(path: str) -> Path:
+    """The path with a leading `~` replaced."""
     return Path(os.path.expanduser(path))  # unlike Path.expanduser, leaves an unknown ~user alone

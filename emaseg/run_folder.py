@@ -3,7 +3,7 @@
 Room: run_folder; imports recipe, files, errors. Layout:
 
     RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,best,step_XXXXXXXX}.pt
-    RUN/env.json      versions, device, command          RUN/samples.png   image, truth, prediction
+    RUN/env.json      each start: versions, command         RUN/samples.png   image, truth, prediction
     RUN/metrics.csv   one row a log interval and one an evaluation
     RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
 """
@@ -21,10 +21,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError
 from emaseg.files import fault, make_folder, write_text
 from emaseg.recipe import Recipe, recipe_to_toml
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("emaseg", "torch", "torchvision", "numpy", "pillow", "scipy", "h5py")
 
@@ -91,23 +95,29 @@ def check_target(root: Path, resume: bool) -> None:
         raise RecipeError(f"--out {root}: the folder is not empty", "add --resume to continue it, or choose another")
 
 
-def create(run: RunFolder, recipe: Recipe, device: str) -> None:
-    """Make the folder with recipe.toml and env.json. Called once everything else is known to work."""
+def create(run: RunFolder, recipe: Recipe, device: torch.device) -> None:
+    """Make the folder with recipe.toml and env.json. Called once everything else is known to work.
+
+    A resumed run's env.json keeps the first start and adds a line for each later one.
+    """
     make_folder(run.checkpoints)
+    for leftover in run.checkpoints.glob(".*.part"):  # of a process that was killed while writing
+        leftover.unlink(missing_ok=True)
     write_text(run.recipe, recipe_to_toml(recipe))
-    write_text(run.root / "env.json", json.dumps(environment(device), indent=2) + "\n")
+    file = run.root / "env.json"
+    starts = json.loads(file.read_text())["starts"] if file.exists() else []
+    write_text(file, json.dumps({"schema": 1, "starts": [*starts, environment(device)]}, indent=2) + "\n")
 
 
-def environment(device: str) -> dict[str, object]:
+def environment(device: torch.device) -> dict[str, object]:
     """What a result may depend on beside the recipe."""
     import torch
 
     return {
-        "schema": 1,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,
-        "device": device,
-        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") else None,
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -144,15 +154,16 @@ def append_metrics(run: RunFolder, row: Mapping[str, float], terms: tuple[str, .
     _append(run.metrics, buffer.getvalue())
 
 
-def cut_metrics(run: RunFolder, step: int) -> None:
-    """Drop rows after `step`: a resumed run writes them again."""
+def cut_metrics(run: RunFolder, step: int, evaluated: int) -> None:
+    """Drop rows of steps after `step`, and of evaluations after `evaluated`: a resumed run writes them again."""
     if not run.metrics.exists():
         return
     with run.metrics.open(newline="") as file:
-        rows = list(csv.reader(file))
-    kept = [row for i, row in enumerate(rows) if i == 0 or (row and row[0].isdecimal() and int(row[0]) <= step)]
+        header, *rows = csv.reader(file)
+    miou = header.index("miou")
+    kept = [row for row in rows if int(row[0]) <= (evaluated if row[miou] else step)]
     if len(kept) != len(rows):
-        write_text(run.metrics, "".join(",".join(row) + "\n" for row in kept))
+        write_text(run.metrics, "".join(",".join(row) + "\n" for row in (header, *kept)))
 
 
 def _number(value: float) -> str:

@@ -4,11 +4,13 @@ Room: train; imports every engine room below it. Legend: B batch, H W crop.
 
 What a step computes is a pure function of (recipe, step, state), and the state is in the checkpoint: parameters,
 buffers, momentum, the generator that dropout draws from. The sample order and every augmentation derive from
-(seed, epoch, sample), so they need no state. That is why a run that was interrupted equals one that was not.
+(seed, epoch, sample), so they need no state. That is why a run that was interrupted equals one that was not: exactly on
+a CPU with the same number of threads; on CUDA as far as its kernels repeat themselves.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -17,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from emaseg.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from emaseg.data.loading import batches
 from emaseg.data.sample import Batch, Dataset
-from emaseg.errors import Diverged, RecipeError, SystemFault
+from emaseg.errors import DataError, Diverged, RecipeError, SystemFault
 from emaseg.evaluate import evaluate
-from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
+from emaseg.events import Evaluated, Finished, Note, Saved, Started, Stepped, TrainEvent
 from emaseg.files import atomic
 from emaseg.models import build_model
 from emaseg.models.emanet import EMANet
@@ -42,8 +45,6 @@ from emaseg.plan import (
 )
 from emaseg.recipe import Recipe
 from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics
-
-Event = Note | Started | Stepped | Evaluating | Evaluated | Saved | Finished
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     stop: threading.Event | None = None,
-) -> Iterator[Event]:
+) -> Iterator[TrainEvent]:
     """Train a recipe into the folder `out`, or continue there.
 
     Args:
@@ -97,33 +98,39 @@ def train(
     yield from notes
     session, remarks = _open(recipe, run, device, train_set, eval_set, resume)
     yield from remarks
-    if session.step == session.plan.total and session.best.get("evaluated") == session.step:
+    complete = session.step == session.plan.total and session.best.get("evaluated") == session.step
+    if complete and run.samples.exists():
         yield Finished(out, session.step, session.best.get("miou"), already=True)
         return
-    create(run, recipe, str(device))
-    cut_metrics(run, session.step)
-    for note in (*notes, *remarks):
-        append_log(run, note.text)
-    yield Started(
-        run=out,
-        step=session.step,
-        total_steps=session.plan.total,
-        epochs=session.plan.total / session.plan.per_epoch,
-        train_images=len(train_set),
-        eval_images=len(eval_set),
-        batch=recipe.train.batch,
-        parameters=sum(p.numel() for p in session.model.parameters()),
-        device=str(device),
-    )
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
+        create(run, recipe, device)
+        cut_metrics(run, session.step, int(session.best.get("evaluated", 0)))
+        for note in (*notes, *remarks):
+            append_log(run, note.text)
+        yield _started(session)
         yield from _loop(session, stop)
     except torch.OutOfMemoryError as error:
-        hint = "lower it with --set train.batch=..., or use a smaller augment.crop"
+        hint = "use a smaller batch (--set train.batch=...) or a smaller augment.crop"
         raise SystemFault(f"{device}: out of memory with a batch of {recipe.train.batch}", hint) from error
     finally:
         torch.set_num_threads(threads)
+
+
+def _started(session: _Session) -> Started:
+    plan = session.plan
+    return Started(
+        run=session.run.root,
+        step=session.step,
+        total_steps=plan.total,
+        epochs=plan.total / plan.per_epoch,
+        train_images=len(session.train_set),
+        eval_images=len(session.eval_set),
+        batch=session.recipe.train.batch,
+        parameters=sum(p.numel() for p in session.model.parameters()),
+        device=str(session.device),
+    )
 
 
 def _open(
@@ -153,10 +160,11 @@ def _open(
     return session, notes
 
 
-def _loop(session: _Session, stop: threading.Event) -> Generator[Event, None, None]:
+def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, None, None]:
     """Steps, evaluations and checkpoints until the end or until `stop`."""
     meter = _Meter(session)
     stream = _stream(session)
+    saved = session.step
     try:
         while True:
             if session.plan.evaluates_at(session.step) and session.best.get("evaluated") != session.step:
@@ -177,6 +185,11 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[Event, None, No
             session.step += 1
             yield meter.event(parts, waited, time.perf_counter() - began)
             yield from _checkpoint_if_due(session)
+    except DataError as error:  # a damaged image costs that image, not the steps since the last checkpoint
+        append_log(session.run, f"after step {session.step}: {error.message}")
+        if session.step > saved:
+            _save(session)
+        raise
     finally:
         stream.close()
     yield Saved(write_samples(session.model, session.recipe, session.eval_set, session.run, session.device), "samples")
@@ -199,7 +212,7 @@ def _stream(session: _Session) -> Generator[Batch, None, None]:
 
 
 def _step(session: _Session, batch: Batch) -> dict[str, float]:
-    """Forward, backward, and the optimiser step unless a loss is not finite."""
+    """Forward, backward, and the optimiser step unless a loss or the gradient is not finite."""
     model, plan = session.model, session.plan
     lr = learning_rate(session.step, plan.total, session.recipe.optim)
     set_learning_rate(session.optimizer, lr)
@@ -208,16 +221,13 @@ def _step(session: _Session, batch: Batch) -> dict[str, float]:
     session.optimizer.zero_grad(set_to_none=True)
     losses = model.training_step(images, labels, Step(session.step, plan.epoch(session.step), lr))
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-    values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    *values, gradient = torch.stack([*(loss.detach() for loss in losses.values()), norm]).tolist()
     parts = dict(zip(losses, values, strict=True))
-    if not all(map(_finite, values)):
+    if not all(map(math.isfinite, (*values, gradient))):
         raise _diverged(session, batch, parts)
     session.optimizer.step()
     return parts
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0
 
 
 def _diverged(session: _Session, batch: Batch, parts: dict[str, float]) -> Diverged:
@@ -227,14 +237,15 @@ def _diverged(session: _Session, batch: Batch, parts: dict[str, float]) -> Diver
     with atomic(path) as file:
         torch.save({**content, "images": batch.images, "labels": batch.labels}, file)
     terms = ", ".join(f"{name} {value:g}" for name, value in parts.items())
-    append_log(session.run, f"step {session.step}: loss is not finite ({terms})")
+    append_log(session.run, f"step {session.step}: loss or gradient is not finite ({terms})")
     return Diverged(
-        f"step {session.step}: the loss is not finite ({terms}); this step was not applied, its batch is in {path}",
-        "look at that batch, or lower the learning rate (--set optim.lr=...); the last checkpoint is unharmed",
+        f"step {session.step}: the loss or its gradient is not finite ({terms}); the step was not applied, its batch "
+        f"is in {path}",
+        "look at that batch, or start a new run with a lower learning rate (--set optim.lr=...)",
     )
 
 
-def _checkpoint_if_due(session: _Session) -> Iterator[Event]:
+def _checkpoint_if_due(session: _Session) -> Iterator[TrainEvent]:
     keep = session.recipe.train.keep_every
     if keep and session.step % keep == 0:
         save_checkpoint(session.run.kept(session.step), _snapshot(session))
@@ -249,7 +260,7 @@ def _save(session: _Session) -> Saved:
     return Saved(session.run.last, "checkpoint")
 
 
-def _evaluate(session: _Session, stop: threading.Event) -> Iterator[Event]:
+def _evaluate(session: _Session, stop: threading.Event) -> Iterator[TrainEvent]:
     """Score the evaluation split; a better mIoU also becomes best.pt. `stop` abandons it: a resume repeats it."""
     recipe, run = session.recipe, session.run
     backbone = recipe.backbone
@@ -292,7 +303,7 @@ def _snapshot(session: _Session) -> Checkpoint:
     epoch, offset = divmod(session.step, plan.per_epoch)
     rng: dict[str, Any] = {"cpu": torch.get_rng_state(), "cuda": []}
     if session.device.type == "cuda":
-        rng["cuda"] = torch.cuda.get_rng_state_all()
+        rng["cuda"] = [torch.cuda.get_rng_state(session.device)]
     return Checkpoint(
         model=session.model.state_dict(),
         optimizer=session.optimizer.state_dict(),
@@ -300,22 +311,28 @@ def _snapshot(session: _Session) -> Checkpoint:
         epoch=epoch,
         best=dict(session.best),
         rng=rng,
-        sampler={"seed": seed, "epoch": epoch, "offset": offset},
+        sampler={"seed": seed, "epoch": epoch, "offset": offset, "images": len(session.train_set)},
         recipe=session.recipe,
     )
 
 
 def _restore(session: _Session, checkpoint: Checkpoint) -> None:
+    then, now = checkpoint.sampler.get("images", len(session.train_set)), len(session.train_set)
+    if then != now:
+        raise DataError(
+            f"the training set had {then} images when this run started and has {now} now",
+            "bring it back to what it was, or start a new run",
+        )
     session.model.load_state_dict(checkpoint.model)
     session.optimizer.load_state_dict(checkpoint.optimizer)
     session.step = checkpoint.step
     session.best = dict(checkpoint.best)
     torch.set_rng_state(checkpoint.rng["cpu"])
     if session.device.type == "cuda" and checkpoint.rng["cuda"]:
-        torch.cuda.set_rng_state_all(checkpoint.rng["cuda"])
+        torch.cuda.set_rng_state(checkpoint.rng["cuda"][0], session.device)
 
 
-# Changing these does not change what a step computes.
+# Changing these does not change what a step computes (but threads its rounding).
 _FREE = {
     "train": ("workers", "threads", "save_seconds", "keep_every", "log_every", "evaluate_every"),
     "data": ("root",),
@@ -393,4 +410,4 @@ class _Meter:
         append_metrics(self.session.run, row, self.session.model.loss_names)
 
 
-__all__ = ["Event", "dry_run", "train"]
+__all__ = ["dry_run", "train"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from emaseg.events import Stepped
+from emaseg.events import Stepped, TrainEvent
 from emaseg.recipe import Recipe, parse_recipe
-from emaseg.train import Event, train
+from emaseg.train import train
 
 TINY = """
 schema = 1
@@ -57,10 +57,10 @@ def tiny(*overrides: str) -> Recipe:
     return parse_recipe(TINY, "tiny.toml", overrides).recipe
 
 
-def run(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None) -> list[Event]:
+def run(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None) -> list[TrainEvent]:
     """Train to the end, or ask it to stop once `stop_after` steps are done."""
     stop = threading.Event()
-    events = []
+    events: list[TrainEvent] = []
     for event in train(recipe, out, resume=resume, stop=stop):
         events.append(event)
         if isinstance(event, Stepped) and event.step == stop_after:

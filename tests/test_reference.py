@@ -73,3 +73,11 @@ def test_contradictions(trained: Path, tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "foreign.pth")
     with pytest.raises(WeightsError, match="holds no recipe"):
         resolve(str(tmp_path / "foreign.pth"))
+
+
+def test_shipped_name_wins_over_a_folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects `cd runs`: a folder called like a recipe is meant only when written with a separator."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").symlink_to(trained)
+    assert resolve("demo", weights=str(trained)).run is None
+    assert resolve("./demo").run is not None

@@ -9,15 +9,17 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import emaseg
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, WeightsError
 from emaseg.events import Evaluated, Finished, Note, Stepped
 from emaseg.plan import dry_run, schedule
-from emaseg.recipe import load_recipe
+from emaseg.recipe import Recipe, load_recipe
 from emaseg.train import train
 from tests.helpers import equal, run, tiny
 
@@ -27,6 +29,11 @@ CPU = torch.device("cpu")
 def last(path: Path) -> dict[str, object]:
     content: dict[str, object] = torch.load(path / "checkpoints/last.pt", weights_only=True)
     return content
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("cut", [3, 5, 7])
@@ -46,7 +53,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, cut: int) -> None:
     assert equal(last(tmp_path / "whole"), last(tmp_path / "cut"))
     whole, resumed = (torch.load(tmp_path / p / "checkpoints/best.pt", weights_only=True) for p in ("whole", "cut"))
     assert equal(whole, resumed)
-    rows = [list(csv.DictReader((tmp_path / p / "metrics.csv").open())) for p in ("whole", "cut")]
+    rows = [metrics(tmp_path / p) for p in ("whole", "cut")]
     assert [(r["step"], r["miou"]) for r in rows[0]] == [(r["step"], r["miou"]) for r in rows[1]]
 
 
@@ -70,7 +77,7 @@ def test_resume_after_a_kill_repeats_from_the_last_checkpoint(tmp_path: Path) ->
     events = run(tiny(), out, resume=True)
     assert next(e.step for e in events if isinstance(e, Stepped)) == 8
     assert equal(last(tmp_path / "whole")["model"], last(out)["model"])
-    steps = [int(row["step"]) for row in csv.DictReader((out / "metrics.csv").open()) if row["loss"]]
+    steps = [int(row["step"]) for row in metrics(out) if row["loss"]]
     assert steps == sorted(set(steps))
 
 
@@ -83,8 +90,8 @@ def test_run_folder(tmp_path: Path) -> None:
         "checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/step_00000006.pt", "checkpoints/step_00000012.pt",
     }  # fmt: skip
     assert load_recipe(str(tmp_path / "run/recipe.toml")) == tiny("train.keep_every=6")
-    assert json.loads((tmp_path / "run/env.json").read_text())["packages"]["torch"]
-    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+    assert json.loads((tmp_path / "run/env.json").read_text())["starts"][0]["packages"]["torch"]
+    rows = metrics(tmp_path / "run")
     assert [int(r["step"]) for r in rows if r["loss"]] == [2, 4, 6, 8, 10, 12]
     assert [int(r["step"]) for r in rows if r["miou"]] == [5, 10, 12]
     for row in rows:
@@ -119,6 +126,56 @@ def test_resume_with_another_recipe_is_refused(tmp_path: Path) -> None:
     run(tiny(), tmp_path / "run", stop_after=2)
     with pytest.raises(RecipeError, match=r"optim\.lr = 0\.05 there, 0\.1 now"):
         run(tiny("optim.lr=0.1"), tmp_path / "run", resume=True)
+
+
+def test_resume_with_other_images_is_refused(tmp_path: Path) -> None:
+    """Protects the sample order: with another number of images it would silently be another run."""
+    out = tmp_path / "run"
+    run(tiny(), out, stop_after=2)
+    path = out / "checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    content["sampler"]["images"] = 19
+    torch.save(content, path)
+    with pytest.raises(DataError, match="had 19 images when this run started and has 20 now"):
+        run(tiny(), out, resume=True)
+
+
+def test_damaged_image_in_mid_run_keeps_the_steps(tmp_path: Path) -> None:
+    """Protects the work done: the error names the image, and a resume goes on from the step before it."""
+    recipe = folder_recipe(tmp_path / "data", images=80)
+    out = tmp_path / "run"
+    damaged = tmp_path / "data/images/70.png"
+    damaged.write_bytes(damaged.read_bytes()[:150])  # headers are checked at the start, pixels when they are read
+    with pytest.raises(DataError, match=r"70\.png"):
+        run(recipe, out)
+    steps = read_checkpoint(out / "checkpoints/last.pt").step
+    assert steps > 0
+    assert "70.png" in (out / "log.txt").read_text()
+
+
+def folder_recipe(root: Path, images: int) -> Recipe:
+    """Random pictures with two-class masks as a folder data set."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for i in range(images):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / f"images/{i}.png")
+        Image.fromarray(rng.integers(0, 2, (32, 32), dtype=np.uint8)).save(root / f"masks/{i}.png")
+    data = (
+        f'data={{kind="folder", root="{root}", classes=["a", "b"], train_images="images", train_masks="masks", '
+        'eval_images="images", eval_masks="masks"}'
+    )
+    return tiny(data, "train.iterations=40", "train.evaluate_every=0")
+
+
+def test_finished_run_without_its_picture_gets_one(tmp_path: Path) -> None:
+    """Protects a run that died between its last evaluation and its last file."""
+    run(tiny(), tmp_path / "run")
+    (tmp_path / "run/samples.png").unlink()
+    finished = run(tiny(), tmp_path / "run", resume=True)[-1]
+    assert isinstance(finished, Finished)
+    assert not finished.already
+    assert (tmp_path / "run/samples.png").is_file()
 
 
 def test_occupied_folder_is_refused(tmp_path: Path) -> None:

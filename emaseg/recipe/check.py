@@ -64,6 +64,8 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("train.epochs", "epochs and iterations are both 0; give one of them")
     if optim.min_lr > optim.lr:
         yield Problem("optim.min_lr", f"{optim.min_lr} is above lr = {optim.lr}")
+    if optim.nesterov and optim.momentum == 0:
+        yield Problem("optim.nesterov", "needs a momentum above 0")
     if isinstance(recipe.backbone, ViTBackbone):
         yield from _vit(recipe.backbone)
     yield from _data(recipe.data)
