@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 _PARTS = {"train": 0, "eval": 1}
-TILT = np.pi / 9  # largest turn of a square or triangle
+OBJECTS = 4  # tries to place one
+TILT = np.pi / 15  # largest turn of a square or triangle
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +57,21 @@ class Shapes:
 
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[UInt8, UInt8]:
     """One scene: image (H, W, 3) uint8 RGB and label (H, W) uint8 with 0 background, 1 disc, 2 square, 3 triangle,
-    4 ring. Later objects cover earlier ones."""
+    4 ring. An object that would overlap an earlier one is left out."""
     height, width = size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     background = _colour(rng)
     image = _paint(rng, background, x / width, y / height)
     label = np.zeros(size, np.uint8)
-    for _ in range(int(rng.integers(1, 4))):
+    placed: list[tuple[float, float, float]] = []  # centre and radius of each object
+    for _ in range(OBJECTS):
         kind = int(rng.integers(1, 5))
-        radius = float(rng.uniform(0.22, 0.34)) * min(size)
+        radius = float(rng.uniform(0.19, 0.29)) * min(size)
         cx = float(rng.uniform(radius, width - radius))
         cy = float(rng.uniform(radius, height - radius))
+        if any(np.hypot(cx - ox, cy - oy) < radius + other for ox, oy, other in placed):
+            continue
+        placed.append((cx, cy, radius))
         inside = _SHAPES[kind](rng, (x - cx) / radius, (y - cy) / radius)
         colours = _paint(rng, _colour(rng, background), x / width, y / height)
         image[inside] = colours[inside]
@@ -96,7 +101,7 @@ def _disc(_: np.random.Generator, u: Floats, v: Floats) -> Mask:
 
 def _ring(_: np.random.Generator, u: Floats, v: Floats) -> Mask:
     r = u * u + v * v
-    return np.asarray((r <= 1.0) & (r >= 0.3))
+    return np.asarray((r <= 1.0) & (r >= 0.25))
 
 
 def _square(rng: np.random.Generator, u: Floats, v: Floats) -> Mask:
