@@ -132,3 +132,28 @@ def test_frozen_projection_never_moves() -> None:
     assert not any(p.requires_grad for p in model.project.parameters())
     held = {id(p) for group in build_optimizer(model, recipe.optim).param_groups for p in group["params"]}
     assert held == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+# From the published networks themselves: R-50 with VOC's 21 classes, R-101 with ADE20K's 150. Each class adds a row of
+# 512 weights and a bias to two classifiers; the output stride adds nothing.
+PARAMETERS = {"resnet50": (52_390_282, 21), "resnet101": (71_514_764, 150)}
+ROWS = [
+    f"{data}_{depth}_{stride}"
+    for data in ("voc", "ade20k", "cityscapes")
+    for depth in ("r50", "r101")
+    for stride in ("d8", "d16")
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_builds(row: str) -> None:
+    """Protects all twelve rows: parameter count, and logits of the right shape for an odd-sized image."""
+    recipe = emaseg.load_recipe(row)
+    with torch.device("meta"):
+        model = emaseg.build_model(recipe).eval()
+        logits = model(torch.empty(1, 3, 129, 161))
+    classes = {"voc": 21, "ade20k": 150, "cityscapes": 19}[row.split("_")[0]]
+    known, known_classes = PARAMETERS[recipe.backbone.kind]
+    assert sum(p.numel() for p in model.parameters()) == known + 2 * 513 * (classes - known_classes)
+    stride = recipe.backbone.output_stride
+    assert logits.shape == (1, classes, -(-129 // stride), -(-161 // stride))
