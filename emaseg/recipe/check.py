@@ -26,6 +26,7 @@ from emaseg.recipe.schema import (
 )
 from emaseg.recipe.sections import Problem
 
+LONGEST = 1_000_000_000  # epochs or iterations
 MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -62,6 +63,9 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("train.iterations", f"{train.iterations} contradicts epochs = {train.epochs}; one must be 0")
     if not train.epochs and not train.iterations:
         yield Problem("train.epochs", "epochs and iterations are both 0; give one of them")
+    for name, length in (("epochs", train.epochs), ("iterations", train.iterations)):
+        if length > LONGEST:
+            yield Problem(f"train.{name}", f"{length} would never end; at most {LONGEST}")
     if optim.min_lr > optim.lr:
         yield Problem("optim.min_lr", f"{optim.min_lr} is above lr = {optim.lr}")
     if optim.nesterov and optim.momentum == 0:

@@ -396,8 +396,8 @@ class Optim:
 class Train:
     """How long, how much at once, and what is kept."""
 
-    epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0, high=10**6)
-    iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0, high=10**9)
+    epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0)
+    iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
     batch: int = key("images of one optimiser step, all processes together", 16, low=1)
     workers: int = key("loading processes; -1 = as many as pay on this machine", -1, low=-1)
     threads: int = key("CPU threads of the network; 0 = as many as there are cores", 0, low=0)

@@ -110,8 +110,10 @@ def test_a_training_run_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quiet_keeps_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
-    events = [Note("fine"), Note("label 7 was never seen", warning=True), stepped(1, 0.5), Evaluated(SCORES, 1)]
-    assert progress.show_training(iter(events), True) is None
+    notes = [Note("fine"), Note("label 7 was never seen", warning=True)]
+    finished = Finished(Path("runs/x"), 1, None)
+    events = [*notes, stepped(1, 0.5), Evaluated(SCORES, 1), finished]
+    assert progress.show_training(iter(events), True) is finished
     assert capsys.readouterr().err == "warning: label 7 was never seen\n"
 
 
@@ -126,7 +128,7 @@ def test_on_a_terminal_there_is_a_bar_and_no_plain_line(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     import sys
 
-    progress.show_training(iter([stepped(1, 0.0), stepped(2, 0.0)]), False)
+    progress.show_training(iter([stepped(1, 0.0), stepped(2, 0.0), Finished(Path("runs/x"), 2, None)]), False)
     text = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert "━" in text
     assert "train 1/2" not in text

@@ -198,6 +198,7 @@ def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
     [
         ("epochs = 2", "epochs = 0", "28: train.epochs: epochs and iterations are both 0; give one of them"),
         ("epochs = 2", "epochs = 2\niterations = 5", "29: train.iterations: 5 contradicts epochs = 2; one must be 0"),
+        ("epochs = 2", f"epochs = {10**20}", f"28: train.epochs: {10**20} would never end; at most 1000000000"),
         ("lr = 0.01", "lr = 0.01\nmin_lr = 0.1", "26: optim.min_lr: 0.1 is above lr = 0.01"),
         (
             "crop = [64, 96]",
