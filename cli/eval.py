@@ -93,8 +93,8 @@ def evaluate(
     target = pick_device(device)
     dataset = build_dataset(data, which)
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
-    make_folder(file.parent)  # before the work, not after it
     model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
+    make_folder(file.parent)  # before the work, not after it
     backbone = recipe.backbone
     events = evaluate_engine(model, dataset, recipe.inference, backbone.mean, backbone.std, target)
     scores = show_evaluation(events, quiet)
