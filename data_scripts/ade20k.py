@@ -1,0 +1,33 @@
+"""Check a download of ADE20K scene parsing (ADEChallengeData2016) before training on it.
+
+    python data_scripts/ade20k.py /path/to/ADEChallengeData2016 [--sample N]
+
+Compares the splits with the published numbers, pairs images with masks, and reads N masks of each split with the
+sizes of their images. Exit code 0: as published. 1: something differs; the lines say what.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from verify import parser, verify
+
+from emaseg.data.ade20k import ade20k
+from emaseg.data.sample import Dataset
+from emaseg.recipe.schema import ADE20KData
+
+PUBLISHED = {"train": 20_210, "val": 2_000, "test": 3_352}
+
+
+def open_split(root: Path, split: str) -> Dataset:
+    return ade20k(ADE20KData(kind="ade20k", root=str(root), eval_split=split), "eval")
+
+
+def main(arguments: list[str]) -> int:
+    given = parser(__doc__ or "").parse_args(arguments)
+    return verify(given.root.resolve(), PUBLISHED, open_split, given.sample, optional=("test",))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,33 @@
+"""Check a download of Cityscapes (leftImg8bit and gtFine) before training on it.
+
+    python data_scripts/cityscapes.py /path/to/cityscapes [--sample N]
+
+Compares the splits with the published numbers, pairs images with labels, and reads N labels of each split with the
+sizes of their images. Exit code 0: as published. 1: something differs; the lines say what.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from verify import parser, verify
+
+from emaseg.data.cityscapes import cityscapes
+from emaseg.data.sample import Dataset
+from emaseg.recipe.schema import CityscapesData
+
+PUBLISHED = {"train": 2_975, "val": 500, "test": 1_525}
+
+
+def open_split(root: Path, split: str) -> Dataset:
+    return cityscapes(CityscapesData(kind="cityscapes", root=str(root), eval_split=split), "eval")
+
+
+def main(arguments: list[str]) -> int:
+    given = parser(__doc__ or "").parse_args(arguments)
+    return verify(given.root.resolve(), PUBLISHED, open_split, given.sample, optional=("test",))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,33 @@
+"""Check a download of Look Into Person before training on it.
+
+    python data_scripts/lip.py /path/to/LIP [--sample N]
+
+Compares the splits with the published numbers, pairs images with masks, and reads N masks of each split with the
+sizes of their images. Exit code 0: as published. 1: something differs; the lines say what.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from verify import parser, verify
+
+from emaseg.data.lip import lip
+from emaseg.data.sample import Dataset
+from emaseg.recipe.schema import LIPData
+
+PUBLISHED = {"train": 30_462, "val": 10_000, "test": 10_000}
+
+
+def open_split(root: Path, split: str) -> Dataset:
+    return lip(LIPData(kind="lip", root=str(root), eval_split=split), "eval")
+
+
+def main(arguments: list[str]) -> int:
+    given = parser(__doc__ or "").parse_args(arguments)
+    return verify(given.root.resolve(), PUBLISHED, open_split, given.sample, optional=("test",))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
