@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from emaseg.data.sample import Dataset
-    from emaseg.recipe.schema import Data, FolderData, ShapesData, VOCData
+    from emaseg.recipe.schema import (
+        ADE20KData,
+        CityscapesData,
+        CocoStuffData,
+        CocoVOCData,
+        Data,
+        FolderData,
+        LIPData,
+        PascalContextData,
+        ShapesData,
+        VOCData,
+    )
 
 Part = Literal["train", "eval"]
 
@@ -19,6 +30,42 @@ def _voc(data: VOCData, part: Part) -> Dataset:
     from emaseg.data.voc import voc
 
     return voc(data, part)
+
+
+def _ade20k(data: ADE20KData, part: Part) -> Dataset:
+    from emaseg.data.ade20k import ade20k
+
+    return ade20k(data, part)
+
+
+def _cityscapes(data: CityscapesData, part: Part) -> Dataset:
+    from emaseg.data.cityscapes import cityscapes
+
+    return cityscapes(data, part)
+
+
+def _cocostuff(data: CocoStuffData, part: Part) -> Dataset:
+    from emaseg.data.cocostuff import cocostuff
+
+    return cocostuff(data, part)
+
+
+def _lip(data: LIPData, part: Part) -> Dataset:
+    from emaseg.data.lip import lip
+
+    return lip(data, part)
+
+
+def _pascal_context(data: PascalContextData, part: Part) -> Dataset:
+    from emaseg.data.pascal_context import pascal_context
+
+    return pascal_context(data, part)
+
+
+def _coco_voc(data: CocoVOCData, part: Part) -> Dataset:
+    from emaseg.data.coco_voc import coco_voc
+
+    return coco_voc(data, part)
 
 
 def _folder(data: FolderData, part: Part) -> Dataset:
@@ -35,6 +82,13 @@ def _shapes(data: ShapesData, part: Part) -> Dataset:
 
 DATASETS: dict[str, Callable[[Any, Part], Dataset]] = {
     "voc": _voc,
+    "ade20k": _ade20k,
+    "cityscapes": _cityscapes,
+    "cocostuff10k": _cocostuff,
+    "cocostuff164k": _cocostuff,
+    "lip": _lip,
+    "pascal_context": _pascal_context,
+    "coco_voc21": _coco_voc,
     "folder": _folder,
     "shapes": _shapes,
 }
@@ -44,11 +98,7 @@ def build_dataset(data: Data, part: Part) -> Dataset:
     """The training or the evaluation part of the data set that a recipe names.
 
     Raises:
-        RecipeError: this version has no reader for data.kind.
+        RecipeError: the data set has no such split.
         DataError: files or folders are missing.
     """
-    if data.kind not in DATASETS:
-        from emaseg.recipe import not_available
-
-        raise not_available("data.kind", data.kind, DATASETS)
     return DATASETS[data.kind](data, part)

@@ -1,6 +1,6 @@
 """Looking at a data set before the first step: a sample of its labels, read as training will read them.
 
-Room: data. Imports errors, pairs, sample. Legend: H W image height and width, K classes.
+Room: data. Imports errors, drawn, pairs, sample. Legend: H W image height and width, K classes.
 
 A label that is out of range otherwise ends a run hours later, on a GPU as an assertion without file or value.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.drawn import DrawnFiles
 from emaseg.data.pairs import PairedFiles
-from emaseg.data.sample import IGNORE, Dataset
+from emaseg.data.sample import IGNORE, Dataset, UInt8
 from emaseg.errors import DataError
 
 Counts = npt.NDArray[np.int64]
@@ -53,18 +54,22 @@ def check_dataset(dataset: Dataset, limit: int = 64) -> CheckReport:
         raise DataError("the data set is empty", "check data.root and the list files")
     chosen = spread(total, limit)
     histograms = _histograms(dataset, chosen)
-    counts = histograms.sum(axis=0)
-    classes = len(dataset.classes)
-    if classes > 1 and counts[IGNORE] and counts[0] == counts[:classes].sum():
+    if hidden_binary(histograms, len(dataset.classes)):
         _check_not_binary(dataset, set(range(total)) - set(chosen))
+    return summed(dataset, histograms)
+
+
+def summed(dataset: Dataset, histograms: Counts) -> CheckReport:
+    """The report of (samples, 256) pixel counts, at least one."""
+    counts, classes = histograms.sum(axis=0), len(dataset.classes)
     pixels = counts[:classes]
     return CheckReport(
-        images=total,
-        checked=len(chosen),
+        images=len(dataset),
+        checked=len(histograms),
         class_pixels=tuple(pixels.tolist()),
         class_images=tuple((histograms[:, :classes] > 0).sum(axis=0).tolist()),
         never_seen=tuple(name for name, count in zip(dataset.classes, pixels, strict=True) if not count)
-        if len(chosen) == total
+        if len(histograms) == len(dataset)
         else (),
         ignored_share=float(counts[IGNORE] / counts.sum()),
     )
@@ -92,8 +97,17 @@ def _histograms(dataset: Dataset, chosen: Iterable[int]) -> Counts:
 
 
 def _histogram(dataset: Dataset, index: int) -> Counts:
-    """(256,) pixel counts of one label."""
-    label = dataset.read_label(index) if isinstance(dataset, PairedFiles) else dataset.read(index).label
+    """(256,) pixel counts of one label, read alone where that is quicker."""
+    label = dataset.read_label(index) if isinstance(dataset, PairedFiles | DrawnFiles) else dataset.read(index).label
+    return histogram(label, dataset, index)
+
+
+def histogram(label: UInt8, dataset: Dataset, index: int) -> Counts:
+    """(256,) pixel counts of the label of sample `index`.
+
+    Raises:
+        DataError: it holds a value that is neither a class nor ignored.
+    """
     counts = np.bincount(label.ravel(), minlength=256)
     classes = len(dataset.classes)
     if counts[classes:IGNORE].any():
@@ -117,6 +131,21 @@ def _summary(problems: list[DataError], checked: int, total: int) -> DataError:
     return DataError("\n".join(lines), "; ".join(hints))
 
 
+def hidden_binary(histograms: Counts, classes: int) -> bool:
+    """Whether labels hold the first class and ignored pixels only, as masks saved as 0 and 255 do."""
+    counts = histograms.sum(axis=0)
+    return bool(classes > 1 and counts[IGNORE] and counts[0] == counts[:classes].sum())
+
+
+def binary_masks(dataset: Dataset) -> DataError:
+    """The error of a data set whose every label looks like that."""
+    return DataError(
+        f'no label holds a class other than "{dataset.classes[0]}", and the rest of the pixels is ignored: '
+        f"binary masks (0 and 255)? The first is that of {dataset.name(0)}",
+        "save the second class as 1, or set data.values = [0, 255] and data.ignore = []",
+    )
+
+
 def _check_not_binary(dataset: Dataset, rest: set[int]) -> None:
     """The sample holds the first class and ignored pixels only: read on until another class turns up.
 
@@ -129,8 +158,4 @@ def _check_not_binary(dataset: Dataset, rest: set[int]) -> None:
         counts = _histogram(dataset, index)
         if counts[1:IGNORE].any():
             return
-    raise DataError(
-        f'no label holds a class other than "{dataset.classes[0]}", and the rest of the pixels is ignored: '
-        f"binary masks (0 and 255)? The first is that of {dataset.name(0)}",
-        "save the second class as 1, or take its value out of data.ignore",
-    )
+    raise binary_masks(dataset)

@@ -3,7 +3,8 @@
 Room: data. Imports errors, images, sample. Legend: H W image height and width, K classes.
 
 A mask is an image whose stored value is the class: 8-bit grey (PNG mode L), palette (mode P: the index, never the
-colour), 1-bit, or 16-bit grey with values below 256. An RGB mask is read only by colours that were declared.
+colour), 1-bit, or 16-bit grey. An RGB mask is read only by colours that were declared. A MATLAB file (.mat) is read
+where a data set publishes such labels.
 A LabelRule says what each stored value means; it is the one place where raw values become train ids.
 """
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from emaseg.data.images import decode
+from emaseg.data.mat import read_mat
 from emaseg.data.sample import IGNORE, UInt8
 from emaseg.errors import DataError, RecipeError
 
@@ -30,10 +32,12 @@ Colour = tuple[int, int, int]
 class LabelRule:
     """What the values of a mask file mean.
 
-    classes: K names; the train id is the position. lut: 256 bytes, raw value -> train id, 255 (ignore) or ILLEGAL.
+    classes: K names; the train id is the position. lut: 256 bytes or more, raw value -> train id, 255 (ignore) or
+    ILLEGAL; what lies beyond it is illegal too.
     palette: a colour for each class, for RGB masks; () refuses them. ignore_colours: RGB masks: colours to ignore.
     layout: name of a published data set whose values are fixed; "" when the recipe's [data] declares them.
     empty_ok: accept a mask in which every pixel is ignored.
+    mat: .mat files: the variable, then the fields that lead to the label map; () refuses such files.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +46,7 @@ class LabelRule:
     ignore_colours: tuple[Colour, ...] = ()
     layout: str = ""
     empty_ok: bool = False
+    mat: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -59,11 +64,14 @@ def index_rule(
     classes: tuple[str, ...],
     ignore: tuple[int, ...] = (IGNORE,),
     *,
+    values: tuple[int, ...] = (),
     palette: tuple[Colour, ...] = (),
     ignore_colours: tuple[Colour, ...] = (),
     layout: str = "",
 ) -> LabelRule:
     """The rule of masks whose value is the class: 0..K-1 are train ids, the values of `ignore` are not labels.
+
+    values: K raw values where they are not 0..K-1.
 
     Raises:
         RecipeError: no classes or more than 254, or a palette that does not give every class one colour.
@@ -76,7 +84,10 @@ def index_rule(
             f"data.palette has {len(palette)} colours for {count} classes",
             "give one colour for each name in data.classes",
         )
-    lut = bytes(IGNORE if raw in ignore else raw if raw < count else ILLEGAL for raw in range(256))
+    if values and len(values) != count:
+        raise RecipeError(f"data.values has {len(values)} values for {count} classes", "give one for each class")
+    train_id = dict(zip(values or range(count), range(count), strict=True))
+    lut = bytes(IGNORE if raw in ignore else train_id.get(raw, ILLEGAL) for raw in range(256))
     return LabelRule(classes, lut, palette, ignore_colours, layout)
 
 
@@ -87,18 +98,24 @@ def read_label(path: Path, rule: LabelRule) -> UInt8:
         DataError: missing, damaged, of a kind that cannot hold classes, with a value or a colour that `rule` does not
             know, or (unless rule.empty_ok) without a single labelled pixel. Names file, values, pixel counts, remedy.
     """
+    if rule.mat and path.suffix.lower() == ".mat":
+        label = apply_rule(read_mat(path, *rule.mat), path, rule)
+    else:
+        label = _from_picture(path, rule)
+    if not rule.empty_ok and (label == IGNORE).all():
+        raise _all_ignored(path, rule)
+    return label
+
+
+def _from_picture(path: Path, rule: LabelRule) -> UInt8:
     picture = decode(path)
     if picture.format in ("JPEG", "MPO"):
         raise DataError(
             f"{path}: a JPEG mask: its compression has changed the class values", "export the masks again as PNG"
         )
     if picture.mode in ("RGB", "RGBA"):
-        label = _from_colours(_opaque_rgb(picture, path), path, rule)
-    else:
-        label = _from_indices(_indices(picture, path), path, rule)
-    if not rule.empty_ok and (label == IGNORE).all():
-        raise _all_ignored(path, rule)
-    return label
+        return _from_colours(_opaque_rgb(picture, path), path, rule)
+    return apply_rule(_indices(picture, path), path, rule)
 
 
 def _indices(picture: Image.Image, path: Path) -> npt.NDArray[np.generic]:
@@ -117,12 +134,17 @@ def _indices(picture: Image.Image, path: Path) -> npt.NDArray[np.generic]:
     )
 
 
-def _from_indices(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> UInt8:
+def apply_rule(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> UInt8:
+    """(H, W) stored values as uint8 train ids. path: what messages call them.
+
+    Raises:
+        DataError: a value that `rule` does not know.
+    """
     lut = np.frombuffer(rule.lut, dtype=np.uint8)
     if raw.dtype == np.uint8:
         label: UInt8 = lut[raw]
-    elif raw.min() >= 0 and raw.max() <= 255:
-        label = lut[raw.astype(np.uint8)]
+    elif raw.min() >= 0 and raw.max() < len(lut):
+        label = lut[raw.astype(np.intp)]
     else:
         raise _illegal_values(raw, path, rule)
     if (label == ILLEGAL).any():
@@ -173,7 +195,7 @@ def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -
     bad = {
         value: int(count)
         for value, count in zip(present, counts, strict=True)
-        if not 0 <= value <= 255 or rule.lut[value] == ILLEGAL
+        if not 0 <= value < len(rule.lut) or rule.lut[value] == ILLEGAL
     }
     listed = ", ".join(f"{value} ({_pixels(count)})" for value, count in list(bad.items())[:5])
     more = f" and {len(bad) - 5} more values" if len(bad) > 5 else ""
@@ -189,7 +211,7 @@ def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[
     if present in ([0, 255], [255]) and count >= 2:
         return (
             "a binary mask (0 and 255)?",
-            "save the second class as 1; if 255 marks unlabelled pixels instead, set data.ignore = [255]",
+            "save the second class as 1, or set data.values = [0, 255]; if 255 is unlabelled, set data.ignore = [255]",
         )
     if bad == [255]:
         return "", "if 255 marks unlabelled pixels, set data.ignore = [255]"

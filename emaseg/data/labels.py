@@ -28,7 +28,17 @@ from emaseg.recipe.schema import (
     VOCData,
 )
 
-__all__ = ["LabelSet", "label_set", "num_classes", "voc_colours"]
+__all__ = [
+    "LabelSet",
+    "cityscapes_label_ids",
+    "coco_voc_categories",
+    "cocostuff_ids",
+    "label_set",
+    "num_classes",
+    "pascal_context_owners_order",
+    "pascal_context_raw_ids",
+    "voc_colours",
+]
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -63,15 +73,37 @@ def label_set(data: Data) -> LabelSet:
         case LIPData():
             return _shipped("lip")
         case CocoStuffData():
-            everything = _shipped("cocostuff")
-            return (
-                everything
-                if data.num_classes == 182
-                else _without(everything, _tables()["cocostuff"]["never_annotated"])
-            )
+            everything, kept = _shipped("cocostuff"), list(cocostuff_ids(data.num_classes))
+            return LabelSet(tuple(everything.classes[index] for index in kept), everything.palette[kept])
         case PascalContextData():
             everything = _shipped("pascal_context")
             return everything if data.num_classes == 60 else _without(everything, [0])
+
+
+def cityscapes_label_ids() -> tuple[int, ...]:
+    """The id of each of the 19 classes in Cityscapes' labelIds files; the others of 0..33 are not scored."""
+    return tuple(_tables()["cityscapes"]["label_ids"])
+
+
+def cocostuff_ids(count: int) -> tuple[int, ...]:
+    """Which of COCO-Stuff's ids 0..181 each train id stands for: all 182, or the 171 that were annotated."""
+    never = _tables()["cocostuff"]["never_annotated"] if count == 171 else []
+    return tuple(index for index in range(182) if index not in never)
+
+
+def coco_voc_categories() -> tuple[int, ...]:
+    """The COCO category id of each of VOC's 21 classes; the background's 0 is none."""
+    return tuple(_tables()["coco_voc21"]["category_ids"])
+
+
+def pascal_context_raw_ids() -> tuple[int, ...]:
+    """Which of PASCAL Context's 459 raw ids each of the 60 classes is; the background's 0 stands for all others."""
+    return tuple(_tables()["pascal_context"]["raw_ids"])
+
+
+def pascal_context_owners_order() -> tuple[int, ...]:
+    """The class, 0..59, that each value of the owners' 59-class files stands for."""
+    return tuple(_tables()["pascal_context"]["owners_order"])
 
 
 def voc_colours(count: int) -> UInt8:

@@ -20,11 +20,13 @@ class PairedFiles:
     """Images with masks, as files; satisfies sample.Dataset.
 
     items: (image, mask) paths. rule: what the masks' values mean. palette: (K, 3) uint8 RGB, for pictures of results.
+    layout: how the files were recognised, for people, where a data set has several layouts; "" = nothing to say.
     """
 
     items: tuple[tuple[Path, Path], ...]
     rule: LabelRule
     palette: UInt8
+    layout: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -45,7 +47,7 @@ class PairedFiles:
         image_path, label_path = self.items[index]
         image = read_image(image_path)
         label = read_label(label_path, self.rule)
-        _check_sizes(image_path, image.shape[:2], label_path, label.shape)
+        check_sizes(image_path, image.shape[:2], label_path, label.shape)
         return Sample(image=image, label=label, name=str(image_path))
 
     def read_label(self, index: int) -> UInt8:
@@ -56,11 +58,16 @@ class PairedFiles:
         """
         image_path, label_path = self.items[index]
         label = read_label(label_path, self.rule)
-        _check_sizes(image_path, image_size(image_path), label_path, label.shape)
+        check_sizes(image_path, image_size(image_path), label_path, label.shape)
         return label
 
 
-def _check_sizes(image_path: Path, image: Sequence[int], label_path: Path, label: Sequence[int]) -> None:
+def check_sizes(image_path: Path, image: Sequence[int], label_path: Path, label: Sequence[int]) -> None:
+    """Stop unless image and mask have one size.
+
+    Raises:
+        DataError: they have not.
+    """
     if tuple(image) == tuple(label):
         return
     turned = tuple(image) == tuple(label)[::-1]

@@ -51,6 +51,11 @@ class Dataset(Protocol):
         """(K, 3) uint8 RGB, a colour for each class."""
         ...
 
+    @property
+    def layout(self) -> str:
+        """For people: how the files were recognised; "" = nothing to say."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:

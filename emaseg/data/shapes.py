@@ -43,6 +43,10 @@ class Shapes:
     def palette(self) -> UInt8:
         return label_set(self.data).palette
 
+    @property
+    def layout(self) -> str:
+        return ""
+
     def __len__(self) -> int:
         return self.data.train_images if self.part == "train" else self.data.eval_images
 
