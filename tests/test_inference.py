@@ -1,4 +1,4 @@
-"""Inference protocols: the published results of EMANet, then laws on a small network with known behaviour."""
+"""Inference protocols: the published results of both networks, then laws on a small network with known behaviour."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,13 @@ SLIDE: dict[str, Any] = {"mode": "slide", "window": (24, 32), "stride": (20, 30)
 @pytest.fixture(scope="module")
 def emanet(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     """EMANet R-50-D8 with the weights that the golden results were made with."""
+    return filled("voc_r50_d8", "ssseg/emanet_r50d8_voc", tmp_path_factory.mktemp("weights"))
+
+
+def filled(recipe: str, weights: str, folder: Path) -> nn.Module:
     with torch.device("meta"):
-        model = emaseg.build_model(emaseg.load_recipe("voc_r50_d8"))
-    path = filled_file("ssseg/emanet_r50d8_voc", tmp_path_factory.mktemp("weights") / "weights.pth")
-    emaseg.load_weights(model, path)
+        model = emaseg.build_model(emaseg.load_recipe(recipe))
+    emaseg.load_weights(model, filled_file(weights, folder / "weights.pth"))
     return model.eval()
 
 
@@ -68,15 +72,21 @@ def published(case: str) -> Inference:
 def test_published_protocols(emanet: nn.Module, case: str) -> None:
     """sssegmentation's scores and label maps: whole and slide, logits and probabilities, scales and flip."""
     reference = {k.split("/")[1]: v for k, v in golden("inference.npz").items() if k.startswith(f"{case}/")}
-    inference, image = published(case), images((1, 3, *META["input"]), META["seed"])
+    inference = published(case)
+    hold(emanet, inference, reference, classes=(4 if inference.mode == "slide" else 2, 4))
+
+
+def hold(model: nn.Module, inference: Inference, reference: dict[str, np.ndarray], classes: tuple[int, int]) -> None:
+    """Compare with golden results that hold every so many classes: of single terms, and of the final scores."""
+    image = images((1, 3, *META["input"]), META["seed"])
     with torch.inference_mode():
-        terms = list(engine._terms(emanet, engine._rescaled(image, inference.scales), inference))
+        terms = list(engine._terms(model, engine._rescaled(image, inference.scales), inference))
         scores = engine._sum(terms, FINAL, inference, False) / len(terms)
         labels = engine._arg_max(terms, FINAL, inference, False)
-    channels = 4 if inference.mode == "slide" else 2  # the golden file holds every 4th, every 2nd class
-    assert worst(terms[0][::channels, ::2, ::2], reference["first_sub"]) <= 1e-4
-    assert worst(terms[-1][::channels, ::4, ::4], reference["last_sub"]) <= 1e-4
-    assert worst(scores[::4, ::4, ::4], reference["final_sub"]) <= 1e-4
+    every, last = classes
+    assert worst(terms[0][::every, ::2, ::2], reference["first_sub"]) <= 1e-4
+    assert worst(terms[-1][::every, ::4, ::4], reference["last_sub"]) <= 1e-4
+    assert worst(scores[::last, ::4, ::4], reference["final_sub"]) <= 1e-4
     best = scores.topk(2, dim=0).values
     undecided = (best[0] - best[1]).numpy() <= 1e-5 * scores.abs().max().item()
     assert undecided.mean() < 1e-3
@@ -90,6 +100,36 @@ def test_published_window_on_a_smaller_image(emanet: nn.Module) -> None:
     with torch.inference_mode():
         scores = engine._slide(emanet, image, published("slide_logits"))
     assert worst(scores[::4, ::2, ::2], golden("inference.npz")["slide_small/sub"]) <= 1e-4
+
+
+@pytest.fixture(scope="module")
+def memorynet(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """MemoryNet R-50-D8 with the weights that the golden results were made with."""
+    return filled("memorynet_ade20k_r50_d8", "ssseg/memorynet_r50d8_ade20k", tmp_path_factory.mktemp("weights"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", [case for case in META["cases"] if case != "slide_small"])
+def test_published_protocols_of_memorynet(memorynet: nn.Module, case: str) -> None:
+    """The same protocols with the other network and 150 classes."""
+    reference = golden("inference_memorynet.npz")
+    prefix = f"ade20k/{case}/"
+    hold(memorynet, published(case), {k.removeprefix(prefix): v for k, v in reference.items() if prefix in k}, (15, 15))
+
+
+@pytest.mark.slow
+def test_published_mirroring_of_persons(tmp_path: Path) -> None:
+    """LIP: the mirrored image's left and right limbs change places, by the recipe's own protocol."""
+    recipe = emaseg.load_recipe("memorynet_lip_r101_d8")
+    assert recipe.inference_tta is not None
+    assert recipe.inference_tta.flip
+    assert recipe.inference_tta.flip_pairs == ((14, 15), (16, 17), (18, 19))
+    inference = Inference(flip=True, flip_pairs=recipe.inference_tta.flip_pairs)
+    prefix = "lip/whole_flip_logits/"
+    reference = golden("inference_memorynet.npz")
+    model = filled("memorynet_lip_r101_d8", "ssseg/memorynet_r101d8_lip", tmp_path)
+    hold(model, inference, {k.removeprefix(prefix): v for k, v in reference.items() if prefix in k}, (2, 2))
 
 
 # ------------------------------------------------------------------------------------------------ a small network

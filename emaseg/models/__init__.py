@@ -6,21 +6,24 @@ Room: models; imports torch, recipe, losses, distributed; never data.
 from __future__ import annotations
 
 from emaseg.models.emanet import EMANet
-from emaseg.recipe import not_available
+from emaseg.models.memorynet import MemoryNet
+from emaseg.models.network import Network, Report
 from emaseg.recipe.check import num_classes
 from emaseg.recipe.schema import EMANetModel, Recipe
 
-AVAILABLE = ("emanet",)
 
-
-def build_model(recipe: Recipe) -> EMANet:
+def build_model(recipe: Recipe) -> Network:
     """The network of a recipe, randomly initialised, in training mode.
 
     Works under `torch.device("meta")` too, where it costs nothing.
 
     Raises:
-        RecipeError: a model or backbone kind that this version does not build.
+        RecipeError: an option that this version does not build.
     """
+    classes = num_classes(recipe.data)
     if isinstance(recipe.model, EMANetModel):
-        return EMANet(recipe.model, recipe.backbone, recipe.loss, num_classes(recipe.data))
-    raise not_available("model.kind", recipe.model.kind, AVAILABLE)
+        return EMANet(recipe.model, recipe.backbone, recipe.loss, classes)
+    return MemoryNet(recipe.model, recipe.backbone, recipe.loss, classes)
+
+
+__all__ = ["Network", "Report", "build_model"]

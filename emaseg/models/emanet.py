@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from emaseg.distributed import mean_over_ranks
-from emaseg.losses import cross_entropy
 from emaseg.models.backbones import build_backbone
-from emaseg.models.layers import ConvNormAct, Norm, Step
+from emaseg.models.layers import ConvNormAct, Head, Norm, Step
+from emaseg.models.network import Network
 from emaseg.recipe.schema import Backbone, EMANetModel, Loss
 
 
@@ -63,8 +63,10 @@ class EMAttention(nn.Module):
         self.momentum = momentum
         self.normalise_average = normalise_average
         self.add_epsilon = add_epsilon
-        start = torch.empty(1, channels, bases).normal_(0, math.sqrt(2.0 / bases))
-        self.register_buffer("bases", F.normalize(start, dim=1))
+        start = torch.empty(1, channels, bases)
+        if not start.is_meta:  # there torch would first import its compiler, for seconds, to do nothing
+            start = F.normalize(start.normal_(0, math.sqrt(2.0 / bases)), dim=1)
+        self.register_buffer("bases", start)
 
     @torch.no_grad()
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,21 +107,7 @@ class EMAttention(nn.Module):
         self.bases.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
 
 
-class Auxiliary(nn.Module):
-    """Training-only head on stage 3: 3x3 conv, channel dropout, 1x1 classifier."""
-
-    def __init__(self, channels_in: int, channels: int, classes: int, dropout: float, norm: Norm) -> None:
-        super().__init__()
-        self.conv = ConvNormAct(channels_in, channels, 3, norm)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, classes, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.dropout(self.conv(x)))
-        return logits
-
-
-class EMANet(nn.Module):
+class EMANet(Network):
     """The whole network. `forward` gives the main head's low-resolution logits; `training_step` the losses."""
 
     def __init__(self, model: EMANetModel, backbone: Backbone, loss: Loss, classes: int) -> None:
@@ -130,7 +118,7 @@ class EMANet(nn.Module):
         self.reduction = loss.reduction
         self.auxiliary_weight = loss.auxiliary_weight
         self.backbone = build_backbone(backbone, norm)
-        stage3, stage4 = self.backbone.channels[2:]
+        stage4 = self.backbone.channels[-1]
         width = model.attention_channels
         self.reduce = ConvNormAct(stage4, width, 3, norm)
         self.project = nn.Conv2d(width, width, 1).requires_grad_(False)
@@ -151,7 +139,7 @@ class EMANet(nn.Module):
         last = model.decoder_channels if model.concat_input else model.bottleneck_channels
         self.classifier = nn.Conv2d(last, classes, 1)
         self.auxiliary = (
-            Auxiliary(stage3, model.auxiliary_channels, classes, model.dropout, norm)
+            Head(self.backbone.channels[-2], model.auxiliary_channels, classes, 3, model.dropout, norm)
             if model.auxiliary_channels
             else None
         )
@@ -162,9 +150,14 @@ class EMANet(nn.Module):
         """Names of `training_step`'s losses, in their order."""
         return ("main",) if self.auxiliary is None else ("main", "auxiliary")
 
+    @property
+    def per_class(self) -> tuple[str, ...]:
+        """The classifiers."""
+        return ("classifier",) if self.auxiliary is None else ("classifier", "auxiliary.classifier")
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised RGB -> logits (B, K, h, w) on the backbone's grid."""
-        return self._head(self.backbone(images)[3])[0]
+        return self._head(self.backbone(images)[-1])[0]
 
     def training_step(self, images: torch.Tensor, labels: torch.Tensor, step: Step) -> dict[str, torch.Tensor]:
         """Losses of one batch, each already weighted; their sum is what is back-propagated.
@@ -177,17 +170,16 @@ class EMANet(nn.Module):
             step: unused here; every model takes it.
         """
         stages = self.backbone(images)
-        logits, adapted = self._head(stages[3])
+        logits, adapted = self._head(stages[-1])
         losses = {"main": self._loss(logits, labels)}
         if self.auxiliary is not None:
-            losses["auxiliary"] = self.auxiliary_weight * self._loss(self.auxiliary(stages[2]), labels)
+            losses["auxiliary"] = self.auxiliary_weight * self._loss(self.auxiliary(stages[-2]), labels)
         self.attention.update(adapted)
         return losses
 
     def norm_values(self, batch: int, height: int, width: int) -> int:
         """Fewest values that a norm layer averages over in training, for a batch of height x width crops."""
-        stride = self.backbone.output_stride
-        return batch * -(-height // stride) * -(-width // stride)
+        return self.backbone.norm_values(batch, height, width)
 
     def _head(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         identity = self.reduce(features)
@@ -198,9 +190,6 @@ class EMANet(nn.Module):
             x = self.fuse(torch.cat([features, x], dim=1))
         return self.classifier(self.dropout(x)), adapted
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits, labels, reduction=self.reduction, align_corners=self.align_corners)
-
 
 def _initialise(network: EMANet, rule: str) -> None:
     """Random start of everything outside the backbone (which initialises itself).
@@ -209,7 +198,7 @@ def _initialise(network: EMANet, rule: str) -> None:
     "mmseg": convolutions Kaiming normal over the outputs, biases 0; classifiers N(0, 0.01).
     "authors": the attention's 1x1 convolutions N(0, sqrt(2 / outputs)), the others torch's default.
     """
-    if rule == "torch":
+    if rule == "torch" or network.project.weight.is_meta:
         return
     if rule == "authors":
         for conv in (network.project, network.expand.conv):

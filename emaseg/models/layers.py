@@ -1,6 +1,6 @@
 """Small parts that every network here is made of.
 
-Room: models; imports torch only. Legend: B batch, C channels, H W image, h w feature grid.
+Room: models; imports torch only. Legend: B batch, C channels, H W image, h w feature grid, K classes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -23,19 +24,60 @@ class Norm:
 
 
 class ConvNormAct(nn.Module):
-    """k x k convolution without bias, padded to keep the size at stride 1, then norm, then ReLU unless told not to."""
+    """k x k convolution without bias, padded to keep the size at stride 1, then norm, then ReLU unless told not to.
+
+    Args:
+        leak: slope of the activation below zero; 0 is ReLU.
+    """
 
     def __init__(
-        self, channels_in: int, channels_out: int, kernel: int, norm: Norm, *, stride: int = 1, activate: bool = True
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        norm: Norm,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        activate: bool = True,
+        leak: float = 0.0,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+        padding = kernel // 2 * dilation
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, bias=False)
         self.norm = norm(channels_out)
         self.activate = activate
+        self.leak = leak
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.conv(x))
-        return torch.relu_(x) if self.activate else x
+        if not self.activate:
+            return x
+        return F.leaky_relu_(x, self.leak) if self.leak else torch.relu_(x)
+
+
+class Head(nn.Module):
+    """Classification head: k x k convolution, channel dropout, 1x1 classifier. (B, C, h, w) -> logits (B, K, h, w)."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        classes: int,
+        kernel: int,
+        dropout: float,
+        norm: Norm,
+        *,
+        leak: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(channels_in, channels, kernel, norm, leak=leak)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.dropout(self.conv(x)))
+        return logits
 
 
 @dataclass(frozen=True, slots=True)

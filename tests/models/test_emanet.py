@@ -13,7 +13,17 @@ import emaseg
 from emaseg.models.emanet import EMANet
 from emaseg.models.layers import Step
 from emaseg.weights.convert import FORMATS, rename
-from tests.parity import GOLDEN, blocky_labels, filled_file, golden, images, keys_of, worst
+from tests.parity import (
+    GOLDEN,
+    blocky_labels,
+    filled_file,
+    golden,
+    gradient_norms,
+    images,
+    keys_of,
+    no_dropout,
+    worst,
+)
 
 SSSEG = {
     "emanet_r50d8_voc": "voc_r50_d8",
@@ -26,24 +36,6 @@ def filled(name: str, recipe: str, folder: Path) -> EMANet:
     model = emaseg.build_model(emaseg.load_recipe(recipe, ["train.seed=0"]))
     emaseg.load_weights(model, filled_file(name, folder / "weights.pth"))
     return model
-
-
-def no_dropout(model: EMANet) -> EMANet:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout2d):
-            module.p = 0.0
-    return model
-
-
-def gradient_norms(model: EMANet, fmt: str, keys: list[str]) -> np.ndarray:
-    """L2 norm of each published key's gradient, NaN where there is none."""
-    names = FORMATS[fmt][2]
-    parameters = dict(model.named_parameters())
-    norms = []
-    for key in keys:
-        parameter = parameters.get(rename(key, names))
-        norms.append(float("nan") if parameter is None or parameter.grad is None else parameter.grad.norm().item())
-    return np.array(norms)
 
 
 @pytest.mark.parametrize("name", SSSEG)
@@ -70,7 +62,7 @@ def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
     assert logits.shape == reference["eval_logits"].shape
     assert worst(logits, reference["eval_logits"]) <= 1e-4
 
-    no_dropout(model).train()
+    no_dropout(model.train())
     losses = model.training_step(x, blocky_labels((2, height, width), meta["num_classes"]), Step(0, 1, 0.01))
     total = torch.stack(list(losses.values())).sum()
     assert total.item() == pytest.approx(float(reference["train_loss"]), rel=1e-5)
@@ -80,7 +72,7 @@ def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
     assert np.abs(model.attention.bases.numpy() - reference["train_bases"]).max() <= 1e-6
 
     expected = reference["train_grad_norm"]
-    own = gradient_norms(model, "ssseg", [k for k, _, _ in keys_of(f"ssseg/{name}")])
+    own = gradient_norms(model, FORMATS["ssseg"][2], [k for k, _, _ in keys_of(f"ssseg/{name}")])
     assert np.array_equal(np.isnan(own), np.isnan(expected)), "another set of parameters gets gradients"
     large = expected > 1e-4 * np.nanmax(expected)
     assert np.abs(own[large] / expected[large] - 1).max() <= 2e-2
@@ -93,7 +85,8 @@ def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
 
 def test_gradients_in_float64(tmp_path: Path) -> None:
     """Protects the gradient exactly: in double precision every norm agrees to a millionth."""
-    model = no_dropout(filled("ssseg/emanet_r50d8_voc", "voc_r50_d8", tmp_path).double().train())
+    model = filled("ssseg/emanet_r50d8_voc", "voc_r50_d8", tmp_path).double().train()
+    no_dropout(model)
     reference = golden("ssseg/emanet_r50d8_voc.f64.npz")
     labels = blocky_labels((2, 129, 161), 21)
     losses = model.training_step(images((2, 3, 129, 161), 0).double(), labels, Step(0, 1, 0.01))
@@ -101,7 +94,7 @@ def test_gradients_in_float64(tmp_path: Path) -> None:
     total.backward()
     assert total.item() == pytest.approx(float(reference["train_loss"]), rel=1e-9)
     expected = reference["train_grad_norm"]
-    own = gradient_norms(model, "ssseg", [k for k, _, _ in keys_of("ssseg/emanet_r50d8_voc")])
+    own = gradient_norms(model, FORMATS["ssseg"][2], [k for k, _, _ in keys_of("ssseg/emanet_r50d8_voc")])
     large = expected > 1e-4 * np.nanmax(expected)
     assert np.abs(own[large] / expected[large] - 1).max() <= 1e-6
 

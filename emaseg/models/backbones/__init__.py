@@ -1,34 +1,52 @@
-"""Feature extractors. Each returns its stages' maps, shallow to deep.
+"""Feature extractors: ResNet, ResNeSt, HRNet, ViT.
 
-Room: models/backbones; imports torch, recipe schema and errors.
+Room: models/backbones; imports torch, recipe schema and models.layers.
+
+All are a `FeatureExtractor` (extractor.py, where the interface is documented). What they return:
+    resnet, resnest   the four stages, widths 256, 512, 1024, 2048 for the published networks
+    hrnet             one map: the four resolutions joined at stride 4, 720 channels for width 48
+    vit               the chosen layers' tokens as maps at stride 16, not normalised: the head owns the layer norms
+Their parameters carry the names of the published sssegmentation networks, without `backbone_net.` in front.
 """
 
 from __future__ import annotations
 
+from emaseg.models.backbones.extractor import FeatureExtractor
+from emaseg.models.backbones.hrnet import HRNet
+from emaseg.models.backbones.resnest import ResNeSt
 from emaseg.models.backbones.resnet import BLOCKS, ResNet
+from emaseg.models.backbones.vit import ViT
 from emaseg.models.layers import Norm
-from emaseg.recipe import not_available
-from emaseg.recipe.schema import Backbone, ResNetBackbone
-
-AVAILABLE = tuple(BLOCKS)
+from emaseg.recipe.schema import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
 
 
-def build_backbone(backbone: Backbone, norm: Norm) -> ResNet:
+def build_backbone(backbone: Backbone, norm: Norm) -> FeatureExtractor:
     """The backbone of a recipe, randomly initialised.
 
-    Raises:
-        RecipeError: a kind that this version does not build.
+    Args:
+        norm: of its batch norms; a ViT has none.
     """
-    if isinstance(backbone, ResNetBackbone):
-        return ResNet(
-            BLOCKS[backbone.kind],
-            output_stride=backbone.output_stride,
-            stem_channels=backbone.stem_channels,
-            width=backbone.width,
-            multi_grid=backbone.multi_grid,
-            norm=norm,
-        )
-    raise not_available("backbone.kind", backbone.kind, AVAILABLE)
+    match backbone:
+        case ResNetBackbone():
+            return ResNet(
+                BLOCKS[backbone.kind],
+                output_stride=backbone.output_stride,
+                stem_channels=backbone.stem_channels,
+                width=backbone.width,
+                multi_grid=backbone.multi_grid,
+                norm=norm,
+            )
+        case ResNeStBackbone():
+            return ResNeSt(
+                BLOCKS[backbone.kind],
+                output_stride=backbone.output_stride,
+                stem_channels=backbone.stem_channels,
+                norm=norm,
+            )
+        case HRNetBackbone():
+            return HRNet(stem_relu=backbone.stem_relu, norm=norm)
+        case ViTBackbone():
+            return ViT(image_size=backbone.image_size, taps=backbone.taps)
 
 
-__all__ = ["AVAILABLE", "ResNet", "build_backbone"]
+__all__ = ["FeatureExtractor", "HRNet", "ResNeSt", "ResNet", "ViT", "build_backbone"]

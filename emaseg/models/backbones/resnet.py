@@ -1,6 +1,6 @@
 """Dilated ResNet (He et al. 2016) with bottleneck blocks, at output stride 8, 16 or 32.
 
-Room: models/backbones; imports torch and models.layers. Legend: B batch, C channels, H W image.
+Room: models/backbones; imports torch, extractor and models.layers. Legend: B batch, C channels, H W image.
 
 Numerically equal to torchvision's ResNet with `replace_stride_with_dilation` (tested). What the published networks
 change: a stem of three 3x3 convolutions ("v1c": 32, 32, 64; the EMANet authors': 64, 64, 128) instead of one 7x7, and,
@@ -9,9 +9,12 @@ for the authors only, a multi-grid in the last stage. The stride of a block sits
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import nn
 
+from emaseg.models.backbones.extractor import FeatureExtractor, cells, initialise
 from emaseg.models.layers import Norm
 
 EXPANSION = 4
@@ -21,14 +24,23 @@ BLOCKS: dict[str, tuple[int, int, int, int]] = {
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
     "resnet14": (1, 1, 1, 1),
+    "resnest101": (3, 4, 23, 3),
 }
 
 # output stride -> (stride, dilation) of the four stages
-_STAGES: dict[int, tuple[tuple[int, int], ...]] = {
+STAGES: dict[int, tuple[tuple[int, int], ...]] = {
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
     16: ((1, 1), (2, 1), (2, 1), (1, 2)),
     8: ((1, 1), (2, 1), (1, 2), (1, 4)),
 }
+
+
+class BlockKind(Protocol):
+    """A residual block of 4 x `width` output channels: `Bottleneck` or one with its arguments."""
+
+    def __call__(
+        self, channels_in: int, width: int, norm: Norm, *, stride: int = 1, dilation: int = 1, project: bool = False
+    ) -> nn.Module: ...
 
 
 class Bottleneck(nn.Module):
@@ -59,7 +71,7 @@ class Bottleneck(nn.Module):
         return torch.relu_(x.add_(shortcut))
 
 
-class ResNet(nn.Module):
+class ResNet(FeatureExtractor):
     """Four stages of bottleneck blocks.
 
     Args:
@@ -83,16 +95,16 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.output_stride = output_stride
-        self.stem = _stem(stem_channels, width, norm)
+        self.stem = make_stem(stem_channels, width, norm)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         channels = stem_channels[-1] if stem_channels else width
         self.channels = tuple(width * EXPANSION * 2**i for i in range(4))  # of the four returned maps
-        for i, (stride, dilation) in enumerate(_STAGES[output_stride]):
+        for i, (stride, dilation) in enumerate(STAGES[output_stride]):
             grid = multi_grid if i == 3 else ()
-            stage = _stage(channels, width * 2**i, blocks[i], stride, dilation, grid, norm)
+            stage = make_stage(Bottleneck, channels, width * 2**i, blocks[i], norm, stride, dilation, grid)
             self.add_module(f"layer{i + 1}", stage)
             channels = self.channels[i]
-        _initialise(self)
+        initialise(self)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) -> four maps with `channels` channels; grids of ceil(H / stride)."""
@@ -103,8 +115,13 @@ class ResNet(nn.Module):
             stages.append(x)
         return tuple(stages)
 
+    def norm_values(self, batch: int, height: int, width: int) -> int:
+        """The last stage's grid is the smallest."""
+        return cells(batch, height, width, self.output_stride)
 
-def _stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
+
+def make_stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
+    """Three 3x3 convolutions with `channels` widths, or one 7x7 with `width`; halves the image."""
     if not channels:
         return nn.Sequential(nn.Conv2d(3, width, 7, 2, padding=3, bias=False), norm(width), nn.ReLU(inplace=True))
     parts: list[nn.Module] = []
@@ -115,18 +132,18 @@ def _stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def _stage(
-    channels: int, width: int, count: int, stride: int, dilation: int, multi_grid: tuple[int, ...], norm: Norm
+def make_stage(
+    block: BlockKind,
+    channels: int,
+    width: int,
+    count: int,
+    norm: Norm,
+    stride: int,
+    dilation: int,
+    multi_grid: tuple[int, ...] = (),
 ) -> nn.Sequential:
     """The first block takes the stage's stride and half its dilation: its input is still the denser grid."""
-    first = Bottleneck(channels, width, norm, stride=stride, dilation=max(1, dilation // 2), project=True)
+    first = block(channels, width, norm, stride=stride, dilation=max(1, dilation // 2), project=True)
     factors = multi_grid or (1,) * count
-    rest = [Bottleneck(width * EXPANSION, width, norm, dilation=dilation * factors[i]) for i in range(1, count)]
+    rest = [block(width * EXPANSION, width, norm, dilation=dilation * factors[i]) for i in range(1, count)]
     return nn.Sequential(first, *rest)
-
-
-def _initialise(network: nn.Module) -> None:
-    """Start from nothing: convolutions Kaiming normal over the outputs (He et al. 2015), norms 1 and 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,175 @@
+"""The class memory of MemoryNet (Jin et al., ICCV 2021: MCIBI): one feature for each class, gathered while training.
+
+Room: models; imports torch, distributed, recipe schema, models.memory_update, models.network.
+Legend: B batch, C channels, H W labels, h w feature grid, N = h*w pixels, K classes.
+
+A training step computes what the memory will be, reads what it was, and stores the former. In the published code the
+product with the memory is differentiated after the memory was overwritten: the gradient with respect to the class
+probabilities sees the updated rows. `gradient="updated"` is that behaviour, written down instead of happening.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from emaseg.distributed import mean_over_ranks
+from emaseg.models.memory_update import Ranks, Strategy, updated_memory
+from emaseg.models.network import Report
+from emaseg.recipe.schema import MemoryNetModel
+
+Gradient = Literal["current", "updated"]
+
+_UNKNOWN = -1  # age of a class that was not seen since counting began
+_LABELS = 256  # values that a label can have
+
+
+class ClassMemory(nn.Module):
+    """What the data set remembers of each class.
+
+    Buffers:
+        features: (K, 1, C), zero until a class is seen.
+        age: (K,) int64, training steps since the class was last seen, over all processes; -1 = not seen since
+            counting began. No published file has it; it changes nothing but the report.
+    """
+
+    features: torch.Tensor
+    age: torch.Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        channels: int,
+        *,
+        hard: bool = False,
+        strategy: Strategy = "cosine_similarity",
+        ranks: Ranks = "by_count",
+        gradient: Gradient = "current",
+    ) -> None:
+        super().__init__()
+        self.hard = hard
+        self.strategy = strategy
+        self.ranks = ranks
+        self.gradient = gradient
+        self.register_buffer("features", torch.zeros(classes, 1, channels))
+        self.register_buffer("age", torch.full((classes,), _UNKNOWN))
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the memory holds for the classes that `logits` sees: (B, K, h, w) -> (B, C, h, w)."""
+        memory = self.features[:, 0]
+        return self._read(logits, memory, memory)
+
+    def learn_and_read(
+        self, logits: torch.Tensor, pixels: torch.Tensor, labels: torch.Tensor, momentum: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One training step: read the memory as it was, then store what this batch makes of it.
+
+        Args:
+            logits: (B, K, h, w) coarse prediction.
+            pixels: (B, C, h, w) features of the batch; no gradient flows back through the memory.
+            labels: (B, H, W) int64, 255 = ignore.
+            momentum: weight of the new features.
+
+        Returns:
+            The features read (B, C, h, w), and the memory (K, C) as this process's batch alone updates it: what the
+            memory loss classifies. Stored is what all processes make of it.
+        """
+        before = self.features[:, 0].clone()
+        local, shared = updated_memory(
+            before, pixels.detach(), labels, momentum=momentum, strategy=self.strategy, ranks=self.ranks
+        )
+        read = self._read(logits, before, local if self.gradient == "updated" else before)
+        self.features.copy_(shared[:, None])
+        self._count(labels)
+        return read, local
+
+    def _read(self, logits: torch.Tensor, memory: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        if self.hard:
+            return memory[logits.argmax(dim=1)].movedim(3, 1)  # one row a pixel; nothing to differentiate
+        read: torch.Tensor = _Lookup.apply(torch.softmax(logits, dim=1), memory, gradient)
+        return read
+
+    @torch.no_grad()
+    def _count(self, labels: torch.Tensor) -> None:
+        present = torch.zeros(_LABELS, device=labels.device).index_fill_(0, labels.flatten(), 1.0)
+        seen = mean_over_ranks(present[: len(self.age)]) > 0
+        older = torch.where(self.age == _UNKNOWN, _UNKNOWN, self.age + 1)
+        self.age.copy_(torch.where(seen, 0, older))
+
+    def report(self, classes: Sequence[str]) -> Report:
+        """Classes never written, lengths of the rows, and how long ago the classes were seen."""
+        lengths = self.features[:, 0].norm(dim=1).tolist()
+        ages = [age if age != _UNKNOWN else None for age in self.age.tolist()]
+        written = [i for i, length in enumerate(lengths) if length != 0]
+        content = {
+            "never_written": [name for i, name in enumerate(classes) if i not in written],
+            "row_length": _spread([lengths[i] for i in written]),
+            "age": _spread([age for age in ages if age is not None]),
+            "per_class": [
+                {"name": name, "row_length": _finite(length), "age": age}
+                for name, length, age in zip(classes, lengths, ages, strict=True)
+            ],
+        }
+        return Report("memory", tuple(_lines(content, len(classes))), content)
+
+
+class _Lookup(torch.autograd.Function):
+    """probabilities (B, K, h, w) x memory (K, C) -> (B, C, h, w); its gradient is taken with another memory."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, probabilities: torch.Tensor, memory: torch.Tensor, gradient_memory: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(gradient_memory)
+        ctx.dtype = probabilities.dtype
+        batch, _, height, width = probabilities.shape
+        read = memory.t() @ probabilities.flatten(2).to(memory.dtype)
+        return read.view(batch, -1, height, width).to(probabilities.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (memory,) = ctx.saved_tensors
+        batch, _, height, width = incoming[0].shape
+        gradient = memory @ incoming[0].flatten(2).to(memory.dtype)
+        return gradient.view(batch, -1, height, width).to(ctx.dtype), None, None
+
+
+def blend_weight(model: MemoryNetModel, lr: float) -> float:
+    """Weight of the new features in a step with learning rate `lr`; it never exceeds 1.
+
+    The published schedule lets it follow the learning rate: memory_momentum at memory_base_lr.
+    """
+    if not model.memory_momentum_follows_lr:
+        return model.memory_momentum
+    return min(1.0, model.memory_momentum / model.memory_base_lr * lr)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None] | None:
+    """Least, middle and largest; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return {"min": _finite(ordered[0]), "median": _finite(ordered[len(ordered) // 2]), "max": _finite(ordered[-1])}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _lines(content: dict[str, Any], classes: int) -> list[tuple[str, str]]:
+    never, lengths, ages = content["never_written"], content["row_length"], content["age"]
+    rest = f" and {len(never) - 8} more" if len(never) > 8 else ""
+    missing = f"; never: {', '.join(never[:8])}{rest}" if never else ""
+    lines = [("memory", f"{classes - len(never)} of {classes} classes written{missing}")]
+    if lengths:
+        least, middle, most = ("not finite" if x is None else f"{x:.3g}" for x in lengths.values())
+        lines.append(("row lengths", f"{least} to {most}, median {middle}"))
+    if ages:
+        oldest = max((c for c in content["per_class"] if c["age"] is not None), key=lambda c: int(c["age"]))
+        text = f"median {ages['median']}, longest {ages['max']} ({oldest['name']})"
+        lines.append(("steps since seen", text))
+    return lines

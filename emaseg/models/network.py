@@ -1,0 +1,95 @@
+"""What every network of this program is to the rest of it: the one interface between trainer, protocols and models.
+
+Room: models; imports torch, losses, models.backbones and models.layers.
+Legend: B batch, H W crop, h w feature grid, K classes.
+
+The trainer, the protocols and the commands know networks as `Network` and nothing else: they never ask for a kind.
+State that a network keeps beside its parameters (EM bases, class memory) lies in buffers, so it is saved, moved and
+resumed without anyone's help, and it changes in `training_step` only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from emaseg.losses import Reduction, cross_entropy
+from emaseg.models.backbones import FeatureExtractor
+from emaseg.models.layers import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a network tells about its own state beside its scores.
+
+    name: its key in metrics.json. lines: label and value pairs for people. content: the same as JSON values.
+    """
+
+    name: str
+    lines: tuple[tuple[str, str], ...]
+    content: Mapping[str, Any]
+
+
+class Network(nn.Module, ABC):
+    """Backbone and heads.
+
+    Attributes:
+        backbone: what start weights are loaded into, and what the parameter group "backbone" covers.
+        num_classes: K.
+        align_corners: corner convention by which logits are resized.
+        reduction: how the cross entropy is averaged over pixels.
+    """
+
+    backbone: FeatureExtractor
+    num_classes: int
+    align_corners: bool
+    reduction: Reduction
+
+    @property
+    @abstractmethod
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of all losses that `training_step` may return, in their order.
+
+        A step may leave one out (a loss that starts later); its cell in metrics.csv then stays empty.
+        """
+
+    @property
+    @abstractmethod
+    def per_class(self) -> tuple[str, ...]:
+        """Names of the modules and buffers whose tensors have K as their first dimension."""
+
+    @abstractmethod
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) normalised RGB -> the main head's logits (B, K, h, w), at low resolution."""
+
+    @abstractmethod
+    def training_step(self, images: torch.Tensor, labels: torch.Tensor, step: Step) -> dict[str, torch.Tensor]:
+        """Losses of one batch, each a scalar and already weighted; their sum is what is back-propagated.
+
+        Updates the network's own state (EM bases, class memory); never waits for the device.
+
+        Args:
+            images: (B, 3, H, W) normalised RGB.
+            labels: (B, H, W) int64, 255 = ignore.
+            step: where in the training this is.
+        """
+
+    @abstractmethod
+    def norm_values(self, batch: int, height: int, width: int) -> int:
+        """Fewest values that a norm layer averages over in training, for a batch of height x width crops."""
+
+    def report(self, classes: Sequence[str]) -> Report | None:
+        """What the network has gathered beside its parameters; None when there is nothing to tell.
+
+        Args:
+            classes: the K class names.
+        """
+        return None
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, labels, reduction=self.reduction, align_corners=self.align_corners)
