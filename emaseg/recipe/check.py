@@ -16,8 +16,11 @@ from emaseg.recipe.schema import (
     CocoVOCData,
     Data,
     FolderData,
+    HRNetBackbone,
     Inference,
     LIPData,
+    MemoryNetModel,
+    PackedData,
     PascalContextData,
     Recipe,
     ShapesData,
@@ -34,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 def num_classes(data: Data) -> int:
     """K of a data section; the background counts where it is a class."""
     match data:
-        case FolderData():
+        case FolderData() | PackedData():
             return len(data.classes)
         case CocoStuffData() | PascalContextData():
             return data.num_classes
@@ -70,8 +73,7 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("optim.min_lr", f"{optim.min_lr} is above lr = {optim.lr}")
     if optim.nesterov and optim.momentum == 0:
         yield Problem("optim.nesterov", "needs a momentum above 0")
-    if isinstance(recipe.backbone, ViTBackbone):
-        yield from _vit(recipe.backbone)
+    yield from _network(recipe)
     yield from _data(recipe.data)
     yield from _augment(recipe.augment, num_classes(recipe.data))
     yield from _inference(recipe.inference, "inference", num_classes(recipe.data))
@@ -79,11 +81,24 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
         yield from _inference(recipe.inference_tta, "inference_tta", num_classes(recipe.data))
 
 
+def _network(recipe: Recipe) -> Iterator[Problem]:
+    """Backbone and heads must fit each other."""
+    model, backbone = recipe.model, recipe.backbone
+    if isinstance(backbone, ViTBackbone):
+        yield from _vit(backbone)
+        if not isinstance(model, MemoryNetModel):
+            text = f"{backbone.kind} has maps without a norm, which only a MemoryNet adds; no EMANet was built on it"
+            yield Problem("backbone.kind", text)
+    if isinstance(backbone, HRNetBackbone) and model.auxiliary_channels:
+        text = f"{model.auxiliary_channels} has no map to work on: {backbone.kind} gives one; write 0"
+        yield Problem("model.auxiliary_channels", text)
+    if isinstance(model, MemoryNetModel) and model.memory_loss_weight and num_classes(recipe.data) < 2:
+        yield Problem("model.memory_loss_weight", "needs two classes or more to tell apart; write 0")
+
+
 def _vit(backbone: ViTBackbone) -> Iterator[Problem]:
     if list(backbone.taps) != sorted(set(backbone.taps)) or not backbone.taps:
         yield Problem("backbone.taps", "must name at least one layer, each once, from the first to the last")
-    if any(side % backbone.output_stride for side in backbone.image_size):
-        yield Problem("backbone.image_size", f"must be multiples of the patch side {backbone.output_stride}")
 
 
 def _data(data: Data) -> Iterator[Problem]:
@@ -91,6 +106,16 @@ def _data(data: Data) -> Iterator[Problem]:
         yield Problem("data.label_folders", "is empty; name at least one folder")
     if isinstance(data, FolderData):
         yield from _folder(data)
+    if isinstance(data, PackedData):
+        yield from _packed(data)
+
+
+def _packed(data: PackedData) -> Iterator[Problem]:
+    count = len(data.classes)
+    if not 1 <= count <= MOST_CLASSES:
+        yield Problem("data.classes", f"{count} names; 1 to {MOST_CLASSES} fit, as 255 means ignore")
+    if data.palette and len(data.palette) != count:
+        yield Problem("data.palette", f"{len(data.palette)} colours for {count} classes; give one each, or none")
 
 
 def _folder(data: FolderData) -> Iterator[Problem]:
@@ -104,9 +129,15 @@ def _folder(data: FolderData) -> Iterator[Problem]:
     twice = [name for index, name in enumerate(data.classes) if name and name in data.classes[:index]]
     if twice:
         yield Problem("data.classes", f'"{twice[0]}" stands twice')
-    ignored = sorted(value for value in data.ignore if value < count)
-    if ignored and count <= MOST_CLASSES:
-        name = data.classes[ignored[0]]
+    if data.values and len(data.values) != count:
+        yield Problem("data.values", f"{len(data.values)} values for {count} classes; give one each, or none")
+    same = [value for index, value in enumerate(data.values) if value in data.values[:index]]
+    if same:
+        yield Problem("data.values", f"{same[0]} stands twice; a mask value is one class")
+    values = data.values or range(count)
+    ignored = sorted(set(data.ignore) & set(values))
+    if ignored and len(values) == count <= MOST_CLASSES:
+        name = data.classes[values.index(ignored[0])]
         yield Problem("data.ignore", f'{ignored[0]} is also the class "{name}"; a class cannot be ignored')
     if data.palette and len(data.palette) != count:
         yield Problem("data.palette", f"{len(data.palette)} colours for {count} classes; give one each, or none")
@@ -114,6 +145,16 @@ def _folder(data: FolderData) -> Iterator[Problem]:
     if both:
         name = (*data.classes, "")[min(data.palette.index(both[0]), count)]
         yield Problem("data.ignore_colours", f'{list(both[0])} is also the colour of class "{name}"')
+    yield from _holdout(data)
+
+
+def _holdout(data: FolderData) -> Iterator[Problem]:
+    if data.holdout == 1:
+        yield Problem("data.holdout", "1 holds every image out and leaves none to train on; 5 is a fifth")
+    if data.holdout and (data.train_list or data.eval_list):
+        yield Problem("data.holdout", "the list files already name the parts; write holdout = 0")
+    if data.holdout and (data.train_images, data.train_masks) != (data.eval_images, data.eval_masks):
+        yield Problem("data.holdout", "divides one folder, but training and evaluation have two; write holdout = 0")
 
 
 def _augment(augment: Augment, classes: int) -> Iterator[Problem]:

@@ -105,7 +105,7 @@ class ViTBackbone:
 
     kind: Literal["vit_large_p16_384"] = key("size")
     output_stride: Literal[16] = key("patch side", 16)
-    image_size: tuple[int, int] = key("input size whose patch grid the position embedding holds", (512, 512), low=16)
+    image_size: tuple[int, int] = key("input size whose whole patches the position embedding holds", (512, 512), low=16)
     taps: tuple[int, ...] = key("layers (from 0) whose outputs the heads read", (9, 14, 19, 23), low=0, high=23)
     weights: str = key(_WEIGHTS_DOC)
     mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
@@ -162,7 +162,6 @@ class MemoryNetModel:
     auxiliary_channels: int = key("width of the training-only heads; 0 = none (HRNet)", 512, low=0)
     stage1_weight: float = key("loss weight of the coarse prediction that reads the memory", 0.4, low=0)
     dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
-    memory_per_class: int = key("features kept for one class", 1, low=1)
     memory_hard: bool = key("read the memory by arg max instead of softmax", False)
     memory_strategy: Literal["cosine_similarity", "mean"] = key("weights of a class's pixels", "cosine_similarity")
     memory_momentum: float = key("blend weight of the new feature at base_lr", 0.9, low=0, high=1)
@@ -212,8 +211,8 @@ class ADE20KData:
 
     kind: Literal["ade20k"] = key("layout")
     root: str = key(_ROOT_DOC)
-    train_split: str = key("train or val", "train")
-    eval_split: str = key("train or val", "val")
+    train_split: str = key("train, val or trainval", "train")
+    eval_split: str = key("val, train or test (images only)", "val")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,8 +221,8 @@ class CityscapesData:
 
     kind: Literal["cityscapes"] = key("layout")
     root: str = key(_ROOT_DOC)
-    train_split: str = key("train or trainval", "train")
-    eval_split: str = key("val or test", "val")
+    train_split: str = key("train, val or trainval", "train")
+    eval_split: str = key("val, train or test (images only)", "val")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,14 +276,16 @@ class FolderData:
 
     kind: Literal["folder"] = key("layout")
     root: str = key(_ROOT_DOC)
-    classes: tuple[str, ...] = key("class names; a mask value is the position in this list")
+    classes: tuple[str, ...] = key("class names; a mask value is the position in this list, or see values")
     train_images: str = key("training images below root")
     train_masks: str = key("their masks below root: PNG, 8-bit grey or palette, or RGB in the palette's colours")
     eval_images: str = key("evaluation images below root")
     eval_masks: str = key("their masks below root")
     train_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
     eval_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
+    holdout: int = key("every n-th image, by path, is for evaluation, the others for training; 0 = no", 0, low=0)
     mask_suffix: str = key("added to an image's stem to name its mask", "")
+    values: tuple[int, ...] = key("mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=255)
     ignore: tuple[int, ...] = key("mask values that are neither trained nor scored", (255,), low=0, high=255)
     palette: tuple[tuple[int, int, int], ...] = key(
         "a colour for each class; needed for RGB masks", (), low=0, high=255
@@ -303,6 +304,18 @@ class ShapesData:
     seed: int = key("of the drawings; training and evaluation never share an image", 0, low=0)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedData:
+    """Any data set packed by data_scripts/pack.py: one HDF5 file for each part, for cluster file systems."""
+
+    kind: Literal["packed"] = key("layout")
+    root: str = key(_ROOT_DOC)
+    train_file: str = key("packed training part below root", "train.h5")
+    eval_file: str = key("packed evaluation part below root", "eval.h5")
+    classes: tuple[str, ...] = key("class names, as the packed files have them")
+    palette: tuple[tuple[int, int, int], ...] = key("a colour for each class; [] = VOC's", (), low=0, high=255)
+
+
 Data = (
     VOCData
     | ADE20KData
@@ -313,6 +326,7 @@ Data = (
     | CocoVOCData
     | FolderData
     | ShapesData
+    | PackedData
 )
 
 
@@ -399,6 +413,9 @@ class Train:
     epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0)
     iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
     batch: int = key("images of one optimiser step, all processes together", 16, low=1)
+    init_from: str = key(
+        'start from this model: a recipe\'s newest run, a run folder, a checkpoint or a weight file; "" = none', ""
+    )
     workers: int = key("loading processes; -1 = as many as pay on this machine", -1, low=-1)
     threads: int = key("CPU threads of the network; 0 = as many as there are cores", 0, low=0)
     seed: int = key("of start weights, sample order, augmentation and dropout", 0, low=0)

@@ -287,15 +287,22 @@ def test_keys_that_contradict_each_other(old: str, new: str, message: str) -> No
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("taps = [3, 2]", "taps = []", "11: backbone.taps: must name at least one layer, each once, from the first"),
-        ("taps = [3, 2]", "image_size = [500, 512]", "11: backbone.image_size: must be multiples of the patch side 16"),
+        ("taps = [3, 2]", "taps = []", "12: backbone.taps: must name at least one layer, each once, from the first"),
+        ("taps = [3, 2]", "image_size = [15, 512]", "12: backbone.image_size: got [15, 512]; must be an array of 2"),
     ],
 )
 def test_vit_taps_and_patches(old: str, new: str, message: str) -> None:
     vit = ('kind = "resnet50"\noutput_stride = 8\nweights = "none"', 'kind = "vit_large_p16_384"\noutput_stride = 16\n')
-    text = edited((vit[0], f'{vit[1]}weights = "none"\n{old}'))
-    assert complaint(text).startswith("my.toml:11: backbone.taps: ")
+    text = edited((vit[0], f'{vit[1]}weights = "none"\n{old}'), ('"emanet"', '"memorynet"\nmemory_base_lr = 0.01'))
+    assert complaint(text).startswith("my.toml:12: backbone.taps: ")
     assert complaint(text.replace(old, new)).startswith(f"my.toml:{message}")
+
+
+def test_an_emanet_needs_normalised_maps() -> None:
+    """Protects users: an EMANet on a ViT would train on maps that nothing ever normalised."""
+    vit = 'kind = "vit_large_p16_384"\noutput_stride = 16\nweights = "none"'
+    text = edited(('kind = "resnet50"\noutput_stride = 8\nweights = "none"', vit))
+    assert complaint(text).startswith("my.toml:8: backbone.kind: vit_large_p16_384 has maps without a norm")
 
 
 def test_voc_needs_a_label_folder() -> None:
