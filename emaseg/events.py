@@ -1,6 +1,6 @@
 """What the long-running verbs tell while they work: the engine yields these, cli/render.py draws them.
 
-Room: above metrics, below train, evaluate and predict. Times are seconds, shares are in 0..1.
+Room: beside metrics, below train, evaluate and predict; never imports torch. Times are seconds, shares are in 0..1.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emaseg.metrics import Scores
+if TYPE_CHECKING:
+    from emaseg.metrics import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,17 @@ class Note:
 
     text: str
     warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Downloading:
+    """Some more of a file has arrived. Sizes are bytes; total and seconds_left are None where the server is silent."""
+
+    name: str
+    done: int
+    total: int | None
+    bytes_per_second: float
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +101,4 @@ class Finished:
     already: bool = False  # a resume of a run that was complete
 
 
-TrainEvent = Note | Started | Stepped | Evaluating | Evaluated | Saved | Finished
+TrainEvent = Note | Downloading | Started | Stepped | Evaluating | Evaluated | Saved | Finished

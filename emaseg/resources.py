@@ -43,6 +43,16 @@ def cache_folder() -> Path:
     return base / "emaseg"
 
 
+def offline() -> bool:
+    """Whether EMASEG_OFFLINE forbids the network: set, and not to 0, false or no."""
+    return os.environ.get("EMASEG_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def mirror() -> str:
+    """EMASEG_MIRROR, the address of a folder that holds the weight files by name (a cache folder does); "" = none."""
+    return os.environ.get("EMASEG_MIRROR", "")
+
+
 def data_root(root: str) -> Path:
     """The folder of a data set: absolute or from `~` as it is, else below $EMASEG_DATA (default ./data), else here.
 
@@ -61,9 +71,14 @@ def data_root(root: str) -> Path:
     raise DataError(f'data.root = "{root}": no such folder; looked at {looked}', hint)
 
 
+def runs_folder(name: str) -> Path:
+    """Where the runs of a recipe lie that were given no folder: runs/<recipe>; their names, times, sort by age."""
+    return Path("runs") / name
+
+
 def default_run_folder(name: str, now: datetime) -> Path:
     """Where a run goes that was given no folder: runs/<recipe>/<time>."""
-    return Path("runs") / name / now.strftime("%Y-%m-%d_%H-%M-%S")
+    return runs_folder(name) / now.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def expanded(path: str) -> Path:

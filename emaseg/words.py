@@ -16,3 +16,13 @@ def duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as servers and disks count them: 812 bytes, 45 kB, 3.2 MB, 240 MB, 1.48 GB."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    unit = 3 if count >= 999.5e6 else 2 if count >= 999.5e3 else 1
+    value = count / 1000**unit
+    digits = 2 if unit == 3 else 1 if unit == 2 and value < 10 else 0
+    return f"{value:.{digits}f} {('kB', 'MB', 'GB')[unit - 1]}"

@@ -1,0 +1,244 @@
+"""The weight files on this machine: finding them, and holding them to what they were when first seen.
+
+Room: weights; imports errors, files, resources and the manifest; never torch.
+
+    <cache>/<file>           the weights, whole
+    <cache>/<file>.sha256    what sha256sum -c reads; its first line also holds size and time of the file
+    <cache>/<file>.part      what has arrived of a download so far (download.py)
+
+Nobody publishes hashes of these files. So the first copy's is recorded, and any other content is refused from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from emaseg.errors import SystemFault, WeightsError
+from emaseg.files import fault, make_folder, write_text
+from emaseg.resources import cache_folder
+from emaseg.weights.released import Released
+
+State = Literal["absent", "here", "recorded"]
+
+_LINE = re.compile(r"(?:# size (\d+) mtime_ns (\d+)\n)?([0-9a-fA-F]{64})(?:[ \t]+.*)?\n?")  # also sha256sum's own
+_HEAD = 16  # bytes that tell what a file is
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a file was when it was last hashed; size in bytes, time in nanoseconds."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+def locate(entry: Released, folder: Path | None = None) -> Path | None:
+    """The entry's file in the cache, under any name it goes by; None when it is not there."""
+    folder = folder or cache_folder()
+    return next((folder / name for name in entry.files if (folder / name).is_file()), None)
+
+
+def state(entry: Released, folder: Path | None = None) -> State:
+    """Whether the file is in the cache, and with a recorded hash. Reads no weights."""
+    path = locate(entry, folder)
+    if path is None:
+        return "absent"
+    return "recorded" if record_of(path).is_file() else "here"
+
+
+def record_of(path: Path) -> Path:
+    """Where the hash of a weight file is recorded."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def read_record(path: Path) -> Record | None:
+    """The record of the weight file `path`; None when there is none.
+
+    Raises:
+        WeightsError: there is one, but it is damaged.
+    """
+    file = record_of(path)
+    try:
+        match = _LINE.fullmatch(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        match = None
+    if match is None:
+        raise WeightsError(
+            f"{file}: not a hash record, so {path.name} cannot be checked",
+            f"remove {file} if you trust the weights; they are recorded afresh when next used",
+        )
+    return Record(match[3].lower(), int(match[1] or -1), int(match[2] or -1))
+
+
+def trusted(entry: Released, path: Path, *, full: bool = False) -> Record:
+    """Check a cached file against its record and the manifest; records what had no record.
+
+    The file is read only when its size or time differ from the record's, or when `full`.
+
+    Raises:
+        WeightsError: it has changed, or is not the published file.
+    """
+    before = read_record(path)
+    try:
+        status = path.stat()
+        if before and not full and (status.st_size, status.st_mtime_ns) == (before.size, before.mtime_ns):
+            return before
+        now = Record(_sha256(path), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})", "check its permissions") from error
+    _compare(entry, now, before, path)
+    if now != before:
+        with contextlib.suppress(SystemFault):  # a cache that may only be read serves as well
+            _write_record(path, now)
+    return now
+
+
+def accept(entry: Released, candidate: Path, final: Path, name: str) -> Record:
+    """Make `candidate`, a file beside it, the weights `final`: check all that can be checked, then rename.
+
+    Its bytes must have reached the disk. `name` stands for it in messages.
+
+    Raises:
+        WeightsError: not a weight file, damaged, not the published one, or not the one that was here before.
+        SystemFault: the disk refuses.
+    """
+    try:
+        with candidate.open("rb") as file:
+            head = file.read(_HEAD)
+        reason = not_weights(head) or _damage(candidate, head)
+        if reason:
+            raise WeightsError(f"{name}: {reason}")
+        status = candidate.stat()
+        now = Record(_sha256(candidate), status.st_size, status.st_mtime_ns)
+        _compare(entry, now, read_record(final), final)
+        os.replace(candidate, final)
+    except OSError as error:
+        raise fault(error, final, "putting the weights there") from error
+    _write_record(final, now)
+    return now
+
+
+def take(entry: Released, source: Path, folder: Path | None = None) -> Path | None:
+    """Bring the entry's file from the folder `source` into the cache, as a link where the disk allows it.
+
+    Returns:
+        Its place in the cache; None when `source` holds it under none of its names.
+
+    Raises:
+        WeightsError: not a weight file, damaged, or not the one that was here before.
+        SystemFault: the disk refuses.
+    """
+    folder = folder or cache_folder()
+    found = next((source / name for name in entry.files if (source / name).is_file()), None)
+    if found is None:
+        return None
+    final = folder / entry.file
+    if final.exists() and final.samefile(found):
+        trusted(entry, final)
+        return final
+    make_folder(folder)
+    candidate: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{entry.file}.", suffix=".part", dir=folder)
+        os.close(handle)
+        candidate = Path(name)
+        _link_or_copy(found.resolve(), candidate)
+        accept(entry, candidate, final, str(found))
+        return final
+    except OSError as error:
+        raise fault(error, final, f"copying {found}") from error
+    finally:
+        if candidate is not None:
+            candidate.unlink(missing_ok=True)
+
+
+def not_weights(head: bytes, content_type: str = "") -> str:
+    """Why a file that begins with these bytes is no weight file; "" when it may be one (a zip archive or a pickle)."""
+    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        return ""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"<") or "html" in content_type:
+        return "an HTML page instead of weights (a login page, a proxy's or a provider's message?)"
+    if start.startswith(b"version https://git-lfs"[:_HEAD]):
+        return "a Git LFS pointer instead of the weights it points to"
+    return f"not a weight file (it begins with {head[:8]!r})" if head else "an empty file"
+
+
+def manual(entry: Released, folder: Path | None = None) -> str:
+    """How to get the file there by hand."""
+    where = f"download {entry.url}" if entry.url else f"look for {entry.file} on {entry.page}, download it"
+    return f"{where} and save it as {(folder or cache_folder()) / entry.file}"
+
+
+def _compare(entry: Released, now: Record, before: Record | None, path: Path) -> None:
+    if entry.size is not None and now.size != entry.size:
+        raise WeightsError(
+            f"{path}: has {now.size} bytes, the published file {entry.size}", "remove the file and download it again"
+        )
+    if entry.sha256 and now.sha256 != entry.sha256:
+        raise WeightsError(
+            f"{path}: its SHA-256 is {now.sha256}, the published one {entry.sha256}",
+            "remove the file and download it again",
+        )
+    if before is not None and now.sha256 != before.sha256:
+        raise WeightsError(
+            f"{path}: not the content that was here first (SHA-256 {now.sha256}, recorded {before.sha256})",
+            "the file is damaged, or its owner has replaced it; "
+            f"to trust the new content, remove {record_of(path)} (and the file, to download it again)",
+        )
+
+
+def _damage(path: Path, head: bytes) -> str:
+    """Why an archive is not whole; "" when it is, or when its format (a pickle) does not tell."""
+    if not head.startswith(b"PK"):
+        return ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                return "a compressed archive, not a file that torch.save wrote"
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return "a damaged or incomplete archive"
+    return f"a damaged archive ({bad} is not what was written)" if bad else ""
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Replace `target` by a link to `source`, by a copy where links are not possible."""
+    target.unlink()
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        with source.open("rb") as old, target.open("xb") as new:
+            shutil.copyfileobj(old, new, 1 << 20)
+            new.flush()
+            os.fsync(new.fileno())
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the disk that `folder` lies on."""
+    return shutil.disk_usage(folder).free
+
+
+def _write_record(path: Path, record: Record) -> None:
+    comment = f"# size {record.size} mtime_ns {record.mtime_ns}"
+    write_text(record_of(path), f"{comment}\n{record.sha256}  {path.name}\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
