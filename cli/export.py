@@ -1,0 +1,167 @@
+"""`emaseg export`: a trained model as a file for other programs, compared with the model before it is kept.
+
+Room: cli.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import SCHEMA, Json, Overrides, Quiet, Verbose, session_of
+
+if TYPE_CHECKING:
+    from emaseg.export.export import Exported
+    from emaseg.export.verify import Check, Tolerance
+
+
+def export(
+    context: typer.Context,
+    reference: Annotated[
+        str, typer.Argument(metavar="REF", help="A run folder, a checkpoint, or a recipe together with --weights.")
+    ],
+    format_: Annotated[
+        str, typer.Option("--format", metavar="onnx|torch|weights", help="torch is torch.export's .pt2.")
+    ],
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="FILE", help="Weight file for a recipe; also others' formats.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", metavar="HxW", help="The only image size that the file will take.")
+    ] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Any image size [the default without --shape].")] = False,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="fp32|fp16|bf16|int8", help="What the file computes in.")
+    ] = "fp32",
+    include: Annotated[
+        str,
+        typer.Option(
+            "--include", metavar="LIST", help="normalize: uint8 RGB goes in; argmax: class ids come out; or both."
+        ),
+    ] = "",
+    calibrate: Annotated[
+        Path | None, typer.Option("--calibrate", metavar="DIR", help="Images that int8 learns its ranges from.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="What to write [default: <recipe>.onnx, .pt2 or .pt].")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Write a trained model as a file for other programs, or another system's weights as a checkpoint of ours.
+
+    The written file is run and compared with the model; where they differ it is not kept (exit code 1).
+
+    \b
+    Examples:
+      emaseg export runs/first --format onnx
+      emaseg export runs/first --format onnx --include normalize,argmax --out model.onnx
+      emaseg export runs/first --format onnx --precision int8 --calibrate photos/
+      emaseg export runs/first --format torch --shape 512x1024
+      emaseg export voc_r50_d8 --weights voc_r50_d8.pth --format weights
+    """
+    session_of(context, verbose)
+    from emaseg.export.request import make_request, target
+
+    request = make_request(format_, precision, shape, dynamic=dynamic, include=include, calibrate=calibrate)
+
+    from emaseg.reference import open_network, resolve
+
+    resolved = resolve(reference, weights=weights, overrides=overrides)
+    path = target(request, out, resolved.recipe.name)
+    network = open_network(resolved)
+
+    from emaseg.export.export import Exported
+    from emaseg.export.export import export as export_engine
+
+    from .progress import Meter
+    from .render import print_json
+
+    with Meter(quiet) as meter:
+        for event in export_engine(network, resolved.recipe, request, path):
+            if isinstance(event, Exported):
+                done = event
+            else:
+                meter.note(event)
+    if as_json:
+        print_json(_json(done))
+    else:
+        _tell(done, quiet)
+    return 0 if done.passed else 1
+
+
+def _tell(done: Exported, quiet: bool) -> None:
+    """The comparisons, what to do with the file, and its path on stdout; or why there is none."""
+    import textwrap
+
+    from emaseg.export.usage import command, snippet
+    from emaseg.words import size
+
+    from .render import percent, print_error, print_lines, print_result
+
+    if not done.passed:
+        limits = _limits(done.tolerance)
+        print_lines(_line(check, done.tolerance) for check in done.checks)
+        print_error(
+            f"{done.path}: not written: the exported network differs from the model by more than {limits}",
+            "try a higher --precision, or more images for --calibrate; at fp32 this is a bug worth reporting",
+        )
+        return
+    if not quiet:
+        print_lines(_line(check, done.tolerance) for check in done.checks)
+        if done.cost is not None:
+            full, int8 = done.cost.full or 0.0, done.cost.quantised or 0.0
+            measured = f"(fp32 {percent(full)}, int8 {percent(int8)}) on {done.cost.images} images"
+            print_lines([f"8 bits cost {percent(full - int8)} points of mIoU {measured}"])
+        lines = [f"{size(done.size)}, compared with the model and kept"]
+        if done.info is not None:
+            lines += [f"run it:  {command(done.path, done.info)}", "or without emaseg:", ""]
+            lines += [textwrap.indent(snippet(done.path, done.info), "    "), ""]
+        print_lines(lines)
+    print_result(str(done.path))
+
+
+def _line(check: Check, tolerance: Tolerance) -> str:
+    """check 2 x 200 x 264: logits differ by 1.2e-06 of their range, 100.0000% of the pixels agree"""
+    logits = "" if check.difference is None else f"logits differ by {check.difference:.1e} of their range, "
+    verdict = "" if check.within(tolerance) else "  (too far)"
+    size = f"{check.batch} x {check.height} x {check.width}"
+    return f"check {size}: {logits}{100 * check.agreement:.4f}% of the pixels agree{verdict}"
+
+
+def _limits(tolerance: Tolerance) -> str:
+    return f"{tolerance.difference:g} of the logits' range, or in over {100 * (1 - tolerance.agreement):.2g}% of the pixels"
+
+
+def _json(done: Exported) -> dict[str, Any]:
+    from emaseg.export.usage import command, snippet
+
+    def finite(value: float | None) -> float | None:
+        return None if value is None or value == float("inf") else value
+
+    return {
+        "schema": SCHEMA,
+        "file": str(done.path) if done.passed else None,
+        "bytes": done.size,
+        "passed": done.passed,
+        "checks": [
+            {
+                "batch": check.batch,
+                "height": check.height,
+                "width": check.width,
+                "difference": finite(check.difference),
+                "agreement": check.agreement,
+            }
+            for check in done.checks
+        ],
+        "tolerance": {"difference": done.tolerance.difference, "agreement": done.tolerance.agreement},
+        "cost": None
+        if done.cost is None
+        else {"fp32_miou": done.cost.full, "int8_miou": done.cost.quantised, "images": done.cost.images},
+        "command": None if done.info is None else command(done.path, done.info),
+        "snippet": None if done.info is None else snippet(done.path, done.info),
+    }

@@ -1,0 +1,101 @@
+"""A network as a program without Python, and the two files that hold one: torch.export's .pt2, and ONNX.
+
+Room: export; imports torch, export.info; onnx's exporter when it is used. Legend: B batch, H W image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from emaseg.errors import WeightsError
+from emaseg.export.info import EXTRA_FILE, INPUT, SMALLEST_SIDE
+from emaseg.export.network import InferenceNetwork
+
+OPSET = 18  # the exporter's own: every runtime since 2023 has it
+ONNX_LIMIT = 2_000_000_000  # bytes of one file; a protocol-buffer message holds no more
+
+_EXAMPLE = (136, 200)  # sides that nothing divides into one another, so that no equality is taken for a rule
+_TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
+
+
+def program_of(network: InferenceNetwork, shape: tuple[int, int] | None) -> ExportedProgram:
+    """The network as a graph of tensor operations, for any batch, and for one size or (None) any from SMALLEST_SIDE.
+
+    Raises:
+        WeightsError: the program would keep state.
+    """
+    height, width = shape or _EXAMPLE
+    example = torch.zeros(2, 3, height, width, dtype=torch.uint8 if network.pixels else torch.float32)
+    sizes: dict[int, Dim] = {0: Dim("batch")}
+    if shape is None:
+        sizes |= {2: Dim("height", min=SMALLEST_SIDE), 3: Dim("width", min=SMALLEST_SIDE)}
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(network, (example,), dynamic_shapes={INPUT: sizes}, strict=False)
+    if program.graph_signature.buffers_to_mutate:
+        raise WeightsError("the program would change its own weights", "report this: no network here should")
+    for node in program.graph.nodes:  # where in the sources each operation comes from is nobody's business
+        for key in _TRACES:
+            node.meta.pop(key, None)
+    program._guards_code = []  # Python that a loader would execute; `FileInfo.check_size` says the same
+    return program
+
+
+def write_pt2(program: ExportedProgram, path: Path, texts: Mapping[str, str]) -> None:
+    """torch.export's archive with the metadata in it."""
+    program.example_inputs = None
+    with _quiet():
+        torch.export.save(program, str(path), extra_files={EXTRA_FILE: json.dumps(dict(texts))})
+
+
+def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping[str, str]) -> None:
+    """One ONNX file, weights and metadata inside.
+
+    Raises:
+        WeightsError: it would be larger than such a file can be.
+    """
+    held = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    if held > ONNX_LIMIT:
+        raise WeightsError(
+            f"{held / 1e9:.2f} GB of weights do not fit into one ONNX file (2 GB)", "use --precision fp16"
+        )
+    with _quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[output],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    assert exported is not None  # None is the old exporter's
+    model = exported.model
+    model.producer_name, model.producer_version = "emaseg", json.loads(texts["versions"])["emaseg"]
+    model.metadata_props.clear()
+    model.metadata_props.update(texts)
+    for node in model.graph:
+        node.metadata_props.clear()
+    exported.save(str(path), external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' remarks on their own future are not the user's; what fails is raised, and the file is checked."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
