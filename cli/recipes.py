@@ -5,18 +5,45 @@ Room: cli. Needs no torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from emaseg.errors import RecipeError, nearest
 
 from .options import SCHEMA, Json, Verbose, session_of
 
+if TYPE_CHECKING:
+    from emaseg.recipe import Recipe
+    from emaseg.recipe.schema import Published
 
-def recipes(context: typer.Context, as_json: Json = False, verbose: Verbose = False) -> int:
+# How a published mIoU was reached, by the key that holds it; the order is that of the column.
+PROTOCOLS = {"miou": "", "miou_flip": "flip", "miou_ms_flip": "ms+flip", "miou_other": "protocol not stated"}
+
+
+def recipes(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option("--model", metavar="KIND", help="emanet or memorynet only.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="KIND", help="One data set only: voc, ade20k, ...")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", metavar="KIND", help="One backbone only: resnet50, ...")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> int:
     """List the shipped recipes, with the mIoU that was published for each row.
 
     \b
     Examples:
       emaseg recipes
+      emaseg recipes --model emanet --dataset voc
       emaseg recipes --json
+
+    mIoU is in percent, of one scale unless said otherwise (flip: mirrored too, ms: several scales). Where weights is
+    yes, the row's network was released: emaseg download-weights RECIPE.
     """
     session_of(context, verbose)
     from emaseg.recipe import load_recipe
@@ -24,13 +51,59 @@ def recipes(context: typer.Context, as_json: Json = False, verbose: Verbose = Fa
 
     from .render import print_json, print_table
 
-    shipped = [load_recipe(name) for name in shipped_recipes()]
-    rows = [(r.name, r.title, r.data.kind, r.published.miou if r.published else None) for r in shipped]
+    chosen = [load_recipe(name) for name in shipped_recipes()]
+    for option, value, known in (
+        ("--model", model, [recipe.model.kind for recipe in chosen]),
+        ("--dataset", dataset, [recipe.data.kind for recipe in chosen]),
+        ("--backbone", backbone, [recipe.backbone.kind for recipe in chosen]),
+    ):
+        if value is not None:
+            _check_known(option, value, known)
+    chosen = [
+        recipe
+        for recipe in chosen
+        if model in (None, recipe.model.kind)
+        and dataset in (None, recipe.data.kind)
+        and backbone in (None, recipe.backbone.kind)
+    ]
     if as_json:
-        keys = ("name", "title", "data", "published_miou")  # percent, as in the recipe
-        print_json({"schema": SCHEMA, "recipes": [dict(zip(keys, row, strict=True)) for row in rows]})
+        print_json({"schema": SCHEMA, "recipes": [_entry(recipe) for recipe in chosen]})
     else:
-        headings = ("recipe", "title", "data", "published mIoU")
-        shown = [(name, title, data, "-" if miou is None else f"{miou:.2f}") for name, title, data, miou in rows]
-        print_table(headings, shown, numbers=("published mIoU",))
+        headings = ("recipe", "model", "backbone", "data", "published mIoU", "weights")
+        print_table(headings, map(_row, chosen))
     return 0
+
+
+def _check_known(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        there = ", ".join(sorted(set(known)))
+        raise RecipeError(f"{option} {value}: no shipped recipe", nearest(value, known) or f"there are {there}")
+
+
+def _row(recipe: Recipe) -> Sequence[str]:
+    published = recipe.published
+    backbone = f"{recipe.backbone.kind} /{recipe.backbone.output_stride}"
+    released = "yes" if published and published.checkpoint else "-"
+    return recipe.name, recipe.model.kind, backbone, recipe.data.kind, _scores(published), released
+
+
+def _scores(published: Published | None) -> str:
+    """`39.84, 41.49 ms+flip`."""
+    scores = [(getattr(published, key, None), protocol) for key, protocol in PROTOCOLS.items()]
+    return ", ".join(f"{miou:.2f} {protocol}".rstrip() for miou, protocol in scores if miou is not None) or "-"
+
+
+def _entry(recipe: Recipe) -> dict[str, Any]:
+    """One recipe for --json; mIoU in percent, as in the recipe."""
+    published = recipe.published
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "model": recipe.model.kind,
+        "backbone": recipe.backbone.kind,
+        "output_stride": recipe.backbone.output_stride,
+        "data": recipe.data.kind,
+        "published_table": published.table if published else None,
+        **{f"published_{key}": getattr(published, key, None) for key in PROTOCOLS},
+        "weights": (published.checkpoint or None) if published else None,
+    }

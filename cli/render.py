@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -94,14 +94,29 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers:
     """A table on stdout; the columns named in `numbers` are aligned to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left")
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")  # lose no name
     for row in rows:
         table.add_row(*map(Text, row))
     console(sys.stdout).print(table)
 
 
-def print_scores(scores: Scores, published: float | None, protocol: str) -> None:
-    """A line for each class, then the means, with the published mIoU (fraction) beside the measured one."""
+def print_finding(level: Literal["error", "warning"], title: str, lines: Iterable[str], remedy: str) -> None:
+    """A problem on stdout after an empty line: what it is, where, and the remedy."""
+    text = Text(f"\n{level}: ", style="bold red" if level == "error" else "yellow")
+    text.append(title, style="not bold default")
+    for line in lines:
+        text.append(f"\n  {line}", style="not bold default")
+    text.append("\n  try: ", style="bold default").append(remedy, style="not bold default")
+    console(sys.stdout).print(text)
+
+
+def print_scores(
+    scores: Scores, published: float | None, protocol: str, remarks: Sequence[tuple[str, str]] = ()
+) -> None:
+    """A line for each class, then the means, with the published mIoU (fraction) beside the measured one.
+
+    `remarks` are label and value pairs that the network adds about itself.
+    """
     print_table(
         ("class", "IoU", "accuracy", ""),
         [(c.name, percent(c.iou), percent(c.accuracy), _STATUS[c.status]) for c in scores.per_class],
@@ -116,6 +131,7 @@ def print_scores(scores: Scores, published: float | None, protocol: str) -> None
             ("mean accuracy", percent(scores.mean_accuracy)),
             ("images", str(scores.images)),
             ("protocol", protocol),
+            *remarks,
         ]
     )
 

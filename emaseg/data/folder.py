@@ -6,7 +6,8 @@ Room: data. Imports errors, resources, the schema and the data room's readers.
     root/<train_list>             optional; one image a line, relative to the image folder, with or without extension
 
 Sub-folders are kept: an image's mask has the same relative path. Extensions may be in capitals. Hidden files are
-passed over. The order is that of the relative paths, or that of the list.
+passed over. The order is that of the relative paths, or that of the list. Where one folder serves both parts, `holdout`
+divides it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ def folder(data: FolderData, part: Literal["train", "eval"]) -> PairedFiles:
         DataError: a folder or list is missing or empty, an image has no mask, a mask no image, or two files share a
             name; names the first few, their number and the remedy.
     """
+    dataset, problems = usable(data, part)
+    if problems:
+        raise problems[0]
+    return dataset
+
+
+def usable(data: FolderData, part: Literal["train", "eval"]) -> tuple[PairedFiles, list[DataError]]:
+    """As `folder`, but images without a mask and masks without an image are left out, and returned as errors.
+
+    Raises:
+        DataError: as `folder`, where there is nothing to go on with.
+    """
     root = data_root(data.root)
     train = part == "train"
     images = root / (data.train_images if train else data.eval_images)
@@ -51,18 +64,37 @@ def folder(data: FolderData, part: Literal["train", "eval"]) -> PairedFiles:
     chosen = _listed(root / listing, image_files, images) if listing else image_files
     by_stem = _by_stem(chosen, images)
     mask_of = _by_stem(mask_files, masks)
-    pairs = _matched(by_stem, mask_of, images, masks, data.mask_suffix)
+    problems = _images_alone(by_stem, mask_of, images, masks, data.mask_suffix)
     if not listing:
-        _check_no_mask_left(by_stem, mask_of, images, masks, data.mask_suffix)
+        problems += _masks_alone(by_stem, mask_of, images, masks, data.mask_suffix)
+    pairs = tuple(
+        (images / name, masks / mask_of[stem + data.mask_suffix])
+        for stem, name in _held(by_stem, data.holdout, train)
+        if stem + data.mask_suffix in mask_of
+    )
+    if not pairs and not problems:
+        raise DataError(
+            f"{images}: data.holdout = {data.holdout} leaves no image for {'training' if train else 'evaluation'}",
+            f"there are {len(by_stem)}; set data.holdout to at most that number, and at least 2",
+        )
     labels = label_set(data)
-    rule = index_rule(labels.classes, data.ignore, palette=data.palette, ignore_colours=data.ignore_colours)
-    return PairedFiles(items=pairs, rule=rule, palette=labels.palette)
+    rule = index_rule(
+        labels.classes, data.ignore, values=data.values, palette=data.palette, ignore_colours=data.ignore_colours
+    )
+    return PairedFiles(items=pairs, rule=rule, palette=labels.palette), problems
+
+
+def _held(by_stem: dict[str, str], every: int, train: bool) -> list[tuple[str, str]]:
+    """The images of one part: all, or those that every `every`-th is, or is not; the first held out is in mid-group."""
+    if not every:
+        return list(by_stem.items())
+    return [item for place, item in enumerate(by_stem.items()) if (place % every != every // 2) == train]
 
 
 def _find(images: Path, masks: Path, suffix: str) -> tuple[list[str], list[str]]:
     """Relative paths of the images and of the masks; the two folders may be one, or one inside the other."""
     one_folder = images.resolve() == masks.resolve()
-    mask_files = [name for name in _walk(masks, None if one_folder else images) if _is_mask(name, suffix)]
+    mask_files = [name for name in walk(masks, None if one_folder else images) if _is_mask(name, suffix)]
     if one_folder:
         if not suffix:
             raise DataError(
@@ -70,11 +102,11 @@ def _find(images: Path, masks: Path, suffix: str) -> tuple[list[str], list[str]]
                 "give the masks a folder of their own, or set data.mask_suffix",
             )
         taken = set(mask_files)
-        return [name for name in _walk(images, None) if _is_image(name) and name not in taken], mask_files
-    return [name for name in _walk(images, masks) if _is_image(name)], mask_files
+        return [name for name in walk(images, None) if _is_image(name) and name not in taken], mask_files
+    return [name for name in walk(images, masks) if _is_image(name)], mask_files
 
 
-def _walk(top: Path, without: Path | None) -> Iterator[str]:
+def walk(top: Path, without: Path | None) -> Iterator[str]:
     """Relative POSIX paths of the files below `top`, sorted; hidden ones and the folder `without` are left out.
 
     Links to folders are followed, each folder once, so that a link to a parent does not go round for ever.
@@ -151,30 +183,36 @@ def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
     return chosen
 
 
-def _matched(
+def _images_alone(
     images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str
-) -> tuple[tuple[Path, Path], ...]:
+) -> list[DataError]:
+    """What is wrong with images that have no mask; [] = every one has."""
     lone = [name for stem, name in images.items() if stem + suffix not in masks]
-    if lone:
-        wanted = f"{_stem(lone[0])}{suffix}.png"
-        used = {stem + suffix for stem in images}
-        free = [name for stem, name in masks.items() if stem not in used]
-        raise DataError(
+    if not lone:
+        return []
+    wanted = f"{_stem(lone[0])}{suffix}.png"
+    used = {stem + suffix for stem in images}
+    free = [name for stem, name in masks.items() if stem not in used]
+    return [
+        DataError(
             f"{len(lone):,} of {len(images):,} images in {image_top} have no mask in {mask_top}: {first_few(lone)}",
             nearest(wanted, free)
             or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix or a list file",
         )
-    return tuple((image_top / name, mask_top / masks[stem + suffix]) for stem, name in images.items())
+    ]
 
 
-def _check_no_mask_left(
+def _masks_alone(
     images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str
-) -> None:
-    """A mask without an image is a sign of a half-copied folder."""
+) -> list[DataError]:
+    """The same of masks without an image: a sign of a half-copied folder."""
     used = {stem + suffix for stem in images}
     lone = [name for stem, name in masks.items() if stem not in used]
-    if lone:
-        raise DataError(
+    if not lone:
+        return []
+    return [
+        DataError(
             f"{len(lone):,} of {len(masks):,} masks in {mask_top} have no image in {image_top}: {first_few(lone)}",
             "add the images, remove the masks, or name the images to use in a list file",
         )
+    ]

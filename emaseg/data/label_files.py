@@ -91,24 +91,26 @@ def index_rule(
     return LabelRule(classes, lut, palette, ignore_colours, layout)
 
 
-def read_label(path: Path, rule: LabelRule) -> UInt8:
+def read_label(path: Path, rule: LabelRule, content: bytes | None = None) -> UInt8:
     """Read a mask file as (H, W) uint8 train ids, 255 = ignore.
+
+    content: the file's bytes where they are not at `path`, which then only names them.
 
     Raises:
         DataError: missing, damaged, of a kind that cannot hold classes, with a value or a colour that `rule` does not
             know, or (unless rule.empty_ok) without a single labelled pixel. Names file, values, pixel counts, remedy.
     """
     if rule.mat and path.suffix.lower() == ".mat":
-        label = apply_rule(read_mat(path, *rule.mat), path, rule)
+        label = apply_rule(read_mat(path, *rule.mat, content=content), path, rule)
     else:
-        label = _from_picture(path, rule)
+        label = _from_picture(path, rule, content)
     if not rule.empty_ok and (label == IGNORE).all():
         raise _all_ignored(path, rule)
     return label
 
 
-def _from_picture(path: Path, rule: LabelRule) -> UInt8:
-    picture = decode(path)
+def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
+    picture = decode(path) if content is None else decode(content, str(path))
     if picture.format in ("JPEG", "MPO"):
         raise DataError(
             f"{path}: a JPEG mask: its compression has changed the class values", "export the masks again as PNG"
@@ -142,7 +144,7 @@ def apply_rule(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> UIn
     """
     lut = np.frombuffer(rule.lut, dtype=np.uint8)
     if raw.dtype == np.uint8:
-        label: UInt8 = lut[raw]
+        label: UInt8 = np.frombuffer(bytearray(raw.tobytes().translate(rule.lut[:256])), np.uint8).reshape(raw.shape)
     elif raw.min() >= 0 and raw.max() < len(lut):
         label = lut[raw.astype(np.intp)]
     else:

@@ -23,6 +23,7 @@ from emaseg.recipe.schema import (
     Data,
     FolderData,
     LIPData,
+    PackedData,
     PascalContextData,
     ShapesData,
     VOCData,
@@ -57,7 +58,7 @@ class LabelSet:
 def label_set(data: Data) -> LabelSet:
     """Names and colours of a data section; K equals num_classes(data). The palette is the caller's to keep."""
     match data:
-        case FolderData():
+        case FolderData() | PackedData():
             colours = np.array(data.palette, np.uint8) if data.palette else voc_colours(len(data.classes))
             return LabelSet(data.classes, colours)
         case ShapesData():

@@ -1,0 +1,131 @@
+"""`emaseg check-data`: everything that is wrong with a data set, before it is trained on.
+
+Room: cli.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import SCHEMA, Json, Overrides, Quiet, Verbose, session_of
+
+if TYPE_CHECKING:
+    from emaseg.check_data import DataReport, Finding
+
+_SHOWN = 3  # examples of a finding; --json has more
+
+
+def check_data(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name or a TOML file.")],
+    sample: Annotated[
+        int,
+        typer.Option("--sample", metavar="N", min=0, help="Read N images of each part, evenly spread [default: all]."),
+    ] = 0,
+    overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Read all images and labels of a recipe's data set and tell everything that is wrong, with its remedy.
+
+    \b
+    Examples:
+      emaseg check-data my.toml
+      emaseg check-data voc_r50_d8 --set 'data.root="/data/VOC2012"' --sample 200
+      emaseg check-data my.toml --json
+
+    Exit code 1 when training would fail; 0 when it would not, warnings or none.
+    """
+    session_of(context, verbose)
+    from emaseg.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+
+    from emaseg.check_data import check_data as check
+    from emaseg.check_data import report_json
+
+    from .progress import Meter, show_reading
+    from .render import print_json
+
+    with Meter(quiet) as meter:
+        report = show_reading(check(loaded, sample), meter)
+    if as_json:
+        print_json({"schema": SCHEMA, **report_json(report)})
+    else:
+        _print(report)
+    return 0 if report.ok else 1
+
+
+def _print(report: DataReport) -> None:
+    from emaseg.check_data import WORDS
+
+    from .render import print_table
+
+    _print_classes(report)
+    if report.findings:
+        print()
+        rows = [(f.level, WORDS[f.part], f"{f.count:,}", _title(f)) for f in report.findings]
+        print_table(("", "part", "number", "finding"), rows, numbers=("number",))
+    for finding in report.findings:
+        _print_finding(finding)
+    print()
+    print(_verdict(report))
+
+
+def _title(finding: Finding) -> str:
+    from emaseg.check_data import KINDS
+
+    return KINDS[finding.kind]
+
+
+def _print_classes(report: DataReport) -> None:
+    """Share and number of masks of each class, a pair of columns for each part."""
+    from emaseg.check_data import WORDS, class_shares
+
+    from .render import percent, print_grid, print_table
+
+    parts = [part for part in report.parts if part.labels is not None]
+    columns: list[tuple[str, ...]] = []
+    headings = ["class"]
+    for part in parts:
+        if part.labels is None:
+            continue
+        headings += [f"{WORDS[part.part]} %", "masks"]
+        columns.append(tuple(map(percent, class_shares(part.labels))))
+        columns.append(tuple(f"{count:,}" for count in part.labels.class_images))
+    if parts:
+        print_table(headings, zip(parts[0].classes, *columns, strict=True), numbers=headings[1:])
+        print()
+    lines = []
+    for part in report.parts:
+        read = f"{part.images:,} images" if part.chosen == part.images else f"{part.chosen:,} of {part.images:,} images"
+        labels = part.labels
+        ignored = f", {percent(labels.ignored_share)} % of the pixels ignored" if labels else ", no mask could be read"
+        lines.append((WORDS[part.part], f"{read} read{ignored}"))
+    print_grid(lines)
+
+
+def _print_finding(finding: Finding) -> None:
+    """What, where (the first few), and the remedy."""
+    from emaseg.check_data import WORDS
+
+    from .render import print_finding
+
+    more = finding.count - _SHOWN
+    lines = list(finding.examples[:_SHOWN]) + ([f"and {more:,} more"] if more > 0 else [])
+    print_finding(finding.level, f"{WORDS[finding.part]}: {_title(finding)}", lines, finding.remedy)
+
+
+def _verdict(report: DataReport) -> str:
+    errors = sum(finding.level == "error" for finding in report.findings)
+    warned = len(report.findings) - errors
+    if errors:
+        return f"{report.recipe}: training would fail: {errors} error{'s' * (errors > 1)}, {_warnings(warned)}"
+    return f"{report.recipe}: ready to train, {_warnings(warned)}"
+
+
+def _warnings(count: int) -> str:
+    return f"{count or 'no'} warning{'s' * (count != 1)}"

@@ -1,0 +1,369 @@
+"""Checking a whole data set before it is trained on: every file read once, all problems told, each with its remedy.
+
+Room: check_data; beside plan, above data and recipe. Legend: H W image height and width, K classes.
+
+Training itself looks at a sample of the labels (data/checks.py) and stops at the first problem; here nothing stops but
+a failing machine. An error is what would end a training; a warning is what would spoil its result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from emaseg.data import build_dataset
+from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
+from emaseg.data.drawn import DrawnFiles
+from emaseg.data.folder import usable
+from emaseg.data.images import decode, read_image
+from emaseg.data.label_files import LabelRule, read_label
+from emaseg.data.pairs import PairedFiles, check_sizes
+from emaseg.data.resize import limit_size
+from emaseg.data.sample import Dataset, UInt8
+from emaseg.data.threads import Reading, read_all
+from emaseg.errors import DataError
+from emaseg.plan import schedule
+from emaseg.recipe import FolderData, Recipe
+
+Part = Literal["train", "eval"]
+Level = Literal["error", "warning"]
+Size = tuple[int, int]
+
+PARTS: tuple[Part, ...] = ("train", "eval")
+WORDS = {"train": "training", "eval": "evaluation", "both": "both"}
+EXAMPLES = 20  # of each kind of finding that are kept; all are counted
+
+KINDS: dict[str, str] = {
+    "files": "missing files, or files without a partner",
+    "image": "images that cannot be read",
+    "mask": "masks that cannot be read",
+    "values": "masks with values that are no class",
+    "colours": "colour masks, or colours that are not declared",
+    "ignored": "masks without a labelled pixel",
+    "size": "image and mask of different size",
+    "sample": "samples that cannot be used",
+    "binary": "binary masks, half of them ignored",
+    "batch": "too few images for one batch",
+    "unseen": "classes never seen",
+    "duplicate": "images that are in training and evaluation",
+    "small": "images much smaller than the crop",
+}
+_WARNINGS = {"unseen", "duplicate", "small"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Problems of one kind that have one remedy. kind: a key of KINDS. examples: messages of the first EXAMPLES."""
+
+    kind: str
+    part: Part | Literal["both"]
+    count: int
+    examples: tuple[str, ...]
+    remedy: str
+
+    @property
+    def level(self) -> Level:
+        return "warning" if self.kind in _WARNINGS else "error"
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """What one part holds. labels: None where no label could be read. classes: K names."""
+
+    part: Part
+    images: int
+    chosen: int
+    classes: tuple[str, ...]
+    labels: CheckReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """All of it; findings: errors first."""
+
+    recipe: str
+    parts: tuple[PartReport, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether training would start: there may be warnings."""
+        return all(finding.level == "warning" for finding in self.findings)
+
+
+def check_data(recipe: Recipe, sample: int = 0) -> Generator[Reading, None, DataReport]:
+    """Read the training and the evaluation part of a recipe's data set, or `sample` images of each, evenly spread.
+
+    Raises:
+        RecipeError: a kind or split of data set that this version does not read.
+        SystemFault: the machine gave up.
+    """
+    notes = _Notes()
+    reports, datasets = [], {}
+    for part in PARTS:
+        dataset = _opened(recipe, part, notes)
+        if dataset is None:
+            continue
+        chosen = spread(len(dataset), sample) if sample else list(range(len(dataset)))
+        looks = yield from read_all(WORDS[part], partial(_look, dataset), chosen)
+        reports.append(_summary(dataset, looks, part, notes))
+        if part == "train":
+            _train_only(recipe, dataset, looks, notes)
+        datasets[part] = (dataset, chosen)
+    if len(datasets) == len(PARTS):
+        _duplicates(*datasets["train"], *datasets["eval"], notes)
+    return DataReport(recipe.name, tuple(reports), notes.findings())
+
+
+def report_json(report: DataReport) -> dict[str, Any]:
+    """The report as plain values; shares are fractions in 0..1."""
+    return {
+        "recipe": report.recipe,
+        "ok": report.ok,
+        "parts": {part.part: _part_json(part) for part in report.parts},
+        "findings": [
+            {
+                "level": finding.level,
+                "kind": finding.kind,
+                "part": finding.part,
+                "count": finding.count,
+                "examples": list(finding.examples),
+                "remedy": finding.remedy,
+            }
+            for finding in report.findings
+        ],
+    }
+
+
+def _part_json(part: PartReport) -> dict[str, Any]:
+    content: dict[str, Any] = {"images": part.images, "read": part.labels.checked if part.labels else 0}
+    if part.labels is None:
+        return content | {"ignored_share": None, "classes": []}
+    labels, shares = part.labels, class_shares(part.labels)
+    classes = [
+        {"name": name, "share": share, "pixels": pixels, "images": images}
+        for name, share, pixels, images in zip(
+            part.classes, shares, labels.class_pixels, labels.class_images, strict=True
+        )
+    ]
+    return content | {"ignored_share": labels.ignored_share, "classes": classes}
+
+
+def class_shares(labels: CheckReport) -> tuple[float | None, ...]:
+    """Of the labelled pixels, the share of each class; None where no pixel is labelled."""
+    total = sum(labels.class_pixels)
+    return tuple(pixels / total if total else None for pixels in labels.class_pixels)
+
+
+# --------------------------------------------------------------------------------------------------- findings
+@dataclass(slots=True)
+class _Notes:
+    """Problems as they are found, sorted by kind, part and remedy."""
+
+    groups: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)
+    counts: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, kind: str, part: Part | Literal["both"], error: DataError) -> None:
+        place = (kind, part, error.hint)
+        self.counts[place] += 1
+        messages = self.groups.setdefault(place, [])
+        if len(messages) < EXAMPLES:
+            messages.append(error.message)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Errors first, then in the order of KINDS."""
+        order = {kind: (kind in _WARNINGS, place) for place, kind in enumerate(KINDS)}
+        found = [
+            Finding(kind, part, self.counts[kind, part, hint], tuple(messages), hint)  # type: ignore[arg-type]
+            for (kind, part, hint), messages in self.groups.items()
+        ]
+        return tuple(sorted(found, key=lambda finding: order[finding.kind]))
+
+
+def _opened(recipe: Recipe, part: Part, notes: _Notes) -> Dataset | None:
+    """One part of the data set; without the images that lack a mask, where the rest can be had."""
+    problems: list[DataError] = []
+    try:
+        if isinstance(recipe.data, FolderData):
+            pairs, problems = usable(recipe.data, part)
+            dataset: Dataset = pairs
+        else:
+            dataset = build_dataset(recipe.data, part)
+        if not len(dataset) and not problems:
+            raise DataError("the data set is empty", "check data.root and the list files")
+    except DataError as error:
+        notes.add("files", part, error)
+        return None
+    for problem in problems:
+        notes.add("files", part, problem)
+    return dataset if len(dataset) else None
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One sample read. counts: (256,) pixels of its label. size: (H, W) of its image. None = could not be read."""
+
+    counts: Counts | None
+    size: Size | None
+    problems: tuple[tuple[str, DataError], ...]
+
+
+def _look(dataset: Dataset, index: int) -> _Look:
+    problems: list[tuple[str, DataError]] = []
+    size: Size | None = None
+    label: UInt8 | None = None
+    if isinstance(dataset, PairedFiles):
+        size, label = _read_pair(*dataset.items[index], dataset.rule, problems)
+    else:
+        try:
+            read = dataset.read(index)
+            size, label = (read.image.shape[0], read.image.shape[1]), read.label
+        except DataError as error:
+            problems.append(("sample", error))
+    counts = None
+    if label is not None:
+        try:
+            counts = histogram(label, dataset, index)
+        except DataError as error:
+            problems.append(("values", error))
+    return _Look(counts, size, tuple(problems))
+
+
+def _read_pair(
+    image_path: Path, label_path: Path, rule: LabelRule, problems: list[tuple[str, DataError]]
+) -> tuple[Size | None, UInt8 | None]:
+    """Size of the image and the label; each is read whatever is wrong with the other."""
+    size, label = None, None
+    try:
+        image = read_image(image_path)
+        size = (image.shape[0], image.shape[1])
+    except DataError as error:
+        problems.append(("image", error))
+    try:
+        label = read_label(label_path, rule)
+    except DataError as error:
+        problems.append((_kind_of(label_path, rule), error))
+    if size is not None and label is not None:
+        try:
+            check_sizes(image_path, size, label_path, label.shape)
+        except DataError as error:
+            problems.append(("size", error))
+    return size, label
+
+
+def _kind_of(path: Path, rule: LabelRule) -> str:
+    """Which kind of problem a mask has that read_label refused."""
+    if path.suffix.lower() == ".mat":
+        return "mask"
+    try:
+        picture = decode(path)
+    except DataError:
+        return "mask"
+    if picture.format in ("JPEG", "MPO"):
+        return "mask"
+    try:
+        read_label(path, dataclasses.replace(rule, empty_ok=True))
+    except DataError:
+        return "colours" if picture.mode in ("RGB", "RGBA") else "values"
+    return "ignored"
+
+
+# ------------------------------------------------------------------------------------------------ what was read
+def _summary(dataset: Dataset, looks: list[_Look], part: Part, notes: _Notes) -> PartReport:
+    for look in looks:
+        for kind, error in look.problems:
+            notes.add(kind, part, error)
+    rows = [look.counts for look in looks if look.counts is not None]
+    labels = summed(dataset, np.stack(rows)) if rows else None
+    if rows and hidden_binary(np.stack(rows), len(dataset.classes)):
+        notes.add("binary", part, binary_masks(dataset))
+    elif labels is not None:
+        for name in labels.never_seen:
+            notes.add("unseen", part, _unseen(name, part))
+    return PartReport(part, len(dataset), len(looks), dataset.classes, labels)
+
+
+def _unseen(name: str, part: Part) -> DataError:
+    if part == "train":
+        return DataError(
+            f'"{name}" is in no training mask',
+            "a class that is never seen is never predicted: add images that show it, or take it out of the classes",
+        )
+    return DataError(f'"{name}" is in no evaluation mask', "it has no IoU and does not count in the mIoU: add images")
+
+
+def _train_only(recipe: Recipe, dataset: Dataset, looks: list[_Look], notes: _Notes) -> None:
+    try:
+        schedule(recipe, len(dataset))
+    except DataError as error:
+        notes.add("batch", "train", error)
+    augment = recipe.augment
+    largest = max(augment.scale_choices or augment.scale)
+    sizes = [look.size for look in looks if look.size is not None]
+    for size in sizes:
+        height, width = limit_size(size, augment.resize_long_short, augment.keep_ratio, largest)
+        covered = min(1.0, height / augment.crop[0]) * min(1.0, width / augment.crop[1])
+        if covered < 0.25:
+            median = [max(8, int(np.median([size[axis] for size in sizes])) // 8 * 8) for axis in (0, 1)]
+            notes.add("small", "train", _too_small(size, recipe, covered, median))
+
+
+def _too_small(size: Size, recipe: Recipe, covered: float, median: list[int]) -> DataError:
+    crop = list(recipe.augment.crop)
+    return DataError(
+        f"{size[0]} x {size[1]} (height x width) fills at most {covered:.0%} of augment.crop = {crop}; the rest is padding",
+        f"enlarge the images with augment.resize_long_short, or use a smaller crop (half of them are about {median})",
+    )
+
+
+# --------------------------------------------------------------------------------------------------- duplicates
+def _duplicates(
+    train: Dataset, train_chosen: list[int], evaluation: Dataset, eval_chosen: list[int], notes: _Notes
+) -> None:
+    """Image files of one content in both parts. Only files of one length can be: the others are never read."""
+    ours, theirs = _by_length(train, train_chosen), _by_length(evaluation, eval_chosen)
+    pairs = []
+    for length in ours.keys() & theirs.keys():
+        known = {_digest(path): path for path in reversed(ours[length])}
+        found = ((known.get(_digest(path)), path) for path in theirs[length])
+        pairs += [(one, other) for one, other in found if one is not None]
+    for one, other in sorted(pairs):
+        same = "is read for both parts" if one == other else f"is the same image as {other}"
+        notes.add(
+            "duplicate",
+            "both",
+            DataError(f"{one} {same}", "the scores would be too good: leave these images out of one of the parts"),
+        )
+
+
+def _by_length(dataset: Dataset, chosen: list[int]) -> Mapping[int, list[Path]]:
+    lengths: dict[int, list[Path]] = defaultdict(list)
+    for path in _image_files(dataset, chosen):
+        try:
+            lengths[path.stat().st_size].append(path)
+        except OSError:  # told as an unreadable image
+            continue
+    return lengths
+
+
+def _image_files(dataset: Dataset, chosen: list[int]) -> Iterator[Path]:
+    if isinstance(dataset, PairedFiles | DrawnFiles):
+        for index in chosen:
+            yield dataset.items[index][0]
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return str(path).encode()

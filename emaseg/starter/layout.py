@@ -1,0 +1,294 @@
+"""Finding images, their masks and the split in a folder whose arrangement nobody declared.
+
+Room: starter. Imports errors and the data room's readers.
+
+    images/ + masks/                    one of many names for each; a split by train.txt + val.txt where they exist
+    images/train|val + masks/train|val  ... with sub-folders
+    train|val/images + train|val/masks  ... the other way round
+    train/ + trainannot/                CamVid's; also train_labels, train_masks, ...
+    a.jpg + a_mask.png                  beside each other, in one folder or in train|val
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from emaseg.data.folder import MASK_EXTENSIONS, walk
+from emaseg.data.images import EXTENSIONS
+from emaseg.data.pairs import first_few, read_names
+from emaseg.errors import DataError
+
+IMAGE_NAMES = (
+    "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "frames", "inputs", "input", "data", "x",
+)  # fmt: skip
+MASK_NAMES = (
+    "masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot", "segmentationclass", "gt",
+    "groundtruth", "ground_truth", "segmentations", "segmentation", "segs", "seg", "targets", "target", "y",
+)  # fmt: skip
+TRAIN_NAMES = ("train", "training", "trn")
+EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
+LIST_FOLDERS = ("", "splits", "lists", "ImageSets/Segmentation", "ImageSets")
+
+HOLDOUT = 5  # without a split every fifth image is for evaluation
+_SUFFIX = re.compile(r"[^A-Za-z0-9]?.*[A-Za-z].*")  # of a mask beside its image: 1 and 10 are two images
+
+# Folders by which published data sets are known that have a recipe kind of their own.
+_PUBLISHED = (
+    ({"leftimg8bit", "gtfine"}, "Cityscapes", "cityscapes_r50_d8"),
+    ({"trainval_images", "trainval_parsing_annotations"}, "LIP", "memorynet_lip_r50_d8"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one part lies, below the root: its image and mask folders, and a list file or ""."""
+
+    images: str
+    masks: str
+    listing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An arrangement. words: how it was recognised. notes: what people should know of it, one sentence each."""
+
+    root: Path
+    train: Place
+    eval: Place
+    mask_suffix: str
+    holdout: int
+    words: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One arrangement: where each split lies ("" = there is none), by the split's name in lower case."""
+
+    words: str
+    splits: dict[str, Place]
+
+
+def find_layout(folder: Path) -> Layout:
+    """The arrangement of `folder`, or of the only folder in it.
+
+    Raises:
+        DataError: none is recognised; says what was looked for and what is there.
+    """
+    root = folder.resolve()
+    _check_not_published(root)
+    looked = [root, *_only_child(root)]
+    for top in looked:
+        for found in _arrangements(top):
+            splits = {name: place for name, place in found.splits.items() if _suffix(top, place) is not None}
+            train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
+            if train is not None:
+                return _layout(top, train, splits, found.words)
+    raise _not_recognised(looked[-1])
+
+
+def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
+    suffix = _suffix(root, train) or ""
+    name = next((name for name in EVAL_NAMES if name in splits and _suffix(root, splits[name]) == suffix), None)
+    notes: list[str] = []
+    if name is not None:
+        if name in ("test", "testing"):
+            notes.append("There is no validation split: the test split is the one evaluated.")
+        return Layout(root, train, splits[name], suffix, 0, words, tuple(notes))
+    lists = _lists(root, train, notes)
+    if lists is not None:
+        first, second = (Place(train.images, train.masks, name) for name in lists)
+        return Layout(root, first, second, suffix, 0, f"{words}, split by {lists[0]} and {lists[1]}", tuple(notes))
+    count = sum(1 for _ in _pairs(root, train, suffix))
+    if count == 1:
+        notes.append("There is one image only: it is trained on and evaluated too.")
+        return Layout(root, train, train, suffix, 0, words, tuple(notes))
+    notes.append("There is no split: every n-th image (data.holdout) is for evaluation and not trained on.")
+    notes.append("Neighbouring frames of one video belong on one side: give such data train and val folders instead.")
+    return Layout(root, train, train, suffix, min(HOLDOUT, count), words, tuple(notes))
+
+
+# ------------------------------------------------------------------------------------------------ arrangements
+def _arrangements(top: Path) -> Iterator[_Found]:
+    """Everything that the names of the folders suggest, the plainest last."""
+    folders = {name.lower(): name for name in _folders(top)}
+    image_folders = [folders[name] for name in IMAGE_NAMES if name in folders]
+    mask_folders = [folders[name] for name in MASK_NAMES if name in folders]
+    for images in image_folders:
+        for masks in mask_folders:
+            inner = _common(top / images, top / masks)
+            yield _Found(
+                f"{images}/<split> with {masks}/<split>",
+                {
+                    split.lower(): Place(f"{images}/{split}", f"{masks}/{other}")
+                    for split, other in inner
+                    if split.lower() in TRAIN_NAMES + EVAL_NAMES
+                },
+            )
+    yield from _by_split(top, folders)
+    for images in image_folders:
+        for masks in mask_folders:
+            yield _Found(f"{images} with {masks}", {"": Place(images, masks)})
+    for images, masks in _twins(top, list(folders.values())):
+        yield _Found(f"{images} with {masks}", {"": Place(images, masks)})
+    yield _Found("masks beside their images", {"": Place(".", ".")})
+
+
+def _by_split(top: Path, folders: dict[str, str]) -> Iterator[_Found]:
+    """Folders named after the splits: with images and masks inside, or with a second folder for the masks."""
+    inside, beside, mixed, words = {}, {}, {}, ""
+    for split in TRAIN_NAMES + EVAL_NAMES:
+        if split not in folders:
+            continue
+        name = folders[split]
+        inner = {child.lower(): child for child in _folders(top / name)}
+        images = next((inner[n] for n in IMAGE_NAMES if n in inner), None)
+        masks = next((inner[n] for n in MASK_NAMES if n in inner), None)
+        if images and masks:
+            inside[split] = Place(f"{name}/{images}", f"{name}/{masks}")
+        partner = next(
+            (
+                folders[f"{split}{joint}{n}"]
+                for n in MASK_NAMES
+                for joint in ("", "_", "-")
+                if f"{split}{joint}{n}" in folders
+            ),
+            None,
+        )
+        if partner:
+            beside[split] = Place(name, partner)
+            words = words or f"{name} with {partner}"
+        mixed[split] = Place(name, name)
+    yield _Found("<split>/images with <split>/masks", inside)
+    yield _Found(f"{words}, and so on", beside)
+    yield _Found("masks beside their images, a folder for each split", mixed)
+
+
+def _twins(top: Path, folders: list[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of other folders whose files have the same names, the first with photographs (JPEG)."""
+    kinds = {name: {Path(file).suffix.lower() for file in _files(top / name)} for name in folders}
+    for images in folders:
+        for masks in folders:
+            if images != masks and kinds[images] & {".jpg", ".jpeg"} and kinds[masks] & set(MASK_EXTENSIONS):
+                yield images, masks
+
+
+def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None:
+    """A training and an evaluation list whose lines name images."""
+    for folder in LIST_FOLDERS:
+        names = {
+            file.lower(): f"{folder}/{file}".lstrip("/") for file in _children(root / folder) if file.endswith(".txt")
+        }
+        train = next((names[f"{name}.txt"] for name in TRAIN_NAMES if f"{name}.txt" in names), None)
+        evaluation = next((names[f"{name}.txt"] for name in EVAL_NAMES if f"{name}.txt" in names), None)
+        if train is None or evaluation is None:
+            continue
+        known = {name for file in _files(root / place.images) for name in (file, _stem(file))}
+        strange = [line for line in read_names(root / train) if line.replace("\\", "/").removeprefix("./") not in known]
+        if not strange:
+            return train, evaluation
+        notes.append(f"{train} is not used: it names images that are not in {place.images}, such as {strange[0]!r}.")
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------- names
+def _suffix(root: Path, place: Place) -> str | None:
+    """What follows an image's name in its mask's; None where hardly any image has a mask."""
+    one_folder = place.images == place.masks
+    masks = {_stem(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
+    images = [_stem(name) for name in _files(root / place.images) if name.lower().endswith(EXTENSIONS)]
+    if not images or not masks:
+        return None
+    if not one_folder and 2 * sum(name in masks for name in images) >= min(len(images), len(masks)):
+        return ""
+    counts = Counter(_endings(images, masks))
+    if not counts:
+        return None
+    suffix, count = max(counts.items(), key=lambda item: (item[1], -len(item[0])))
+    total = len(images) - count if one_folder else min(len(images), len(masks))
+    return suffix if 2 * count >= total and (not one_folder or _SUFFIX.fullmatch(suffix)) else None
+
+
+def _endings(images: Iterable[str], masks: set[str]) -> Iterator[str]:
+    """For each mask what follows the longest image name that it begins with."""
+    known = set(images)
+    for mask in masks:
+        for end in range(len(mask) - 1, 0, -1):
+            if mask[:end] in known:
+                yield mask[end:]
+                break
+
+
+def _pairs(root: Path, place: Place, suffix: str) -> Iterator[str]:
+    masks = {_stem(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
+    for name in _files(root / place.images):
+        if name.lower().endswith(EXTENSIONS) and _stem(name) + suffix in masks:
+            yield name
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+# --------------------------------------------------------------------------------------------------- the folder
+def _children(folder: Path) -> list[str]:
+    """Names in a folder, sorted, hidden ones left out; [] where there is none."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def _folders(top: Path) -> list[str]:
+    return [name for name in _children(top) if (top / name).is_dir()]
+
+
+def _files(folder: Path) -> list[str]:
+    """Relative paths of the images and masks in a folder and in its sub-folders."""
+    if not folder.is_dir():
+        return []
+    return [name for name in walk(folder, None) if name.lower().endswith(EXTENSIONS)]
+
+
+def _common(one: Path, other: Path) -> list[tuple[str, str]]:
+    """Sub-folders of the same name, in any case."""
+    theirs = {name.lower(): name for name in _folders(other)}
+    return [(name, theirs[name.lower()]) for name in _folders(one) if name.lower() in theirs]
+
+
+def _only_child(root: Path) -> list[Path]:
+    """The folder that an archive was unpacked into: the only one, with no image beside it."""
+    folders = _folders(root)
+    alone = len(folders) == 1 and not any(name.lower().endswith(EXTENSIONS) for name in _children(root))
+    return [root / folders[0]] if alone else []
+
+
+def _check_not_published(root: Path) -> None:
+    names = {name.lower() for name in _folders(root)}
+    for marks, title, recipe in _PUBLISHED:
+        if marks <= names:
+            raise DataError(
+                f"{root}: this looks like {title}, which has a reader of its own",
+                f"""use a recipe of it: emaseg train {recipe} --set 'data.root="{root}"'""",
+            )
+
+
+def _not_recognised(root: Path) -> DataError:
+    """What was looked for, what is there, and where images and masks nearly matched."""
+    folders = [f"{name}/ ({len(_files(root / name)):,} images)" for name in _folders(root)]
+    files = [name for name in _children(root) if (root / name).is_file()]
+    there = first_few(folders, 12) or "no folders"
+    there += f"; files: {first_few(files, 4)}" if files else "; no files"
+    return DataError(
+        f"{root}: no images with masks were recognised\n"
+        "  looked for: images/ + masks/ (or labels/, annotations/, ...), the same below or above train/ and val/,\n"
+        "    train/ + trainannot/, or masks beside their images (a.jpg + a_mask.png); masks are PNG, TIFF, BMP or GIF\n"
+        f"  found: {there}",
+        "arrange the files like one of these; a mask has its image's name, or that name and an ending",
+    )

@@ -1,0 +1,274 @@
+"""The first recipe for a folder: everything that was found and chosen, as TOML with its reasons beside it.
+
+Room: starter. Imports recipe, the data room's readers and the rest of this room. Legend: H W image height and width.
+
+What cannot be found is chosen so that it trains on this machine: on a CPU small crops and hundreds of steps, on a GPU
+the published sizes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emaseg.data.checks import spread
+from emaseg.data.folder import usable
+from emaseg.data.images import image_size
+from emaseg.data.pairs import PairedFiles
+from emaseg.data.threads import Reading
+from emaseg.errors import DataError
+from emaseg.recipe import (
+    Augment,
+    EMANetModel,
+    FolderData,
+    Inference,
+    Optim,
+    Recipe,
+    ResNetBackbone,
+    Train,
+    load_recipe,
+    parse_recipe,
+    recipe_to_toml,
+)
+from emaseg.starter.layout import Layout, find_layout
+from emaseg.starter.names import find_names
+from emaseg.starter.values import Classes, Held, classes_of, read_masks
+
+_SIZES_READ = 200  # headers read for the median image size
+_LISTED = 60  # classes that get a line of their own in the comments
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A recipe, its TOML text with comments, and what people should know: how it was found, one sentence each."""
+
+    recipe: Recipe
+    text: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the sizes depend on. memory_gb: of the GPU; 0 = train on the CPU."""
+
+    memory_gb: float = 0.0
+
+    @property
+    def gpu(self) -> bool:
+        return self.memory_gb > 0
+
+
+def start_recipe(folder: Path, machine: Machine, name: str = "") -> Generator[Reading, None, Started]:
+    """A complete recipe for the images and masks in `folder`; `name` is the folder's own when it is "".
+
+    Raises:
+        DataError: there is no such folder, its arrangement is not recognised, or its masks cannot be used.
+        RecipeError: `name` cannot be one.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", "name the folder that holds the images and the masks")
+    layout = find_layout(folder)
+    train, evaluation = _files(layout)
+    masks = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
+    held = yield from read_masks(masks)
+    known = _camvid(layout, held)
+    classes = known or classes_of(held, find_names(layout.root, coloured=held.colours))
+    paths = [image for image, _ in train.items]
+    size = _median([image_size(paths[index]) for index in spread(len(paths), _SIZES_READ)])
+    data = _data(layout, classes)
+    recipe = _recipe(name or _name_of(folder), data, len(train), size, machine)
+    text = _text(recipe, layout, classes, size, (len(train), len(evaluation)), machine)
+    checked = parse_recipe(text, "emaseg init").recipe
+    first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
+    summary = f"{len(classes.names)} classes in {len(masks):,} masks: {_few(classes.names)}"
+    return Started(checked, text, (first, *layout.notes, summary, *classes.reasons))
+
+
+def _files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:
+    """Both parts, as the recipe will read them; the masks are not opened.
+
+    Raises:
+        DataError: an image lacks its mask, a mask its image.
+    """
+    data = _data(layout, Classes(("a", "b")))
+    found = []
+    for dataset, problems in (usable(data, "train"), usable(data, "eval")):
+        if problems:
+            raise problems[0]
+        found.append(dataset)
+    return found[0], found[1]
+
+
+def _data(layout: Layout, classes: Classes) -> FolderData:
+    return FolderData(
+        kind="folder",
+        root=str(layout.root),
+        classes=classes.names,
+        train_images=layout.train.images,
+        train_masks=layout.train.masks,
+        eval_images=layout.eval.images,
+        eval_masks=layout.eval.masks,
+        train_list=layout.train.listing,
+        eval_list=layout.eval.listing,
+        holdout=layout.holdout,
+        mask_suffix=layout.mask_suffix,
+        values=classes.values,
+        ignore=classes.ignore,
+        palette=classes.palette,
+        ignore_colours=classes.ignore_colours,
+    )
+
+
+def _camvid(layout: Layout, held: Held) -> Classes | None:
+    """CamVid as the SegNet authors distribute it names no classes; its shipped recipe does."""
+    if layout.train.masks.rpartition("/")[2] != "trainannot" or held.colours or set(held.pixels) != set(range(12)):
+        return None
+    data = load_recipe("camvid_r50_d16").data
+    if not isinstance(data, FolderData):
+        return None
+    return Classes(
+        data.classes,
+        ignore=data.ignore,
+        palette=data.palette,
+        remarks=tuple(f"value {i}, {held.share(i):.2%} of the pixels" for i in range(len(data.classes))),
+        reasons=("train/ + trainannot/ with the values 0..11: this is CamVid, whose 11 is void.",),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- choices
+def _median(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    height, width = np.median(np.array(sizes), axis=0).astype(int).tolist()
+    return height, width
+
+
+def _recipe(name: str, data: FolderData, images: int, size: tuple[int, int], machine: Machine) -> Recipe:
+    resize, crop = _sizes(size, machine)
+    batch = min(images, 16 if machine.memory_gb >= 16 else 8)
+    per_epoch = max(1, images // batch)
+    fewest, most, passes = (500, 20_000, 200) if machine.gpu else (200, 1_000, 60)
+    iterations = min(most, max(fewest, passes * per_epoch))
+    lr = 0.02 if batch >= 8 else 0.01
+    return Recipe(
+        name=name,
+        title=f"EMANet R-50-D16 on {data.root.rstrip('/').rpartition('/')[2] or data.root}, from nothing",
+        model=EMANetModel(kind="emanet"),
+        backbone=ResNetBackbone(kind="resnet50", output_stride=16, weights="none"),
+        data=data,
+        augment=Augment(
+            resize_long_short=resize,
+            scale=(0.5, 2.0) if machine.gpu else (0.75, 1.5),
+            crop=crop,
+            photometric="bgr" if machine.gpu else "none",
+        ),
+        optim=Optim(lr=lr, min_lr=lr / 100, weight_decay=0.0005),
+        train=Train(
+            iterations=iterations,
+            batch=batch,
+            evaluate_every=max(1, iterations // (10 if machine.gpu else 4)),
+            save_seconds=600.0 if machine.gpu else 120.0,
+            log_every=max(1, min(50, iterations // 40)),
+        ),
+        inference=Inference(resize_long_short=resize),
+    )
+
+
+def _sizes(size: tuple[int, int], machine: Machine) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Limits (long, short) to resize to, () = keep, and the crop (height, width); multiples of 8."""
+    limit = 512 if machine.gpu else 240
+    factor = min(1.0, limit / min(size))
+    height, width = size[0] * factor, size[1] * factor
+    resize = () if factor == 1 else (-int(-max(height, width) // 8) * 8, limit)
+    if machine.gpu:
+        return resize, (_eights(min(512, height)), _eights(min(512, width)))
+    return resize, (_eights(min(256, 0.8 * height)), _eights(min(256, 0.8 * width)))
+
+
+def _eights(side: float) -> int:
+    return max(32, int(side) // 8 * 8)
+
+
+def _name_of(folder: Path) -> str:
+    """The folder's name with what a recipe's name may hold."""
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", folder.resolve().name).strip("_.+-")
+    return name or "mine"
+
+
+# ---------------------------------------------------------------------------------------------------------- text
+def _text(
+    recipe: Recipe, layout: Layout, classes: Classes, size: tuple[int, int], images: tuple[int, int], machine: Machine
+) -> str:
+    comments = _comments(recipe, layout, classes, size, images[0], machine)
+    file = f"{recipe.name}.toml"
+    commands = (
+        (f"emaseg check-data {file}", "all images and masks, every problem with its remedy"),
+        (f"emaseg train {file} --dry-run", "one step measured, memory and time forecast"),
+        (f"emaseg train {file}", ""),
+    )
+    width = len(commands[1][0])
+    lines = [
+        f"# {recipe.title.replace(', from nothing', '')}: written by `emaseg init`; every value is yours to change.",
+        "#",
+        *(f"#   {command:<{width}}   {what}".rstrip() for command, what in commands),
+        "#",
+        f"# Found: {layout.words}.",
+        f"# {images[0]:,} training and {images[1]:,} evaluation images; the median is {size[0]} x {size[1]} (height x width).",
+        "",
+    ]
+    section = ""
+    for line in recipe_to_toml(recipe).splitlines():
+        if line.startswith("["):
+            section = line.strip("[]") + "."
+        key = section + line.partition(" =")[0]
+        lines += [f"# {text}".rstrip() for text in comments.get(key, ())]
+        lines.append(line)
+    return "\n".join([*lines, ""])
+
+
+def _comments(
+    recipe: Recipe, layout: Layout, classes: Classes, size: tuple[int, int], images: int, machine: Machine
+) -> dict[str, list[str]]:
+    """What stands above a key, by its dotted name."""
+    train, augment = recipe.train, recipe.augment
+    where = f"a GPU with {machine.memory_gb:.0f} GB" if machine.gpu else "a CPU"
+    epochs = train.iterations * train.batch / images
+    comments = {
+        "backbone.weights": [
+            'random start weights. "resnet50_v1c" instead fetches ImageNet weights once: better and sooner;',
+            "or start from a whole network, see train.init_from",
+        ],
+        "data.classes": _class_lines(classes),
+        "data.train_images": [*layout.notes],
+        "augment.crop": [f"multiples of 8, from the median image of {size[0]} x {size[1]}, for {where}"],
+        "optim.lr": ["for random start weights; halve it when starting from trained ones"],
+        "train.iterations": [f"about {epochs:.0f} passes over the {images:,} training images; more is better"],
+        "train.batch": [f"for {where}; halve it when memory runs out"],
+        "train.init_from": [
+            "fine-tune a network that was trained here (its recipe's name), or a run folder or a weight file:",
+            'init_from = "voc_r50_d16"',
+        ],
+    }
+    if augment.resize_long_short:
+        comments["augment.resize_long_short"] = [
+            "limits (long side, short side) to shrink to; [] trains at full size, slower"
+        ]
+        comments["inference.resize_long_short"] = ["as in training; the result always has the image's own size"]
+    if layout.holdout:
+        comments["data.holdout"] = [f"of {layout.holdout} images one is for evaluation"]
+    return comments
+
+
+def _class_lines(classes: Classes) -> list[str]:
+    lines = [*classes.reasons]
+    if len(classes.names) <= _LISTED:
+        width = max(map(len, classes.names))
+        rows = zip(classes.names, classes.remarks, strict=True)
+        lines += [f"  {index:>3}  {name:<{width}}  {remark}" for index, (name, remark) in enumerate(rows)]
+    return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
