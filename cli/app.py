@@ -25,7 +25,11 @@ import typer
 from emaseg import __version__
 from emaseg.errors import SystemFault, UserError, nearest
 
+from .check_data import check_data
+from .download_weights import download_weights
 from .eval import evaluate
+from .export import export
+from .init import init
 from .options import Session
 from .predict import predict
 from .recipes import recipes
@@ -41,6 +45,7 @@ emaseg trains, evaluates and runs EMANet and MemoryNet semantic segmentation fro
   emaseg train demo --out runs/first                a small network on drawn shapes; nothing to download
   emaseg eval runs/first                            its scores, class by class
   emaseg predict photo.jpg --weights runs/first     label an image of yours
+  emaseg predict photo.jpg                          ... with the best released EMANet (downloads it once)
   emaseg recipes                                    every shipped recipe
   emaseg train --help                               options and more examples
 """
@@ -66,7 +71,11 @@ app = typer.Typer(
 app.command("train", short_help="Train a recipe.")(train)
 app.command("eval", short_help="Score a trained model on a labelled split.")(evaluate)
 app.command("predict", short_help="Label images with a trained model.")(predict)
+app.command("export", short_help="Write a trained model as ONNX, a .pt2 or plain weights, and compare.")(export)
+app.command("download-weights", short_help="Download released weights.")(download_weights)
 app.command("recipes", short_help="List the shipped recipes.")(recipes)
+app.command("check-data", short_help="Find everything that is wrong with a data set.")(check_data)
+app.command("init", short_help="Write a recipe for a folder of images and masks.")(init)
 
 
 def _version(wanted: bool) -> None:

@@ -33,6 +33,15 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, e.g. optim.lr=0.005; repeatable."),
 ]
+EMIterations = Annotated[
+    int | None,
+    typer.Option(
+        "--em-iterations",
+        metavar="T",
+        min=1,
+        help="EM iterations for each image [default: the recipe's model.stages_eval].",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; results and errors only.")]

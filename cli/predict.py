@@ -15,7 +15,7 @@ import typer
 
 from emaseg.errors import DataError, RecipeError, WeightsError, nearest
 
-from .options import Device, Json, Overrides, Quiet, Verbose, session_of
+from .options import Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
     from emaseg.predict import ImageDone, ImageInput, Predictor
@@ -33,7 +33,11 @@ def predict(
     ],
     weights: Annotated[
         str | None,
-        typer.Option("--weights", metavar="REF", help="A run folder, a checkpoint, or with --recipe a weight file."),
+        typer.Option(
+            "--weights",
+            metavar="REF",
+            help="A run folder, a checkpoint, or with --recipe a weight file [default: a released EMANet].",
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="RECIPE", help="The network of a weight file that does not say.")
@@ -45,6 +49,7 @@ def predict(
         str, typer.Option("--save", metavar="LIST", help="What to write for each image: mask, overlay or both.")
     ] = "mask,overlay",
     resume: Annotated[bool, typer.Option("--resume", help="Skip images whose results are there.")] = False,
+    em_iterations: EMIterations = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
     as_json: Json = False,
@@ -55,6 +60,7 @@ def predict(
 
     \b
     Examples:
+      emaseg predict photo.jpg
       emaseg predict photo.jpg --weights runs/first
       emaseg predict holidays/ --weights runs/first --out labelled --json
       emaseg predict photo.jpg --recipe voc_r50_d8 --weights voc_r50_d8.pth
@@ -64,10 +70,7 @@ def predict(
     wanted = _what_to_save(save)
     reference = recipe or weights
     if reference is None:
-        raise WeightsError(
-            "no weights given, and released weights cannot be downloaded yet",
-            "add --weights RUN (a run folder of emaseg train) or --weights FILE --recipe RECIPE",
-        )
+        _check_default()
     if out == "-" and (len(images) != 1 or as_json or resume):
         raise RecipeError(
             "--out -: writes the mask of one image to stdout", "leave --json and --resume out, name one image"
@@ -75,15 +78,50 @@ def predict(
 
     from emaseg.device import pick_device
     from emaseg.predict import Predictor, find_images, predict_files
-    from emaseg.reference import open_model, resolve
+    from emaseg.reference import open_model, resolve, with_em_iterations
 
     inputs = find_images(images)
+    reference = reference or _default_model(quiet)
     resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
+    if em_iterations is not None:
+        resolved = with_em_iterations(resolved, em_iterations)
     target = pick_device(device)
     predictor = Predictor(open_model(resolved, target), resolved.recipe, target)
     if out == "-":
         return _mask_to_stdout(predictor, inputs)
     return _tell_each(predict_files(predictor, inputs, Path(out), wanted, resume), len(inputs), as_json, quiet)
+
+
+def _check_default() -> None:
+    """Before anything else: without any weights named, the default's must be here or to be had.
+
+    Raises:
+        WeightsError: says every way out.
+    """
+    from emaseg.resources import offline
+    from emaseg.weights.cache import locate, manual
+    from emaseg.weights.released import default
+
+    entry = default()
+    if offline() and locate(entry) is None:
+        raise WeightsError(
+            f"no weights given; the default's ({entry.name}) are not here, and EMASEG_OFFLINE forbids to download them",
+            "add --weights RUN (a run folder of emaseg train) or --weights FILE --recipe RECIPE; "
+            f"or unset EMASEG_OFFLINE; or {manual(entry)}",
+        )
+
+
+def _default_model(quiet: bool) -> str:
+    """The recipe of the default model, whose released weights are in the cache then; fetched at the first use."""
+    from emaseg.weights.download import fetch
+    from emaseg.weights.released import default
+
+    from .progress import Meter, show_download
+
+    entry = default()
+    with Meter(quiet) as meter:
+        show_download(fetch(entry), meter)
+    return entry.name
 
 
 def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bool) -> int:

@@ -1,23 +1,28 @@
 """Drawing what the engine reports while it works.
 
-Room: cli. Imports rich and the engine's events (and with them torch): only a command at work imports this file.
+Room: cli. Imports rich and the engine's events: only a command at work imports this file. Never imports torch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from emaseg.events import Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
-from emaseg.metrics import Scores
-from emaseg.words import duration
+from emaseg.events import Downloading, Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
+from emaseg.words import duration, size
 
 from .render import console, percent, print_note
+
+if TYPE_CHECKING:
+    from emaseg.data.threads import Reading
+    from emaseg.metrics import Scores
+
+Result = TypeVar("Result")
 
 _EVERY_SECONDS = 10.0  # between plain lines where there is no terminal
 
@@ -75,6 +80,18 @@ class Meter:
             self.say(f"{job} {done}/{total}  {text}".rstrip())
             self._next_line[job] = now + _EVERY_SECONDS
 
+    def transfer(self, event: Downloading) -> None:
+        """Some more of a file is here; counted in MB."""
+        job, done = f"download {event.name}", event.done // 1_000_000
+        left = "" if event.seconds_left is None else f"  {duration(event.seconds_left)} left"
+        text = f"MB  {size(event.bytes_per_second)}/s{left}"
+        if event.done == event.total:
+            whole = max(1, round(event.done / 1e6))
+            self.update(job, whole, whole, text)
+            self.close(job)
+        else:
+            self.update(job, done, max(done + 1, (event.total or 0) // 1_000_000), text)
+
     def close(self, job: str) -> None:
         """`job` is over: its bar goes, and its next first step is shown again."""
         self._next_line.pop(job, None)
@@ -101,9 +118,36 @@ def show_training(events: Iterator[TrainEvent], quiet: bool) -> Finished:
                 meter.say(_start_line(event))
             elif isinstance(event, Note):
                 meter.note(event)
+            elif isinstance(event, Downloading):
+                meter.transfer(event)
             elif isinstance(event, Finished):
                 return event  # Saved is not shown: checkpoints are routine
     raise RuntimeError("the training ended without a last word")
+
+
+def show_download(events: Generator[Downloading | Note, None, Result], meter: Meter) -> Result:
+    """Draw a download to its end; returns what it returns."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        if isinstance(event, Downloading):
+            meter.transfer(event)
+        else:
+            meter.note(event)
+
+
+def show_reading(events: Generator[Reading, None, Result], meter: Meter) -> Result:
+    """Draw the reading of many files to its end; returns what it returns."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        meter.update(event.what, event.done, event.total, _pace(event.images_per_second, event.seconds_left))
 
 
 def show_evaluation(events: Iterator[Evaluating | Evaluated], quiet: bool) -> Scores:

@@ -39,6 +39,15 @@ def train(
         bool, typer.Option("--resume", help="Continue RUN, or without --out the recipe's newest run.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would happen.")] = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from",
+            metavar="REF",
+            help="Start from this model: a trained recipe's name (its newest complete run), a run folder, a checkpoint "
+            "or a weight file. The same as --set train.init_from.",
+        ),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
     as_json: Json = False,
@@ -53,12 +62,15 @@ def train(
       emaseg train voc_r50_d8 --dry-run
       emaseg train my.toml --out runs/mine --set optim.lr=0.005
       emaseg train my.toml --out runs/mine --resume
+      emaseg train my.toml --init-from runs/first
 
     The run folder's path is the last line on stdout.
     """
     session = session_of(context, verbose)
-    from emaseg.recipe import load_recipe_with_origins
+    from emaseg.recipe import load_recipe_with_origins, toml_value
 
+    if init_from is not None:
+        overrides = [*overrides, f"train.init_from={toml_value(init_from)}"]
     loaded = load_recipe_with_origins(recipe, overrides)
     from .render import print_grid, print_json, print_lines, print_result
 
@@ -89,6 +101,8 @@ def train(
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
     else:
         print_result(str(finished.run))
+    if finished.interrupted and not (run / "checkpoints" / "last.pt").is_file():  # while it downloaded
+        return 128 + stop.signum
     return INTERRUPTED_WITH_CHECKPOINT if finished.interrupted else 0
 
 

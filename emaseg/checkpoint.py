@@ -1,6 +1,6 @@
 """Our checkpoint files, and loading weights strictly from ours and others'.
 
-Room: checkpoint; imports recipe, files, weights.convert, errors and torch.
+Room: checkpoint; imports recipe, files, models, weights.convert, errors and torch.
 
 A checkpoint is one file readable with torch.load(weights_only=True): tensors, numbers and text only, with the keys
     format     "emaseg/1"
@@ -19,7 +19,7 @@ import errno
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -29,8 +29,11 @@ from torch import nn
 
 from emaseg.errors import WeightsError
 from emaseg.files import atomic
+from emaseg.models.backbones import FeatureExtractor
+from emaseg.models.network import Network
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.weights.convert import State, recognise, recognise_backbone
+from emaseg.weights.fits import classes, describe, fitting_recipes
 
 FORMAT = "emaseg/1"
 
@@ -110,6 +113,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
     """
     remedy = "check the path, or copy or download the file again"
     try:
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of odd files
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -174,30 +178,72 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
     Raises:
         WeightsError: unreadable, of no known format, or of another network; says what does not fit.
     """
-    path = Path(path)
-    content = read_file(path)
-    if content.get("format") == FORMAT:
-        name, state = "emaseg", dict(content["model"])
-    else:
-        known = recognise(content)
-        if known is None:
-            keys = ", ".join(list(map(str, content))[:4]) or "nothing"
-            raise WeightsError(
-                f"{path}: no known weight format (it holds {keys})",
-                "known are emaseg's own checkpoints and files of sssegmentation, mmsegmentation and the EMANet authors",
-            )
-        name, state = known
+    name, state = _network_state(Path(path))
     load_state(model, state, str(path))
     return name
 
 
-def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Load ImageNet weights into a backbone; only a classifier (fc., head.) may be left over.
+def load_start(model: Network, path: Path) -> int | None:
+    """Fill a network with the weights and buffers of one that was trained before, to train it further.
+
+    As strict as `load_weights`, but that the file may be of another class count: then `model.per_class` keeps its own
+    start values, and nothing else.
+
+    Args:
+        model: initialised; not on the meta device.
+        path: as for `load_weights`.
+
+    Returns:
+        The file's class count where it is another one, else None.
+
+    Raises:
+        WeightsError: as `load_weights`.
+    """
+    _, state = _network_state(path)
+    own = model.state_dict()
+    theirs: int | None = None
+    for key in (k for k in own if k in state and _belongs(k, model.per_class)):
+        count, *rest = state[key].shape or (0,)
+        if count != model.num_classes and rest == list(own[key].shape[1:]):
+            theirs, state[key] = count, own[key]
+    load_state(model, state, str(path))
+    return theirs
+
+
+def _belongs(key: str, names: Sequence[str]) -> bool:
+    """Whether a tensor is one of `names` or lies in a module of that name."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _network_state(path: Path) -> tuple[str, State]:
+    """Format and state, with our names, of a file that holds a whole network."""
+    content = read_file(path)
+    if content.get("format") == FORMAT:
+        state = content.get("model")
+        if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+            raise WeightsError(f"{path}: a checkpoint without a table of tensors", "use another checkpoint")
+        return "emaseg", dict(state)
+    known = recognise(content)
+    if known is None:
+        keys = ", ".join(list(map(str, content))[:4]) or "nothing"
+        raise WeightsError(
+            f"{path}: no known weight format (it holds {keys})",
+            "known are emaseg's own checkpoints and files of sssegmentation, mmsegmentation and the EMANet authors",
+        )
+    return known
+
+
+def load_backbone(backbone: FeatureExtractor, path: Path) -> None:
+    """Load ImageNet weights into a backbone; only a classifier may be left over.
+
+    Files from before PyTorch 0.4.1 lack the norms' batch counters, which nothing here reads: they start at 0.
 
     Raises:
         WeightsError: unreadable, or of another backbone.
     """
-    load_state(backbone, recognise_backbone(read_file(path)), str(path))
+    state = backbone.fitted(recognise_backbone(read_file(path)))
+    counters = [key for key in backbone.state_dict() if key.endswith("num_batches_tracked")]
+    load_state(backbone, {**{key: torch.zeros((), dtype=torch.int64) for key in counters}, **state}, str(path))
 
 
 def load_state(model: nn.Module, state: State, source: str) -> None:
@@ -209,7 +255,8 @@ def load_state(model: nn.Module, state: State, source: str) -> None:
     own = model.state_dict()
     problems = mismatches(own, state)
     if problems:
-        raise WeightsError(f"{source}: these weights are of another network\n" + "\n".join(problems), _advice(problems))
+        message = f"{source}: these weights are of another network"
+        raise WeightsError("\n".join([message, *_compared(own, state), *problems]), _advice(own, state))
     state = {key: value.to(own[key].dtype) for key, value in state.items()}
     on_meta = any(value.is_meta for value in own.values())
     model.load_state_dict(state, strict=True, assign=on_meta)
@@ -218,11 +265,12 @@ def load_state(model: nn.Module, state: State, source: str) -> None:
 def mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], limit: int = 6) -> list[str]:
     """What keeps `given` from being loaded, one line each, at most `limit` of a kind; [] when it fits exactly."""
     lines = []
-    for key in ("classifier.weight", "auxiliary.classifier.weight"):
+    for key in ("classifier.weight", "final.classifier.weight", "auxiliary.classifier.weight"):
         if key in own and key in given and own[key].shape[0] != given[key].shape[0]:
             lines.append(f"  it has {given[key].shape[0]} classes, the recipe has {own[key].shape[0]}")
             break
     shapes = [k for k in own if k in given and own[k].shape != given[k].shape]
+    odd = [k for k in own if k in given and not _plain(given[k], own[k])]
     for what, keys in (
         ("not in the file", [k for k in own if k not in given]),
         ("not in the network", [k for k in given if k not in own]),
@@ -231,7 +279,13 @@ def mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor
     lines += _listed(
         [f"  {k}: {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the network" for k in shapes], limit
     )
-    return lines
+    return lines + _listed([f"  {k}: {given[k].dtype}, {given[k].layout} in the file" for k in odd], limit)
+
+
+def _plain(given: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a tensor holds numbers of the network's kind (floats of any precision, or integers), one for each place."""
+    same_kind = given.is_floating_point() == own.is_floating_point() and not given.is_complex()
+    return same_kind and given.layout == torch.strided and not given.is_quantized and not given.is_meta
 
 
 def _listed(lines: list[str], limit: int) -> list[str]:
@@ -239,7 +293,32 @@ def _listed(lines: list[str], limit: int) -> list[str]:
     return lines if rest <= 0 else [*lines[:limit], f"  ... and {rest} more"]
 
 
-def _advice(problems: list[str]) -> str:
-    if "classes" in problems[0]:
+def _compared(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """What the file holds beside what the recipe builds, in words; [] where the words are the same."""
+    theirs, ours = describe(given), describe(own)
+    return [f"  the file: {theirs}; the recipe: {ours}"] if theirs and theirs != ours else []
+
+
+def _advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+    """The shipped recipes that would take the file; of a backbone alone, and when there is none, what to look at."""
+    names = fitting_recipes(given)
+    if names:
+        return f"these weights fit: {', '.join(names)}"
+    if classes(given) != classes(own):
         return "use the recipe these weights were trained with, or one whose data has the same classes"
     return "use the recipe these weights were trained with (backbone, stem and head must agree)"
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse archives that torch.save does not write: compressed entries could unfold to any size.
+
+    Raises:
+        zipfile.BadZipFile: so, or damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    stored = all(m.compress_type == zipfile.ZIP_STORED and m.file_size == m.compress_size for m in members)
+    if not stored or sum(m.file_size for m in members) > path.stat().st_size:
+        raise zipfile.BadZipFile("entries that are larger than the archive")

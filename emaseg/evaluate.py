@@ -1,6 +1,7 @@
 """Scoring a model on a labelled data set, at the images' own size.
 
-Room: evaluate; imports inference, metrics, events, errors and the recipe's dataclasses. Legend: H W image size, K classes.
+Room: evaluate; imports inference, metrics, events, models, errors and the recipe's dataclasses.
+Legend: H W image size, K classes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from emaseg.errors import DataError, WeightsError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion, Scores
+from emaseg.models import Report
 from emaseg.recipe.schema import Inference, Published
 
 JSON_SCHEMA = 1
@@ -72,13 +74,18 @@ def _read_ahead(dataset: Dataset) -> Iterator[Sample]:
 
 
 def evaluation_json(
-    scores: Scores, published: Published | None, inference: Inference, weights_sha256: str | None
+    scores: Scores,
+    published: Published | None,
+    inference: Inference,
+    weights_sha256: str | None,
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """metrics.json: every fraction in 0..1, None where undefined.
 
-    "published" is the table's mIoU for this protocol (single scale, mirrored, or several scales and mirrored).
+    "published" is the table's mIoU for this protocol (single scale, mirrored, or several scales and mirrored). What
+    the network tells about itself (`Network.report`) stands under its own name.
     """
-    return {
+    content = {
         "schema": JSON_SCHEMA,
         "miou": scores.miou,
         "pixel_accuracy": scores.pixel_accuracy,
@@ -91,6 +98,7 @@ def evaluation_json(
         "protocol": protocol(inference),
         "weights_sha256": weights_sha256,
     }
+    return content if report is None else {**content, report.name: dict(report.content)}
 
 
 def published_miou(published: Published | None, inference: Inference) -> float | None:

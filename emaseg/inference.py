@@ -92,12 +92,11 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
 # ---------------------------------------------------------------------------------------- what the network sees
 def _image_views(image: UInt8, inference: Inference, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
     """The image at each scale, (1, 3, h, w) normalised, not padded: each forward pass pads for itself."""
-    plain = dataclasses.replace(inference, pad="none")
     if inference.scale_source == "tensor":
-        yield from _rescaled(eval_image(image, plain, mean, std), inference.scales)
+        yield from _rescaled(eval_image(image, inference, mean, std), inference.scales)
         return
     for scale in inference.scales:
-        yield eval_image(image, _at_scale(plain, image.shape[:2], scale), mean, std)
+        yield eval_image(image, _at_scale(inference, image.shape[:2], scale), mean, std)
 
 
 def _rescaled(image: Tensor, scales: Sequence[float]) -> Iterator[Tensor]:

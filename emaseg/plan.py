@@ -10,9 +10,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from emaseg.checkpoint import load_backbone
+from emaseg.checkpoint import load_backbone, load_start
 from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
 from emaseg.data.loading import (
@@ -22,19 +23,20 @@ from emaseg.data.loading import (
     shared_memory_problem,
     steps_per_epoch,
 )
-from emaseg.data.sample import Dataset
-from emaseg.errors import DataError, RecipeError, WeightsError
+from emaseg.data.sample import IGNORE, Dataset, Sample
+from emaseg.data.trees import ImagesOnly
+from emaseg.errors import DataError, RecipeError
 from emaseg.events import Note
 from emaseg.files import atomic
 from emaseg.inference import label_map
-from emaseg.models import build_model
-from emaseg.models.emanet import EMANet
+from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate
 from emaseg.recipe import Recipe
-from emaseg.resources import cache_folder, expanded
+from emaseg.reference import start_weights
 from emaseg.run_folder import RunFolder
 from emaseg.visual import sheet
+from emaseg.weights.start import backbone_file, fetchable
 from emaseg.words import duration
 
 SAMPLES = 6  # rows of samples.png
@@ -45,12 +47,14 @@ class Schedule:
     """Steps of a run.
 
     total: optimiser steps. per_epoch: steps of one pass over the data (a rest smaller than a batch is dropped).
-    every: steps between evaluations; 0 = only at the end.
+    every: steps between evaluations; 0 = only at the end. scored: there are evaluations; a test set whose labels its
+    owners keep has none.
     """
 
     total: int
     per_epoch: int
     every: int
+    scored: bool = True
 
     def epoch(self, step: int) -> int:
         """Epoch, from 1, that step `step` (from 0) belongs to."""
@@ -58,11 +62,11 @@ class Schedule:
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps."""
-        return step == self.total or bool(self.every and step and step % self.every == 0)
+        return self.scored and (step == self.total or bool(self.every and step and step % self.every == 0))
 
 
-def schedule(recipe: Recipe, train_images: int) -> Schedule:
-    """Steps of a recipe on so many training images.
+def schedule(recipe: Recipe, train_images: int, *, scored: bool = True) -> Schedule:
+    """Steps of a recipe on so many training images; `scored` as in Schedule.
 
     Raises:
         DataError: fewer images than one batch holds.
@@ -76,7 +80,12 @@ def schedule(recipe: Recipe, train_images: int) -> Schedule:
         )
     unit = per_epoch if train.epochs else 1
     total = train.epochs * per_epoch if train.epochs else train.iterations
-    return Schedule(total, per_epoch, train.evaluate_every * unit)
+    return Schedule(total, per_epoch, train.evaluate_every * unit, scored)
+
+
+def is_scored(dataset: Dataset) -> bool:
+    """Whether there are labels to compare predictions with."""
+    return not isinstance(dataset, ImagesOnly)
 
 
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
@@ -89,6 +98,11 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
     sets = build_dataset(recipe.data, "train"), build_dataset(recipe.data, "eval")
     notes = []
     for part, dataset in zip(("training", "evaluation"), sets, strict=True):
+        if dataset.layout:
+            notes.append(Note(f"{part}: {dataset.layout}"))
+        if part == "evaluation" and not is_scored(dataset):
+            notes.append(Note(f"{part}: {len(dataset)} images whose labels are not published; nothing is scored"))
+            continue
         report = check_dataset(dataset)
         text = f"{part}: {report.images} images, labels of {report.checked} checked"
         if report.never_seen:
@@ -98,26 +112,29 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
     return (*sets, notes)
 
 
-def load_start_weights(model: EMANet, recipe: Recipe) -> list[Note]:
-    """Fill the backbone with the recipe's start weights.
+def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:
+    """Fill the whole network from `train.init_from`, or the backbone with the recipe's start weights.
 
     Raises:
-        WeightsError: not there, unreadable, or of another backbone.
+        WeightsError: not there, unreadable, or of another network or backbone.
     """
-    weights = recipe.backbone.weights
-    if weights == "none":
+    if recipe.train.init_from:
+        return _load_initial(model, recipe)
+    if recipe.backbone.weights == "none":
         return [Note("backbone: untrained (backbone.weights is none)")]
-    path = expanded(weights)
-    if not path.is_file():
-        path = cache_folder() / Path(weights).name
-    if not path.is_file():
-        raise WeightsError(
-            f"backbone.weights: {weights} is not here (looked for {path})",
-            f"download it and save it as {path}, give a file with --set 'backbone.weights=\"FILE\"', "
-            "or train from nothing with --set 'backbone.weights=\"none\"'",
-        )
+    path = backbone_file(recipe)
     load_backbone(model.backbone, path)
     return [Note(f"backbone: {path}")]
+
+
+def _load_initial(model: Network, recipe: Recipe) -> list[Note]:
+    path = start_weights(recipe.train.init_from)
+    theirs = load_start(model, path)
+    notes = [Note(f"start: the network of {path} (train.init_from)")]
+    if theirs is not None:
+        fresh = ", ".join(model.per_class)
+        notes.append(Note(f"start: it has {theirs} classes, this recipe {model.num_classes}; new here: {fresh}"))
+    return notes
 
 
 def loader_workers(recipe: Recipe, device: torch.device) -> int:
@@ -134,7 +151,7 @@ def loader_notes(recipe: Recipe, device: torch.device) -> list[Note]:
     return [Note(problem, warning=True)] if problem else []
 
 
-def check_batch(model: EMANet, recipe: Recipe) -> None:
+def check_batch(model: Network, recipe: Recipe) -> None:
     """Refuse a batch that leaves a norm layer a single value for a channel: its variance would be undefined.
 
     Raises:
@@ -149,13 +166,13 @@ def check_batch(model: EMANet, recipe: Recipe) -> None:
         )
 
 
-def write_samples(model: EMANet, recipe: Recipe, dataset: Dataset, run: RunFolder, device: torch.device) -> Path:
-    """samples.png: image, truth and prediction of a few evaluation images, evenly spread."""
+def write_samples(model: Network, recipe: Recipe, dataset: Dataset, run: RunFolder, device: torch.device) -> Path:
+    """samples.png: image, truth (where there is one) and prediction of a few evaluation images, evenly spread."""
     count = min(SAMPLES, len(dataset))
     rows = []
     model.eval()
     for i in range(count):
-        sample = dataset.read(i * len(dataset) // count)
+        sample = _read(dataset, i * len(dataset) // count)
         backbone = recipe.backbone
         labels = label_map(model, sample.image, recipe.inference, backbone.mean, backbone.std, device)
         rows.append((sample.image, sample.label, labels))
@@ -163,6 +180,14 @@ def write_samples(model: EMANet, recipe: Recipe, dataset: Dataset, run: RunFolde
     with atomic(run.samples) as file:
         sheet(rows, dataset.palette, dataset.classes).save(file, format="PNG")
     return run.samples
+
+
+def _read(dataset: Dataset, index: int) -> Sample:
+    """A sample; of a test set the image with every pixel ignored, as its labels are not published."""
+    if not isinstance(dataset, ImagesOnly):
+        return dataset.read(index)
+    image = dataset.read_image(index)
+    return Sample(image, np.full(image.shape[:2], IGNORE, np.uint8), dataset.name(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +207,15 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
         the same errors as `train`.
     """
     train_set, eval_set, notes = datasets(recipe)
-    plan = schedule(recipe, len(train_set))
+    plan = schedule(recipe, len(train_set), scored=is_scored(eval_set))
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe)
     check_batch(model, recipe)
-    notes += load_start_weights(model, recipe)
+    missing = fetchable(recipe)
+    if missing is None:
+        notes += load_start_weights(model, recipe)
+    else:  # a dry run measures as well without them
+        notes.append(Note(f"backbone: {missing.name} would be downloaded first (at least {missing.megabytes} MB)"))
     notes += loader_notes(recipe, device)
     model.to(device).train()
     threads = torch.get_num_threads()
@@ -198,6 +227,7 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
     total = seconds * plan.total
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = f"every {plan.every} steps and at the end" if plan.every else "at the end"
+    every = every if plan.scored else "none: the labels are not published"
     marks = (0, plan.total // 2, plan.total - 1)
     rates = ", ".join(f"{learning_rate(i, plan.total, recipe.optim):.3g}" for i in marks)
     lines = (
@@ -218,7 +248,7 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
     return DryRun(lines, tuple(note.text for note in notes))
 
 
-def _measure(model: EMANet, recipe: Recipe, dataset: Dataset, device: torch.device) -> float:
+def _measure(model: Network, recipe: Recipe, dataset: Dataset, device: torch.device) -> float:
     """Seconds of the second training step, data included; the model is thrown away afterwards."""
     optimizer = build_optimizer(model, recipe.optim)
     backbone = recipe.backbone
@@ -232,10 +262,11 @@ def _measure(model: EMANet, recipe: Recipe, dataset: Dataset, device: torch.devi
         total=2,
         seed=recipe.train.seed,
         workers=0,
+        device=device,
     )
     done = []
     for i, batch in enumerate(stream):
-        losses = model.training_step(batch.images.to(device), batch.labels.to(device), Step(i, 1, recipe.optim.lr))
+        losses = model.training_step(batch.images, batch.labels, Step(i, 1, recipe.optim.lr))
         loss = torch.stack(list(losses.values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

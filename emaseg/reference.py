@@ -1,29 +1,37 @@
 """REF: what `eval` and `predict` are pointed at, turned into a recipe and a weight file.
 
-Room: reference; imports recipe, resources, run_folder; checkpoint and models (and with them torch) when needed.
+Room: reference; imports recipe, resources, run_folder, export.info; checkpoint, models and export.runtime (and with
+them torch) when needed.
 
 A REF is
     a RUN folder            its best checkpoint, else the last
     a checkpoint file       the recipe is inside
+    an exported file        the recipe is inside; it runs without a network of ours
     a RECIPE                with --weights FILE (ours or another system's); alone it means its released weights
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emaseg.errors import RecipeError, WeightsError
+from emaseg.errors import RecipeError, WeightsError, nearest
+from emaseg.export.info import is_exported, read_info, settings
 from emaseg.recipe import Recipe, load_recipe, parse_recipe
-from emaseg.resources import cache_folder, expanded, shipped_recipes
+from emaseg.recipe.schema import EMANetModel
+from emaseg.resources import cache_folder, expanded, runs_folder, shipped_recipes
 from emaseg.run_folder import RunFolder
+from emaseg.weights.cache import locate, manual, trusted
+from emaseg.weights.released import by_reference
 
 if TYPE_CHECKING:
     import torch
 
-    from emaseg.models.emanet import EMANet
+    from emaseg.export.runtime import ExportedNetwork
+    from emaseg.models import Network
 
 CHOICES = ("best", "last")
 
@@ -70,20 +78,114 @@ def resolve(
         file = _pick(file, None)
     if not file.is_file():
         raise WeightsError(f"--weights {weights}: no such file", "name a checkpoint, a weight file or a run folder")
+    if is_exported(file):
+        raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
     return Resolved(recipe, file, None)
 
 
-def open_model(resolved: Resolved, device: torch.device) -> EMANet:
-    """The network with its weights, in eval mode on `device`."""
+def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:
+    """The network with its weights, or an exported file in its place, in eval mode on `device`."""
+    if is_exported(resolved.weights):
+        from emaseg.export.runtime import open_exported
+
+        return open_exported(resolved.weights, device)
+    return open_network(resolved).to(device)
+
+
+def open_network(resolved: Resolved) -> Network:
+    """The network with its weights, in eval mode on the CPU.
+
+    Raises:
+        RecipeError: the weights are an exported file's.
+        WeightsError: the weights do not fit.
+    """
     import torch
 
     from emaseg.checkpoint import load_weights
     from emaseg.models import build_model
 
+    if is_exported(resolved.weights):
+        raise RecipeError(f"{resolved.weights}: is exported already", "name the checkpoint that it was made from")
     with torch.device("meta"):
         model = build_model(resolved.recipe)
     load_weights(model, resolved.weights)
-    return model.to(device).eval()
+    return model.eval()
+
+
+def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
+    """The same network with `count` EM iterations at evaluation and prediction (the paper's ablation of T).
+
+    Raises:
+        RecipeError: a network without EM iterations.
+    """
+    model = resolved.recipe.model
+    if is_exported(resolved.weights):
+        raise RecipeError(
+            f"--em-iterations {count}: the iterations of an exported file are fixed",
+            f"export it again with --set model.stages_eval={count}",
+        )
+    if not isinstance(model, EMANetModel):
+        raise RecipeError(
+            f"--em-iterations {count}: {resolved.recipe.name} is a {model.kind}, which has no EM iterations",
+            "leave --em-iterations out; EMANet alone iterates",
+        )
+    recipe = replace(resolved.recipe, model=replace(model, stages_eval=count))
+    return replace(resolved, recipe=recipe)
+
+
+def start_weights(ref: str) -> Path:
+    """The file that `train.init_from` means.
+
+    A name is a recipe's: its newest complete run below ./runs counts, and where it was never trained here, its released
+    weights in the cache. Everything else is a path: a recipe file (its name counts), a run folder, a checkpoint or a
+    weight file. Of a run: its best checkpoint, else the last.
+
+    Raises:
+        RecipeError: the recipe file cannot be read.
+        WeightsError: there is no such run or file; names the command that makes it.
+    """
+    path = expanded(ref)
+    if path.suffix == ".toml":
+        return _newest_run(load_recipe(path).name, ref)
+    plain = path.name == ref and ref not in (".", "..")
+    if plain and (ref in shipped_recipes() or runs_folder(ref).is_dir()):
+        return _newest_run(ref, ref)
+    if path.is_dir():
+        return _pick(path, None)
+    if not path.is_file():
+        hint = nearest(ref, shipped_recipes()) if plain else ""
+        raise WeightsError(
+            f'train.init_from = "{ref}": no such recipe, run folder or file',
+            hint or "name a recipe that was trained here, a run folder, a checkpoint or a weight file",
+        )
+    return path
+
+
+def _newest_run(name: str, ref: str) -> Path:
+    """The best checkpoint, else the last, of a recipe's newest complete run; without any run its released weights.
+
+    Args:
+        name: the recipe's. ref: how the user wrote it; a command that trains it, too.
+    """
+    folder = runs_folder(name)
+    runs = sorted((run for run in folder.glob("*") if (run / "recipe.toml").is_file()), reverse=True)
+    for run in runs:
+        if RunFolder(run).samples.is_file():  # the last file that a run writes
+            return _pick(run, None)
+    entry = by_reference(name)
+    file = locate(entry) if entry else None
+    if entry and file and not runs:
+        trusted(entry, file)
+        return file
+    remedy = f"train it first: emaseg train {ref if ref in shipped_recipes() or ref != name else f'{ref}.toml'}"
+    if runs:
+        remedy = f"finish the newest: emaseg train {runs[0] / 'recipe.toml'} --out {runs[0]} --resume"
+    elif entry:
+        remedy = f"fetch its released weights: emaseg download-weights {entry.name}; or {remedy}"
+    raise WeightsError(
+        f'train.init_from = "{ref}": no complete run of this recipe below {folder} ({len(runs)} incomplete)',
+        f"{remedy} (or name a run folder, a checkpoint or a weight file instead)",
+    )
 
 
 def _pick(run: Path, checkpoint: str | None) -> Path:
@@ -102,6 +204,8 @@ def _pick(run: Path, checkpoint: str | None) -> Path:
 
 
 def _recipe_inside(file: Path, overrides: Sequence[str]) -> Recipe:
+    if is_exported(file):
+        return _recipe_of_exported(file, overrides)
     from emaseg.checkpoint import FORMAT, read_file
 
     content = read_file(file)
@@ -113,30 +217,52 @@ def _recipe_inside(file: Path, overrides: Sequence[str]) -> Recipe:
     source = f"{file} (recipe inside)"
     plain = parse_recipe(content["recipe"], source).recipe
     recipe = parse_recipe(content["recipe"], source, overrides).recipe
-    for section in ("model", "backbone"):
-        old, new = getattr(plain, section), getattr(recipe, section)
-        for key in (f.name for f in fields(old)):
-            if getattr(old, key) != getattr(new, key, None) and key not in ("weights", "stages_eval"):
-                raise RecipeError(
-                    f"--set {section}.{key}: contradicts the checkpoint, whose network has {getattr(old, key)!r}",
-                    "leave the network as it was trained",
-                )
+    _check_network(plain, recipe, "checkpoint", ("weights", "stages_eval"))
     return recipe
 
 
+def _recipe_of_exported(file: Path, overrides: Sequence[str]) -> Recipe:
+    info = read_info(file, overrides)
+    _check_network(read_info(file).recipe, info.recipe, "exported file", ("weights",))
+    needed = settings(info.recipe.inference, info.include)
+    if needed:
+        raise RecipeError(
+            f"{file}: {' and '.join(info.include)} inside: it cannot follow its recipe's protocol",
+            f"add {' '.join(f'--set {shlex.quote(text)}' for text in needed)}, or export it without",
+        )
+    return info.recipe
+
+
+def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]) -> None:
+    """
+    Raises:
+        RecipeError: `recipe` changes a key of the network in `plain` that is not among the `free` ones.
+    """
+    for section in ("model", "backbone"):
+        old, new = getattr(plain, section), getattr(recipe, section)
+        for key in (f.name for f in fields(old)):
+            if getattr(old, key) != getattr(new, key, None) and key not in free:
+                raise RecipeError(
+                    f"--set {section}.{key}: contradicts the {what}, whose network has {getattr(old, key)!r}",
+                    "leave the network as it was trained",
+                )
+
+
 def _released(recipe: Recipe) -> Path:
-    """The released weights of a published row, if they lie in the cache."""
+    """The released weights of a published row, if they lie in the cache and are what they were."""
     url = recipe.published.checkpoint if recipe.published else ""
     if not url:
         raise WeightsError(f"{recipe.name}: this recipe has no released weights", "give --weights FILE or a RUN folder")
-    names = [Path(u).name for u in (url, *(recipe.published.checkpoint_mirrors if recipe.published else ()))]
-    for name in names:
-        if (cache_folder() / name).is_file():
-            return cache_folder() / name
-    raise WeightsError(
-        f"{recipe.name}: its released weights are not on this machine",
-        f"download {url} and save it as {cache_folder() / names[0]}, or give --weights FILE",
-    )
+    entry = by_reference(url)
+    path = cache_folder() / Path(url).name if entry is None else locate(entry)
+    if path is None or not path.is_file():
+        known = f"emaseg download-weights {entry.name}; or {manual(entry)}" if entry else f"save {url} as {path}"
+        raise WeightsError(
+            f"{recipe.name}: its released weights are not on this machine", f"{known}; or give --weights FILE"
+        )
+    if entry is not None:
+        trusted(entry, path)
+    return path
 
 
 def _is_weight_file(path: Path) -> bool:

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ from emaseg.errors import DataError, Diverged, RecipeError, SystemFault
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Finished, Note, Saved, Started, Stepped, TrainEvent
 from emaseg.files import atomic
-from emaseg.models import build_model
-from emaseg.models.emanet import EMANet
+from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate, set_learning_rate
 from emaseg.plan import (
@@ -37,6 +36,7 @@ from emaseg.plan import (
     check_batch,
     datasets,
     dry_run,
+    is_scored,
     load_start_weights,
     loader_notes,
     loader_workers,
@@ -45,6 +45,7 @@ from emaseg.plan import (
 )
 from emaseg.recipe import Recipe
 from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics
+from emaseg.weights.start import fetch_backbone
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class _Session:
     recipe: Recipe
     run: RunFolder
     device: torch.device
-    model: EMANet
+    model: Network
     optimizer: torch.optim.SGD
     plan: Schedule
     train_set: Dataset
@@ -77,7 +78,8 @@ def train(
     Args:
         recipe: what to do.
         out: the run's folder; must be empty or absent unless `resume`.
-        resume: continue from out/checkpoints/last.pt; without one, start at step 0 and say so.
+        resume: continue from out/checkpoints/last.pt, whatever train.init_from says; without one, start at step 0
+            and say so.
         device: where to compute; the CPU if None.
         stop: when set, the run saves a checkpoint after the current step and ends with Finished(interrupted=True).
 
@@ -96,16 +98,23 @@ def train(
     run = RunFolder(out)
     train_set, eval_set, notes = datasets(recipe)
     yield from notes
+    if not (resume and run.last.exists()):
+        for event in fetch_backbone(recipe):
+            yield event
+            if stop.is_set():
+                yield Finished(out, 0, None, interrupted=True)
+                return
     session, remarks = _open(recipe, run, device, train_set, eval_set, resume)
     yield from remarks
-    complete = session.step == session.plan.total and session.best.get("evaluated") == session.step
+    scored = not session.plan.scored or session.best.get("evaluated") == session.step
+    complete = session.step == session.plan.total and scored
     if complete and run.samples.exists():
         yield Finished(out, session.step, session.best.get("miou"), already=True)
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        create(run, recipe, device)
+        create(run, session.recipe, device)
         cut_metrics(run, session.step, int(session.best.get("evaluated", 0)))
         for note in (*notes, *remarks):
             append_log(run, note.text)
@@ -138,12 +147,14 @@ def _open(
 ) -> tuple[_Session, list[Note]]:
     """Model and optimiser at their first step, or as the last checkpoint has them."""
     notes: list[Note] = []
-    plan = schedule(recipe, len(train_set))
+    plan = schedule(recipe, len(train_set), scored=is_scored(eval_set))
     checkpoint = None
     if resume:
         if run.last.exists():
             checkpoint = read_checkpoint(run.last)
             _same_training(recipe, checkpoint.recipe, run.last)
+            origin = checkpoint.recipe.train.init_from  # stays on record; the checkpoint has everything
+            recipe = replace(recipe, train=replace(recipe.train, init_from=origin))
         else:
             notes.append(Note(f"{run.last}: no checkpoint yet; starting at step 0"))
     torch.manual_seed(recipe.train.seed)
@@ -177,6 +188,8 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
                 yield Finished(session.run.root, session.step, session.best.get("miou"), interrupted=True)
                 return
             if session.step == session.plan.total:
+                if not session.plan.scored:
+                    yield _save(session)
                 break
             began = time.perf_counter()
             batch = next(stream)
@@ -208,6 +221,7 @@ def _stream(session: _Session) -> Generator[Batch, None, None]:
         total=session.plan.total,
         seed=recipe.train.seed,
         workers=loader_workers(recipe, session.device),
+        device=session.device,
     )
 
 
@@ -216,10 +230,8 @@ def _step(session: _Session, batch: Batch) -> dict[str, float]:
     model, plan = session.model, session.plan
     lr = learning_rate(session.step, plan.total, session.recipe.optim)
     set_learning_rate(session.optimizer, lr)
-    images = batch.images.to(session.device, non_blocking=True)
-    labels = batch.labels.to(session.device, non_blocking=True)
     session.optimizer.zero_grad(set_to_none=True)
-    losses = model.training_step(images, labels, Step(session.step, plan.epoch(session.step), lr))
+    losses = model.training_step(batch.images, batch.labels, Step(session.step, plan.epoch(session.step), lr))
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     *values, gradient = torch.stack([*(loss.detach() for loss in losses.values()), norm]).tolist()
@@ -235,7 +247,7 @@ def _diverged(session: _Session, batch: Batch, parts: dict[str, float]) -> Diver
     path = session.run.nonfinite(session.step)
     content = {"step": session.step, "losses": parts, "names": list(batch.names)}
     with atomic(path) as file:
-        torch.save({**content, "images": batch.images, "labels": batch.labels}, file)
+        torch.save({**content, "images": batch.images.cpu(), "labels": batch.labels.cpu()}, file)
     terms = ", ".join(f"{name} {value:g}" for name, value in parts.items())
     append_log(session.run, f"step {session.step}: loss or gradient is not finite ({terms})")
     return Diverged(
@@ -334,7 +346,7 @@ def _restore(session: _Session, checkpoint: Checkpoint) -> None:
 
 # Changing these does not change what a step computes (but threads its rounding).
 _FREE = {
-    "train": ("workers", "threads", "save_seconds", "keep_every", "log_every", "evaluate_every"),
+    "train": ("init_from", "workers", "threads", "save_seconds", "keep_every", "log_every", "evaluate_every"),
     "data": ("root",),
 }
 _FREE_SECTIONS = ("title", "inference", "inference_tta", "published", "name")
@@ -402,12 +414,18 @@ class _Meter:
         return event
 
     def _row(self, event: Stepped) -> None:
-        means = {name: sum(row[name] for row in self.window) / len(self.window) for name in event.parts}
+        """Means over the steps since the last row; a loss that started in between, over the steps that had it."""
+        loss = _mean([sum(parts.values()) for parts in self.window])
+        row: dict[str, float] = {"step": event.step, "epoch": event.epoch, "lr": event.lr, "loss": loss}
+        for name in event.parts:
+            row[f"loss_{name}"] = _mean([parts[name] for parts in self.window if name in parts])
         self.window.clear()
-        row: dict[str, float] = {"step": event.step, "epoch": event.epoch, "lr": event.lr, "loss": sum(means.values())}
-        row.update({f"loss_{name}": value for name, value in means.items()})
         row["images_per_second"] = event.images_per_second
         append_metrics(self.session.run, row, self.session.model.loss_names)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 __all__ = ["dry_run", "train"]

@@ -49,6 +49,7 @@ def test_only_emaseg_in_site_packages(wheel: Path) -> None:
     assert {f"emaseg/recipes/{p.name}" for p in (ROOT / "recipes").glob("*.toml")} <= set(names)
     assert "emaseg/py.typed" in names
     assert "emaseg/data/label_sets.toml" in names
+    assert "emaseg/weights/released.toml" in names
 
 
 def test_installed_wheel_runs_anywhere(wheel: Path, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 ROWS = (
     ("errors", "words"),
     ("files", "device", "distributed", "recipe", "resources"),
-    ("data", "losses", "metrics", "optim", "models", "weights"),
-    ("events", "inference", "visual", "checkpoint", "run_folder"),
-    ("evaluate", "predict", "reference", "plan"),
-    ("train",),
+    ("data", "events", "losses", "metrics", "optim", "models", "weights"),
+    ("inference", "visual", "checkpoint", "run_folder"),
+    ("evaluate", "export", "predict", "reference", "plan"),
+    ("train", "check_data", "starter"),
 )
 FORBIDDEN = {("models", "data"), ("data", "models"), ("losses", "data"), ("metrics", "data")}
 

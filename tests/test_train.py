@@ -21,6 +21,7 @@ from emaseg.events import Evaluated, Finished, Note, Stepped
 from emaseg.plan import dry_run, schedule
 from emaseg.recipe import Recipe, load_recipe
 from emaseg.train import train
+from tests.data.made import image, label
 from tests.helpers import equal, run, tiny
 
 CPU = torch.device("cpu")
@@ -305,3 +306,25 @@ def test_golden_curve_of_the_demo(tmp_path: Path) -> None:
         torch.set_num_threads(torch_threads)
     assert losses[:3] == pytest.approx(golden[:3], rel=1e-4)
     assert losses == pytest.approx(golden, rel=2e-2)
+
+
+def test_a_test_set_without_labels_is_trained_on_without_scores(tmp_path: Path) -> None:
+    """Protects the rows whose evaluation split has no published labels: they train, save and show samples, score
+    nothing, and a finished one stays finished."""
+    top = tmp_path / "cityscapes"
+    for split, count in (("train", 4), ("test", 2)):
+        for i in range(count):
+            frame = f"aachen_00000{i}_000019"
+            image(top / "leftImg8bit" / split / "aachen" / f"{frame}_leftImg8bit.png", (40, 48))
+            if split == "train":
+                label(top / "gtFine" / split / "aachen" / f"{frame}_gtFine_labelIds.png", [7, 11, 33], (40, 48))
+    data = f'data={{kind="cityscapes", root="{top.as_posix()}", eval_split="test"}}'
+    recipe = tiny(data, "train.iterations=3", "train.evaluate_every=1")
+    events = run(recipe, tmp_path / "run")
+    assert not any(isinstance(event, Evaluated) for event in events)
+    assert any(isinstance(event, Note) and "nothing is scored" in event.text for event in events)
+    assert events[-1] == Finished(tmp_path / "run", 3, None)
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt").step == 3
+    assert (tmp_path / "run" / "samples.png").is_file()
+    again = run(recipe, tmp_path / "run", resume=True)
+    assert again[-1] == Finished(tmp_path / "run", 3, None, already=True)

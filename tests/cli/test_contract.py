@@ -16,13 +16,31 @@ COMMON = {"--set", "--device", "--json", "--quiet", "-q", "--verbose", "-v"}
 
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     # name: (arguments, options)
-    "train": (("recipe",), {"--out", "--resume", "--dry-run"} | COMMON),
-    "eval": (("reference",), {"--weights", "--checkpoint", "--split", "--out", "--check"} | COMMON),
-    "predict": (("images",), {"--weights", "--recipe", "--out", "--save", "--resume"} | COMMON),
-    "recipes": ((), {"--json", "--verbose", "-v"}),
+    "train": (("recipe",), {"--out", "--resume", "--dry-run", "--init-from"} | COMMON),
+    "eval": (("reference",), {"--weights", "--checkpoint", "--split", "--out", "--check", "--em-iterations"} | COMMON),
+    "predict": (("images",), {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations"} | COMMON),
+    "export": (
+        ("reference",),
+        {"--format", "--weights", "--shape", "--dynamic", "--precision", "--include", "--calibrate", "--out"}
+        | (COMMON - {"--device"}),
+    ),
+    "download-weights": (
+        ("names",),
+        {"--all", "--dataset", "--model", "--backbones", "--list", "--verify", "--from"}
+        | {"--json", "--quiet", "-q", "--verbose", "-v"},
+    ),
+    "recipes": ((), {"--model", "--dataset", "--backbone", "--json", "--verbose", "-v"}),
+    "check-data": (("recipe",), {"--set", "--sample", "--json", "--quiet", "-q", "--verbose", "-v"}),
+    "init": (("folder",), {"--out", "--name", "--device", "--quiet", "-q", "--verbose", "-v"}),
 }
 
-REPEATABLE = {("train", "overrides"), ("eval", "overrides"), ("predict", "overrides")}
+REPEATABLE = {
+    ("train", "overrides"),
+    ("eval", "overrides"),
+    ("predict", "overrides"),
+    ("export", "overrides"),
+    ("check-data", "overrides"),
+}
 
 
 def root() -> Any:

@@ -54,7 +54,10 @@ def test_bare_command_says_what_it_is_and_what_to_type() -> None:
         assert f"  emaseg {command}" in out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["train", "--help"], ["eval", "-h"], ["predict", "-h"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["-h"], ["train", "--help"], ["eval", "-h"], ["predict", "-h"], ["download-weights", "-h"]],
+)
 def test_help_imports_no_torch(arguments: list[str]) -> None:
     code, out, err, torch = probe(*arguments)
     assert (code, err, torch) == (0, "", False)
@@ -104,7 +107,9 @@ def test_recipe_error_names_file_line_and_key(tmp_path: Path) -> None:
     assert "colour" in err
 
 
-def test_predict_without_weights_says_what_to_do(tmp_path: Path) -> None:
+def test_predict_without_weights_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMASEG_OFFLINE", "1")
+    monkeypatch.setenv("EMASEG_CACHE", str(tmp_path))
     code, out, err, torch = probe("predict", "photo.jpg", cwd=tmp_path)
     assert (code, out, torch) == (3, "", False)
     assert "--weights" in err.partition("try:")[2]
