@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Data,
         FolderData,
         LIPData,
+        PackedData,
         PascalContextData,
         ShapesData,
         VOCData,
@@ -74,6 +75,12 @@ def _folder(data: FolderData, part: Part) -> Dataset:
     return folder(data, part)
 
 
+def _packed(data: PackedData, part: Part) -> Dataset:
+    from emaseg.data.packed import packed
+
+    return packed(data, part)
+
+
 def _shapes(data: ShapesData, part: Part) -> Dataset:
     from emaseg.data.shapes import Shapes
 
@@ -91,6 +98,7 @@ DATASETS: dict[str, Callable[[Any, Part], Dataset]] = {
     "coco_voc21": _coco_voc,
     "folder": _folder,
     "shapes": _shapes,
+    "packed": _packed,
 }
 
 

@@ -4,13 +4,14 @@ Room: data. Imports data.transforms, data.sample, errors, the recipe schema, num
 
 Batch k is a pure function of (seed, k): the order of an epoch follows from (seed, epoch), a crop from (seed, epoch,
 sample). Nothing about the loader therefore belongs into a checkpoint, a resumed run starts at any k at once, and 0,
-1 or 8 processes give the same bits. One set of processes serves the whole run. Crops travel as 8-bit pixels in
-shared memory; normalised in the loading processes, with 64-bit labels, they would fill five times as much.
+1 or 8 processes give the same bits. One set of processes serves the whole run. Batches travel as 8-bit pixels, in
+shared memory and to the device, and are normalised there; with 64-bit labels they would fill five times as much.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from emaseg.data.sample import Batch, Dataset
-from emaseg.data.transforms import Crop, collate, sample_rng, train_crop
+from emaseg.data.transforms import Crop, Parcel, finish, lay, sample_rng, train_crop
 from emaseg.errors import DataError, RecipeError, UserError
 from emaseg.recipe.schema import Augment
 
@@ -36,6 +37,7 @@ Place = tuple[int, int]  # epoch (from 0), sample
 _ORDER = 0  # keeps the orders' generators apart from the samples' (transforms.py) under one seed
 _AHEAD = 2  # batches that each process prepares before they are asked for
 _MOST_WORKERS = 8
+CPU = torch.device("cpu")
 
 
 def default_workers(device: torch.device) -> int:
@@ -72,6 +74,7 @@ def batches(
     workers: int,
     rank: int = 0,
     world: int = 1,
+    device: torch.device = CPU,
 ) -> Generator[Batch, None, None]:
     """Batches `start` to `total` - 1 of a run. Close the generator to stop the loading processes early.
 
@@ -84,6 +87,7 @@ def batches(
         seed: decides the order and every crop.
         workers: loading processes; 0 reads in this one.
         rank, world: this training process and their number; each gets its share of a batch.
+        device: where the batches are normalised and left.
 
     Raises:
         DataError: from reading, as the data set raised it, at the batch that needs the sample; fewer samples than a
@@ -99,8 +103,9 @@ def batches(
             f"use a smaller batch (--set train.batch={max(1, len(dataset))}) or more images",
         )
     workers = min(workers, len(plan))
-    crops = _crops_of_workers(dataset, augment, plan, workers) if workers else _crops(dataset, augment, plan)
-    return _collated(crops, augment, mean, std)
+    pin = device.type == "cuda"
+    parcels = _from_workers(dataset, augment, plan, workers, pin) if workers else _parcels(dataset, augment, plan)
+    return _finished(parcels, mean, std, device)
 
 
 def shared_memory_bytes(augment: Augment, batch: int, workers: int) -> int:
@@ -157,56 +162,28 @@ def _crop(dataset: Dataset, augment: Augment, seed: int, place: Place) -> Crop:
     return train_crop(dataset.read(index), augment, sample_rng(seed, epoch, index))
 
 
-def _crops(dataset: Dataset, augment: Augment, plan: _Plan) -> Generator[list[Crop], None, None]:
+def _parcels(dataset: Dataset, augment: Augment, plan: _Plan) -> Generator[Parcel, None, None]:
     for places in plan:
-        yield [_crop(dataset, augment, plan.seed, place) for place in places]
+        yield lay([_crop(dataset, augment, plan.seed, place) for place in places], augment)
 
 
-def _collated(
-    crops: Generator[list[Crop], None, None], augment: Augment, mean: Sequence[float], std: Sequence[float]
+def _finished(
+    parcels: Generator[Parcel, None, None], mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> Generator[Batch, None, None]:
-    with contextlib.closing(crops):
-        for group in crops:
-            yield collate(group, augment, mean, std)
+    with contextlib.closing(parcels):
+        for parcel in parcels:
+            yield finish(parcel, mean, std, device)
 
 
 # -------------------------------------------------------------------------------------- loading processes
-@dataclass(frozen=True, slots=True)
-class _Parcel:
-    """The crops of one batch on their way: pixels and labels one after the other, in two blocks of shared memory."""
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    sizes: list[tuple[int, int]]
-    mirrored: list[bool]
-    names: list[str]
-
-
-def _pack(crops: list[Crop | UserError]) -> _Parcel | UserError:
+def _pack(crops: list[Crop | UserError], augment: Augment) -> Parcel | UserError:
     """Runs in a loading process. An error instead of one crop is the error of the batch."""
     good = []
     for crop in crops:
         if isinstance(crop, UserError):
             return crop
         good.append(crop)
-    return _Parcel(
-        torch.from_numpy(np.concatenate([crop.image.reshape(-1) for crop in good])),
-        torch.from_numpy(np.concatenate([crop.label.reshape(-1) for crop in good])),
-        [(crop.label.shape[0], crop.label.shape[1]) for crop in good],
-        [crop.mirrored for crop in good],
-        [crop.name for crop in good],
-    )
-
-
-def _unpack(parcel: _Parcel) -> list[Crop]:
-    """The crops again, in the parcel's memory."""
-    crops, start = [], 0
-    for (h, w), mirrored, name in zip(parcel.sizes, parcel.mirrored, parcel.names, strict=True):
-        stop = start + h * w
-        image = parcel.pixels[3 * start : 3 * stop].view(h, w, 3).numpy()
-        crops.append(Crop(image, parcel.labels[start:stop].view(h, w).numpy(), mirrored, name))
-        start = stop
-    return crops
+    return lay(good, augment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,22 +222,22 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _crops_of_workers(
-    dataset: Dataset, augment: Augment, plan: _Plan, workers: int
-) -> Generator[list[Crop], None, None]:
-    """As _crops, read ahead by other processes; they end with this generator."""
+def _from_workers(
+    dataset: Dataset, augment: Augment, plan: _Plan, workers: int, pin: bool
+) -> Generator[Parcel, None, None]:
+    """As _parcels, read ahead by other processes; they end with this generator. pin: into page-locked memory."""
     desk = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-    stream = _start(_Reader(dataset, augment, plan.seed, desk), plan, workers)
+    stream = _start(_Reader(dataset, augment, plan.seed, desk), plan, workers, pin)
     try:
         while (parcel := _next(stream, desk, dataset)) is not None:
             if isinstance(parcel, UserError):
                 raise parcel
-            yield _unpack(parcel)
+            yield parcel
     finally:
         del stream  # ends the processes now, not when the last traceback that shows this frame is forgotten
 
 
-def _next(stream: Iterator[_Parcel | UserError], desk: torch.Tensor, dataset: Dataset) -> _Parcel | UserError | None:
+def _next(stream: Iterator[Parcel | UserError], desk: torch.Tensor, dataset: Dataset) -> Parcel | UserError | None:
     """The next parcel, None after the last. A process that died is an error like any other of the data."""
     try:
         return next(stream, None)
@@ -270,7 +247,7 @@ def _next(stream: Iterator[_Parcel | UserError], desk: torch.Tensor, dataset: Da
         return _death(str(error), desk, dataset)
 
 
-def _start(reader: _Reader, plan: _Plan, workers: int) -> Iterator[_Parcel | UserError]:
+def _start(reader: _Reader, plan: _Plan, workers: int, pin: bool) -> Iterator[Parcel | UserError]:
     """Start the processes.
 
     Left alone, the loader handles SIGCHLD by raising wherever the training process happens to be when a loading
@@ -286,7 +263,8 @@ def _start(reader: _Reader, plan: _Plan, workers: int) -> Iterator[_Parcel | Use
                 batch_sampler=plan,
                 num_workers=workers,
                 prefetch_factor=_AHEAD,
-                collate_fn=_pack,
+                collate_fn=functools.partial(_pack, augment=reader.augment),
+                pin_memory=pin,
                 worker_init_fn=_start_worker,
                 generator=torch.Generator(),  # without one the loader draws from the global generator, dropout's
             )

@@ -7,6 +7,7 @@ Files of MATLAB's versions 4 to 7.2 hold numbers, text and structures; reading t
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,16 +19,17 @@ from emaseg.errors import DataError, SystemFault, nearest
 _AGAIN = "unpack or download it again"
 
 
-def read_mat(path: Path, variable: str, *fields: str) -> npt.NDArray[np.integer]:
+def read_mat(path: Path, variable: str, *fields: str, content: bytes | None = None) -> npt.NDArray[np.integer]:
     """The (H, W) integer matrix `variable` of a MATLAB 4 to 7.2 file; whole numbers stored as floats are converted.
 
     fields: where the variable is a structure, the field that holds the matrix (and its field, and so on).
+    content: the file's bytes where they are not at `path`, which then only names them.
 
     Raises:
         DataError: missing, damaged, without that variable or field, or that is not a matrix of whole numbers.
         SystemFault: it does not fit into memory.
     """
-    matrix, name = _variable(path, variable), variable
+    matrix, name = _variable(path, variable, content), variable
     for field in fields:
         known, name = matrix.dtype.names or (), f"{name}.{field}"
         if field not in known or not matrix.size:
@@ -36,13 +38,13 @@ def read_mat(path: Path, variable: str, *fields: str) -> npt.NDArray[np.integer]
     return _whole_numbers(matrix, path, name)
 
 
-def _variable(path: Path, variable: str) -> npt.NDArray[np.generic]:
+def _variable(path: Path, variable: str, content: bytes | None) -> npt.NDArray[np.generic]:
     from scipy.io import loadmat, whosmat
 
     try:
-        with path.open("rb") as file:
-            content = loadmat(file, variable_names=[variable])
-            names = [] if variable in content else [name for name, _, _ in whosmat(file)]
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
+            found = loadmat(file, variable_names=[variable])
+            names = [] if variable in found else [name for name, _, _ in whosmat(file)]
     except OSError as error:
         if error.errno is None:  # scipy's own, of a truncated file
             raise DataError(f"{path}: a damaged .mat file ({error})", _AGAIN) from error
@@ -53,9 +55,9 @@ def _variable(path: Path, variable: str) -> npt.NDArray[np.generic]:
         raise DataError(f"{path}: a MATLAB 7.3 (HDF5) file", "save it in the format -v7") from error
     except Exception as error:  # scipy's parser raises whatever the bytes lead it to
         raise DataError(f"{path}: not a .mat file, or a damaged one ({error})", _AGAIN) from error
-    if variable not in content:
+    if variable not in found:
         raise _not_there(path, variable, names)
-    return np.asarray(content[variable])
+    return np.asarray(found[variable])
 
 
 def _not_there(path: Path, name: str, names: Sequence[str]) -> DataError:

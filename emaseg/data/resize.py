@@ -50,21 +50,24 @@ def limit_size(size: Size, long_short: Sequence[int], keep_ratio: bool, scale: f
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def resize_image(image: UInt8, size: Size, window: Window | None = None) -> UInt8:
+def resize_image(image: UInt8, size: Size, window: Window | None = None, *, mirrored: bool = False) -> UInt8:
     """Bilinear on pixel centres without antialiasing: OpenCV's INTER_LINEAR, bit for bit.
 
     Args:
         image: (H, W, 3).
         size: (h, w) of the whole result.
         window: the part of the result that is wanted; None = all of it.
+        mirrored: swap left and right of that part; costs nothing here.
 
     Returns:
         (h, w, 3), or the window's size. May share memory with `image`.
     """
     top, left, height, width = window or (0, 0, *size)
     if image.shape[:2] == size:
-        return image[top : top + height, left : left + width]
-    x0, x1, *weights = _bilinear(image.shape[1], size[1], left, width)
+        part = image[top : top + height, left : left + width]
+        return as_tensor(part).flip(1).numpy() if mirrored else part
+    columns_of = _bilinear(image.shape[1], size[1], left, width)
+    x0, x1, *weights = (side.flip(0) for side in columns_of) if mirrored else columns_of
     wx0, wx1 = (w.repeat_interleave(3) for w in weights)  # a pixel's three channels lie side by side
     y0, y1, wy0, wy1 = _bilinear(image.shape[0], size[0], top, height, keep_weight=True)
     source = as_tensor(image)

@@ -15,7 +15,7 @@ weights sum to 1, so to normalise last gives the same numbers; until then the im
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -63,10 +63,10 @@ def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Cr
         return _crop_of_floats(sample, augment, rng)
     size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, _draw_scale(augment, rng))
     window, label = draw_crop(sample.label, size, augment, rng)
-    image = resize_image(sample.image, size, window)
     mirrored = bool(rng.random() <= augment.flip)
+    image = resize_image(sample.image, size, window, mirrored=mirrored)
     if mirrored:
-        image, label = image[:, ::-1], flip_label(label, augment.flip_pairs)
+        label = flip_label(label, augment.flip_pairs)
     if augment.rotation > 0 and rng.random() <= augment.rotation:
         degrees = int(rng.integers(-augment.rotation_degrees, augment.rotation_degrees))
         image, label = rotate_image(image, degrees), rotate_label(label, degrees)
@@ -203,31 +203,73 @@ def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> tor
     Returns:
         (3, H, W) float32, in memory of its own.
     """
-    shift = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1)
-    factor = torch.tensor([1 / s for s in std], dtype=torch.float32).view(3, 1, 1)
-    return as_tensor(image).permute(2, 0, 1).contiguous().to(torch.float32).sub(shift).mul_(factor)
+    return _normalised(as_tensor(image).permute(2, 0, 1).contiguous(), mean, std)
 
 
-def collate(crops: Sequence[Crop], augment: Augment, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """Normalise crops and lay each into an empty batch: 0, the mean colour, and ignored.
+def _normalised(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(..., 3, H, W) of any type, as float32 in memory of its own."""
+    shift = torch.tensor(mean, dtype=torch.float32, device=planes.device).view(3, 1, 1)
+    factor = torch.tensor([1 / s for s in std], dtype=torch.float32, device=planes.device).view(3, 1, 1)
+    return planes.to(torch.float32).sub(shift).mul_(factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """The crops of a batch before normalisation, on their way to the device.
+
+    pixels: (B, h, w, 3) RGB on 0..255, uint8 or float32 as the crops are; 0 in the padding. labels: (B, h, w) uint8,
+    255 = ignore. windows: where each crop lies in it. names: the samples'.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    windows: tuple[Window, ...]
+    names: tuple[str, ...]
+
+    def pin_memory(self) -> Parcel:
+        """In memory that a GPU copies from while the program goes on; the loader calls this, in a thread."""
+        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
+
+
+def lay(crops: Sequence[Crop], augment: Augment) -> Parcel:
+    """Lay crops of one data type into a batch of augment.crop.
 
     The published padding transposes its target for a portrait crop and a landscape target. That never happens on
     its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
-
-    Returns:
-        Batch of images (B, 3, *augment.crop) and labels (B, *augment.crop).
     """
     height, width = augment.crop
-    images = torch.zeros(len(crops), 3, height, width)
-    labels = torch.full((len(crops), height, width), IGNORE, dtype=torch.int64)
+    kind = torch.uint8 if crops[0].image.dtype == np.uint8 else torch.float32
+    pixels = torch.zeros(len(crops), height, width, 3, dtype=kind)
+    labels = torch.full((len(crops), height, width), IGNORE, dtype=torch.uint8)
+    windows = []
     for i, crop in enumerate(crops):
         h, w = crop.label.shape
         top, left = ((height - h) // 2, (width - w) // 2) if augment.pad == "centre" else (0, 0)
         if augment.pad_before_crop and crop.mirrored:
             left = width - w - left  # padding that came first was mirrored with the image
-        images[i, :, top : top + h, left : left + w] = normalise(crop.image, mean, std)
+        pixels[i, top : top + h, left : left + w] = as_tensor(crop.image)
         labels[i, top : top + h, left : left + w] = as_tensor(crop.label)
-    return Batch(images, labels, tuple(crop.name for crop in crops))
+        windows.append((top, left, h, w))
+    return Parcel(pixels, labels, tuple(windows), tuple(crop.name for crop in crops))
+
+
+def finish(parcel: Parcel, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Batch:
+    """Take a parcel to the device and normalise it there, with 0, the mean colour, in the padding.
+
+    Each value is computed as `normalise` does, so a device changes nothing.
+    """
+    pixels = parcel.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+    labels = parcel.labels.to(device, non_blocking=True).to(torch.int64)
+    images = _normalised(pixels, mean, std)
+    for image, (top, left, h, w) in zip(images, parcel.windows, strict=True):
+        for padding in (image[:, :top], image[:, top + h :], image[:, :, :left], image[:, :, left + w :]):
+            padding.zero_()
+    return Batch(images, labels, parcel.names)
+
+
+def collate(crops: Sequence[Crop], augment: Augment, mean: Sequence[float], std: Sequence[float]) -> Batch:
+    """The batch of some crops, on the CPU: images (B, 3, *augment.crop), labels (B, *augment.crop)."""
+    return finish(lay(crops, augment), mean, std, torch.device("cpu"))
 
 
 def eval_image(image: UInt8, inference: Inference, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -235,14 +277,11 @@ def eval_image(image: UInt8, inference: Inference, mean: Sequence[float], std: S
 
     Args:
         image: (H, W, 3).
-        inference: its limits are applied, then its padding (0, the mean colour, below and right).
+        inference: its limits are applied. Padding is not: each forward pass pads what it reads for itself.
         mean, std: of the three channels, on 0..255.
 
     Returns:
         (1, 3, h, w) float32.
     """
     size = limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
-    x = normalise(resize_image(image, size), mean, std)[None]
-    if inference.pad == "8k+1":
-        x = F.pad(x, (0, (1 - size[1]) % 8, 0, (1 - size[0]) % 8))
-    return x
+    return normalise(resize_image(image, size), mean, std)[None]

@@ -263,16 +263,6 @@ def test_a_batch_holds_crops_of_different_sizes() -> None:
     assert (early.labels[1, :30].numpy() == crops[1].label).all()
 
 
-@pytest.mark.parametrize(("size", "padded"), [((33, 41), (33, 41)), ((32, 42), (33, 49)), ((1, 2), (1, 9))])
-def test_the_authors_evaluation_pads_to_multiples_of_8_plus_1(size: tuple[int, int], padded: tuple[int, int]) -> None:
-    """Below and right, with the mean colour."""
-    image = sample_image(*size)
-    x = eval_image(image, Inference(pad="8k+1"), MEAN, STD)
-    assert x.shape == (1, 3, *padded)
-    assert torch.equal(x[0, :, : size[0], : size[1]], normalise(image, MEAN, STD))
-    assert x[:, :, size[0] :].abs().sum() == x[:, :, :, size[1] :].abs().sum() == 0
-
-
 def test_evaluation_resizes_before_it_normalises() -> None:
     image = sample_image(30, 40)
     x = eval_image(image, Inference(resize_long_short=(200, 45)), MEAN, STD)
