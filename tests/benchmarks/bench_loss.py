@@ -46,6 +46,12 @@ def once(way: str, batch: int, classes: int, grid: int, size: int) -> tuple[floa
     return seconds, loss.item(), logits.grad.norm().item()
 
 
+def extra_memory(way: str, shape: list[int]) -> float:
+    """Peak memory of one pass in a process of its own, above what the process had before, in MB."""
+    command = [sys.executable, __file__, "--only", way, *map(str, shape)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--only"]:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -53,6 +59,7 @@ def main() -> None:
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         return
     shape = [int(a) for a in sys.argv[1:]] or [4, 150, 64, 512]
+    memory = {way: extra_memory(way, shape) for way in WAYS}  # first: a child starts with its parent's peak
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(ROUNDS):
         for way in WAYS:
@@ -60,11 +67,8 @@ def main() -> None:
             times[way].append(seconds)
     for way in WAYS:
         _, loss, norm = once(way, *shape)
-        command = [sys.executable, __file__, "--only", way, *map(str, shape)]
-        memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        print(
-            f"{way:6} {statistics.median(times[way]):.3f} s  +{memory:.0f} MB  loss {loss:.6f}  gradient norm {norm:.6e}"
-        )
+        seconds, extra = statistics.median(times[way]), memory[way]
+        print(f"{way:6} {seconds:.3f} s  +{extra:.0f} MB  loss {loss:.6f}  gradient norm {norm:.6e}")
     ratio = statistics.median(a / b for a, b in zip(times["plain"], times["lean"], strict=True))
     print(f"plain / lean: {ratio:.2f}")
 

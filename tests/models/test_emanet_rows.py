@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -122,3 +124,19 @@ def test_the_papers_cost(channels: int) -> None:
     attention = sum(cost[f"EMANet.{part}"] for part in ("reduce", "project", "attention", "expand"))
     assert cost["EMANet.backbone"] == pytest.approx(TABLE_1_BARE[0], rel=0.01)
     assert attention == pytest.approx(TABLE_1[channels][0], rel=0.01)
+
+
+def test_building_on_meta_imports_no_compiler() -> None:
+    """Protects the quick commands: random numbers on the meta device would make torch import its compiler, for
+    seconds, to compute nothing."""
+    program = (
+        "import sys, torch, emaseg\n"
+        "names = ('voc_r50_d8', 'mmseg_cityscapes_r50_d8_512x1024_80k', 'paper_voc_val_r101_emanet512')\n"
+        "names += ('memorynet_cityscapes_s101_d8', 'memorynet_lip_hrnetv2p_w48', 'memorynet_ade20k_vit_large')\n"
+        "with torch.device('meta'):\n"
+        "    for name in names:\n"
+        "        emaseg.build_model(emaseg.load_recipe(name))\n"
+        "print([name for name in sys.modules if name.startswith(('torch._dynamo', 'torchvision'))][:3])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
