@@ -74,6 +74,7 @@ VARIANTS = {
         'inference.logits_path="via_input"',
     ],
     "memorynet": [
+        "train.iterations=1000",
         (
             'model={kind="memorynet", channels=48, attention_channels=24, aspp_dilations=[1, 2, 4, 6], '
             "auxiliary_channels=32, memory_base_lr=0.1, memory_loss_weight=1.0}"

@@ -169,6 +169,9 @@ class MemoryNetModel:
     memory_momentum_follows_lr: bool = key("scale the momentum with the learning rate", True)
     memory_loss_weight: float = key("loss of classifying the memory itself; 0 = none", 0.0, low=0)
     memory_loss_from_epoch: int = key("first epoch (from 1) with that loss", 2, low=1)
+    memory_loss_statistics: Literal["apart", "shared"] = key(
+        'running norm statistics: "apart" from that loss, or "shared": its few rows move them too (published)', "apart"
+    )
     memory_gradient: Literal["current", "updated"] = key(
         "memory that the class probabilities' gradient sees: the one read, or the updated one (published)", "current"
     )

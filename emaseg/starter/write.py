@@ -247,7 +247,8 @@ def _comments(
         "train.iterations": [f"about {epochs:.0f} passes over the {images:,} training images; more is better"],
         "train.batch": [f"for {where}; halve it when memory runs out"],
         "train.init_from": [
-            "fine-tune a network that was trained here (its recipe's name), or a run folder or a weight file:",
+            "fine-tune instead, from a released network (after emaseg download-weights voc_r50_d16), a recipe that was",
+            "trained here, a run folder or a weight file:",
             'init_from = "voc_r50_d16"',
         ],
     }

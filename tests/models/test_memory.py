@@ -303,3 +303,20 @@ def test_a_step_never_waits_for_the_device() -> None:
         losses = model.training_step(x, labels, Step(0, 2, 0.01))
         torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_memory_loss_keeps_the_statistics_of_the_pixels() -> None:
+    """Protects evaluation: apart, the running statistics are those of a step without that loss; shared (published) the
+    rows move them too. The loss itself and its gradient are the same."""
+    images, labels = batch()
+    statistics, losses = {}, {}
+    for name, epoch in (("apart", 2), ("shared", 2), ("without", 1)):
+        way = "apart" if name == "without" else name
+        torch.manual_seed(0)
+        model = small(f'model.memory_loss_statistics="{way}"', "model.dropout=0.0").train()
+        losses[name] = model.training_step(images, labels, Step(0, epoch, 0.01))
+        statistics[name] = model.final.conv.norm.running_mean
+        assert model.final.conv.norm.momentum == 0.1
+    assert torch.equal(statistics["apart"], statistics["without"])
+    assert not torch.equal(statistics["shared"], statistics["without"])
+    assert torch.equal(losses["apart"]["memory"], losses["shared"]["memory"])
