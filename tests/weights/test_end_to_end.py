@@ -19,6 +19,7 @@ import emaseg
 from emaseg.reference import open_model, resolve
 from emaseg.weights.download import fetch
 from emaseg.weights.released import by_name
+from tests.data.made import image, label
 from tests.models.test_emanet_variants import AUTHORS
 from tests.parity import GOLDEN, filled_file, golden, images, worst
 from tests.weights.server import Server, entry
@@ -36,7 +37,7 @@ SSSEG = {
 
 
 def download_and_run(name: str, fixture: str, array: str, folder: Path, server: Server) -> None:
-    """Serve, `download-weights`, load by the recipe's name alone, compare the logits, `predict` an image."""
+    """Serve, `download-weights`, load by the recipe's name alone, compare the logits, `predict` and `eval` an image."""
     file = folder / "served.pth"
     filled_file(fixture, file)
     server.files[f"/{by_name(name).file}"] = file.read_bytes()
@@ -58,6 +59,14 @@ def download_and_run(name: str, fixture: str, array: str, folder: Path, server: 
     assert main(["predict", str(folder / "photo.png"), "--recipe", name, "--out", str(folder / "out"), *small]) == 0
     with Image.open(folder / "out/photo_mask.png") as mask:
         assert mask.size == (56, 40)
+
+    image(folder / "set/images/a.png", (40, 56))
+    label(folder / "set/masks/a.png", [0, 1, 255], (40, 56))
+    names = ", ".join(f'"{i}"' for i in range(model.num_classes))
+    parts = "".join(f', {part}_images="images", {part}_masks="masks"' for part in ("train", "eval"))
+    data = f'data={{kind="folder", root="{(folder / "set").as_posix()}", classes=[{names}]{parts}}}'
+    assert main(["eval", name, "--set", data, "--out", str(folder / "score"), *small]) == 0
+    assert json.loads((folder / "score/metrics.json").read_text())["images"] == 1
 
 
 @pytest.mark.parametrize("name", MMSEG)
