@@ -6,6 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -175,7 +176,6 @@ def test_what_is_not_a_label_file(tmp_path: Path) -> None:
 
 
 def test_a_matlab_7_3_file_is_named_as_such(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     path = tmp_path / "a.mat"
     with h5py.File(path, "w", userblock_size=512) as file:
         file["S"] = np.zeros((2, 2))

@@ -1,6 +1,6 @@
 """ResNeSt (Zhang et al. 2020): dilated ResNet whose 3x3 convolutions are split attention, radix 2, one group.
 
-Room: models/backbones; imports torch, extractor, resnet and models.layers. Legend: B batch, C channels, H W image,
+Room: models/backbones; imports torch, resnet and models.layers. Legend: B batch, C channels, H W image,
 h w feature grid, R splits (the paper's radix).
 
 The published sssegmentation variant: the shortcut's average pool has the stage's stride as its size, so a dilated
@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from emaseg.models.backbones.extractor import FeatureExtractor, initialise
-from emaseg.models.backbones.resnet import EXPANSION, STAGES, make_stage, make_stem
+from emaseg.models.backbones.resnet import EXPANSION, ResNet
 from emaseg.models.layers import Norm
 
 SPLITS = 2
@@ -92,15 +91,8 @@ def _shortcut(channels_in: int, channels_out: int, norm: Norm, stride: int) -> n
     return nn.Sequential(pool, nn.Conv2d(channels_in, channels_out, 1, bias=False), norm(channels_out))
 
 
-class ResNeSt(FeatureExtractor):
-    """Four stages of split-attention bottlenecks.
-
-    Args:
-        blocks: number of blocks of each stage.
-        output_stride: input pixels for one cell of the last stage.
-        stem_channels: widths of the three 3x3 stem convolutions.
-        width: channels of the first stage's split attention.
-    """
+class ResNeSt(ResNet):
+    """A ResNet of split-attention bottlenecks; arguments as there."""
 
     def __init__(
         self,
@@ -111,26 +103,14 @@ class ResNeSt(FeatureExtractor):
         width: int = 64,
         norm: Norm,
     ) -> None:
-        super().__init__()
-        self.output_stride = output_stride
-        self.stem = make_stem(stem_channels, width, norm)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.channels = tuple(width * EXPANSION * 2**i for i in range(4))
-        channels = stem_channels[-1]
-        for i, (stride, dilation) in enumerate(STAGES[output_stride]):
-            stage = make_stage(SplitBottleneck, channels, width * 2**i, blocks[i], norm, stride, dilation)
-            self.add_module(f"layer{i + 1}", stage)
-            channels = self.channels[i]
-        initialise(self)
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, H, W) -> four maps with `channels` channels; grids of ceil(H / stride)."""
-        x = self.maxpool(self.stem(images))
-        stages = []
-        for i in range(4):
-            x = self.get_submodule(f"layer{i + 1}")(x)
-            stages.append(x)
-        return tuple(stages)
+        super().__init__(
+            blocks,
+            output_stride=output_stride,
+            stem_channels=stem_channels,
+            width=width,
+            norm=norm,
+            block=SplitBottleneck,
+        )
 
     def norm_values(self, batch: int, height: int, width: int) -> int:
         """Split attention normalises 1x1 maps: one value for each image."""

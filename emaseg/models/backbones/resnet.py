@@ -28,7 +28,7 @@ BLOCKS: dict[str, tuple[int, int, int, int]] = {
 }
 
 # output stride -> (stride, dilation) of the four stages
-STAGES: dict[int, tuple[tuple[int, int], ...]] = {
+_STAGES: dict[int, tuple[tuple[int, int], ...]] = {
     32: ((1, 1), (2, 1), (2, 1), (2, 1)),
     16: ((1, 1), (2, 1), (2, 1), (1, 2)),
     8: ((1, 1), (2, 1), (1, 2), (1, 4)),
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(FeatureExtractor):
-    """Four stages of bottleneck blocks.
+    """Four stages of residual blocks.
 
     Args:
         blocks: number of blocks of each stage.
@@ -81,6 +81,7 @@ class ResNet(FeatureExtractor):
         width: channels of the first stage's 3x3 convolutions.
         multi_grid: factors on the last stage's dilation for its blocks after the first; () = none. The first
             factor belongs to the first block, which keeps half the dilation and ignores it (EMANet authors).
+        block: kind of the residual blocks.
     """
 
     def __init__(
@@ -92,16 +93,17 @@ class ResNet(FeatureExtractor):
         width: int = 64,
         multi_grid: tuple[int, ...] = (),
         norm: Norm,
+        block: BlockKind = Bottleneck,
     ) -> None:
         super().__init__()
         self.output_stride = output_stride
-        self.stem = make_stem(stem_channels, width, norm)
+        self.stem = _stem(stem_channels, width, norm)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         channels = stem_channels[-1] if stem_channels else width
         self.channels = tuple(width * EXPANSION * 2**i for i in range(4))  # of the four returned maps
-        for i, (stride, dilation) in enumerate(STAGES[output_stride]):
+        for i, (stride, dilation) in enumerate(_STAGES[output_stride]):
             grid = multi_grid if i == 3 else ()
-            stage = make_stage(Bottleneck, channels, width * 2**i, blocks[i], norm, stride, dilation, grid)
+            stage = _stage(block, channels, width * 2**i, blocks[i], norm, stride, dilation, grid)
             self.add_module(f"layer{i + 1}", stage)
             channels = self.channels[i]
         initialise(self)
@@ -120,7 +122,7 @@ class ResNet(FeatureExtractor):
         return cells(batch, height, width, self.output_stride)
 
 
-def make_stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
+def _stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
     """Three 3x3 convolutions with `channels` widths, or one 7x7 with `width`; halves the image."""
     if not channels:
         return nn.Sequential(nn.Conv2d(3, width, 7, 2, padding=3, bias=False), norm(width), nn.ReLU(inplace=True))
@@ -132,7 +134,7 @@ def make_stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequentia
     return nn.Sequential(*parts)
 
 
-def make_stage(
+def _stage(
     block: BlockKind,
     channels: int,
     width: int,
