@@ -49,6 +49,14 @@ def evaluate(
         Path | None,
         typer.Option("--out", metavar="DIR", help="For metrics.json [default: RUN/eval/<time>, eval/<recipe>/<time>]."),
     ] = None,
+    tta: Annotated[
+        bool,
+        typer.Option(
+            "--tta",
+            help="Several scales, mirrored: the row's published protocol, [inference_tta] of the recipe; "
+            "--set inference.KEY then changes that one.",
+        ),
+    ] = False,
     check: Annotated[
         bool,
         typer.Option("--check", help=f"Exit 1 if mIoU is over {CHECK_TOLERANCE} points below the recipe's published."),
@@ -67,27 +75,28 @@ def evaluate(
       emaseg eval runs/first
       emaseg eval runs/first --checkpoint last --json
       emaseg eval voc_r50_d8 --weights voc_r50_d8.pth --check
+      emaseg eval memorynet_ade20k_r50_d8 --tta
       emaseg eval runs/first --em-iterations 1
     """
     session_of(context, verbose)
     from emaseg.reference import open_model, resolve, with_em_iterations
 
-    resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides)
+    resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
-    recipe = resolved.recipe
-    from emaseg.evaluate import evaluation_json, protocol, published_miou, sha256_of
+    data, which = _choose_split(resolved.recipe.data, split)
+    recipe = dataclasses.replace(resolved.recipe, data=data)
+    from emaseg.evaluate import compare, evaluation_json, protocol, sha256_of
 
-    deviation = _em_deviation(recipe.model)
-    row = None if deviation else recipe.published
-    published = published_miou(row, recipe.inference)
+    comparison = compare(recipe, resolved.written, which)
+    published, deviation = comparison.miou, _em_deviation(recipe.model)
     if check and published is None:
         way = protocol(recipe.inference) + deviation
+        reason = f": {comparison.reason}" if comparison.reason else ""
         raise RecipeError(
-            f"--check: {recipe.name} has no published mIoU for this protocol ({way})",
+            f"--check: {recipe.name} has no published mIoU for this protocol ({way}){reason}",
             "leave --check out",
         )
-    data, which = _choose_split(recipe.data, split)
 
     from emaseg.data import build_dataset
     from emaseg.device import pick_device
@@ -98,7 +107,7 @@ def evaluate(
     from .render import print_json, print_lines, print_scores
 
     target = pick_device(device)
-    dataset = build_dataset(data, which)
+    dataset = build_dataset(recipe.data, which)
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
     model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
     make_folder(file.parent)  # before the work, not after it
@@ -107,12 +116,12 @@ def evaluate(
     scores = show_evaluation(events, quiet)
 
     report = model.report(dataset.classes)
-    content = evaluation_json(scores, row, recipe.inference, weights_hash, report)
+    content = evaluation_json(scores, published, recipe.inference, weights_hash, report)
     content["protocol"] += deviation
     if as_json:
         print_json(content)
     else:
-        print_scores(scores, published, content["protocol"], report.lines if report else ())
+        print_scores(scores, comparison, content["protocol"], report.lines if report else ())
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if not as_json:
         print(file)

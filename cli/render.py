@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from emaseg.evaluate import Comparison
     from emaseg.events import Note
     from emaseg.metrics import Scores
 
@@ -111,9 +112,9 @@ def print_finding(level: Literal["error", "warning"], title: str, lines: Iterabl
 
 
 def print_scores(
-    scores: Scores, published: float | None, protocol: str, remarks: Sequence[tuple[str, str]] = ()
+    scores: Scores, comparison: Comparison, protocol: str, remarks: Sequence[tuple[str, str]] = ()
 ) -> None:
-    """A line for each class, then the means, with the published mIoU (fraction) beside the measured one.
+    """A line for each class, then the means, with the published mIoU beside the measured one or why there is none.
 
     `remarks` are label and value pairs that the network adds about itself.
     """
@@ -123,10 +124,12 @@ def print_scores(
         numbers=("IoU", "accuracy"),
     )
     print()
-    beside = "" if published is None else f"  (published {percent(published)})"
+    beside = "" if comparison.miou is None else f"  (published {percent(comparison.miou)})"
+    missing = [("published", comparison.reason)] if comparison.reason else []
     print_grid(
         [
             ("mIoU", percent(scores.miou) + beside),
+            *missing,
             ("pixel accuracy", percent(scores.pixel_accuracy)),
             ("mean accuracy", percent(scores.mean_accuracy)),
             ("images", str(scores.images)),

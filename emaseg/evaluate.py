@@ -1,6 +1,6 @@
-"""Scoring a model on a labelled data set, at the images' own size.
+"""Scoring a model on a labelled data set, at the images' own size, and the published score to compare it with.
 
-Room: evaluate; imports inference, metrics, events, models, errors and the recipe's dataclasses.
+Room: evaluate; imports inference, metrics, events, models, errors, resources and recipe.
 Legend: H W image size, K classes.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,9 +23,23 @@ from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion, Scores
 from emaseg.models import Report
-from emaseg.recipe.schema import Inference, Published
+from emaseg.recipe import Data, EMANetModel, Inference, Published, Recipe, load_recipe
+from emaseg.resources import shipped_recipes
 
 JSON_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the published table says to a measured mIoU.
+
+    Attributes:
+        miou: published for the same protocol on the same images, a fraction; None = there is no such number.
+        reason: why there is none; "" where there is one, or where the recipe mirrors no row.
+    """
+
+    miou: float | None
+    reason: str = ""
 
 
 def evaluate(
@@ -75,15 +90,14 @@ def _read_ahead(dataset: Dataset) -> Iterator[Sample]:
 
 def evaluation_json(
     scores: Scores,
-    published: Published | None,
+    published: float | None,
     inference: Inference,
     weights_sha256: str | None,
     report: Report | None = None,
 ) -> dict[str, Any]:
     """metrics.json: every fraction in 0..1, None where undefined.
 
-    "published" is the table's mIoU for this protocol (single scale, mirrored, or several scales and mirrored). What
-    the network tells about itself (`Network.report`) stands under its own name.
+    "published" is `Comparison.miou`. What the network tells about itself (`Network.report`) stands under its own name.
     """
     content = {
         "schema": JSON_SCHEMA,
@@ -94,23 +108,101 @@ def evaluation_json(
         "per_class": [
             {"name": c.name, "iou": c.iou, "accuracy": c.accuracy, "status": c.status} for c in scores.per_class
         ],
-        "published": published_miou(published, inference),
+        "published": published,
         "protocol": protocol(inference),
         "weights_sha256": weights_sha256,
     }
     return content if report is None else {**content, report.name: dict(report.content)}
 
 
-def published_miou(published: Published | None, inference: Inference) -> float | None:
-    """The published mIoU that belongs to this protocol, as a fraction; None when the table has none for it."""
+def compare(recipe: Recipe, written: Recipe, part: Literal["train", "eval"] = "eval") -> Comparison:
+    """The published mIoU that may stand beside one measured with `recipe`.
+
+    Two scores compare where label maps are made the same way, from the same images: [inference] must be the row's, or
+    the row's [inference_tta], and so must be what is scored. How the network was trained may differ; that is what a
+    comparison is for.
+
+    Args:
+        recipe: as it is evaluated. written: the same before `--set` and `--tta`. part: of the data, that is scored.
+    """
+    published = recipe.published
     if published is None:
-        return None
-    percent = published.miou
-    if len(inference.scales) > 1:
-        percent = published.miou_ms_flip
-    elif inference.flip:
-        percent = published.miou_flip
-    return None if percent is None else round(percent / 100, 6)
+        return Comparison(None)
+    row = _row(recipe, written)
+    changed = _changed(recipe, written, row)
+    if part == "train":
+        changed.append("data (the training part)")
+    if changed:
+        return Comparison(None, f"not comparable; changed: {', '.join(changed)}")
+    percent = _published_by(recipe.inference, published)
+    if percent is not None:
+        return Comparison(round(percent / 100, 6))
+    if row.inference_tta is not None and _published_by(row.inference_tta, published) is not None:
+        return Comparison(None, "with --tta only")
+    if published.miou_other is not None:
+        return Comparison(None, "with a protocol that the table does not state")
+    return Comparison(None, "not with this protocol")
+
+
+def _published_by(inference: Inference, published: Published) -> float | None:
+    """The column of the table (percent) that a protocol's scales and mirroring belong to."""
+    match len(inference.scales) > 1, inference.flip:
+        case False, False:
+            return published.miou
+        case False, True:
+            return published.miou_flip
+        case True, True:
+            return published.miou_ms_flip
+    return None
+
+
+def _row(recipe: Recipe, written: Recipe) -> Recipe:
+    """The recipe with the row's own protocol: the shipped one, as a run's may have been changed; else `written`."""
+    if written.name in shipped_recipes():
+        shipped = load_recipe(written.name)
+        if shipped.published and recipe.published and shipped.published.table == recipe.published.table:
+            return shipped
+    return written
+
+
+def _changed(recipe: Recipe, written: Recipe, row: Recipe) -> list[str]:
+    """The keys in which an evaluation deviates from the row's, of its two protocols from the nearer one.
+
+    The network is compared with the one it is trained as: one that is run otherwise gives other scores.
+    """
+    protocols = [own for own in (row.inference, row.inference_tta) if own is not None]
+    protocols.sort(key=lambda own: own.flip != recipe.inference.flip)  # of two equally near ones the like
+    deviations = [_other("inference", _keys(_acting(recipe.inference)), _keys(_acting(own))) for own in protocols]
+    changed = min(deviations, key=len)
+    changed += _other("data", _scored(recipe.data), _scored(row.data))
+    changed += _other("model", _keys(recipe.model, "stages_eval"), _keys(written.model, "stages_eval"))
+    changed += _other("backbone", _keys(recipe.backbone, "weights"), _keys(written.backbone, "weights"))
+    if isinstance(recipe.model, EMANetModel) and recipe.model.stages_eval != recipe.model.stages:
+        changed.append("model.stages_eval")
+    return changed
+
+
+def _acting(inference: Inference) -> Inference:
+    """The protocol with default values where a key does nothing: classes swap in a mirror, only other scales rescale."""
+    flip_pairs = inference.flip_pairs if inference.flip else ()
+    scale_source = "tensor" if inference.scales == (1.0,) else inference.scale_source
+    return replace(inference, flip_pairs=flip_pairs, scale_source=scale_source)
+
+
+def _scored(data: Data) -> dict[str, object]:
+    """The keys of a data section that decide what is scored; not where it lies, nor what is trained on."""
+    return {key: value for key, value in _keys(data, "root").items() if not key.startswith("train_")}
+
+
+def _keys(section: Any, *without: str) -> dict[str, object]:
+    return {field.name: getattr(section, field.name) for field in fields(section) if field.name not in without}
+
+
+def _other(section: str, new: Mapping[str, object], old: Mapping[str, object]) -> list[str]:
+    """The keys, as `section.key`, whose values differ; of a section of another kind, which has other keys, the kind."""
+    if new.get("kind") != old.get("kind"):
+        return [f"{section}.kind"]
+    return [f"{section}.{key}" for key in new if new[key] != old[key]]
 
 
 def protocol(inference: Inference) -> str:

@@ -13,14 +13,14 @@ A REF is
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError, WeightsError, nearest
 from emaseg.export.info import is_exported, read_info, settings
-from emaseg.recipe import Recipe, load_recipe, parse_recipe
+from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
 from emaseg.recipe.schema import EMANetModel
 from emaseg.resources import cache_folder, expanded, runs_folder, shipped_recipes
 from emaseg.run_folder import RunFolder
@@ -38,15 +38,24 @@ CHOICES = ("best", "last")
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A recipe, the weights to fill it with, and the run they belong to, if any."""
+    """A recipe, the weights to fill it with, and the run they belong to, if any.
+
+    written: the recipe before `--set` and `--tta`.
+    """
 
     recipe: Recipe
     weights: Path
     run: Path | None
+    written: Recipe
 
 
 def resolve(
-    ref: str, *, weights: str | None = None, checkpoint: str | None = None, overrides: Sequence[str] = ()
+    ref: str,
+    *,
+    weights: str | None = None,
+    checkpoint: str | None = None,
+    overrides: Sequence[str] = (),
+    tta: bool = False,
 ) -> Resolved:
     """Find what a REF means.
 
@@ -55,9 +64,10 @@ def resolve(
         weights: a weight file or RUN folder; required with a recipe, refused otherwise.
         checkpoint: "best", "last" or a file, for a RUN folder.
         overrides: `--set` values for the recipe; they may not change the network.
+        tta: [inference_tta] takes [inference]'s place; values that `overrides` has for [inference] then go into it.
 
     Raises:
-        RecipeError: a contradiction between the arguments, or an unknown recipe.
+        RecipeError: a contradiction between the arguments, an unknown recipe, or `tta` where it has no [inference_tta].
         WeightsError: no such weights; says what to do.
     """
     path = expanded(ref)
@@ -69,10 +79,11 @@ def resolve(
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
         run = path if path.is_dir() else _run_of(path)
         file = _pick(path, checkpoint) if path.is_dir() else path
-        return Resolved(_recipe_inside(file, overrides), file, run)
-    recipe = load_recipe(ref, overrides)
+        written, recipe = _recipe_inside(file, overrides, tta)
+        return Resolved(recipe, file, run, written)
+    written, recipe = _readings(lambda sets: load_recipe(ref, sets), overrides, tta)
     if weights is None:
-        return Resolved(recipe, _released(recipe), None)
+        return Resolved(recipe, _released(recipe), None, written)
     file = expanded(weights)
     if file.is_dir():
         file = _pick(file, None)
@@ -80,7 +91,7 @@ def resolve(
         raise WeightsError(f"--weights {weights}: no such file", "name a checkpoint, a weight file or a run folder")
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
-    return Resolved(recipe, file, None)
+    return Resolved(recipe, file, None, written)
 
 
 def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:
@@ -203,9 +214,31 @@ def _pick(run: Path, checkpoint: str | None) -> Path:
     raise WeightsError(f"{run}: no checkpoint in this folder (looked for {names})", "name a run folder or a file")
 
 
-def _recipe_inside(file: Path, overrides: Sequence[str]) -> Recipe:
+def _readings(read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
+    """A recipe as it is written, and as `--set` and `--tta` want it.
+
+    Raises:
+        RecipeError: `tta`, but no [inference_tta] is written; a `--set` would open one that has nothing of [inference].
+    """
+    try:
+        written = read(())
+    except RecipeError:  # keys that the file leaves out may be given by --set
+        written = read(overrides)
+    if not tta:
+        return written, read(overrides) if overrides else written
+    recipe = read(for_tta(overrides)) if written.inference_tta else written
+    if recipe.inference_tta is None:
+        raise RecipeError(
+            f"--tta: {written.name} has no [inference_tta], the published protocol of several scales or mirrored images",
+            "choose your own: --set inference.flip=true --set 'inference.scales=[0.75, 1.0, 1.25]'",
+        )
+    return written, replace(recipe, inference=recipe.inference_tta)
+
+
+def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
+    """The `_readings` of a checkpoint's or an exported file's recipe."""
     if is_exported(file):
-        return _recipe_of_exported(file, overrides)
+        return _recipe_of_exported(file, overrides, tta)
     from emaseg.checkpoint import FORMAT, read_file
 
     content = read_file(file)
@@ -214,23 +247,24 @@ def _recipe_inside(file: Path, overrides: Sequence[str]) -> Recipe:
             f"{file}: holds no recipe, so it does not say which network it belongs to",
             f"name the recipe too: RECIPE --weights {file}",
         )
-    source = f"{file} (recipe inside)"
-    plain = parse_recipe(content["recipe"], source).recipe
-    recipe = parse_recipe(content["recipe"], source, overrides).recipe
-    _check_network(plain, recipe, "checkpoint", ("weights", "stages_eval"))
-    return recipe
+    text, source = content["recipe"], f"{file} (recipe inside)"
+    written, recipe = _readings(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
+    _check_network(written, recipe, "checkpoint", ("weights", "stages_eval"))
+    return written, recipe
 
 
-def _recipe_of_exported(file: Path, overrides: Sequence[str]) -> Recipe:
-    info = read_info(file, overrides)
-    _check_network(read_info(file).recipe, info.recipe, "exported file", ("weights",))
-    needed = settings(info.recipe.inference, info.include)
+def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
+    written, recipe = _readings(lambda sets: read_info(file, sets).recipe, overrides, tta)
+    _check_network(written, recipe, "exported file", ("weights",))
+    include = read_info(file).include
+    needed = settings(recipe.inference, include)
     if needed:
+        remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {shlex.quote(text)}' for text in needed)}"
         raise RecipeError(
-            f"{file}: {' and '.join(info.include)} inside: it cannot follow its recipe's protocol",
-            f"add {' '.join(f'--set {shlex.quote(text)}' for text in needed)}, or export it without",
+            f"{file}: {' and '.join(include)} inside: it cannot follow its recipe's protocol",
+            f"{remedy}, or export it without",
         )
-    return info.recipe
+    return written, recipe
 
 
 def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]) -> None:

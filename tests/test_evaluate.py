@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from emaseg.data.sample import Sample
 from emaseg.errors import DataError, WeightsError
-from emaseg.evaluate import evaluate, evaluation_json, protocol, published_miou, sha256_of
+from emaseg.evaluate import Comparison, compare, evaluate, evaluation_json, protocol, sha256_of
 from emaseg.events import Evaluated, Evaluating
 from emaseg.metrics import Confusion, Scores
-from emaseg.recipe import Inference, Published
+from emaseg.recipe import Inference, Recipe, load_recipe
+from tests.helpers import tiny
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -130,8 +131,7 @@ def test_metrics_json_contract() -> None:
     confusion = Confusion.empty(2)
     confusion.add(np.zeros((1, 4), np.uint8), np.zeros((1, 4), np.uint8))
     scores: Scores = confusion.scores(("road", "car"), 1)
-    published = Published(table="t", miou=75.29, miou_ms_flip=77.5)
-    content = evaluation_json(scores, published, Inference(), "ab" * 32)
+    content = evaluation_json(scores, 0.7529, Inference(), "ab" * 32)
     assert json.loads(json.dumps(content, allow_nan=False)) == {
         "schema": 1,
         "miou": 1.0,
@@ -148,13 +148,88 @@ def test_metrics_json_contract() -> None:
     }
 
 
-def test_published_score_belongs_to_the_protocol() -> None:
-    """A multi-scale score is never compared with the single-scale table."""
-    published = Published(table="t", miou=70.0, miou_ms_flip=72.0, miou_flip=None)
-    assert published_miou(published, Inference()) == 0.7
-    assert published_miou(published, Inference(flip=True)) is None
-    assert published_miou(published, Inference(scales=(0.5, 1.0), flip=True)) == 0.72
-    assert published_miou(None, Inference()) is None
+LIP = "memorynet_lip_r50_d8"  # 53.73, mirrored 54.08
+ADE20K = "memorynet_ade20k_r50_d8"  # 44.39, several scales and mirrored 45.95
+SCALES = "inference.scales=[0.5, 0.75, 1.0, 1.25, 1.5, 1.75]"
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "miou"),
+    [
+        (LIP, (), 0.5373),
+        (LIP, ("inference.flip=true", "inference.flip_pairs=[[14, 15], [16, 17], [18, 19]]"), 0.5408),
+        (ADE20K, (SCALES, "inference.flip=true", 'inference.average="probs_before_resize"'), 0.4595),
+        (LIP, ("inference.flip_pairs=[[1, 2]]",), 0.5373),  # nothing is mirrored
+        (ADE20K, ('inference.scale_source="image"',), 0.4439),  # nothing is scaled
+        (ADE20K, ('data.root="/elsewhere"', 'data.train_split="trainval"', "train.batch=2"), 0.4439),
+        (ADE20K, ("published.miou=40",), 0.4),
+    ],
+)
+def test_the_published_score_of_the_same_protocol(name: str, sets: tuple[str, ...], miou: float) -> None:
+    """Protects comparisons that hold: whoever asks for a row's protocol, and wherever its data lie, has its number."""
+    assert compare(load_recipe(name, sets), load_recipe(name)) == Comparison(miou)
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "reason"),
+    [
+        (LIP, ("inference.flip=true",), "inference.flip_pairs"),  # mirrored, but left stays left
+        (ADE20K, ("inference.flip=true",), "inference.flip"),
+        (ADE20K, (SCALES,), "inference.scales"),
+        (ADE20K, (SCALES, "inference.flip=true"), "inference.average"),
+        (ADE20K, ("inference.resize_long_short=[]",), "inference.resize_long_short"),
+        (ADE20K, ('data.eval_split="train"',), "data.eval_split"),
+        (
+            "paper_pascal_context_r50",
+            ("data.num_classes=59", 'inference.pad="none"'),
+            "inference.pad, data.num_classes",
+        ),
+        (ADE20K, ('data={kind="voc", root="VOC2012"}',), "data.kind"),
+        ("voc_r50_d8", ("backbone.output_stride=16",), "backbone.output_stride"),
+        ("voc_r50_d8", ("model.stages_eval=1",), "model.stages_eval"),
+    ],
+)
+def test_no_published_score_for_another_protocol(name: str, sets: tuple[str, ...], reason: str) -> None:
+    """Protects from two numbers side by side that mean different things; the reason names what is different."""
+    expected = Comparison(None, f"not comparable; changed: {reason}")
+    assert compare(load_recipe(name, sets), load_recipe(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("memorynet_cityscapes_r50_d8", "with --tta only"),
+        ("paper_pascal_context_r50", "with a protocol that the table does not state"),
+        ("demo", ""),
+    ],
+)
+def test_a_row_without_a_number_for_its_own_protocol(name: str, reason: str) -> None:
+    assert compare(load_recipe(name), load_recipe(name)) == Comparison(None, reason)
+
+
+def test_a_run_is_compared_with_the_row_and_not_with_itself() -> None:
+    """Protects from a protocol that was changed at training, whose recipe then travels with the weights."""
+
+    def compared(*sets: str) -> Comparison:
+        trained = load_recipe("voc_r50_d8", sets)
+        return compare(trained, trained)
+
+    assert compared("train.batch=4", 'model.norm="batch"', "optim.lr=0.001") == Comparison(0.7529)
+    changed = Comparison(None, "not comparable; changed: inference.resize_long_short")
+    assert compared("inference.resize_long_short=[1024, 512]") == changed
+    assert compared("model.stages=4").reason.endswith("model.stages_eval")
+    own = dataclasses.replace(load_recipe("voc_r50_d8", ["inference.flip=true"]), name="mine")
+    assert compare(own, own).reason == "not with this protocol"  # the only word on its row's protocol
+
+
+def test_the_training_images_have_no_published_score() -> None:
+    def with_row(*sets: str) -> Recipe:
+        return tiny('published={table="t", miou=50.0}', *sets)
+
+    assert compare(with_row(), with_row()) == Comparison(0.5)
+    assert compare(with_row("data.train_images=7"), with_row()) == Comparison(0.5)
+    assert compare(with_row(), with_row(), "train").reason == "not comparable; changed: data (the training part)"
+    assert compare(with_row("data.eval_images=2"), with_row()).reason == "not comparable; changed: data.eval_images"
 
 
 def test_protocol_names_every_choice() -> None:

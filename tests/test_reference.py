@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,45 @@ def test_overrides_may_not_change_the_network(trained: Path) -> None:
     assert resolved.recipe.inference.flip
     with pytest.raises(RecipeError, match=r"model\.bases"):
         resolve(str(trained), overrides=["model.bases=8"])
+
+
+TTA = '[inference_tta]\nmode = "slide"\nwindow = [16, 16]\nstride = [8, 8]\nscales = [0.5, 1.0]\nflip = true\n'
+
+
+@pytest.fixture
+def with_tta(tmp_path: Path) -> str:
+    path = tmp_path / "with_tta.toml"
+    path.write_text(f"{TINY}\n{TTA}")
+    return str(path)
+
+
+def test_tta_takes_the_place_of_inference(trained: Path, with_tta: str) -> None:
+    """Protects the order of --tta and --set: what is asked for wins over the section, and is checked in it."""
+    weights = str(trained)
+    resolved = resolve(with_tta, weights=weights, tta=True)
+    assert resolved.recipe.inference == resolved.written.inference_tta
+    assert resolved.written.inference.scales == (1.0,)
+    asked = resolve(with_tta, weights=weights, overrides=["inference.stride=[4, 4]"], tta=True)  # no key of "whole"
+    assert asked.recipe.inference == dataclasses.replace(resolved.recipe.inference, stride=(4, 4))
+    with pytest.raises(RecipeError, match=r"with_tta\.toml:\d+: inference_tta\.window: is for mode"):
+        resolve(with_tta, weights=weights, overrides=['inference.mode="whole"'], tta=True)
+
+
+def test_tta_is_refused_where_none_is_written(trained: Path) -> None:
+    """Protects from a protocol made of nothing but a --set."""
+    for sets in ([], ["inference.flip=true"], ["inference_tta.flip=true"]):
+        with pytest.raises(RecipeError, match=r"--tta: tiny has no \[inference_tta\]") as caught:
+            resolve(str(trained), overrides=sets, tta=True)
+        assert "--set inference.flip=true" in caught.value.hint
+
+
+def test_a_recipe_may_rely_on_set(trained: Path, tmp_path: Path) -> None:
+    """Protects `--set data.root=...` for a recipe that leaves the key out."""
+    (tmp_path / "open.toml").write_text(TINY.replace("lr = 0.05\n", ""))
+    resolved = resolve(str(tmp_path / "open.toml"), weights=str(trained), overrides=["optim.lr=0.1"])
+    assert resolved.written.optim.lr == 0.1
+    with pytest.raises(RecipeError, match=r"optim\.lr"):
+        resolve(str(tmp_path / "open.toml"), weights=str(trained))
 
 
 def test_contradictions(trained: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from emaseg.recipe.check import check, num_classes
+from emaseg.recipe.overrides import for_tta
 from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, parse_recipe
 from emaseg.recipe.schema import (
     SCHEMA_VERSION,
@@ -71,6 +72,7 @@ __all__ = [
     "VOCData",
     "ViTBackbone",
     "check",
+    "for_tta",
     "key_doc",
     "load_recipe",
     "load_recipe_with_origins",

@@ -17,6 +17,7 @@ from emaseg.recipe.sections import Problem
 from emaseg.recipe.writer import toml_value
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_IN_INFERENCE = re.compile(r"^\s*inference(?=\s*[.=])")
 _EXAMPLE = "--set optim.lr=0.02"
 
 
@@ -47,6 +48,14 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[Override], proble
     for override in overrides:
         _put(result, override, problems)
     return result
+
+
+def for_tta(items: Sequence[str]) -> tuple[str, ...]:
+    """`--set` texts as `--tta` means them: its protocol is [inference_tta], so a key of [inference] is one of that.
+
+    Of `--set inference.flip=...` and `--set inference_tta.flip=...` the last one wins, as of any key.
+    """
+    return tuple(_IN_INFERENCE.sub("inference_tta", item) for item in items)
 
 
 def replaced_kinds(table: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, str]:

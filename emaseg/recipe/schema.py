@@ -492,5 +492,5 @@ class Recipe:
     optim: Optim = key("optimiser and schedule")
     train: Train = key("length, batch, checkpoints")
     inference: Inference = key("evaluation and prediction", Inference())
-    inference_tta: Inference | None = key("the published multi-scale or mirrored protocol, where there is one", None)
+    inference_tta: Inference | None = key("eval --tta: the published protocol of scales and mirroring", None)
     published: Published | None = key("the results-table row this recipe mirrors", None)

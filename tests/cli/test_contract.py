@@ -17,7 +17,10 @@ COMMON = {"--set", "--device", "--json", "--quiet", "-q", "--verbose", "-v"}
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     # name: (arguments, options)
     "train": (("recipe",), {"--out", "--resume", "--dry-run", "--init-from"} | COMMON),
-    "eval": (("reference",), {"--weights", "--checkpoint", "--split", "--out", "--check", "--em-iterations"} | COMMON),
+    "eval": (
+        ("reference",),
+        {"--weights", "--checkpoint", "--split", "--out", "--tta", "--check", "--em-iterations"} | COMMON,
+    ),
     "predict": (("images",), {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations"} | COMMON),
     "export": (
         ("reference",),

@@ -211,6 +211,78 @@ def test_check_compares_with_the_published_score(
     assert stderr.startswith("check passed" if code == 0 else "check failed")
 
 
+TTA = """
+[inference_tta]
+scales = [0.5, 1.0]
+flip = true
+average = "probs_before_resize"
+
+[published]
+table = "a table"
+miou = 12.5
+miou_ms_flip = 25.0
+"""
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> Path:
+    """The recipe of a row with a number for each of two protocols."""
+    path = tmp_path / "row.toml"
+    path.write_text(f"{RECIPE}{TTA}")
+    return path
+
+
+def test_tta_is_the_published_protocol_and_brings_its_number(
+    row: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects --tta: another protocol, said in full; the same as asking for it key by key; --set wins over it."""
+    content = {}
+    for name, options in {
+        "plain": "",
+        "tta": "--tta",
+        "by keys": '--set inference.scales=[0.5,1.0] --set inference.flip=true --set inference.average="probs_before_resize"',
+        "no scales": "--tta --set inference.scales=[1.0]",
+        "nothing left": '--tta --set inference.scales=[1.0] --set inference.flip=false --set inference.average="logits"',
+        "other images": "--tta --split train",
+    }.items():
+        arguments = ("eval", row, "--weights", run, *options.split(), "--out", tmp_path, "--device", "cpu", "-q")
+        code, stdout, stderr = emaseg(capsys, *arguments, "--json")
+        assert (code, stderr) == (0, ""), name
+        content[name] = json.loads(stdout)
+    assert content["plain"]["protocol"] == "own size; whole; scales 1; logits"
+    assert content["tta"]["protocol"] == "own size; whole; scales 0.5 1; flip; probs before resize"
+    assert content["no scales"]["protocol"] == "own size; whole; scales 1; flip; probs before resize"
+    assert content["by keys"] == content["tta"]
+    assert content["nothing left"] == content["plain"]
+    assert content["tta"]["per_class"] != content["plain"]["per_class"]
+    assert {name: one["published"] for name, one in content.items()} == {
+        "plain": 0.125,
+        "tta": 0.25,
+        "by keys": 0.25,
+        "no scales": None,
+        "nothing left": 0.125,
+        "other images": None,
+    }
+
+
+def test_a_number_of_another_protocol_is_not_shown(
+    row: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects readers from comparing what cannot be compared: in the table, and with --check."""
+    arguments = ("eval", row, "--weights", run, "--out", tmp_path, "--device", "cpu", "-q")
+    assert "(published 25.00)" in emaseg(capsys, *arguments, "--tta")[1]
+    code, stdout, _ = emaseg(capsys, *arguments, "--set", "inference.flip=true", "--split", "train")
+    assert code == 0
+    assert "12.50" not in stdout
+    assert "not comparable; changed: inference.flip, data (the training part)" in stdout
+    code, stdout, stderr = emaseg(capsys, *arguments, "--set", "inference.flip=true", "--check")
+    assert (code, stdout) == (2, "")
+    assert "no published mIoU for this protocol (own size; whole; scales 1; flip; logits): not comparable" in stderr
+    code, stdout, stderr = emaseg(capsys, "eval", run, "--tta")
+    assert (code, stdout) == (2, "")
+    assert "--tta: tiny has no [inference_tta]" in stderr
+
+
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emaseg import words
+from emaseg.evaluate import Comparison
 from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
 from emaseg.metrics import ClassScore, Scores
 
@@ -44,7 +45,7 @@ def test_durations_read_naturally(seconds: float, text: str) -> None:
 
 
 def test_scores_are_a_table_in_percent_with_the_published_figure(capsys: pytest.CaptureFixture[str]) -> None:
-    render.print_scores(SCORES, 0.4615, "own size; whole")
+    render.print_scores(SCORES, Comparison(0.4615), "own size; whole")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["class", "IoU", "accuracy"]
     assert lines[2:5] == [
@@ -54,6 +55,15 @@ def test_scores_are_a_table_in_percent_with_the_published_figure(capsys: pytest.
     ]
     assert ["mIoU", "45.68", "(published", "46.15)"] in lines
     assert ["mean", "accuracy", "-"] in lines
+
+
+def test_a_missing_published_figure_has_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    render.print_scores(SCORES, Comparison(None, "with --tta only"), "own size; whole")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    at = lines.index(["mIoU", "45.68"])
+    assert lines[at + 1] == ["published", "with", "--tta", "only"]
+    render.print_scores(SCORES, Comparison(None), "own size; whole")
+    assert "published" not in capsys.readouterr().out
 
 
 def test_json_has_no_nan() -> None:

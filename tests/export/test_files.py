@@ -132,12 +132,18 @@ def test_state_is_constant_and_training_is_absent(made: Callable[[str], Exported
     assert not any("norm" in target and "vector_norm" not in target and "linalg" not in target for target in targets)
 
 
-def test_a_file_says_which_protocols_it_cannot_follow(made: Callable[[str], Exported]) -> None:
+def test_a_file_says_which_protocols_it_cannot_follow(made: Callable[[str], Exported], tmp_path: Path) -> None:
     """Protects from scores of another protocol: refused, with the settings that make it possible."""
     path = str(made("pixels.pt2").path)
     with pytest.raises(RecipeError, match="cannot follow") as caught:
         resolve(path, overrides=["inference.flip=true", "inference.scales=[0.5,1.0]"])
     assert "--set 'inference.scales=[1.0]' --set inference.flip=false" in caught.value.hint
+    with_tta = recipe("emanet", "inference_tta={flip=true}")
+    inside = str(exported(with_tta, tmp_path / "tta.pt2", "torch", include=INSIDE).path)
+    assert not resolve(inside).recipe.inference.flip
+    with pytest.raises(RecipeError, match="cannot follow") as caught:
+        resolve(inside, tta=True)
+    assert "leave --tta out" in caught.value.hint
     many = resolve(str(made("plain.pt2").path), overrides=["inference.flip=true", "inference.scales=[0.75,1.0]"])
     assert settings(many.recipe.inference, ("normalize",)) == ["inference.scales=[1.0]"]
     assert settings(many.recipe.inference, ()) == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emaseg.recipe import EMANetModel, FolderData, parse_recipe
+from emaseg.recipe import EMANetModel, FolderData, for_tta, parse_recipe
 from tests.recipe.samples import MINIMAL, complaint
 
 IN_QUOTES = """type it in single quotes, with double quotes around text: --set 'data.classes=["a", "b"]'"""
@@ -30,6 +30,17 @@ def test_set_reaches_into_arrays() -> None:
     assert recipe.optim.groups[0].lr_scale == 2
     assert isinstance(recipe.data, FolderData)
     assert recipe.data.classes == ("sky", "grass")
+
+
+def test_set_means_the_section_of_tta() -> None:
+    """Protects the order: below --tta, [inference] is the name of [inference_tta], and of one key the last value wins."""
+    items = ["inference.flip=false", " inference = {}", "inference_tta.pad='none'", "train.init_from='inference.pt'"]
+    assert for_tta(items) == ("inference_tta.flip=false", "inference_tta = {}", *items[2:])
+    both = ["inference_tta.scales=[2.0]", "inference.scales=[3.0]"]
+    for order, scales in ((both, (3.0,)), (both[::-1], (2.0,))):
+        recipe = parse_recipe(MINIMAL, "my.toml", for_tta(order)).recipe
+        assert recipe.inference_tta is not None
+        assert (recipe.inference_tta.scales, recipe.inference.scales) == (scales, (1.0,))
 
 
 def test_set_opens_a_section_that_the_file_does_not_have() -> None:

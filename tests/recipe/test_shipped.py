@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from emaseg.evaluate import compare
 from emaseg.recipe import check, load_recipe, load_recipe_with_origins
 from emaseg.recipe.check import num_classes
 from emaseg.resources import shipped_recipe_text, shipped_recipes
@@ -50,6 +51,22 @@ def test_every_published_row_is_shipped() -> None:
     assert set(GOLDEN) - rows == STAGES
     assert set(GOLDEN) <= set(shipped_recipes())
     assert {name for name in shipped_recipes() if load_recipe(name).published is not None} == rows
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_tta_is_there_where_a_number_was_published_with_it(name: str) -> None:
+    """Protects --tta: its protocol leads to the golden number of several scales or mirroring, the plain one to the
+    other, and the header names it just where there is one."""
+    recipe = load_recipe(name)
+    golden = GOLDEN.get(name, {})
+    single = golden.get("published.miou")
+    with_tta = golden.get("published.miou_ms_flip") or golden.get("published.miou_flip")
+    assert (recipe.inference_tta is not None) == (with_tta is not None)
+    assert ("--tta" in shipped_recipe_text(name).partition("schema")[0]) == (with_tta is not None)
+    for inference, percent in ((recipe.inference, single), (recipe.inference_tta, with_tta)):
+        if inference is not None:
+            found = compare(dataclasses.replace(recipe, inference=inference), recipe).miou
+            assert found == (None if percent is None else pytest.approx(percent / 100))
 
 
 @pytest.mark.parametrize("name", sorted(STAGES | {"paper_voc_test_r101", "paper_voc_test_r152"}))
