@@ -4,7 +4,8 @@
 
 Weights are the parity tests' (deterministic, in the published systems' own files), read as a user's foreign file would
 be. Every cell is one `export`: the size of the file, the largest difference of a logit as a share of their range, and
-the least share of pixels that agree; or why it is refused. Prints a row as soon as it is known. Needs 8 GB for ViT-L.
+the least share of pixels that agree; **fails**: it was not within tolerance, and a user would be left without the file; or
+it is refused, for a reason given below the table. Prints a row as soon as it is known. Needs 8 GB for ViT-L.
 """
 
 from __future__ import annotations
@@ -53,13 +54,16 @@ CELLS: dict[str, dict[str, str]] = {
 }
 
 
-def cell(recipe: Recipe, weights: Path, options: dict[str, str], folder: Path) -> str:
-    """What became of one export, for people."""
+def cell(recipe: Recipe, weights: Path, options: dict[str, str], folder: Path, notes: list[str]) -> str:
+    """What became of one export, for people; why a format is refused goes into the notes below the table."""
     try:
         request = make_request(**options)  # type: ignore[arg-type]
     except UserError as error:
-        return f"refused: {error.message.partition(': ')[2].partition(';')[0]}"
-    network = open_network(Resolved(recipe, weights, None))
+        reason = error.message.partition(": ")[2].partition(";")[0]
+        if reason not in notes:
+            notes.append(reason)
+        return f"refused ({notes.index(reason) + 1})"
+    network = open_network(Resolved(recipe, weights, None, recipe))
     path = folder / f"exported{request.suffix}"
     *_, done = export(network, recipe, request, path)
     assert isinstance(done, Exported)
@@ -74,6 +78,7 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(THREADS)
     print(f"| network | {' | '.join(CELLS)} |")
     print(f"| --- |{' --- |' * len(CELLS)}", flush=True)
+    notes: list[str] = []
     for name in names or MODELS:
         row, overrides, fixture = MODELS[name]
         recipe = emaseg.load_recipe(row, overrides)
@@ -82,9 +87,12 @@ def main(names: list[str]) -> None:
             weights = filled_file(fixture, Path(folder) / "weights.pth")
             for title, options in CELLS.items():
                 began = time.perf_counter()
-                cells.append(cell(recipe, weights, options, Path(folder)))
+                cells.append(cell(recipe, weights, options, Path(folder), notes))
                 print(f"  {name}, {title}: {cells[-1]}  ({time.perf_counter() - began:.0f} s)", file=sys.stderr)
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print()
+    for number, note in enumerate(notes, 1):
+        print(f"({number}) {note[0].upper()}{note[1:]}.")
 
 
 if __name__ == "__main__":
