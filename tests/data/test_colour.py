@@ -1,16 +1,19 @@
-"""Colour jitter: every stage against the published system, the quirk of its colour order, and what is drawn."""
+"""Colour jitter: every stage against the published system and the plain formulas, the quirk of its colour order, and
+what is drawn."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg.data.colour import Photometric, apply_photometric, draw_photometric, to_hsv
+from emaseg.data.colour import HUES, LOWEST_HUE, Photometric, apply_photometric, draw_photometric, to_hsv
+from emaseg.data.sample import UInt8
 from tests.data.pipeline import ARRAYS, sample_image
 
 IMAGE = sample_image(375, 500)
@@ -51,15 +54,84 @@ def test_each_stage_equals_the_published_one(stage: str) -> None:
     assert np.mean(difference > 0) < 0.022
 
 
+def hsv(planes: UInt8) -> npt.NDArray[np.int64]:
+    """(3, N): H in 0..179, S and V of (3, N) as to_hsv computes them."""
+    h, s, v = (plane.astype(np.int64) for plane in to_hsv(planes))
+    return np.stack([(h + LOWEST_HUE) % HUES, s, v])
+
+
+def plain_hsv(planes: UInt8) -> npt.NDArray[np.int64]:
+    """The same by OpenCV's integer formulas, written as they are published."""
+    a, b, c = planes.astype(np.int64)
+    v = np.maximum(np.maximum(a, b), c)
+    d = v - np.minimum(np.minimum(a, b), c)
+    n = np.select([v == a, v == b], [b - c, c - a + 2 * d], a - b + 4 * d)
+    per_value, per_range = (
+        np.rint(scale * 4096 / np.maximum(x, 1)).astype(np.int64) for scale, x in ((255, v), (30, d))
+    )
+    h, s = (n * per_range + 2048) >> 12, (d * per_value + 2048) >> 12
+    return np.stack([np.where(h < 0, h + 180, h), s, v])
+
+
+def plain_trip(image: UInt8, saturation: float, hue: int) -> UInt8:
+    """To HSV, S multiplied, H turned, and back: OpenCV's way back with one 32-bit rounding for each operation."""
+    h, s, v = plain_hsv(image.reshape(-1, 3).T)
+    s = np.clip(s.astype(np.float32) * np.float32(saturation), 0, 255).astype(np.int64)
+    sixth = ((h + hue) % 180).astype(np.float32) * np.float32(6 / 180)
+    sector = sixth.astype(np.int64)
+    f = sixth - sector.astype(np.float32)
+    part = s.astype(np.float32) * np.float32(1 / 255)
+    zero, one = np.zeros_like(f), np.ones_like(f)
+    full, low, falling, rising = ((1 - w.astype(np.float64) * part).astype(np.float32) for w in (zero, one, f, 1 - f))
+    shares = [
+        np.choose(sector, [full, falling, low, low, rising, full]),
+        np.choose(sector, [rising, full, full, falling, low, low]),
+        np.choose(sector, [low, low, rising, full, full, falling]),
+    ]
+    value = v.astype(np.float32) * np.float32(1 / 255)
+    colours = np.stack([share * value * np.float32(255) for share in shares], axis=-1)
+    return colours.astype(np.uint8).reshape(image.shape)
+
+
 def test_hsv_equals_the_published_one() -> None:
     """All pixels; blue goes in as the first plane, red as the third."""
-    planes = to_hsv(*(torch.from_numpy(IMAGE[..., c].flatten()) for c in (2, 1, 0)))
-    own = torch.stack(planes, dim=-1).view(375, 500, 3).numpy()
+    own = hsv(IMAGE[..., ::-1].reshape(-1, 3).T.copy()).T.reshape(375, 500, 3)
     np.testing.assert_array_equal(own[::4, ::4], ARRAYS["photo__hsv_of_bgr_as_rgb"])
 
 
+def test_hsv_equals_the_integer_formulas_for_every_shade() -> None:
+    """S depends on V and on the range below it, H on the range, the middle plane's place in it and the planes' order:
+    all of these there are. Protects the claim that 32-bit floats and the choice by minimum change no bit."""
+    v, d = np.divmod(np.arange(256 * 256), 256)
+    v, d = v[d <= v], d[d <= v]
+    grounds = np.stack([v, v - d, v - d])
+    ranges, middle = np.divmod(np.arange(256 * 256), 256)
+    ranges, middle = ranges[middle <= ranges], middle[middle <= ranges]
+    orders = [np.stack([ranges, middle, 0 * middle])[list(order)] for order in itertools.permutations(range(3))]
+    shades = np.concatenate([grounds, *orders], axis=1).astype(np.uint8)
+    np.testing.assert_array_equal(hsv(shades), plain_hsv(shades))
+
+
+@pytest.mark.parametrize(("saturation", "hue"), [(1.0, 0), (0.5, None), (1.37, None), (1.0, -18), (None, 7), (1.5, 17)])
+def test_a_trip_equals_the_plain_formulas(saturation: float | None, hue: int | None) -> None:
+    """On more pixels than are computed at once, and not a multiple of them: near greys, noise, and full saturation,
+    where results lie at whole numbers and a last bit decides."""
+    image = np.random.default_rng(0).integers(0, 256, (401, 701, 3), np.uint8)
+    image[:60] = image[:60, :, :1] // 2 + image[:60] // 64
+    for i, (low, high) in enumerate(itertools.permutations(range(3), 2)):
+        image[60 + 40 * i : 100 + 40 * i, :, low] = 0
+        image[60 + 40 * i : 100 + 40 * i, :, high] = 255
+    expected = image
+    if saturation is not None:
+        expected = plain_trip(expected, saturation, 0)
+    if hue is not None:
+        expected = plain_trip(expected, 1.0, hue)
+    own = apply_photometric(image, Photometric(saturation=saturation, hue=hue), bgr_as_rgb=False)
+    np.testing.assert_array_equal(own, expected)
+
+
 @pytest.mark.parametrize(
-    ("rgb", "hsv"),
+    ("rgb", "expected"),
     [
         ((0, 0, 0), (0, 0, 0)),
         ((255, 255, 255), (0, 0, 255)),
@@ -70,9 +142,8 @@ def test_hsv_equals_the_published_one() -> None:
         ((255, 0, 1), (0, 255, 255)),  # a hair below 360 degrees rounds to 0
     ],
 )
-def test_hsv_of_known_colours(rgb: tuple[int, int, int], hsv: tuple[int, int, int]) -> None:
-    own = to_hsv(*(torch.tensor([value], dtype=torch.uint8) for value in rgb))
-    assert tuple(int(plane) for plane in own) == hsv
+def test_hsv_of_known_colours(rgb: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    assert tuple(hsv(np.array(rgb, np.uint8)[:, None])[:, 0].tolist()) == expected
 
 
 @settings(max_examples=50, deadline=None)
@@ -101,6 +172,17 @@ def test_the_image_itself_is_never_written_to(colours: list[tuple[int, int, int]
     before = image.copy()
     apply_photometric(image, p, bgr_as_rgb=True)
     np.testing.assert_array_equal(image, before)
+
+
+def test_any_layout_in_memory_gives_the_same() -> None:
+    """Crops are views, mirrored ones too; a plane of one pixel or one row is contiguous in every order."""
+    whole = sample_image(37, 41)
+    for image in (whole[5:30, 3:40], whole[:, ::-1], whole[:1, :1], whole[:1], whole[:, :1]):
+        for p in STAGES.values():
+            expected = apply_photometric(np.ascontiguousarray(image), p, bgr_as_rgb=True)
+            before = image.copy()
+            np.testing.assert_array_equal(apply_photometric(image, p, bgr_as_rgb=True), expected)
+            np.testing.assert_array_equal(image, before)
 
 
 def test_hue_turns_the_right_way() -> None:
