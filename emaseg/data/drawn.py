@@ -21,8 +21,8 @@ import numpy as np
 from emaseg.data.images import image_size, read_image
 from emaseg.data.label_files import LabelRule, apply_rule
 from emaseg.data.masks import paint
-from emaseg.data.pairs import check_sizes
-from emaseg.data.sample import Sample, UInt8
+from emaseg.data.pairs import check_sizes, unread
+from emaseg.data.sample import Sample, UInt8, Unread
 from emaseg.errors import DataError, SystemFault
 from emaseg.files import atomic
 from emaseg.resources import cache_folder
@@ -58,7 +58,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnFiles:
-    """Image files with labels drawn from an index; satisfies sample.Dataset.
+    """Image files with labels drawn from an index; satisfies sample.LabelFirst.
 
     items: (image, line of the index). rule: what the drawn values mean. palette: (K, 3) uint8 RGB. layout: how the
     files were recognised, for people.
@@ -91,6 +91,11 @@ class DrawnFiles:
         label = self._label(line)
         check_sizes(path, image.shape[:2], self.index.source, label.shape)
         return Sample(image=image, label=label, name=str(path))
+
+    def begin(self, index: int) -> Unread:
+        """Draw the label; the image waits until a crop is drawn on it."""
+        path, line = self.items[index]
+        return unread(path, str(path), self._label(line), self.index.source)
 
     def read_label(self, index: int) -> UInt8:
         """(H, W) uint8 train ids of one image, their size checked against the image's header."""

@@ -29,7 +29,7 @@ from PIL import Image, UnidentifiedImageError
 from emaseg.errors import DataError, SystemFault, UserError
 
 if TYPE_CHECKING:
-    from emaseg.data.sample import UInt8
+    from emaseg.data.sample import Box, UInt8
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # JPEG opens MPO too; PPM its whole family
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo")
@@ -78,12 +78,13 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 )
 
 
-def read_image(source: Path | bytes | BinaryIO, name: str | None = None) -> UInt8:
+def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Box | None = None) -> UInt8:
     """Read a picture as a (H, W, 3) uint8 RGB array: writable, contiguous, oriented as a viewer shows it.
 
     Args:
         source: a file's path, its bytes, or an open binary file (read from where it stands to its end).
         name: what messages call it; the path, or the open file's own name, when not given.
+        box: only these pixels of the picture, which must have them; None = all.
 
     Raises:
         DataError: missing, not an image, damaged, too large, or of a kind that has no defined RGB values.
@@ -92,6 +93,10 @@ def read_image(source: Path | bytes | BinaryIO, name: str | None = None) -> UInt
     name = name or _name_of(source)
     picture = decode(source, name)
     with _translated(name):
+        if box is not None:
+            top, left, height, width = box
+            kind, picture = picture.format, picture.crop((left, top, left + width, top + height))
+            picture.format = kind  # crop() forgets it
         return _rgb(picture, name)
 
 
@@ -108,6 +113,23 @@ def image_size(path: Path) -> tuple[int, int]:
         # Pillow reports the turned size of a TIFF itself. A PNG's orientation may follow its pixels: it is decoded.
         turned = picture.format != "TIFF" and _orientation(picture) >= 5
     return (width, height) if turned else (height, width)
+
+
+def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that read_image decodes and does nothing more to: RGB, upright, not too large.
+
+    content: a file's bytes. None for anything else, and for a damaged header: read_image says what is wrong with it.
+    """
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    try:
+        with _translated("JPEG"), Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
+            width, height = picture.size
+            plain = picture.format == "JPEG" and picture.mode == "RGB"  # an MPO has another format
+            plain = plain and _orientation(picture) == 1 and width * height <= MAX_PIXELS
+            return (height, width) if plain else None
+    except UserError:
+        return None
 
 
 def decode(source: Path | bytes | BinaryIO, name: str | None = None) -> Image.Image:

@@ -10,6 +10,7 @@ A LabelRule says what each stored value means; it is the one place where raw val
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,8 +144,14 @@ def apply_rule(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> UIn
         DataError: a value that `rule` does not know.
     """
     lut = np.frombuffer(rule.lut, dtype=np.uint8)
+    if raw.dtype == np.uint8 and (run := _run(rule.lut)):
+        first, count = run
+        label: UInt8 = raw.astype(np.uint8, copy=False) - np.uint8(first)
+        if (label + np.uint8(1)).max() > count:
+            raise _illegal_values(raw, path, rule)
+        return label
     if raw.dtype == np.uint8:
-        label: UInt8 = np.frombuffer(bytearray(raw.tobytes().translate(rule.lut[:256])), np.uint8).reshape(raw.shape)
+        label = np.frombuffer(bytearray(raw.tobytes().translate(rule.lut[:256])), np.uint8).reshape(raw.shape)
     elif raw.min() >= 0 and raw.max() < len(lut):
         label = lut[raw.astype(np.intp)]
     else:
@@ -152,6 +159,17 @@ def apply_rule(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> UIn
     if (label == ILLEGAL).any():
         raise _illegal_values(raw, path, rule)
     return label
+
+
+@functools.lru_cache
+def _run(lut: bytes) -> tuple[int, int] | None:
+    """(first, count) where classes 0..count-1 are the raw values from `first` on, the value before it (255 before 0) is
+    ignored and no other is legal: most rules, and a subtraction is several times faster than a table. Else None."""
+    first = lut[:256].find(0)
+    turned = lut[first - 1 : 256] + lut[: first - 1] if first else lut[255:256] + lut[:255]
+    count = turned.find(ILLEGAL) - 1
+    expected = bytes((IGNORE, *range(count), *(ILLEGAL,) * (255 - count)))
+    return (first, count) if first >= 0 and count > 0 and turned == expected else None
 
 
 # ------------------------------------------------------------------------------------------------- RGB masks

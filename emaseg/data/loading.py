@@ -4,22 +4,27 @@ Room: data. Imports data.transforms, data.sample, errors, the recipe schema, num
 
 Batch k is a pure function of (seed, k): the order of an epoch follows from (seed, epoch), a crop from (seed, epoch,
 sample). Nothing about the loader therefore belongs into a checkpoint, a resumed run starts at any k at once, and 0,
-1 or 8 processes give the same bits. One set of processes serves the whole run. Batches travel as 8-bit pixels, in
-shared memory and to the device, and are normalised there; with 64-bit labels they would fill five times as much.
+1 or 8 processes give the same bits. One set of processes serves the whole run and ends with it. Batches travel as
+8-bit pixels, in shared memory and to the device, and are normalised there; with 64-bit labels they would fill five
+times as much.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
+import multiprocessing
 import os
-import re
 import shutil
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +32,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from emaseg.data.sample import Batch, Dataset
+from emaseg.data.sample import Batch, Dataset, LabelFirst
 from emaseg.data.transforms import Crop, Parcel, finish, lay, sample_rng, train_crop
-from emaseg.errors import DataError, RecipeError, UserError
+from emaseg.errors import DataError, RecipeError, SystemFault, UserError
 from emaseg.recipe.schema import Augment
 
 Place = tuple[int, int]  # epoch (from 0), sample
@@ -37,6 +42,8 @@ Place = tuple[int, int]  # epoch (from 0), sample
 _ORDER = 0  # keeps the orders' generators apart from the samples' (transforms.py) under one seed
 _AHEAD = 2  # batches that each process prepares before they are asked for
 _MOST_WORKERS = 8
+_PATIENCE = 3.0  # seconds that a loading process gets to finish what it is at, or to die of what befell it
+_BURIAL = 30.0  # seconds in which the system should have removed a killed process, also on a machine with much to do
 CPU = torch.device("cpu")
 
 
@@ -93,6 +100,7 @@ def batches(
         DataError: from reading, as the data set raised it, at the batch that needs the sample; fewer samples than a
             batch; a loading process died.
         RecipeError: the batch cannot be divided among the processes.
+        SystemFault: the loading processes cannot be started.
     """
     if batch % world:
         raise RecipeError(f"train.batch = {batch} cannot be shared by {world} processes", "use a multiple of them")
@@ -159,7 +167,8 @@ class _Plan:
 
 def _crop(dataset: Dataset, augment: Augment, seed: int, place: Place) -> Crop:
     epoch, index = place
-    return train_crop(dataset.read(index), augment, sample_rng(seed, epoch, index))
+    sample = dataset.begin(index) if isinstance(dataset, LabelFirst) else dataset.read(index)
+    return train_crop(sample, augment, sample_rng(seed, epoch, index))
 
 
 def _parcels(dataset: Dataset, augment: Augment, plan: _Plan) -> Generator[Parcel, None, None]:
@@ -225,62 +234,126 @@ def _start_worker(_: int) -> None:
 def _from_workers(
     dataset: Dataset, augment: Augment, plan: _Plan, workers: int, pin: bool
 ) -> Generator[Parcel, None, None]:
-    """As _parcels, read ahead by other processes; they end with this generator. pin: into page-locked memory."""
+    """As _parcels, read ahead by other processes; they end with this generator, whatever ends it, and with the
+    program. pin: into page-locked memory."""
     desk = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-    stream = _start(_Reader(dataset, augment, plan.seed, desk), plan, workers, pin)
+    crew: list[BaseProcess] = []
+    stream: Iterator[Parcel | UserError] | None = None
+    kill = functools.partial(_kill, crew)
+    atexit.register(kill)  # the program may end before this generator, and would wait for its processes forever
     try:
-        while (parcel := _next(stream, desk, dataset)) is not None:
+        with _deaths_explained(dataset, desk, crew):
+            stream = _start(_Reader(dataset, augment, plan.seed, desk), plan, workers, pin, crew)
+        while True:
+            with _deaths_explained(dataset, desk, crew):
+                parcel = next(stream, None)
+            if parcel is None:
+                return
             if isinstance(parcel, UserError):
                 raise parcel
             yield parcel
     finally:
-        del stream  # ends the processes now, not when the last traceback that shows this frame is forgotten
+        _end(stream, crew)
+        atexit.unregister(kill)
 
 
-def _next(stream: Iterator[Parcel | UserError], desk: torch.Tensor, dataset: Dataset) -> Parcel | UserError | None:
-    """The next parcel, None after the last. A process that died is an error like any other of the data."""
-    try:
-        return next(stream, None)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        return _death(str(error), desk, dataset)
-
-
-def _start(reader: _Reader, plan: _Plan, workers: int, pin: bool) -> Iterator[Parcel | UserError]:
-    """Start the processes.
+def _start(
+    reader: _Reader, plan: _Plan, workers: int, pin: bool, crew: list[BaseProcess]
+) -> Iterator[Parcel | UserError]:
+    """Start the processes and put them into `crew`, those that did start before an error, too.
 
     Left alone, the loader handles SIGCHLD by raising wherever the training process happens to be when a loading
     process dies; with the handler put back it raises where the next batch is asked for.
+
+    Raises:
+        SystemFault: the system gives no more processes, memory or pipes.
     """
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGCHLD) if in_main and hasattr(signal, "SIGCHLD") else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # more processes than cores are the user's choice; so is forking with threads
-        stream = iter(
-            DataLoader(
-                reader,  # type: ignore[arg-type]  # a torch Dataset by its methods
-                batch_sampler=plan,
-                num_workers=workers,
-                prefetch_factor=_AHEAD,
-                collate_fn=functools.partial(_pack, augment=reader.augment),
-                pin_memory=pin,
-                worker_init_fn=_start_worker,
-                generator=torch.Generator(),  # without one the loader draws from the global generator, dropout's
+    others = multiprocessing.active_children()
+    try:
+        with warnings.catch_warnings():
+            # More processes than cores are the user's choice; so is forking with threads.
+            warnings.simplefilter("ignore")
+            return iter(
+                DataLoader(
+                    reader,  # type: ignore[arg-type]  # a torch Dataset by its methods
+                    batch_sampler=plan,
+                    num_workers=workers,
+                    prefetch_factor=_AHEAD,
+                    collate_fn=functools.partial(_pack, augment=reader.augment),
+                    pin_memory=pin,
+                    worker_init_fn=_start_worker,
+                    generator=torch.Generator(),  # without one the loader draws from the global generator, dropout's
+                )
             )
-        )
-    if handler is not None:
-        signal.signal(signal.SIGCHLD, handler)
-    return stream
+    except OSError as error:
+        raise SystemFault(
+            f"{workers} loading processes cannot be started: {error.strerror}",
+            "use fewer (--set train.workers=...; 0 reads the images without such processes)",
+        ) from error
+    finally:
+        crew += (process for process in multiprocessing.active_children() if process not in others)
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
 
 
-def _death(text: str, desk: torch.Tensor, dataset: Dataset) -> DataError:
-    """The error of a loading process that is gone; `text` is the loader's, with process ids in it."""
-    gone = {int(number) for number in re.findall(r"\d+", text)}
-    reading = [dataset.name(index) for process, index in desk.tolist() if process in gone and index >= 0]
-    place = f" while reading {', '.join(reading)}" if reading else " between two images"
-    return DataError(
-        f"a loading process ended{place}",
-        "a damaged file, too little memory or too little shared memory can do that; --set train.workers=0 reads the "
-        "images without such processes",
-    )
+def _end(stream: Iterator[Parcel | UserError] | None, crew: Sequence[BaseProcess]) -> None:
+    """End the processes.
+
+    The loader asks them to end when it is collected: too late where a traceback refers to it. Its last resort is
+    SIGTERM, which they ignore. So it is told here, by the method that its collection calls, and not waited for long.
+    """
+    if not any(process.is_alive() for process in crew):
+        return
+    impatient = threading.Timer(_PATIENCE, _kill, [crew])
+    impatient.daemon = True
+    impatient.start()
+    try:
+        getattr(stream, "_shutdown_workers", lambda: None)()
+    finally:
+        impatient.cancel()
+        _kill(crew)
+
+
+def _kill(crew: Sequence[BaseProcess]) -> None:
+    """End the processes at once; reading leaves nothing half done."""
+    for process in crew:
+        process.kill()
+    deadline = time.monotonic() + _BURIAL  # a process that waits for a disk that is gone dies when that comes back
+    for process in crew:
+        process.join(max(0.0, deadline - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _deaths_explained(dataset: Dataset, desk: torch.Tensor, crew: Sequence[BaseProcess]) -> Iterator[None]:
+    """Within the block, what the loader raises because a process died is a DataError that says what it was reading."""
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        gone = _gone(desk, crew)
+        if not gone:
+            raise
+        reading = [dataset.name(index) for process, index in desk.tolist() if process in gone and index >= 0]
+        place = f" while reading {', '.join(reading)}" if reading else " between two images"
+        raise DataError(
+            f"a loading process ended{place}",
+            "a damaged file, too little memory or too little shared memory can do that; --set train.workers=0 reads "
+            "the images without such processes",
+        ) from error
+
+
+def _gone(desk: torch.Tensor, crew: Sequence[BaseProcess]) -> set[int | None]:
+    """The ids of the processes that are no more. One that is dying closes its connections, its sentinel among them,
+    before it is dead."""
+
+    def gone() -> set[int | None]:
+        return known - {process.pid for process in multiprocessing.active_children()}
+
+    known = {*(process.pid for process in crew), *(process for process in desk[:, 0].tolist() if process >= 0)}
+    if not gone():
+        closed = wait([process.sentinel for process in crew], _PATIENCE)
+        for process in crew:
+            if process.sentinel in closed:
+                process.join(_BURIAL)
+    return gone()

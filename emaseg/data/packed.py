@@ -33,8 +33,8 @@ import numpy.typing as npt
 from emaseg.data.images import read_image
 from emaseg.data.label_files import LabelRule, read_label
 from emaseg.data.labels import label_set
-from emaseg.data.pairs import PairedFiles, check_sizes
-from emaseg.data.sample import Dataset, Sample, UInt8
+from emaseg.data.pairs import PairedFiles, check_sizes, unread
+from emaseg.data.sample import Dataset, Sample, UInt8, Unread
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import fault
 from emaseg.resources import data_root
@@ -120,11 +120,21 @@ class PackedFiles:
             DataError: one of them is damaged or mislabelled, or their sizes differ.
         """
         stored, stored_label = self.stored(index)
-        name, label_path = self.name(index), Path(f"{self.path}: {self.names[index][1]}")
+        name, label_path = self.name(index), self._label_path(index)
         image = read_image(stored, name)
         label = read_label(label_path, self.rule, stored_label)
         check_sizes(Path(name), image.shape[:2], label_path, label.shape)
         return Sample(image=image, label=label, name=name)
+
+    def begin(self, index: int) -> Unread:
+        """Read the label; the image is decoded when a crop has been drawn on it."""
+        stored, stored_label = self.stored(index)
+        label_path = self._label_path(index)
+        return unread(stored, self.name(index), read_label(label_path, self.rule, stored_label), label_path)
+
+    def _label_path(self, index: int) -> Path:
+        """What messages call the label of a sample."""
+        return Path(f"{self.path}: {self.names[index][1]}")
 
 
 def packed(data: PackedData, part: Literal["train", "eval"]) -> PackedFiles:

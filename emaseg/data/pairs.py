@@ -11,13 +11,14 @@ from pathlib import Path
 
 from emaseg.data.images import image_size, read_image
 from emaseg.data.label_files import LabelRule, read_label
-from emaseg.data.sample import Sample, UInt8
+from emaseg.data.part import read_part
+from emaseg.data.sample import Box, Part, Sample, UInt8, Unread
 from emaseg.errors import DataError, nearest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairedFiles:
-    """Images with masks, as files; satisfies sample.Dataset.
+    """Images with masks, as files; satisfies sample.LabelFirst.
 
     items: (image, mask) paths. rule: what the masks' values mean. palette: (K, 3) uint8 RGB, for pictures of results.
     layout: how the files were recognised, for people, where a data set has several layouts; "" = nothing to say.
@@ -50,6 +51,11 @@ class PairedFiles:
         check_sizes(image_path, image.shape[:2], label_path, label.shape)
         return Sample(image=image, label=label, name=str(image_path))
 
+    def begin(self, index: int) -> Unread:
+        """Read the mask; the image waits until a crop is drawn on it."""
+        image_path, label_path = self.items[index]
+        return unread(image_path, str(image_path), read_label(label_path, self.rule), label_path)
+
     def read_label(self, index: int) -> UInt8:
         """(H, W) uint8 train ids of one mask, its size checked against the image's header; several times faster.
 
@@ -60,6 +66,17 @@ class PairedFiles:
         label = read_label(label_path, self.rule)
         check_sizes(image_path, image_size(image_path), label_path, label.shape)
         return label
+
+
+def unread(image: Path | bytes, name: str, label: UInt8, label_path: Path) -> Unread:
+    """A sample whose image is still a file, or the bytes of one that messages call `name`."""
+
+    def part(box: Box) -> Part:
+        read = read_part(image, name, box)
+        check_sizes(Path(name), read.size, label_path, label.shape)
+        return read
+
+    return Unread(label, name, part)
 
 
 def check_sizes(image_path: Path, image: Sequence[int], label_path: Path, label: Sequence[int]) -> None:

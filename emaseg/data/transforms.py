@@ -23,8 +23,17 @@ import torch
 import torch.nn.functional as F
 
 from emaseg.data.colour import apply_photometric, draw_photometric
-from emaseg.data.resize import Size, Window, as_tensor, limit_size, resize_floats, resize_image, resize_label
-from emaseg.data.sample import IGNORE, Batch, Sample, UInt8
+from emaseg.data.resize import (
+    Size,
+    as_tensor,
+    box_needed,
+    limit_size,
+    resize_floats,
+    resize_image,
+    resize_label,
+    resize_part,
+)
+from emaseg.data.sample import IGNORE, Batch, Box, Sample, UInt8, Unread
 from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Augment, Inference
 
@@ -53,18 +62,21 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 # ----------------------------------------------------------------------------------------------- training
-def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Crop:
+def train_crop(sample: Sample | Unread, augment: Augment, rng: np.random.Generator) -> Crop:
     """One random crop of a sample, augment.crop large or smaller where the resized image is.
+
+    The window is drawn on the label; of an image that is not yet read, only what the window shows is.
 
     Raises:
         RecipeError: interpolation = "align_corners" together with rotation or colour jitter.
     """
     if augment.interpolation == "align_corners":
         return _crop_of_floats(sample, augment, rng)
-    size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, _draw_scale(augment, rng))
+    before = sample.label.shape
+    size = limit_size(before, augment.resize_long_short, augment.keep_ratio, _draw_scale(augment, rng))
     window, label = draw_crop(sample.label, size, augment, rng)
     mirrored = bool(rng.random() <= augment.flip)
-    image = resize_image(sample.image, size, window, mirrored=mirrored)
+    image = resize_part(sample.part(box_needed(before, size, window)), size, window, mirrored=mirrored)
     if mirrored:
         label = flip_label(label, augment.flip_pairs)
     if augment.rotation > 0 and rng.random() <= augment.rotation:
@@ -75,7 +87,7 @@ def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Cr
     return Crop(image, label, mirrored, sample.name)
 
 
-def draw_crop(label: UInt8, size: Size, augment: Augment, rng: np.random.Generator) -> tuple[Window, UInt8]:
+def draw_crop(label: UInt8, size: Size, augment: Augment, rng: np.random.Generator) -> tuple[Box, UInt8]:
     """Where to crop the resized sample: the first acceptable window, or the last of augment.crop_draws.
 
     Only windows are ever resized, not the whole label.
@@ -104,9 +116,18 @@ def acceptable(label: UInt8, max_class_share: float) -> bool:
     """
     if max_class_share >= 1.0:
         return True
-    counts = torch.bincount(as_tensor(label).flatten(), minlength=IGNORE + 1)[:IGNORE]
-    labelled, largest = int(counts.sum()), int(counts.max())
+    labelled = int(np.count_nonzero(label != IGNORE))
+    counts = _class_counts(label[::2])
+    uncounted = labelled - int(counts.sum())
+    if labelled and (int(counts.max()) + uncounted) / labelled < max_class_share:
+        return True  # as nearly always: even with all the other rows no class would hold too much
+    largest = int((counts + _class_counts(label[1::2])).max())
     return largest < labelled and largest / labelled < max_class_share  # the first also means: two classes
+
+
+def _class_counts(label: UInt8) -> torch.Tensor:
+    """(255,) pixels of each train id."""
+    return torch.bincount(as_tensor(label).flatten(), minlength=IGNORE + 1)[:IGNORE]
 
 
 def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
@@ -127,7 +148,7 @@ def _draw_scale(augment: Augment, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) -> Crop:
+def _crop_of_floats(sample: Sample | Unread, augment: Augment, rng: np.random.Generator) -> Crop:
     """The EMANet authors' pipeline up to the crop: no colour jitter, corners aligned when resizing."""
     if augment.photometric != "none" or augment.rotation > 0:
         raise RecipeError(
@@ -143,7 +164,7 @@ def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) 
         label = F.interpolate(label, scale_factor=scale, mode="nearest")
     resized: UInt8 = label[0, 0].numpy()
     window, part = draw_crop(resized, resized.shape, augment, rng)
-    pixels: Pixels = resize_floats(sample.image, resized.shape, window)
+    pixels: Pixels = resize_floats(sample.part((0, 0, *sample.label.shape)).pixels, resized.shape, window)
     mirrored = bool(rng.random() <= augment.flip)
     if mirrored:
         pixels, part = pixels[:, ::-1], flip_label(part, augment.flip_pairs)
@@ -223,7 +244,7 @@ class Parcel:
 
     pixels: torch.Tensor
     labels: torch.Tensor
-    windows: tuple[Window, ...]
+    windows: tuple[Box, ...]
     names: tuple[str, ...]
 
     def pin_memory(self) -> Parcel:
@@ -238,19 +259,20 @@ def lay(crops: Sequence[Crop], augment: Augment) -> Parcel:
     its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
     """
     height, width = augment.crop
-    kind = torch.uint8 if crops[0].image.dtype == np.uint8 else torch.float32
-    pixels = torch.zeros(len(crops), height, width, 3, dtype=kind)
-    labels = torch.full((len(crops), height, width), IGNORE, dtype=torch.uint8)
+    pixels = np.zeros((len(crops), height, width, 3), crops[0].image.dtype)
+    labels = np.full((len(crops), height, width), IGNORE, np.uint8)
     windows = []
     for i, crop in enumerate(crops):
         h, w = crop.label.shape
         top, left = ((height - h) // 2, (width - w) // 2) if augment.pad == "centre" else (0, 0)
         if augment.pad_before_crop and crop.mirrored:
             left = width - w - left  # padding that came first was mirrored with the image
-        pixels[i, top : top + h, left : left + w] = as_tensor(crop.image)
-        labels[i, top : top + h, left : left + w] = as_tensor(crop.label)
+        pixels[i, top : top + h, left : left + w] = crop.image
+        labels[i, top : top + h, left : left + w] = crop.label
         windows.append((top, left, h, w))
-    return Parcel(pixels, labels, tuple(windows), tuple(crop.name for crop in crops))
+    return Parcel(
+        torch.from_numpy(pixels), torch.from_numpy(labels), tuple(windows), tuple(crop.name for crop in crops)
+    )
 
 
 def finish(parcel: Parcel, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Batch:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from emaseg.data.label_files import LabelRule, index_rule, read_label
+from emaseg.data.label_files import ILLEGAL, LabelRule, apply_rule, index_rule, read_label
+from emaseg.data.sample import IGNORE
 from emaseg.errors import DataError, RecipeError
 
 CLASSES = ("road", "car", "tree")
@@ -162,6 +163,35 @@ def test_rgb_mask_without_declared_colours(tmp_path: Path) -> None:
 
 def test_class_numbers_saved_as_rgb(tmp_path: Path) -> None:
     fails(saved(tmp_path, np.full((2, 2, 3), 1, np.uint8)), RULE, "channels are equal", "convert('L')")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    count=st.integers(1, 254),
+    first=st.integers(0, 255),
+    ignored=st.sampled_from(["before", "none", "two", "twice"]),
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=12),
+)
+def test_a_subtraction_stands_for_a_table_only_where_it_is_one(
+    count: int, first: int, ignored: str, values: list[int]
+) -> None:
+    """Masks are mapped by the quick way where the rule allows it: the same labels and errors as value by value."""
+    lut = [ILLEGAL] * 256
+    for train_id in range(count):
+        lut[(first + train_id) % 256] = train_id
+    if ignored != "none":
+        lut[(first - 1) % 256] = IGNORE
+    if ignored == "two":
+        lut[(first + count) % 256] = IGNORE
+    if ignored == "twice":
+        lut[(first + count) % 256] = 0
+    rule = LabelRule(tuple(map(str, range(count))), bytes(lut), empty_ok=True)
+    raw = np.array([values], np.uint8)
+    if ILLEGAL in [lut[v] for v in values]:
+        with pytest.raises(DataError):
+            apply_rule(raw, Path("a.png"), rule)
+    else:
+        assert apply_rule(raw, Path("a.png"), rule).tolist() == [[lut[v] for v in values]]
 
 
 def test_unknown_colour_is_named_with_count_and_nearest_class(tmp_path: Path) -> None:

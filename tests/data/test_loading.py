@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import resource_sharer
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +22,7 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
+from emaseg.data import loading
 from emaseg.data.loading import (
     batches,
     default_workers,
@@ -23,13 +32,16 @@ from emaseg.data.loading import (
     steps_per_epoch,
 )
 from emaseg.data.sample import Batch, Sample, UInt8
-from emaseg.errors import DataError, RecipeError
+from emaseg.errors import DataError, RecipeError, SystemFault
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline import MEAN, STD, sample_image, sample_label
 
 AUGMENT = Augment(resize_long_short=(64, 24), scale=(0.5, 2.0), crop=(24, 24), photometric="bgr_as_rgb")
 FLOATS = Augment(crop=(24, 24), scale=(0.5, 2.0), interpolation="align_corners", photometric="none")
 TURNED = replace(AUGMENT, rotation=1.0)
+
+ROOT = Path(__file__).parents[2]
+TOO_LONG = 250.0  # seconds; nothing here takes so long on any machine, unless it would take forever
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Pictures:
     count: int = 10
     what: str = ""
     at: int = -1
+    token: Path | None = None  # appears when the trouble has begun
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -56,11 +69,11 @@ class Pictures:
 
     def read(self, index: int) -> Sample:
         if index == self.at:
-            trouble(self.what, self.name(index))
+            trouble(self.what, self.name(index), self.token)
         return Sample(sample_image(30 + index, 40), sample_label(30 + index, 40), self.name(index))
 
 
-def trouble(what: str, name: str) -> None:
+def trouble(what: str, name: str, token: Path | None) -> None:
     if what == "damaged":
         raise DataError(f"{name}: damaged", "fetch it again")
     if what == "bug":
@@ -69,6 +82,20 @@ def trouble(what: str, name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "interrupt" and get_worker_info() is not None:
         os.kill(os.getpid(), signal.SIGINT)
+    if what in ("fade", "hang") and token is not None:
+        if what == "fade":
+            resource_sharer.stop()  # what hands prepared batches over
+        token.touch()
+        time.sleep(0.3 if what == "fade" else 2 * TOO_LONG)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def appears(path: Path) -> bool:
+    """Wait for the file."""
+    end = time.monotonic() + TOO_LONG
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return path.exists()
 
 
 def stream(
@@ -170,29 +197,88 @@ def test_ranks_share_the_batches_of_one_process() -> None:
 def test_a_damaged_image_is_reported_as_the_data_set_did(workers: int) -> None:
     """The very message and hint, no traceback of a worker, and only when its batch is due."""
     dataset = Pictures(what="damaged", at=int(epoch_order(10, 0, 0)[5]))
-    loading = stream(dataset, workers)
-    next(loading)
+    loaded = stream(dataset, workers)
+    next(loaded)
     with pytest.raises(DataError) as caught:
-        next(loading)
+        next(loaded)
     assert caught.value.message == f"{dataset.name(dataset.at)}: damaged"
     assert caught.value.hint == "fetch it again"
     assert "Traceback" not in str(caught.value)
 
 
 def test_a_bug_is_not_disguised_as_an_error_of_the_user() -> None:
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        list(stream(Pictures(what="bug", at=3), 1))
+    """And its traceback, which refers to the loader, keeps no process alive."""
+    with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+        list(stream(Pictures(what="bug", at=3), 2))
+    assert caught.tb is not None
+    assert multiprocessing.active_children() == []
 
 
 def test_a_process_that_dies_names_what_it_was_reading() -> None:
     """At the batch that is missing, not wherever the training happens to be; and the signal handler is left alone."""
     before = signal.getsignal(signal.SIGCHLD)
-    loading = stream(Pictures(what="kill", at=3), 2)
+    loaded = stream(Pictures(what="kill", at=3), 2)
     with pytest.raises(DataError, match=r"while reading image_3\.png") as caught:
-        list(loading)
+        list(loaded)
     assert "train.workers" in caught.value.hint
     assert signal.getsignal(signal.SIGCHLD) is before
     assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_at_once_is_an_error_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process dies while the others still wait for work: the loader reports that from a signal handler."""
+
+    def order(count: int, seed: int, epoch: int) -> np.ndarray:
+        if epoch == 1:  # the training process hands out the second batch when the first one's reader is dead
+            wait([process.sentinel for process in multiprocessing.active_children()], TOO_LONG)
+        return np.arange(count)
+
+    monkeypatch.setattr(loading, "epoch_order", order)
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)  # as in a new program
+    before = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(DataError, match=r"while reading image_0\.png"):
+        list(stream(Pictures(4, what="kill", at=0), 2))
+    assert signal.getsignal(signal.SIGCHLD) is before
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_is_about_to_die_has_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dying process closes its connections first: what it has prepared cannot be fetched while it still exists."""
+    monkeypatch.setattr(loading, "_PATIENCE", TOO_LONG)
+    dataset = Pictures(20, what="fade", at=int(epoch_order(20, 0, 0)[9]), token=tmp_path / "fading")
+    loaded = stream(dataset, 1)
+    next(loaded)  # the second batch is prepared then, the third will not be
+    assert appears(tmp_path / "fading")
+    with pytest.raises(DataError, match="while reading " + re.escape(dataset.name(dataset.at))):
+        list(loaded)
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_that_cannot_be_started_are_a_fault_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, one starts: it must end, too, though it ignores SIGTERM by then."""
+    start_worker, fork = loading._start_worker, os.fork
+    ready = tmp_path / "ready"
+
+    def announce(number: int) -> None:
+        start_worker(number)
+        ready.touch()
+
+    def fork_once() -> int:
+        if multiprocessing.active_children() and appears(ready):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(loading, "_start_worker", announce)
+    monkeypatch.setattr(os, "fork", fork_once)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # the loader complains of being half made
+    with pytest.raises(SystemFault, match="2 loading processes cannot be started: Resource") as caught:
+        next(stream(Pictures(), 2))
+    assert "train.workers" in caught.value.hint
+    assert multiprocessing.active_children() == []
+    del caught
+    gc.collect()
 
 
 def test_an_interrupt_is_left_to_the_training_process() -> None:
@@ -202,11 +288,28 @@ def test_an_interrupt_is_left_to_the_training_process() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_can_be_closed_early(workers: int) -> None:
     """No process stays behind."""
-    loading = stream(Pictures(), workers, total=1000)
-    next(loading)
+    loaded = stream(Pictures(), workers, total=1000)
+    next(loaded)
     assert len(multiprocessing.active_children()) == workers
-    loading.close()  # type: ignore[attr-defined]
+    loaded.close()  # type: ignore[attr-defined]
     assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_never_returns_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk that went away, say: SIGTERM, which is all that the loader does about it, is ignored."""
+    monkeypatch.setattr(loading, "_PATIENCE", 0.1)
+    dataset = Pictures(what="hang", at=int(epoch_order(10, 0, 0)[5]), token=tmp_path / "hanging")
+    hanging = stream(dataset, 2, total=1000)
+    next(hanging)
+    assert appears(tmp_path / "hanging")
+    hanging.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_program_may_end_before_its_stream() -> None:
+    """It does not wait for processes that wait for work."""
+    program = "from tests.data.test_loading import *\nleft_open = stream(Pictures(), 2, total=1000)\nnext(left_open)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=TOO_LONG)
 
 
 def test_too_few_images_are_refused_at_once() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,11 +13,25 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg.data.resize import limit_size, resize_floats, resize_image, resize_label
+from emaseg.data import resize
+from emaseg.data.resize import box_needed, limit_size, resize_floats, resize_image, resize_label, resize_part
+from emaseg.data.sample import Part
 from tests.data.pipeline import ARRAYS, FACTS, sample_image, sample_label, sha256
 
 CASES = [pytest.param(case, id=case["name"]) for case in FACTS["cases"]]
 SIDE = st.integers(1, 40)
+
+
+@pytest.fixture(autouse=True, params=["own", "opencv"], scope="module")
+def _each_arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for the arithmetic of this project and for OpenCV's own, where it is installed."""
+    if request.param == "opencv":
+        pytest.importorskip("cv2")
+        assert resize._opencv_resize() is not None, "this build of OpenCV differs"
+        yield
+    else:
+        with mock.patch.object(resize, "_opencv_resize", return_value=None):
+            yield
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -99,6 +115,23 @@ def test_resizing_stays_near_the_ideal_and_invents_no_label(height: int, width: 
     ideal = F.interpolate(planes, size=new, mode="bilinear", align_corners=False)[0].permute(1, 2, 0).numpy()
     assert np.abs(resize_image(image, new) - ideal).max() <= 1
     assert set(np.unique(resize_label(label, new))) <= set(np.unique(label))
+
+
+@settings(max_examples=100, deadline=None)
+@given(height=SIDE, width=SIDE, new=st.tuples(SIDE, SIDE), mirrored=st.booleans(), data=st.data())
+def test_the_needed_box_is_enough(
+    height: int, width: int, new: tuple[int, int], mirrored: bool, data: st.DataObject
+) -> None:
+    """A window comes out the same when nothing but the pixels that decide it was read."""
+    image = sample_image(height, width)
+    top, left = data.draw(st.integers(0, new[0] - 1)), data.draw(st.integers(0, new[1] - 1))
+    window = (top, left, data.draw(st.integers(1, new[0] - top)), data.draw(st.integers(1, new[1] - left)))
+    y, x, h, w = box_needed((height, width), new, window)
+    assert 0 <= y < y + h <= height
+    assert 0 <= x < x + w <= width
+    part = Part(image[y : y + h, x : x + w].copy(), y, x, (height, width))
+    expected = resize_image(image, new, window, mirrored=mirrored)
+    np.testing.assert_array_equal(resize_part(part, new, window, mirrored=mirrored), expected)
 
 
 def test_the_same_size_changes_nothing() -> None:

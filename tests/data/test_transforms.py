@@ -197,6 +197,17 @@ def test_one_class_or_none_is_not_acceptable() -> None:
     assert not acceptable(np.array([[255, 255]], np.uint8), 0.99)
 
 
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), share=st.sampled_from([0.3, 0.5, 0.75, 1.0]))
+def test_a_crop_is_judged_by_all_its_pixels(data: st.DataObject, share: float) -> None:
+    """Some rows often decide; the verdict is that of the definition for every label."""
+    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    values = data.draw(st.lists(st.sampled_from([0, 1, 2, 253, 255]), min_size=height * width, max_size=height * width))
+    label = np.array(values, np.uint8).reshape(height, width)
+    shares = [values.count(v) / max(1, sum(v != 255 for v in values)) for v in {*values} - {255}]
+    assert acceptable(label, share) is (share == 1.0 or (len(shares) > 1 and max(shares) < share))
+
+
 def test_mirroring_twice_changes_nothing() -> None:
     label = ARRAYS["flip__before"][None]
     np.testing.assert_array_equal(flip_label(flip_label(label, LIP_PAIRS), LIP_PAIRS), label)

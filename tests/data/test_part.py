@@ -1,0 +1,221 @@
+"""Reading a part of a picture: the same values as the whole picture's, for every kind of file, and the same errors."""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from emaseg.data import part
+from emaseg.data.images import read_image
+from emaseg.data.label_files import index_rule
+from emaseg.data.loading import CPU, batches
+from emaseg.data.part import read_part
+from emaseg.data.sample import Box, Sample
+from emaseg.data.transforms import sample_rng, train_crop
+from emaseg.errors import DataError
+from emaseg.recipe.schema import Augment
+from tests.data.pipeline import sample_image, sample_label
+
+SIZE = (60, 90)
+BOX = (20, 30, 15, 41)
+PHOTO = Image.fromarray(sample_image(*SIZE))
+
+
+@pytest.fixture(autouse=True, params=["pillow", "opencv"], scope="module")
+def _each_decoder(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "opencv":
+        pytest.importorskip("cv2")
+        assert part._jpeg_decoder() is not None, "this build of OpenCV decodes otherwise than Pillow"
+        yield
+    else:
+        with mock.patch.object(part, "_jpeg_decoder", return_value=None):
+            yield
+
+
+def stored(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def text(keyword: str, value: str) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text(keyword, value)
+    return info
+
+
+FILES: dict[str, Callable[[], bytes]] = {
+    "png": lambda: stored(PHOTO, "PNG"),
+    "png, text": lambda: stored(PHOTO, "PNG", pnginfo=text("Software", "paint")),
+    "png, orientation": lambda: stored(PHOTO, "PNG", exif=turned(6)),
+    "png, transparent colour": lambda: stored(PHOTO, "PNG", transparency=tuple(sample_image(*SIZE)[25, 40].tolist())),
+    "png, alpha": lambda: stored(PHOTO.convert("RGBA"), "PNG"),
+    "png, grey": lambda: stored(PHOTO.convert("L"), "PNG"),
+    "png, palette": lambda: stored(PHOTO.convert("P"), "PNG"),
+    "png, 16 bits": lambda: stored(Image.fromarray(sample_image(*SIZE)[..., 0].astype(np.uint16) * 257), "PNG"),
+    "jpeg": lambda: stored(PHOTO, "JPEG", quality=90),
+    "jpeg, all colour": lambda: stored(PHOTO, "JPEG", subsampling="4:4:4"),
+    "jpeg, progressive": lambda: stored(PHOTO, "JPEG", progressive=True),
+    "jpeg, orientation 1": lambda: stored(PHOTO, "JPEG", exif=turned(1)),
+    "jpeg, orientation 6": lambda: stored(PHOTO, "JPEG", exif=turned(6)),
+    "jpeg, grey": lambda: stored(PHOTO.convert("L"), "JPEG"),
+    "jpeg, cmyk": lambda: stored(PHOTO.convert("CMYK"), "JPEG"),
+    "webp": lambda: stored(PHOTO, "WEBP", lossless=True),
+    "tiff": lambda: stored(PHOTO, "TIFF"),
+}
+
+
+def check_equal(content: bytes, box: Box) -> part.Part:
+    whole = read_image(content, "picture")
+    read = read_part(content, "picture", box)
+    assert read.size == whole.shape[:2]
+    height, width = read.pixels.shape[:2]
+    np.testing.assert_array_equal(read.pixels, whole[read.top : read.top + height, read.left : read.left + width])
+    assert read.top <= box[0]
+    assert read.left <= box[1]
+    if box[0] + box[2] <= read.size[0] and box[1] + box[3] <= read.size[1]:
+        assert read.top + height >= box[0] + box[2]
+        assert read.left + width >= box[1] + box[3]
+    return read
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_reads_as_the_whole_picture_does(name: str, tmp_path: Path) -> None:
+    content = FILES[name]()
+    check_equal(content, BOX)
+    path = tmp_path / "picture"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_part(path, str(path), BOX).pixels, read_part(content, "", BOX).pixels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_box(data: st.DataObject) -> None:
+    top, left = data.draw(st.integers(0, SIZE[0] - 1)), data.draw(st.integers(0, SIZE[1] - 1))
+    box = (top, left, data.draw(st.integers(1, SIZE[0] - top)), data.draw(st.integers(1, SIZE[1] - left)))
+    assert check_equal(stored(PHOTO, "PNG"), box).pixels.shape[:2] == box[2:]
+    check_equal(stored(PHOTO, "JPEG"), box)
+
+
+def test_a_box_beyond_the_picture_gives_all_of_it() -> None:
+    """A mask larger than its image: the sizes are compared afterwards, in words for people."""
+    for name in ("png", "jpeg"):
+        assert check_equal(FILES[name](), (50, 0, 20, 90)).pixels.shape == (*SIZE, 3)
+
+
+def chunks(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    at = 8
+    while at < len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        yield at, kind, content[at + 8 : at + 8 + length]
+        at += length + 12
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_a_text_may_turn_a_png() -> None:
+    """An orientation can hide in a text of an old tool's, which some programs write instead of the eXIf chunk."""
+    raw = turned(6).tobytes()
+    profile = f"\nexif\n{len(raw):8}\n{raw.hex()}\n"
+    content = stored(PHOTO, "PNG", pnginfo=text("Raw profile type exif", profile))
+    assert check_equal(content, BOX).size == SIZE[::-1]
+
+
+def test_an_interlaced_png_is_read_whole() -> None:
+    """Its first rows are spread over the file. Adam7 of an image of one pixel is that pixel: no writer is needed."""
+    pixel = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 1)) + chunk(b"IDAT", zlib.compress(b"\0\1\2\3"))
+    content = b"\x89PNG\r\n\x1a\n" + pixel + chunk(b"IEND", b"")
+    assert part._plain_png_size(content) is None
+    assert check_equal(content, (0, 0, 1, 1)).pixels.tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "jpeg, progressive"])
+def test_a_file_that_is_cut_short_is_an_error_wherever_the_box_is(name: str) -> None:
+    content = FILES[name]()
+
+    def outcome(read: Callable[[], object]) -> str:
+        try:
+            read()
+        except DataError as error:
+            return str(error)
+        return "is read"
+
+    found = []
+    for end in (len(content) - 1, len(content) * 3 // 4, len(content) // 2, 40, 10):
+        cut = content[:end]
+        found.append(outcome(functools.partial(read_image, cut, "picture")))
+        assert outcome(functools.partial(read_part, cut, "picture", (0, 0, 5, 5))) == found[-1]
+    assert all("picture" in words for words in found[1:])
+
+
+def test_damage_in_the_box_is_an_error() -> None:
+    content = bytearray(stored(PHOTO, "PNG"))
+    at = next(at for at, kind, _ in chunks(bytes(content)) if kind == b"IDAT")
+    content[at + 40] ^= 0xFF
+    with pytest.raises(DataError, match="picture"):
+        read_part(bytes(content), "picture", BOX)
+
+
+def test_missing_files_and_folders_are_explained_as_ever(tmp_path: Path) -> None:
+    for path, words in ((tmp_path / "gone.png", "no such file"), (tmp_path, "a folder")):
+        with pytest.raises(DataError, match=words):
+            read_part(path, str(path), BOX)
+
+
+# ---------------------------------------------------------------------------------------------- training samples
+AUGMENT = Augment(
+    resize_long_short=(90, 60), scale=(0.5, 2.0), crop=(40, 50), max_class_share=0.75, photometric="bgr", flip=0.5
+)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_crop_is_the_same_from_a_part_as_from_the_whole(ending: str, tmp_path: Path) -> None:
+    """The law behind the speed: what is not read changes nothing."""
+    from emaseg.data.pairs import PairedFiles
+
+    image, label = tmp_path / f"a.{ending}", tmp_path / "a_label.png"
+    PHOTO.save(image)
+    Image.fromarray(sample_label(*SIZE)).save(label)
+    dataset = PairedFiles(((image, label),), index_rule(tuple(map(str, range(21)))), np.zeros((21, 3), np.uint8))
+    whole = dataset.read(0)
+    assert isinstance(whole, Sample)
+    for i in range(60):
+        crop = train_crop(dataset.begin(0), AUGMENT, sample_rng(0, 0, i))
+        expected = train_crop(whole, AUGMENT, sample_rng(0, 0, i))
+        np.testing.assert_array_equal(crop.image, expected.image)
+        np.testing.assert_array_equal(crop.label, expected.label)
+
+
+def test_images_and_masks_of_two_sizes_are_named(tmp_path: Path) -> None:
+    from emaseg.data.pairs import PairedFiles
+
+    image, label = tmp_path / "a.png", tmp_path / "a_label.png"
+    PHOTO.save(image)
+    for size in ((61, 90), (59, 90), (60, 91), (90, 60)):
+        Image.fromarray(sample_label(*size)).save(label)
+        dataset = PairedFiles(((image, label),), index_rule(tuple(map(str, range(21)))), np.zeros((21, 3), np.uint8))
+        stream = batches(
+            dataset, AUGMENT, (0, 0, 0), (1, 1, 1), batch=1, start=0, total=1, seed=0, workers=0, device=CPU
+        )
+        with pytest.raises(DataError, match=rf"{size[0]} x {size[1]}"):
+            next(stream)
