@@ -76,7 +76,7 @@ def predict(
             "--out -: writes the mask of one image to stdout", "leave --json and --resume out, name one image"
         )
 
-    from emaseg.device import pick_device
+    from emaseg.device import keep_freed_memory, pick_device
     from emaseg.predict import Predictor, find_images, predict_files
     from emaseg.reference import open_model, resolve, with_em_iterations
 
@@ -85,6 +85,7 @@ def predict(
     resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
+    keep_freed_memory()
     target = pick_device(device)
     predictor = Predictor(open_model(resolved, target), resolved.recipe, target)
     if out == "-":

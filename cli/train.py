@@ -82,11 +82,12 @@ def train(
     run = out or _default_run(loaded.recipe.name, resume)
     session.log = run / "log.txt"
     with stop_on_signals() as stop:
-        from emaseg.device import pick_device
+        from emaseg.device import keep_freed_memory, pick_device
         from emaseg.train import train as train_engine
 
         from .progress import show_training
 
+        keep_freed_memory()
         events = train_engine(loaded.recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
         try:
             finished = show_training(events, quiet)
@@ -119,11 +120,12 @@ def _origins(loaded: LoadedRecipe) -> Iterator[tuple[str, str, str]]:
 
 
 def _dry_run(recipe: Recipe, device: str, as_json: bool) -> int:
-    from emaseg.device import pick_device
+    from emaseg.device import keep_freed_memory, pick_device
     from emaseg.plan import dry_run
 
     from .render import print_grid, print_json, print_lines
 
+    keep_freed_memory()
     plan = dry_run(recipe, device=pick_device(device))
     print_lines(plan.notes)
     if as_json:
