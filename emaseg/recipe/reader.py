@@ -3,7 +3,7 @@
 Room: recipe. Imports the rest of the room, resources and errors; never torch.
 
     text -> tomllib -> --set -> sections.read_section -> check -> Recipe
-                 \\-> lines.key_lines, for the places that messages and origins name
+                 \\-> lines.key_lines, when a message or an origin has to name a place
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,13 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         RecipeError: unknown name, unreadable file, or anything wrong in it; all problems of a file at once.
     """
-    return load_recipe_with_origins(name_or_path, overrides).recipe
+    recipe, _ = _read_recipe(*_text_of(name_or_path), overrides)
+    return recipe
 
 
 def load_recipe_with_origins(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """`load_recipe`, and for each key where its value came from."""
-    if isinstance(name_or_path, Path) or _is_path(name_or_path):
-        return parse_recipe(_read_file(Path(name_or_path)), str(name_or_path), overrides)
-    if name_or_path not in shipped_recipes():
-        raise _unknown_name(name_or_path)
-    return parse_recipe(shipped_recipe_text(name_or_path), f"{name_or_path}.toml", overrides)
+    return parse_recipe(*_text_of(name_or_path), overrides)
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -68,9 +66,16 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Loade
     Raises:
         RecipeError: as `load_recipe`.
     """
+    recipe, places = _read_recipe(text, source, overrides)
+    origins = {key: places.origin(key) for key in _leaf_keys(recipe, "")}
+    return LoadedRecipe(recipe, origins, source)
+
+
+def _read_recipe(text: str, source: str, overrides: Sequence[str]) -> tuple[Recipe, _Places]:
+    """The recipe, checked, and where its keys are, which costs as much again to work out and is done when asked."""
     sets = parse_overrides(overrides)
     file_table = _parse_toml(text, source)
-    places = _Places(source, {dotted(path): line for path, line in key_lines(text).items()}, sets)
+    places = _Places(text, source, sets)
     problems: list[Problem] = []
     table = apply_overrides(file_table, sets, problems)
     recipe = read_section(Recipe, table, "", problems, replaced_kinds(file_table, sets))
@@ -78,18 +83,22 @@ def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> Loade
         problems.extend(check(recipe))
     if problems:
         raise RecipeError("\n".join(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0])))
-    origins = {key: places.origin(key) for key in _leaf_keys(recipe, "")}
-    return LoadedRecipe(recipe, origins, source)
+    return recipe, places
 
 
 # --------------------------------------------------------------------------------------------------- places
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Places:
     """Where keys came from: a line of the file or a `--set`."""
 
+    text: str
     source: str
-    lines: Mapping[str, int]
     sets: tuple[Override, ...]
+
+    @cached_property
+    def lines(self) -> Mapping[str, int]:
+        """The line (from 1) of each dotted key of the file."""
+        return {dotted(path): line for path, line in key_lines(self.text).items()}
 
     def report(self, problem: Problem) -> tuple[int, str]:
         """The problem with its place in front, and what to sort by: `--set` first, then by line."""
@@ -139,6 +148,15 @@ def _leaf_keys(section: Any, prefix: str) -> Iterator[str]:
 
 
 # ---------------------------------------------------------------------------------------------------- files
+def _text_of(name_or_path: str | Path) -> tuple[str, str]:
+    """The text of a recipe that the user named, and what messages call it."""
+    if isinstance(name_or_path, Path) or _is_path(name_or_path):
+        return _read_file(Path(name_or_path)), str(name_or_path)
+    if name_or_path not in shipped_recipes():
+        raise _unknown_name(name_or_path)
+    return shipped_recipe_text(name_or_path), f"{name_or_path}.toml"
+
+
 def _is_path(name: str) -> bool:
     return name.endswith(".toml") or os.sep in name or bool(os.altsep and os.altsep in name)
 
