@@ -116,7 +116,7 @@ def check_data(recipe: Recipe, sample: int = 0) -> Generator[Reading, None, Data
         looks = yield from read_all(WORDS[part], partial(_look, dataset), chosen)
         reports.append(_summary(dataset, looks, part, notes))
         if part == "train":
-            _train_only(recipe, dataset, looks, notes)
+            _train_only(recipe, dataset, chosen, looks, notes)
         datasets[part] = (dataset, chosen)
     if len(datasets) == len(PARTS):
         _duplicates(*datasets["train"], *datasets["eval"], notes)
@@ -301,26 +301,28 @@ def _unseen(name: str, part: Part) -> DataError:
     return DataError(f'"{name}" is in no evaluation mask', "it has no IoU and does not count in the mIoU: add images")
 
 
-def _train_only(recipe: Recipe, dataset: Dataset, looks: list[_Look], notes: _Notes) -> None:
+def _train_only(recipe: Recipe, dataset: Dataset, chosen: list[int], looks: list[_Look], notes: _Notes) -> None:
     try:
         schedule(recipe, len(dataset))
     except DataError as error:
         notes.add("batch", "train", error)
     augment = recipe.augment
     largest = max(augment.scale_choices or augment.scale)
-    sizes = [look.size for look in looks if look.size is not None]
-    for size in sizes:
+    sizes = [(index, look.size) for index, look in zip(chosen, looks, strict=True) if look.size is not None]
+    half = [int(np.median([size[axis] for _, size in sizes])) if sizes else 0 for axis in (0, 1)]
+    for index, size in sizes:
         height, width = limit_size(size, augment.resize_long_short, augment.keep_ratio, largest)
         covered = min(1.0, height / augment.crop[0]) * min(1.0, width / augment.crop[1])
         if covered < 0.25:
-            median = [max(8, int(np.median([size[axis] for size in sizes])) // 8 * 8) for axis in (0, 1)]
-            notes.add("small", "train", _too_small(size, recipe, covered, median))
+            median = [max(8, side // 8 * 8) for side in half]
+            notes.add("small", "train", _too_small(dataset.name(index), size, recipe, covered, median))
 
 
-def _too_small(size: Size, recipe: Recipe, covered: float, median: list[int]) -> DataError:
+def _too_small(name: str, size: Size, recipe: Recipe, covered: float, median: list[int]) -> DataError:
     crop = list(recipe.augment.crop)
     return DataError(
-        f"{size[0]} x {size[1]} (height x width) fills at most {covered:.0%} of augment.crop = {crop}; the rest is padding",
+        f"{name}: {size[0]} x {size[1]} (height x width) fills at most {covered:.0%} of augment.crop = {crop}; "
+        "the rest is padding",
         f"enlarge the images with augment.resize_long_short, or use a smaller crop (half of them are about {median})",
     )
 

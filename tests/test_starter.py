@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from tests.data.made import label, real
 from tests.test_check_data import report_of
 
 SIZE = (40, 56)
+CAMVID = (
+    "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+)  # fmt: skip
 
 
 def start(folder: Path, machine: Machine | None = None) -> Started:
@@ -162,6 +166,15 @@ def test_colour_masks_with_and_without_names(tmp_path: Path) -> None:
     assert report_of(start(root).recipe).ok
 
 
+def test_a_class_that_covers_nearly_everything_refuses_no_crop(tmp_path: Path) -> None:
+    """Protects cracks, cells and defects: the usual limit would draw every crop ten times for nothing."""
+    rare, common = start(plain(tmp_path / "rare", [0, 0, 0, 0, 1])), start(plain(tmp_path / "common", [0, 0, 1]))
+    assert (rare.recipe.augment.max_class_share, common.recipe.augment.max_class_share) == (1.0, 0.75)
+    assert any(note.startswith("background covers 80.0% of the pixels") for note in rare.notes)
+    assert "every crop" in rare.text
+    assert "every crop" not in common.text
+
+
 @pytest.mark.parametrize(("machine", "batch"), [(Machine(), 8), (Machine(memory_gb=80.0), 8)])
 def test_sizes_are_multiples_of_8_and_fit(machine: Machine, batch: int, tmp_path: Path) -> None:
     """Protects the choices: crops inside the images, a batch that the data fill."""
@@ -195,7 +208,7 @@ def test_the_command_prints_a_recipe_that_trains(tmp_path: Path, capsys: pytest.
     content = tomllib.loads(captured.out)
     assert content["name"] == "my_data"
     assert content["data"]["root"] == str(root.resolve())
-    assert 'init_from = "voc_r50_d16"' in captured.out
+    assert '"voc_r50_d16", a released network' in captured.out
     assert "two classes" in captured.err
     file = tmp_path / "x.toml"
     assert main(["init", str(root), "--out", str(file), "-q", "--name", "mine"]) == 0
@@ -208,10 +221,70 @@ def test_the_command_prints_a_recipe_that_trains(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.realdata
 def test_real_folders() -> None:
-    """Protects from surprises of real data: CamVid is known, lists split CrackForest, labelme's names are read."""
+    """Protects from surprises of real data: CamVid is known, labelme's names are read."""
     camvid = data_of(real("camvid"))
     assert camvid.classes == load_recipe("camvid_r50_d16").data.classes  # type: ignore[union-attr]
     assert (camvid.ignore, camvid.eval_masks) == ((11,), "valannot")
-    assert data_of(real("crackforest")).train_list == "train.txt"
     labelme = data_of(real("labelme_voc"))
     assert (len(labelme.classes), labelme.classes[0], labelme.holdout) == (21, "_background_", 3)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("folder", "counts", "split", "classes", "ignore"),
+    [
+        (
+            "camvid",
+            (367, 101),
+            ("train", "trainannot", "", "val", "valannot", ""),
+            CAMVID,
+            (11,),
+        ),
+        (
+            "crackforest",
+            (72, 46),
+            ("images", "labels", "train.txt", "images", "labels", "val.txt"),
+            ("background", "foreground"),
+            (255,),
+        ),
+    ],
+)
+def test_what_is_written_for_real_data_is_read(
+    folder: str,
+    counts: tuple[int, int],
+    split: tuple[str, ...],
+    classes: tuple[str, ...],
+    ignore: tuple[int, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Protects the way from a folder to training: the file says the published split and classes, the reader takes it,
+    the parts share no image, a step's crops fit, and check-data finds nothing."""
+    file = tmp_path / f"{folder}.toml"
+    assert main(["init", str(real(folder)), "--out", str(file), "--device", "cpu", "-q"]) == 0
+    recipe = load_recipe(file)
+    data = recipe.data
+    assert isinstance(data, FolderData)
+    assert (data.classes, data.values, data.ignore, data.holdout) == (classes, (), ignore, 0)
+    train, evaluation = (data.train_images, data.train_masks), (data.eval_images, data.eval_masks)
+    assert (*train, data.train_list, *evaluation, data.eval_list) == split
+    parts = [build_dataset(data, "train"), build_dataset(data, "eval")]
+    assert tuple(map(len, parts)) == counts
+    names = [{part.name(i) for i in range(len(part))} for part in parts]
+    assert not names[0] & names[1]
+    sample = parts[0].read(0)
+    assert set(np.unique(sample.label)) <= {*range(len(classes)), 255}
+    assert all(side <= whole for side, whole in zip(recipe.augment.crop, sample.image.shape[:2], strict=True))
+    capsys.readouterr()
+    assert main(["check-data", str(file), "--json", "-q"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["findings"] == []
+    assert tuple(report["parts"][part]["read"] for part in ("train", "eval")) == counts
+
+
+@pytest.mark.realdata
+def test_cracks_are_told_to_be_rare() -> None:
+    """Protects users of CrackForest from 98 % pixel accuracy that means nothing, and from refused crops."""
+    started = start(real("crackforest"))
+    assert any(note.startswith("background covers 98.4% of the pixels") for note in started.notes)
+    assert started.recipe.augment.max_class_share == 1.0

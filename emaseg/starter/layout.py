@@ -98,6 +98,8 @@ def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> L
     if name is not None:
         if name in ("test", "testing"):
             notes.append("There is no validation split: the test split is the one evaluated.")
+        elif any(other in splits for other in ("test", "testing")):
+            notes.append("The test split is not used: data.eval_images and eval_masks say what is evaluated.")
         return Layout(root, train, splits[name], suffix, 0, words, tuple(notes))
     lists = _lists(root, train, notes)
     if lists is not None:
@@ -140,7 +142,7 @@ def _arrangements(top: Path) -> Iterator[_Found]:
 
 def _by_split(top: Path, folders: dict[str, str]) -> Iterator[_Found]:
     """Folders named after the splits: with images and masks inside, or with a second folder for the masks."""
-    inside, beside, mixed, words = {}, {}, {}, ""
+    inside, beside, mixed = {}, {}, {}
     for split in TRAIN_NAMES + EVAL_NAMES:
         if split not in folders:
             continue
@@ -161,10 +163,10 @@ def _by_split(top: Path, folders: dict[str, str]) -> Iterator[_Found]:
         )
         if partner:
             beside[split] = Place(name, partner)
-            words = words or f"{name} with {partner}"
         mixed[split] = Place(name, name)
     yield _Found("<split>/images with <split>/masks", inside)
-    yield _Found(f"{words}, and so on", beside)
+    words = ", ".join(f"{place.images} with {place.masks}" for place in list(beside.values())[:2])
+    yield _Found(words, beside)
     yield _Found("masks beside their images, a folder for each split", mixed)
 
 

@@ -160,7 +160,7 @@ def _numbered(held: Held, texts: dict[int, str], ignored: tuple[int, ...], reaso
         values=() if plain else values,
         ignore=ignored,
         palette=palette if len(set(palette)) == len(palette) else (),
-        remarks=tuple(_remark(held, value, f"value {value}") for value in values),
+        remarks=tuple(remark(held, value, f"value {value}") for value in values),
         reasons=tuple(reasons),
     )
 
@@ -189,7 +189,18 @@ def _has(named: dict[int, Entry], name: str) -> bool:
     return any(entry.name == name for entry in named.values())
 
 
-def _remark(held: Held, key: int, what: str) -> str:
+def largest_share(held: Held, classes: Classes) -> tuple[str, float]:
+    """The class with the most pixels, and its share of those that are not ignored."""
+    if held.colours:
+        keys = [red << 16 | green << 8 | blue for red, green, blue in classes.palette]
+    else:
+        keys = list(classes.values or range(len(classes.names)))
+    pixels = [held.pixels[key] for key in keys]
+    return classes.names[pixels.index(max(pixels))], max(pixels) / max(1, sum(pixels))
+
+
+def remark(held: Held, key: int, what: str) -> str:
+    """For people: how much of the masks a value (or packed colour) is, called `what`."""
     masks = held.masks[key]
     if not masks:
         return f"{what}, in no mask"
@@ -230,7 +241,7 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
         names=tuple(texts.values()),
         palette=tuple(texts),
         ignore_colours=tuple(ignored),
-        remarks=tuple(_remark(held, codes.get(colour, -1), f"colour {list(colour)}") for colour in texts),
+        remarks=tuple(remark(held, codes.get(colour, -1), f"colour {list(colour)}") for colour in texts),
         reasons=tuple(reasons),
     )
 

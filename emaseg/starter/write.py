@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +36,11 @@ from emaseg.recipe import (
 )
 from emaseg.starter.layout import Layout, find_layout
 from emaseg.starter.names import find_names
-from emaseg.starter.values import Classes, Held, classes_of, read_masks
+from emaseg.starter.values import Classes, Held, classes_of, largest_share, read_masks, remark
 
 _SIZES_READ = 200  # headers read for the median image size
 _LISTED = 60  # classes that get a line of their own in the comments
+_MOST_OF_ALL = Augment(crop=(1, 1)).max_class_share  # a class with more would have nearly every crop refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,18 @@ def start_recipe(folder: Path, machine: Machine, name: str = "") -> Generator[Re
     held = yield from read_masks(masks)
     known = _camvid(layout, held)
     classes = known or classes_of(held, find_names(layout.root, coloured=held.colours))
+    largest, share = largest_share(held, classes)
+    if share > _MOST_OF_ALL:
+        reason = (
+            f"{largest} covers {share:.1%} of the pixels: judge by the IoU of each class, not by the pixel accuracy."
+        )
+        classes = replace(classes, reasons=(*classes.reasons, reason))
     paths = [image for image, _ in train.items]
     size = _median([image_size(paths[index]) for index in spread(len(paths), _SIZES_READ)])
     data = _data(layout, classes)
     recipe = _recipe(name or _name_of(folder), data, len(train), size, machine)
+    if share > _MOST_OF_ALL:
+        recipe = replace(recipe, augment=replace(recipe.augment, max_class_share=1.0))
     text = _text(recipe, layout, classes, size, (len(train), len(evaluation)), machine)
     checked = parse_recipe(text, "emaseg init").recipe
     first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
@@ -134,7 +143,7 @@ def _camvid(layout: Layout, held: Held) -> Classes | None:
         data.classes,
         ignore=data.ignore,
         palette=data.palette,
-        remarks=tuple(f"value {i}, {held.share(i):.2%} of the pixels" for i in range(len(data.classes))),
+        remarks=tuple(remark(held, i, f"value {i}") for i in range(len(data.classes))),
         reasons=("train/ + trainannot/ with the values 0..11: this is CamVid, whose 11 is void.",),
     )
 
@@ -247,9 +256,8 @@ def _comments(
         "train.iterations": [f"about {epochs:.0f} passes over the {images:,} training images; more is better"],
         "train.batch": [f"for {where}; halve it when memory runs out"],
         "train.init_from": [
-            "fine-tune instead, from a released network (after emaseg download-weights voc_r50_d16), a recipe that was",
-            "trained here, a run folder or a weight file:",
-            'init_from = "voc_r50_d16"',
+            'to fine-tune instead: "voc_r50_d16", a released network (after emaseg download-weights voc_r50_d16), a',
+            "recipe that was trained here, a run folder or a weight file",
         ],
     }
     if augment.resize_long_short:
@@ -257,6 +265,8 @@ def _comments(
             "limits (long side, short side) to shrink to; [] trains at full size, slower"
         ]
         comments["inference.resize_long_short"] = ["as in training; the result always has the image's own size"]
+    if augment.max_class_share == 1:
+        comments["augment.max_class_share"] = ["1 accepts every crop; a lower limit would refuse nearly all of them"]
     if layout.holdout:
         comments["data.holdout"] = [f"of {layout.holdout} images one is for evaluation"]
     return comments
