@@ -1,4 +1,4 @@
-"""`emaseg eval`: a trained model's scores on a labelled split.
+"""`emaseg eval`: a trained model's scores on a labelled split, or its label maps for the server that has the labels.
 
 Room: cli.
 """
@@ -6,7 +6,11 @@ Room: cli.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import shlex
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,12 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from emaseg.errors import RecipeError
+from emaseg.files import fault
 
-from .options import Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
+from .options import SCHEMA, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
+    from emaseg.data.trees import ImagesOnly
+    from emaseg.evaluate import Comparison
     from emaseg.metrics import Scores
     from emaseg.recipe.schema import Data, Model
+    from emaseg.submit import Submission
 
 CHECK_TOLERANCE = 0.5  # points of mIoU below the published figure that --check still accepts
 
@@ -61,6 +69,15 @@ def evaluate(
         bool,
         typer.Option("--check", help=f"Exit 1 if mIoU is over {CHECK_TOLERANCE} points below the recipe's published."),
     ] = False,
+    submit: Annotated[
+        Path | None,
+        typer.Option(
+            "--submit",
+            metavar="ZIP",
+            help="Write the label maps as the server of PASCAL VOC, Cityscapes or ADE20K takes them; "
+            "a split without public labels is not scored here.",
+        ),
+    ] = None,
     em_iterations: EMIterations = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
@@ -76,9 +93,12 @@ def evaluate(
       emaseg eval runs/first --checkpoint last --json
       emaseg eval voc_r50_d8 --weights voc_r50_d8.pth --check
       emaseg eval memorynet_ade20k_r50_d8 --tta
+      emaseg eval memorynet_cityscapes_r50_d8 --tta --submit results.zip
       emaseg eval runs/first --em-iterations 1
     """
     session_of(context, verbose)
+    if submit is not None:
+        _check_archive(submit)
     from emaseg.reference import open_model, resolve, with_em_iterations
 
     resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
@@ -89,9 +109,8 @@ def evaluate(
     from emaseg.evaluate import compare, evaluation_json, protocol, sha256_of
 
     comparison = compare(recipe, resolved.written, which)
-    published, deviation = comparison.miou, _em_deviation(recipe.model)
+    published, way = comparison.miou, protocol(recipe.inference) + _em_deviation(recipe.model)
     if check and published is None:
-        way = protocol(recipe.inference) + deviation
         reason = f": {comparison.reason}" if comparison.reason else ""
         raise RecipeError(
             f"--check: {recipe.name} has no published mIoU for this protocol ({way}){reason}",
@@ -99,32 +118,48 @@ def evaluate(
         )
 
     from emaseg.data import build_dataset
-    from emaseg.device import pick_device
+    from emaseg.data.trees import ImagesOnly
+    from emaseg.device import keep_freed_memory, pick_device
     from emaseg.evaluate import evaluate as evaluate_engine
     from emaseg.files import make_folder, write_text
+    from emaseg.submit import write_submission
 
-    from .progress import show_evaluation
+    from .progress import show_evaluation, show_submission
     from .render import print_json, print_lines, print_scores
 
+    keep_freed_memory()
     target = pick_device(device)
-    dataset = build_dataset(recipe.data, which)
+    submission = None if submit is None else _submission(submit, data)
+    dataset = build_dataset(data, which)
+    if isinstance(dataset, ImagesOnly):
+        scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
+        _check_unscored(dataset, data, submission, scoring)
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
     model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
-    make_folder(file.parent)  # before the work, not after it
-    backbone = recipe.backbone
-    events = evaluate_engine(model, dataset, recipe.inference, backbone.mean, backbone.std, target)
-    scores = show_evaluation(events, quiet)
+    manner = recipe.inference, recipe.backbone.mean, recipe.backbone.std, target
+    if not isinstance(dataset, ImagesOnly):
+        make_folder(file.parent)  # before the work, not after it
+    if submission is None:
+        scores = show_evaluation(evaluate_engine(model, dataset, *manner), quiet)
+    else:
+        found = show_submission(write_submission(submission, model, dataset, *manner), quiet)
+        if found is None:
+            _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
+            return 0
+        scores = found
 
     report = model.report(dataset.classes)
     content = evaluation_json(scores, published, recipe.inference, weights_hash, report)
-    content["protocol"] += deviation
+    content["protocol"] = way
     if as_json:
         print_json(content)
     else:
-        print_scores(scores, comparison, content["protocol"], report.lines if report else ())
+        print_scores(scores, comparison, way, report.lines if report else ())
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if not as_json:
         print(file)
+        if submission is not None:
+            print(submission.path)
     if not check or published is None:
         return 0
     passed, verdict = _check(scores, published)
@@ -158,6 +193,88 @@ def _choose_split(data: Data, split: str | None) -> tuple[Data, Literal["train",
     if split == "eval":
         return data, "eval"
     raise RecipeError(f"--split {split}: data of kind {data.kind} has the splits train and eval")
+
+
+def _check_archive(path: Path) -> None:
+    """Before any work: the name and the place of the ZIP.
+
+    Raises:
+        RecipeError: the name is not a ZIP's.
+        SystemFault: it cannot be written there.
+    """
+    if path.is_dir() or path.suffix.lower() != ".zip":
+        name = path / "results.zip" if path.is_dir() else path.with_name(path.stem.removesuffix(".tar") + ".zip")
+        raise RecipeError(f"--submit {path}: not the name of a ZIP file", f"--submit {shlex.quote(str(name))}")
+    folder = next(above for above in path.absolute().parents if os.path.exists(above))
+    if not os.path.isdir(folder):
+        raise fault(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), folder, "writing the ZIP there")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), folder, "writing the ZIP there")
+
+
+def _submission(path: Path, data: Data) -> Submission:
+    """
+    Raises:
+        RecipeError: what the data set's server takes is not known.
+    """
+    from emaseg.submit import KINDS, Submission, layout_of
+
+    layout = layout_of(data)
+    if layout is None:
+        raise RecipeError(
+            f"--submit {path}: what a server of {data.kind} takes is not known; possible: data of kind {', '.join(KINDS)}",
+            "leave --submit out; emaseg predict writes the label maps of any images",
+        )
+    return Submission(path, layout)
+
+
+def _check_unscored(dataset: ImagesOnly, data: Data, submission: Submission | None, scoring: Sequence[str]) -> None:
+    """Before any work on images whose labels are not published. scoring: the given options that need scores.
+
+    Raises:
+        RecipeError: scores are asked for.
+    """
+    from emaseg.submit import layout_of
+
+    what = f"the labels of these {len(dataset):,} images are not published, so nothing can be scored here"
+    if submission is None:
+        labelled = "choose labelled images: --split val"
+        server = f"write the label maps for {dataset.owner}: --submit results.zip"
+        hint = labelled if layout_of(data) is None else f"{server}; or {labelled}"
+        raise RecipeError(f"{what} ({dataset.layout or data.kind})", hint)
+    if scoring:
+        raise RecipeError(f"{scoring[0]}: {what}", f"leave {' and '.join(scoring)} out")
+
+
+def _tell_submission(
+    submission: Submission,
+    images: int,
+    comparison: Comparison,
+    protocol: str,
+    weights_sha256: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """What is in a ZIP that only its server can score."""
+    from .render import percent, print_grid, print_json, print_lines
+
+    if as_json:
+        content = {"submission": str(submission.path), "images": images, "published": comparison.miou}
+        print_json({"schema": SCHEMA, **content, "protocol": protocol, "weights_sha256": weights_sha256})
+    else:
+        published = comparison.reason or percent(comparison.miou)
+        print_grid(
+            [
+                ("label maps", str(images)),
+                ("scored by", submission.layout.server),
+                ("published", published),
+                ("protocol", protocol),
+            ]
+        )
+        print(submission.path)
+    if submission.layout.repack and not quiet:
+        command = submission.layout.repack.format(shlex.quote(str(submission.path)))
+        print_lines(["users report that this server takes .tar.gz only; to repack the ZIP:", f"  {command}"])
 
 
 def _default_folder(run: Path | None, name: str) -> Path:

@@ -5,6 +5,7 @@ Room: cli. Imports rich and the engine's events: only a command at work imports 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
@@ -162,6 +163,18 @@ def show_evaluation(events: Iterator[Evaluating | Evaluated], quiet: bool) -> Sc
                 return event.scores
             meter.update("evaluate", event.done, event.total, _pace(event.images_per_second, event.seconds_left))
     raise RuntimeError("the evaluation ended without scores")
+
+
+def show_submission(events: Generator[Evaluating | Evaluated, None, None], quiet: bool) -> Scores | None:
+    """Draw the writing of a submission to its end; returns its scores, None where the labels are not published."""
+    scores = None
+    with Meter(quiet) as meter, contextlib.closing(events):  # closed at once, whatever happens: no half file stays
+        for event in events:
+            if isinstance(event, Evaluated):
+                scores = event.scores
+            else:
+                meter.update("label maps", event.done, event.total, _pace(event.images_per_second, event.seconds_left))
+    return scores
 
 
 def _start_line(start: Started) -> str:

@@ -17,7 +17,7 @@ ROWS = (
     ("files", "device", "distributed", "recipe", "resources"),
     ("data", "events", "losses", "metrics", "optim", "models", "weights"),
     ("inference", "visual", "checkpoint", "run_folder"),
-    ("evaluate", "export", "predict", "reference", "plan"),
+    ("evaluate", "export", "predict", "reference", "plan", "submit"),
     ("train", "check_data", "starter"),
 )
 FORBIDDEN = {("models", "data"), ("data", "models"), ("losses", "data"), ("metrics", "data")}

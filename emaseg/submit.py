@@ -1,0 +1,190 @@
+"""Label maps as the ZIP that a benchmark's server takes: of test images whose labels the owners keep, or to rehearse.
+
+Room: submit, beside evaluate; imports inference, visual, metrics, events, files, errors, recipe and data.
+Legend: H W image size, K classes.
+
+    PASCAL VOC  results/VOC2012/Segmentation/comp6_test_cls/<id>.png: palette PNGs of the classes 0..20. comp5 is for
+                networks that have seen VOC's own images only, comp6 for all others: that is every one whose backbone
+                starts from ImageNet weights, as the published rows' do (development kit, section 5)
+    Cityscapes  <id>_pred.png: 8-bit grey, the owners' label ids, not train ids. Their script takes the one file named
+                <city>_<sequence>_<frame>*.png (cityscapesScripts, evalPixelLevelSemanticLabeling.py, getPrediction)
+    ADE20K      <id>.png: 8-bit grey, 1..150, as its label files have them (sceneparsing, README, "Submission format")
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from emaseg.data.ade20k import ade20k_rule
+from emaseg.data.cityscapes import label_rule
+from emaseg.data.label_files import LabelRule, index_rule
+from emaseg.data.labels import label_set
+from emaseg.data.sample import Dataset, UInt8
+from emaseg.data.trees import ImagesOnly
+from emaseg.errors import DataError
+from emaseg.events import Evaluated, Evaluating
+from emaseg.files import atomic
+from emaseg.inference import label_map
+from emaseg.metrics import Confusion
+from emaseg.recipe import Data, Inference
+from emaseg.visual import palette_png
+
+KINDS = ("voc", "cityscapes", "ade20k")  # of data that a layout is known for
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a server takes.
+
+    server: whose, for people. file: a label map's place in the ZIP; {} stands for the image's id. ending: what follows
+    the id in an image's file name. stored: K bytes, the value of each class. coloured: palette PNGs; else 8-bit grey.
+    repack: the command that makes a .tar.gz of the ZIP, for which {} stands, where users report that the server takes
+    nothing else.
+    """
+
+    server: str
+    file: str
+    ending: str
+    stored: bytes
+    coloured: bool = False
+    repack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A ZIP to be written, and what goes into it."""
+
+    path: Path
+    layout: Layout
+
+
+def layout_of(data: Data) -> Layout | None:
+    """What the server of a data set takes; None where none is known."""
+    classes = label_set(data).classes
+    match data.kind:
+        case "voc":
+            return Layout(
+                "PASCAL VOC's evaluation server",
+                "results/VOC2012/Segmentation/comp6_test_cls/{}.png",
+                ".jpg",
+                _stored(index_rule(classes)),
+                coloured=True,
+                repack="python3 -m zipfile -e {} . && tar czf results.tar.gz results",
+            )
+        case "cityscapes":
+            rule = label_rule(classes, "labelIds")
+            return Layout("Cityscapes' server", "{}_pred.png", "_leftImg8bit.png", _stored(rule))
+        case "ade20k":
+            return Layout("ADE20K's server", "{}.png", ".jpg", _stored(ade20k_rule(classes)))
+    return None
+
+
+def _stored(rule: LabelRule) -> bytes:
+    """The value that label files have for each class: the reader's rule, the other way round."""
+    return bytes(rule.lut.index(train_id) for train_id in range(rule.num_classes))
+
+
+def write_submission(
+    submission: Submission,
+    model: nn.Module,
+    dataset: Dataset,
+    inference: Inference,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+) -> Generator[Evaluating | Evaluated, None, None]:
+    """Predict every image at its own size and store the label maps, sorted by name; score them where labels are there.
+
+    The ZIP appears when it is complete; closing the generator earlier leaves nothing. The same label maps give the same
+    bytes. One image is held, and the next one is read ahead.
+
+    Args:
+        model: on `device`; it is put into eval mode and left there.
+        dataset: of the kind that submission.layout belongs to.
+        mean, std: of the RGB channels, in 0..255.
+
+    Yields:
+        Evaluating after each image; Evaluated at the end, unless the labels are not published.
+
+    Raises:
+        DataError: there are no images, one is named twice, or one cannot be read.
+        SystemFault: the ZIP cannot be written.
+    """
+    total, layout = len(dataset), submission.layout
+    items = sorted(zip(_files(dataset, layout), range(total), strict=True))
+    model.eval()
+    confusion = Confusion.empty(len(dataset.classes))
+    began = time.perf_counter()
+    with atomic(submission.path) as file, ZipFile(file, "w", ZIP_STORED) as archive:  # PNGs are compressed already
+        samples = _read_ahead(dataset, [index for _, index in items])
+        for done, ((name, _), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
+            labels = label_map(model, image, inference, mean, std, device)
+            archive.writestr(_entry(name), _png(labels, layout, dataset.palette))
+            if truth is not None:
+                confusion.add(truth, labels)
+            rate = done / max(time.perf_counter() - began, 1e-9)
+            yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
+    if not isinstance(dataset, ImagesOnly):
+        yield Evaluated(confusion.scores(dataset.classes, total))
+
+
+def _files(dataset: Dataset, layout: Layout) -> list[str]:
+    """The place in the ZIP of every image's label map."""
+    ids = [Path(dataset.name(index)).name.removesuffix(layout.ending) for index in range(len(dataset))]
+    if not ids:
+        raise DataError("the split to be submitted holds no images", "check the split's list file or folder")
+    image, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise DataError(
+            f"{image}: the split names this image {times} times, but its server takes one label map of each",
+            "correct the split's list file",
+        )
+    return [layout.file.format(image) for image in ids]
+
+
+def _read_ahead(dataset: Dataset, order: Sequence[int]) -> Iterator[tuple[UInt8, UInt8 | None]]:
+    """Image and labels of each index; the next are decoded in a thread while the network works on these."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
+        ahead = reader.submit(_read, dataset, order[0])
+        for index in order[1:]:
+            sample = ahead.result()
+            ahead = reader.submit(_read, dataset, index)
+            yield sample
+        yield ahead.result()
+
+
+def _read(dataset: Dataset, index: int) -> tuple[UInt8, UInt8 | None]:
+    """(H, W, 3) RGB, and (H, W) train ids where they are published."""
+    if isinstance(dataset, ImagesOnly):
+        return dataset.read_image(index), None
+    sample = dataset.read(index)
+    return sample.image, sample.label
+
+
+def _png(labels: UInt8, layout: Layout, palette: UInt8) -> bytes:
+    """A PNG file of (H, W) train ids, as the server wants their values."""
+    stored = np.frombuffer(layout.stored, np.uint8)[labels]
+    picture = palette_png(stored, palette) if layout.coloured else Image.fromarray(stored)
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _entry(name: str) -> ZipInfo:
+    """A readable file without a time of its own (1980), written by any system as if by Unix."""
+    entry = ZipInfo(name)
+    entry.create_system = 3
+    entry.external_attr = 0o644 << 16
+    return entry
