@@ -293,7 +293,12 @@ def test_ctrl_c_leaves_no_zip(top: Path, weights: Path) -> None:
     """Exit code 130, and neither a ZIP that looks complete nor a temporary file."""
     for number in range(60):
         image(top / f"leftImg8bit/test/berlin/berlin_{number:06}_000020_leftImg8bit.png", (256, 512))
-    command = [sys.executable, "-m", "emaseg.cli", "eval", str(weights), "--submit", "results.zip", "--device", "cpu"]
+    # A job in a shell's background is deaf to SIGINT, and so would be the program that it starts.
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('emaseg.cli', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", program, "eval", str(weights), "--submit", "results.zip", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
