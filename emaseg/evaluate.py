@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from emaseg.data.sample import Dataset, Sample
+from emaseg.data.sample import Dataset
+from emaseg.data.threads import read_ahead
 from emaseg.errors import DataError, WeightsError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import label_map
@@ -70,22 +70,11 @@ def evaluate(
     model.eval()
     confusion = Confusion.empty(len(dataset.classes))
     began = time.perf_counter()
-    for done, sample in enumerate(_read_ahead(dataset), start=1):
+    for done, sample in enumerate(read_ahead(dataset.read, range(total)), start=1):
         confusion.add(sample.label, label_map(model, sample.image, inference, mean, std, device))
         rate = done / max(time.perf_counter() - began, 1e-9)
         yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     yield Evaluated(confusion.scores(dataset.classes, total))
-
-
-def _read_ahead(dataset: Dataset) -> Iterator[Sample]:
-    """Every sample in order; the next one is decoded in a thread while the network works on this one."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
-        ahead = reader.submit(dataset.read, 0)
-        for index in range(1, len(dataset)):
-            sample = ahead.result()
-            ahead = reader.submit(dataset.read, index)
-            yield sample
-        yield ahead.result()
 
 
 def evaluation_json(

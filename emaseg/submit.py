@@ -13,11 +13,11 @@ Legend: H W image size, K classes.
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -32,6 +32,7 @@ from emaseg.data.cityscapes import label_rule
 from emaseg.data.label_files import LabelRule, index_rule
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Dataset, UInt8
+from emaseg.data.threads import read_ahead
 from emaseg.data.trees import ImagesOnly
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
@@ -128,7 +129,7 @@ def write_submission(
     confusion = Confusion.empty(len(dataset.classes))
     began = time.perf_counter()
     with atomic(submission.path) as file, ZipFile(file, "w", ZIP_STORED) as archive:  # PNGs are compressed already
-        samples = _read_ahead(dataset, [index for _, index in items])
+        samples = read_ahead(functools.partial(_read, dataset), [index for _, index in items])
         for done, ((name, _), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
             labels = label_map(model, image, inference, mean, std, device)
             archive.writestr(_entry(name), _png(labels, layout, dataset.palette))
@@ -152,17 +153,6 @@ def _files(dataset: Dataset, layout: Layout) -> list[str]:
             "correct the split's list file",
         )
     return [layout.file.format(image) for image in ids]
-
-
-def _read_ahead(dataset: Dataset, order: Sequence[int]) -> Iterator[tuple[UInt8, UInt8 | None]]:
-    """Image and labels of each index; the next are decoded in a thread while the network works on these."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
-        ahead = reader.submit(_read, dataset, order[0])
-        for index in order[1:]:
-            sample = ahead.result()
-            ahead = reader.submit(_read, dataset, index)
-            yield sample
-        yield ahead.result()
 
 
 def _read(dataset: Dataset, index: int) -> tuple[UInt8, UInt8 | None]:

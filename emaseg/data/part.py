@@ -1,6 +1,6 @@
 """Reading what a training crop needs of a picture: the values of read_image, to the bit, in less time.
 
-Room: data. Imports images, sample, numpy, Pillow and, where it is installed, OpenCV. Legend: H W image height, width.
+Room: data. Imports images, opencv, sample, numpy and Pillow. Legend: H W image height, width.
 
 An ordinary PNG is decoded as far as it is needed: its rows are stored from the top, so a header that promises fewer of
 them makes the decoder stop there. An ordinary RGB JPEG goes through OpenCV, if it is there: the same library as
@@ -11,18 +11,17 @@ read_image's; so are all messages.
 from __future__ import annotations
 
 import functools
-import importlib
 import io
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from emaseg.data.images import plain_jpeg_size, read_image
+from emaseg.data.opencv import opencv
 from emaseg.data.sample import Box, Part, UInt8
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -69,10 +68,9 @@ def _content(path: Path) -> bytes:
 def _jpeg_decoder() -> Callable[[bytes], UInt8 | None] | None:
     """JPEG bytes to (H, W, 3) uint8 RGB, or to None where they are refused; None without an OpenCV that decodes as
     Pillow does (both come with libjpeg-turbo, but a distribution may build them otherwise)."""
-    try:
-        cv2: Any = importlib.import_module("cv2")
-        rgb = cv2.IMREAD_COLOR_RGB
-    except (ImportError, AttributeError):  # versions before 4.11 know their own order of colours only
+    cv2 = opencv()
+    rgb = getattr(cv2, "IMREAD_COLOR_RGB", None)  # versions before 4.11 know their own order of colours only
+    if cv2 is None or rgb is None:
         return None
 
     def decode(content: bytes) -> UInt8 | None:

@@ -1,6 +1,6 @@
 """Resizing of 8-bit images and labels, exactly as OpenCV does it, whole or only a window of the result.
 
-Room: data. Imports data.sample, numpy, torch and, where it is installed, OpenCV. Legend: H W size before, h w size after.
+Room: data. Imports data.sample, data.opencv, numpy and torch. Legend: H W size before, h w size after.
 
 The published systems resize with OpenCV's INTER_LINEAR and INTER_NEAREST. On 8-bit pixels INTER_LINEAR is integer
 arithmetic: weights of 11 bits, columns first, shifts that truncate. Rounding the ideal value instead differs by one
@@ -12,15 +12,14 @@ much faster that it resizes the whole image in less time; the values are the sam
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from emaseg.data.opencv import opencv
 from emaseg.data.sample import Box, Part, UInt8
 
 Index = npt.NDArray[np.int64]
@@ -98,9 +97,8 @@ def box_needed(before: Size, size: Size, window: Box) -> Box:
 def _opencv_resize() -> Callable[[Part, Size, Box, bool], UInt8] | None:
     """_resized by OpenCV itself, for parts that begin at the image's top left corner: None where it is not installed,
     or where its build differs (some have faster versions for single processors and factors)."""
-    try:
-        cv2: Any = importlib.import_module("cv2")
-    except ImportError:
+    cv2 = opencv()
+    if cv2 is None:
         return None
 
     def resize(part: Part, size: Size, window: Box, mirrored: bool) -> UInt8:

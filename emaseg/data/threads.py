@@ -1,4 +1,4 @@
-"""Reading many files at once, with a word on how far it is.
+"""Reading many files at once, with a word on how far it is, or the next one ahead of its use.
 
 Room: data. Imports nothing of it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -48,6 +48,17 @@ def read_all(
         finally:
             pool.shutdown(cancel_futures=True)
     return results
+
+
+def read_ahead(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """`read` of every item, in order; the next one is read by a thread while the caller works on this one."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
+        ahead = reader.submit(read, items[0])
+        for item in items[1:]:
+            result = ahead.result()
+            ahead = reader.submit(read, item)
+            yield result
+        yield ahead.result()
 
 
 def _threads() -> int:
