@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,7 +118,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG that read_image decodes and does nothing more to: RGB, upright, not too large.
+    """(height, width) of a JPEG that read_image decodes and does nothing more to: RGB and upright.
 
     content: a file's bytes. None for anything else, and for a damaged header: read_image says what is wrong with it.
     """
@@ -126,10 +128,17 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
         with _translated("JPEG"), Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
             width, height = picture.size
             plain = picture.format == "JPEG" and picture.mode == "RGB"  # an MPO has another format
-            plain = plain and _orientation(picture) == 1 and width * height <= MAX_PIXELS
-            return (height, width) if plain else None
+            return (height, width) if plain and _orientation(picture) == 1 else None
     except UserError:
         return None
+
+
+def file_bytes(path: Path) -> bytes:
+    """The file's bytes; none where it is no ordinary file or cannot be read, which read_image and decode explain."""
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except (OSError, ValueError):
+        return b""
 
 
 def decode(source: Path | bytes | BinaryIO, name: str | None = None) -> Image.Image:
@@ -277,14 +286,16 @@ def _check_source(source: Path | bytes | BinaryIO, name: str) -> None:
     """Refuse folders, and pipes and devices, on which an ordinary read would wait for ever."""
     if not isinstance(source, (str, Path)):
         return
-    path = Path(source)
     try:
-        if path.is_dir():
-            raise DataError(f"{name}: a folder, not an image", "name a file in it")
-        if path.exists() and not path.is_file():
-            raise DataError(f"{name}: not an ordinary file", "copy the image into a file first")
+        mode = os.stat(source).st_mode
+    except FileNotFoundError:
+        return
     except (OSError, ValueError) as error:  # no permission on the way; a null byte in the name
         raise _damaged(name, error) from error
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{name}: a folder, not an image", "name a file in it")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{name}: not an ordinary file", "copy the image into a file first")
 
 
 def _name_of(source: Path | bytes | BinaryIO) -> str:

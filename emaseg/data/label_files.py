@@ -1,6 +1,6 @@
 """Reading a mask file as train ids, and saying precisely what is wrong with one that holds anything else.
 
-Room: data. Imports errors, images, sample. Legend: H W image height and width, K classes.
+Room: data. Imports errors, decoders, images, png, sample. Legend: H W image height and width, K classes.
 
 A mask is an image whose stored value is the class: 8-bit grey (PNG mode L), palette (mode P: the index, never the
 colour), 1-bit, or 16-bit grey. An RGB mask is read only by colours that were declared. A MATLAB file (.mat) is read
@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from emaseg.data.images import decode
+from emaseg.data import png
+from emaseg.data.decoders import numbers_decoder
+from emaseg.data.images import MAX_PIXELS, decode, file_bytes
 from emaseg.data.mat import read_mat
 from emaseg.data.sample import IGNORE, UInt8
 from emaseg.errors import DataError, RecipeError
@@ -105,13 +107,16 @@ def read_label(path: Path, rule: LabelRule, content: bytes | None = None) -> UIn
         label = apply_rule(read_mat(path, *rule.mat, content=content), path, rule)
     else:
         label = _from_picture(path, rule, content)
-    if not rule.empty_ok and (label == IGNORE).all():
+    if not rule.empty_ok and label.min() == IGNORE:
         raise _all_ignored(path, rule)
     return label
 
 
 def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
-    picture = decode(path) if content is None else decode(content, str(path))
+    source = (file_bytes(path) or path) if content is None else content
+    if isinstance(source, bytes) and (raw := _numbers(source)) is not None:
+        return apply_rule(raw, path, rule)
+    picture = decode(source, str(path))
     if picture.format in ("JPEG", "MPO"):
         raise DataError(
             f"{path}: a JPEG mask: its compression has changed the class values", "export the masks again as PNG"
@@ -119,6 +124,15 @@ def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
     if picture.mode in ("RGB", "RGBA"):
         return _from_colours(_opaque_rgb(picture, path), path, rule)
     return apply_rule(_indices(picture, path), path, rule)
+
+
+def _numbers(content: bytes) -> UInt8 | None:
+    """(H, W) stored values of an ordinary PNG of one channel by OpenCV, if it is there: what _indices gives for it."""
+    header = png.read_header(content)
+    if not header or header.kind == png.RGB or header.size[0] * header.size[1] > MAX_PIXELS:
+        return None
+    decode = numbers_decoder()
+    return decode(png.bare(content, header)) if decode else None
 
 
 def _indices(picture: Image.Image, path: Path) -> npt.NDArray[np.generic]:

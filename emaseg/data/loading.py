@@ -313,6 +313,7 @@ def _end(stream: Iterator[Parcel | UserError] | None, crew: Sequence[BaseProcess
         getattr(stream, "_shutdown_workers", lambda: None)()
     finally:
         impatient.cancel()
+        impatient.join(_BURIAL)  # of two threads that wait for one process, one is told too early that it is gone
         _kill(crew)
 
 

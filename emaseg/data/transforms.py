@@ -117,17 +117,18 @@ def acceptable(label: UInt8, max_class_share: float) -> bool:
     if max_class_share >= 1.0:
         return True
     labelled = int(np.count_nonzero(label != IGNORE))
-    counts = _class_counts(label[::2])
-    uncounted = labelled - int(counts.sum())
-    if labelled and (int(counts.max()) + uncounted) / labelled < max_class_share:
-        return True  # as nearly always: even with all the other rows no class would hold too much
-    largest = int((counts + _class_counts(label[1::2])).max())
-    return largest < labelled and largest / labelled < max_class_share  # the first also means: two classes
-
-
-def _class_counts(label: UInt8) -> torch.Tensor:
-    """(255,) pixels of each train id."""
-    return torch.bincount(as_tensor(label).flatten(), minlength=IGNORE + 1)[:IGNORE]
+    if not labelled:
+        return False
+    # The classes below a middle one, that one, and those above it: as a rule none of the three groups holds too much,
+    # so neither does a class, and comparing all pixels twice takes a fifth of the time of counting every class.
+    some = label[::16, ::16]
+    some = np.sort(some[some != IGNORE])
+    middle = some[some.size // 2] if some.size else 0
+    below, at = int(np.count_nonzero(label < middle)), int(np.count_nonzero(label == middle))
+    largest = max(below, at, labelled - below - at)
+    if largest / labelled >= max_class_share > at / labelled:
+        largest = int(torch.bincount(as_tensor(label).flatten(), minlength=IGNORE + 1)[:IGNORE].max())
+    return largest / labelled < max_class_share  # which is below 1, so that two classes are there
 
 
 def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
@@ -259,14 +260,16 @@ def lay(crops: Sequence[Crop], augment: Augment) -> Parcel:
     its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
     """
     height, width = augment.crop
-    pixels = np.zeros((len(crops), height, width, 3), crops[0].image.dtype)
-    labels = np.full((len(crops), height, width), IGNORE, np.uint8)
+    pixels = np.empty((len(crops), height, width, 3), crops[0].image.dtype)
+    labels = np.empty((len(crops), height, width), np.uint8)
     windows = []
     for i, crop in enumerate(crops):
         h, w = crop.label.shape
         top, left = ((height - h) // 2, (width - w) // 2) if augment.pad == "centre" else (0, 0)
         if augment.pad_before_crop and crop.mirrored:
             left = width - w - left  # padding that came first was mirrored with the image
+        if (h, w) != (height, width):
+            pixels[i], labels[i] = 0, IGNORE
         pixels[i, top : top + h, left : left + w] = crop.image
         labels[i, top : top + h, left : left + w] = crop.label
         windows.append((top, left, h, w))

@@ -19,7 +19,6 @@ rounds' ratios, of process CPU time.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import statistics
@@ -28,21 +27,20 @@ import tempfile
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 
-from emaseg.data import part, resize
 from emaseg.data.label_files import index_rule
 from emaseg.data.pairs import PairedFiles
 from emaseg.data.transforms import lay, sample_rng, train_crop
 from emaseg.device import keep_freed_memory
 from emaseg.recipe.schema import Augment
+from tests.data.pipeline import without_opencv
 
 CLASSES = 19
 BATCH = 8
@@ -167,15 +165,6 @@ def seconds(draw: Draw, first: int, count: int) -> float:
     for i in range(first, first + count):
         draw(i)
     return time.process_time() - began
-
-
-@contextlib.contextmanager
-def without_opencv() -> Iterator[None]:
-    with (
-        mock.patch.object(resize, "_opencv_resize", return_value=None),
-        mock.patch.object(part, "_jpeg_decoder", return_value=None),
-    ):
-        yield
 
 
 def compare(case: Case, rounds: int) -> None:

@@ -6,12 +6,16 @@ Arrays hold every n-th pixel; whole results are given by their SHA-256.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from emaseg.data import label_files, part, resize
 from emaseg.data.sample import UInt8
 from tests.parity import GOLDEN, golden
 
@@ -37,3 +41,17 @@ def sample_label(height: int, width: int) -> UInt8:
 
 def sha256(array: UInt8) -> str:
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+@contextlib.contextmanager
+def without_opencv() -> Iterator[None]:
+    """As where it is not installed."""
+    with contextlib.ExitStack() as stack:
+        for module, name in (
+            (resize, "_opencv_resize"),
+            (part, "jpeg_decoder"),
+            (part, "png_decoder"),
+            (label_files, "numbers_decoder"),
+        ):
+            stack.enter_context(mock.patch.object(module, name, return_value=None))
+        yield

@@ -17,6 +17,8 @@ from emaseg.data.label_files import ILLEGAL, LabelRule, apply_rule, index_rule, 
 from emaseg.data.sample import IGNORE
 from emaseg.errors import DataError, RecipeError
 
+pytestmark = pytest.mark.usefixtures("each_decoder")
+
 CLASSES = ("road", "car", "tree")
 RULE = index_rule(CLASSES)
 STRICT = index_rule(CLASSES, ignore=())

@@ -1,0 +1,79 @@
+"""What a JPEG's header says, and the same file with fewer rows.
+
+Room: data. Imports nothing of it. Legend: H W image height, width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+
+_SCAN, _RESTARTS = 0xDA, 0xDD
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: with Huffman's code, as nearly all files
+_EXIF_XMP, _ICC_MPF = 0xE1, 0xE2
+# Segments that say nothing about how to show the picture: JFIF, Photoshop's, Adobe's, tables, a comment.
+_SILENT = frozenset((0xE0, 0xED, 0xEE, 0xC4, 0xDB, _RESTARTS, 0xFE))
+
+_MORE = 8  # rows: colour of half or a quarter of the height is interpolated from the rows below, too
+_WORTH = 64  # rows, more than the largest block has: a decoder that wants the rest of a block must not find the end
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A JPEG of three components of 8 bits.
+
+    at: its frame header's place in the file, which begins with the marker. scan: where its pixels begin.
+    size: (H, W) as stored. bare: nothing in its header can turn it, or hold a second picture.
+    in_order: its rows are stored one after the other, without marks between.
+    """
+
+    at: int
+    scan: int
+    size: tuple[int, int]
+    bare: bool
+    in_order: bool
+
+
+def read_frame(content: bytes) -> Frame | None:
+    """Of a file's bytes; None for every other kind of file, and for a header that is out of the ordinary."""
+    at, found, size, bare, in_order = len(START), 0, (0, 0), True, True
+    while content.startswith(START) and len(content) > at + 10 and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == _SCAN:
+            return Frame(found, at, size, bare, in_order and content[at + 4] == 3) if found else None
+        if marker in _FRAMES:
+            bits, components = content[at + 4], content[at + 9]
+            height, width = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
+            if found or bits != 8 or components != 3 or not height * width:
+                return None
+            found, size, in_order = at, (height, width), in_order and marker != _FRAMES[2]
+        elif marker == _RESTARTS:
+            in_order = False
+        elif marker in (_EXIF_XMP, _ICC_MPF):
+            bare = bare and content.startswith(b"ICC_PROFILE", at + 4)
+        elif marker not in _SILENT:
+            return None
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    return None
+
+
+def is_complete(content: bytes) -> bool:
+    """Whether a JPEG's bytes end with its last mark; some programs append zeros."""
+    return content.rstrip(b"\0").endswith(END)
+
+
+def first_rows(content: bytes, frame: Frame, rows: int) -> bytes | None:
+    """The file with a header that promises `rows` rows and a few more, and without the mark at its end.
+
+    A decoder reads so far as it must for them. What follows is not looked at but for a mark, so there is none: a
+    decoder that meets one complains of the bytes before it.
+
+    Returns:
+        None where the rows are not stored in order, where there is little to save, or where the file is not complete.
+    """
+    rows += _MORE
+    end = content.find(END, frame.scan)
+    if not frame.in_order or rows + _WORTH > frame.size[0] or end < 0 or content[end + len(END) :].strip(b"\0"):
+        return None
+    return b"".join((content[: frame.at + 5], rows.to_bytes(2), memoryview(content)[frame.at + 7 : end]))
