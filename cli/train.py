@@ -25,6 +25,7 @@ from .options import SCHEMA, Device, Json, Overrides, Quiet, Verbose, session_of
 if TYPE_CHECKING:
     from emaseg.events import Finished
     from emaseg.recipe import LoadedRecipe, Recipe
+    from emaseg.recipe.schema import Data
 
 INTERRUPTED_WITH_CHECKPOINT = 75
 
@@ -96,7 +97,7 @@ def train(
                 return INTERRUPTED_WITH_CHECKPOINT
             raise
     if not quiet:
-        print_lines(_last_words(finished, recipe, overrides))
+        print_lines(_last_words(finished, recipe, loaded.recipe.data, overrides))
     if as_json:
         content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
@@ -146,8 +147,10 @@ def _default_run(name: str, resume: bool) -> Path:
     return fresh
 
 
-def _last_words(finished: Finished, recipe: str, overrides: list[str]) -> list[str]:
+def _last_words(finished: Finished, recipe: str, data: Data, overrides: list[str]) -> list[str]:
     """How it ended, and commands to go on with."""
+    from emaseg.submit import layout_of
+
     run = shlex.quote(str(finished.run))
     if finished.interrupted:
         changes = "".join(f" --set {shlex.quote(change)}" for change in overrides)
@@ -155,9 +158,11 @@ def _last_words(finished: Finished, recipe: str, overrides: list[str]) -> list[s
         return [f"interrupted after step {finished.step}; continue with:", f"  {again}"]
     best = "" if finished.best_miou is None else f"; best mIoU {100 * finished.best_miou:.2f}"
     state = "was complete already" if finished.already else "done"
+    submit = not finished.scored and layout_of(data) is not None
     return [
         f"{state}: {finished.step} steps{best}",
-        f"  emaseg eval {run}",
+        f"  emaseg eval {run}{'' if finished.scored else ' --split val'}",
+        *([f"  emaseg eval {run} --submit results.zip"] if submit else []),
         f"  emaseg predict IMAGE --weights {run}",
         f"  samples: {finished.run / 'samples.png'}",
     ]

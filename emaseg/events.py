@@ -99,6 +99,7 @@ class Finished:
     best_miou: float | None
     interrupted: bool = False  # stopped by a signal after saving a checkpoint; --resume continues
     already: bool = False  # a resume of a run that was complete
+    scored: bool = True  # whether the images to evaluate on have labels
 
 
 TrainEvent = Note | Downloading | Started | Stepped | Evaluating | Evaluated | Saved | Finished

@@ -109,7 +109,7 @@ def train(
     scored = not session.plan.scored or session.best.get("evaluated") == session.step
     complete = session.step == session.plan.total and scored
     if complete and run.samples.exists():
-        yield Finished(out, session.step, session.best.get("miou"), already=True)
+        yield Finished(out, session.step, session.best.get("miou"), already=True, scored=session.plan.scored)
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
@@ -206,7 +206,7 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
     finally:
         stream.close()
     yield Saved(write_samples(session.model, session.recipe, session.eval_set, session.run, session.device), "samples")
-    yield Finished(session.run.root, session.step, session.best.get("miou"))
+    yield Finished(session.run.root, session.step, session.best.get("miou"), scored=session.plan.scored)
 
 
 def _stream(session: _Session) -> Generator[Batch, None, None]:

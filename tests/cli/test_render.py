@@ -17,6 +17,7 @@ from emaseg import words
 from emaseg.evaluate import Comparison
 from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
 from emaseg.metrics import ClassScore, Scores
+from emaseg.recipe.schema import Data, LIPData, VOCData
 
 render = importlib.import_module("emaseg.cli.render")
 progress = importlib.import_module("emaseg.cli.progress")
@@ -116,6 +117,28 @@ def test_a_training_run_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
         "train 2/2  epoch 1  loss 0.5000  lr 0.01  123 images/s  60 s left  data wait 25%",
         "evaluate 1/1  9.87 images/s  0 s left",
         "step 2: mIoU 45.68  best so far",
+    ]
+
+
+def test_after_training_the_commands_that_can_follow_are_named() -> None:
+    """Where the evaluation split has no published labels, a plain `emaseg eval RUN` could only fail."""
+    voc, lip = VOCData(kind="voc", root="VOC", eval_split="test"), LIPData(kind="lip", root="LIP", eval_split="test")
+    run = Path("runs/my run")
+
+    def said(finished: Finished, data: Data) -> list[str]:
+        return [line.strip() for line in train._last_words(finished, "voc.toml", data, ["train.batch=2"])]
+
+    assert said(Finished(run, 7, 0.5), voc) == [
+        "done: 7 steps; best mIoU 50.00",
+        "emaseg eval 'runs/my run'",
+        "emaseg predict IMAGE --weights 'runs/my run'",
+        "samples: runs/my run/samples.png",
+    ]
+    unscored = said(Finished(run, 7, None, scored=False), voc)
+    assert unscored[1:3] == ["emaseg eval 'runs/my run' --split val", "emaseg eval 'runs/my run' --submit results.zip"]
+    assert not any("--submit" in line for line in said(Finished(run, 7, None, scored=False), lip))
+    assert said(Finished(run, 7, None, interrupted=True), voc)[1:] == [
+        "emaseg train voc.toml --out 'runs/my run' --resume --set train.batch=2"
     ]
 
 
