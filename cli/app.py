@@ -97,7 +97,19 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code; never raises for a user's error."""
+    _share_cores()
     return run(typer.main.get_command(app), sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _share_cores() -> None:
+    """Let threads that wait for others of this process sleep after some microseconds, unless the user says how.
+
+    GNU's OpenMP, PyTorch's on Linux, reads this when it is loaded. By itself a waiting thread spins for milliseconds;
+    on a machine that others use, too, it spins away the time of the thread that it waits for: training steps took
+    between 1.5 and 9 times as long (tests/benchmarks/bench_busy.py). Alone on a machine it makes no difference.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def run(command: Any, arguments: list[str]) -> int:

@@ -126,3 +126,17 @@ def test_recipes_lists_the_shipped_ones() -> None:
     assert (code, err, torch) == (0, "", False)
     assert any(line.split()[:1] == ["demo"] for line in out.splitlines())
     assert os.linesep not in probe("recipes", "--json")[1].rstrip()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_do_not_spin_for_long_unless_told_to(given: dict[str, str], expected: str) -> None:
+    """Spinning threads of one program starve those of another; OpenMP reads the limit when torch is imported, later."""
+    code = "import os; from emaseg.cli import app; app.main(['--version']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    inherited = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=inherited | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == expected
