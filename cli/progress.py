@@ -17,7 +17,7 @@ from rich.text import Text
 from emaseg.events import Downloading, Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
 from emaseg.words import duration, size
 
-from .render import console, percent, print_note
+from .render import console, fitted, percent, print_note
 
 if TYPE_CHECKING:
     from emaseg.data.threads import Reading
@@ -62,7 +62,7 @@ class Meter:
     def say(self, line: str, style: str = "") -> None:
         """A line that stays, above the bars."""
         if not self._quiet:
-            self.out.print(Text(line, style=style))
+            self.out.print(Text(fitted(line, self.out), style=style))
 
     def note(self, note: Note) -> None:
         """A line of the engine's; warnings are shown also when quiet."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import TextWrapper
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rich import box
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from emaseg.events import Note
     from emaseg.metrics import Scores
 
+_ERROR, _TRY = "error: ", "  try: "
+_TYPED = re.compile(r"\b(emaseg|pip|python3?) |--set |https?://")  # what people copy from a message
 _PIPE_WIDTH = 10_000  # a table in a pipe or file is as wide as its content
 
 _STATUS = {
@@ -60,22 +64,47 @@ def console(stream: IO[str] | None = None) -> Console:
     return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def fitted(text: str, out: Console, first: str = "", rest: str = "  ") -> str:
+    """`text` after the words `first`; on a terminal its long lines are broken between words and go on after `rest`.
+
+    Indented lines and those with something to type stay whole: what the terminal itself breaks can still be copied.
+    """
+    if not out.is_terminal:
+        return first + text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        begin = "" if lines else first
+        whole = line.startswith(" ") or _TYPED.search(line)
+        wrapper = TextWrapper(
+            out.width, initial_indent=begin, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        )
+        lines += [begin + line] if whole or not line else wrapper.wrap(line)
+    return "\n".join(lines)
+
+
 def print_error(message: str, hint: str, out: Console | None = None) -> None:
     """`error: message` and, where there is one, `  try: hint` on `out` (default stderr)."""
-    text = Text("error: ", style="bold red").append(message, style="not bold default")
-    if hint:
-        text.append("\n  try: ", style="bold").append(hint, style="not bold default")
-    (out or console()).print(text)
+    out = out or console()
+    text = Text(fitted(message, out, _ERROR))
+    text.stylize("bold red", 0, len(_ERROR))
+    out.print(text.append_text(_remedy(hint, out)) if hint else text)
+
+
+def _remedy(hint: str, out: Console) -> Text:
+    text = Text("\n" + fitted(hint, out, _TRY, " " * len(_TRY)))
+    text.stylize("bold", 0, len(_TRY) + 1)
+    return text
 
 
 def print_note(note: Note, out: Console) -> None:
     """One line for people; warnings stand out."""
-    out.print(Text(f"warning: {note.text}", style="yellow") if note.warning else Text(note.text))
+    out.print(Text(fitted(note.text, out, "warning: " if note.warning else ""), style="yellow" if note.warning else ""))
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Lines for people on stderr."""
-    console().print(Text("\n".join(lines)))
+    out = console()
+    out.print(Text("\n".join(fitted(line, out) for line in lines)))
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -103,12 +132,13 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers:
 
 def print_finding(level: Literal["error", "warning"], title: str, lines: Iterable[str], remedy: str) -> None:
     """A problem on stdout after an empty line: what it is, where, and the remedy."""
-    text = Text(f"\n{level}: ", style="bold red" if level == "error" else "yellow")
-    text.append(title, style="not bold default")
+    out = console(sys.stdout)
+    head = f"{level}: "
+    text = Text("\n" + fitted(title, out, head))
+    text.stylize("bold red" if level == "error" else "yellow", 0, len(head) + 1)
     for line in lines:
-        text.append(f"\n  {line}", style="not bold default")
-    text.append("\n  try: ", style="bold default").append(remedy, style="not bold default")
-    console(sys.stdout).print(text)
+        text.append(f"\n  {line}")
+    out.print(text.append_text(_remedy(remedy, out)))
 
 
 def print_scores(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from emaseg import words
 from emaseg.evaluate import Comparison
@@ -118,6 +119,28 @@ def test_a_training_run_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
         "evaluate 1/1  9.87 images/s  0 s left",
         "step 2: mIoU 45.68  best so far",
     ]
+
+
+def test_a_terminal_breaks_prose_between_words_and_leaves_commands_whole() -> None:
+    """A path or a command that the terminal breaks itself is copied in one piece; in a pipe nothing is broken."""
+    message, path = "the mask holds 7 (3 pixels), but 0..2 are classes", "/data/" + "deep/" * 9 + "mask.png"
+    command = "take other weights: emaseg download-weights voc_r50_d8 --dir /data/weights"
+
+    def shown(hint: str, terminal: bool) -> list[str]:
+        out = Console(file=io.StringIO(), width=40, soft_wrap=True, force_terminal=terminal, color_system=None)
+        render.print_error(f"{path}: {message}", hint, out)
+        return out.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
+
+    assert shown("save it again as a PNG with one channel", terminal=True) == [
+        f"error: {path}:",
+        "  the mask holds 7 (3 pixels), but 0..2",
+        "  are classes",
+        "  try: save it again as a PNG with one",
+        "       channel",
+    ]
+    assert shown(command, terminal=True)[-1] == f"  try: {command}"
+    assert shown(command, terminal=False) == [f"error: {path}: {message}", f"  try: {command}"]
+    assert render.fitted("two\n  paragraphs\n\nhere", Console(force_terminal=True)) == "two\n  paragraphs\n\nhere"
 
 
 def test_after_training_the_commands_that_can_follow_are_named() -> None:
