@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 
 from emaseg.events import Stepped, TrainEvent
 from emaseg.recipe import Recipe, parse_recipe
 from emaseg.train import train
+
+main = importlib.import_module("emaseg.cli").main
 
 TINY = """
 schema = 1
@@ -55,6 +59,12 @@ log_every = 2
 def tiny(*overrides: str) -> Recipe:
     """The tiny recipe with `--set` values."""
     return parse_recipe(TINY, "tiny.toml", overrides).recipe
+
+
+def emaseg(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command in this process."""
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None) -> list[TrainEvent]:

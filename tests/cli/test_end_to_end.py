@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-main = importlib.import_module("emaseg.cli").main
+from tests.helpers import emaseg, main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = """
 schema = 1
@@ -61,15 +60,6 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 Output = tuple[int, str, str]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small run fastest on one thread; the other tests get their threads back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
@@ -82,12 +72,6 @@ def run(folder: Path) -> Path:
     """A finished run of six steps."""
     assert main(["train", str(folder / "tiny.toml"), "--out", str(folder / "run"), "--device", "cpu", "-q"]) == 0
     return folder / "run"
-
-
-def emaseg(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Output:
-    """Exit code, stdout and stderr of one command in this process."""
-    code = main([str(argument) for argument in arguments])
-    return code, *capsys.readouterr()
 
 
 def test_training_ends_with_the_run_folder_on_stdout(

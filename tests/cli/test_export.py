@@ -6,36 +6,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from emaseg.cli import main
 from PIL import Image
 
 from emaseg.data import build_dataset
 from tests.export.made import checkpoint, recipe
+from tests.helpers import emaseg
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(recipe("emanet"), tmp_path_factory.mktemp("trained") / "tiny.pt")
-
-
-def emaseg(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command in this process."""
-    code = main([str(argument) for argument in arguments])
-    return code, *capsys.readouterr()
 
 
 def photo(path: Path) -> Path:

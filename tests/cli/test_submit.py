@@ -12,12 +12,10 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import typer
 from PIL import Image
 
@@ -36,6 +34,7 @@ from tests.export.made import checkpoint, network
 from tests.helpers import TINY
 
 main = importlib.import_module("emaseg.cli").main
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS = {
     "memorynet_cityscapes_hrnetv2p_w48": 2,  # commands in the header: for one's own run, and for the released model
@@ -55,15 +54,6 @@ average = "probs_before_resize"
 table = "a table"
 miou_ms_flip = 81.25
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small run fastest on one thread; the other tests get their threads back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ from tests.export.made import checkpoint, exported, network, recipe
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INSIDE = "normalize,argmax"
 FILES = {
     "plain.onnx": ("emanet", "onnx", ""),
@@ -35,14 +37,6 @@ FILES = {
     "pixels.onnx": ("memorynet", "onnx", INSIDE),
     "plain.pt2": ("memorynet", "torch", ""),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

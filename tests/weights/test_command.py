@@ -20,19 +20,13 @@ from emaseg.events import Downloading, Finished, Note, Started
 from emaseg.models import build_model
 from emaseg.recipe import load_recipe
 from emaseg.train import train
-from tests.helpers import TINY
+from tests.helpers import TINY, emaseg
 from tests.weights import server as faulty
 from tests.weights.server import Server, weights
 
 main = importlib.import_module("emaseg.cli").main
 CONTENT = weights()
 Output = tuple[int, str, str]
-
-
-def emaseg(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Output:
-    """Exit code, stdout and stderr of one command in this process."""
-    code = main([str(argument) for argument in arguments])
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture
