@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from tests.helpers import TINY, emaseg
 from tests.weights import server as faulty
 from tests.weights.server import Server, weights
 
-main = importlib.import_module("emaseg.cli").main
 CONTENT = weights()
 Output = tuple[int, str, str]
 
