@@ -97,7 +97,8 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code; never raises for a user's error."""
-    _share_cores()
+    if arguments is None:  # this process is the program's own
+        _share_cores()
     return run(typer.main.get_command(app), sys.argv[1:] if arguments is None else list(arguments))
 
 

@@ -76,7 +76,13 @@ def fitted(text: str, out: Console, first: str = "", rest: str = "  ") -> str:
         begin = "" if lines else first
         whole = line.startswith(" ") or _TYPED.search(line)
         wrapper = TextWrapper(
-            out.width, initial_indent=begin, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+            max(out.width, 20),
+            initial_indent=begin,
+            subsequent_indent=rest,
+            expand_tabs=False,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         lines += [begin + line] if whole or not line else wrapper.wrap(line)
     return "\n".join(lines)

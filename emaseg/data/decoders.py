@@ -27,17 +27,21 @@ _NOISE = np.random.default_rng(0).integers(0, 256, (123, 70, 3), np.uint8)
 
 @functools.cache
 def jpeg_decoder() -> Decoder | None:
-    """For RGB files, to (H, W, 3) as they are stored, and for jpeg.first_rows. Of a file that is cut short it makes the
-    rest up, in grey."""
-    decode, rows = _decoder("IMREAD_COLOR_RGB"), 21
-    content = _stored(Image.fromarray(_NOISE), "JPEG", subsampling="4:2:0")
+    """For complete RGB files, to (H, W, 3) as they are stored, and for what jpeg.first_rows gives of them. Of a
+    progressive file that is cut short, OpenCV 4 makes the rest up."""
+    decode = _decoder("IMREAD_COLOR_RGB")
+    return decode if decode and all(_is_pillows(decode, s) for s in ("4:4:4", "4:2:2", "4:2:0")) else None
+
+
+def _is_pillows(decode: Decoder, subsampling: str) -> bool:
+    content, rows = _stored(Image.fromarray(_NOISE), "JPEG", subsampling=subsampling), 21
     expected = np.asarray(Image.open(io.BytesIO(content)))
     frame = jpeg.read_frame(content)
     short = jpeg.first_rows(content, frame, rows) if frame else None
-    if not (decode and short and _gives(decode, content, expected)):
-        return None
-    first = decode(short)
-    return decode if first is not None and np.array_equal(first[:rows], expected[:rows]) else None
+    first = decode(short) if short else None
+    if first is None or not np.array_equal(first[:rows], expected[:rows]):
+        return False
+    return _gives(decode, content, expected)
 
 
 @functools.cache

@@ -137,7 +137,7 @@ def file_bytes(path: Path) -> bytes:
     """The file's bytes; none where it is no ordinary file or cannot be read, which read_image and decode explain."""
     try:
         return path.read_bytes() if path.is_file() else b""
-    except (OSError, ValueError):
+    except (OSError, ValueError, MemoryError):
         return b""
 
 

@@ -5,6 +5,7 @@ Room: data. Imports nothing of it. Legend: H W image height, width.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 START, END = b"\xff\xd8", b"\xff\xd9"
@@ -13,8 +14,10 @@ _SCAN, _RESTARTS = 0xDA, 0xDD
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: with Huffman's code, as nearly all files
 _EXIF_XMP, _ICC_MPF = 0xE1, 0xE2
 # Segments that say nothing about how to show the picture: JFIF, Photoshop's, Adobe's, tables, a comment.
-_SILENT = frozenset((0xE0, 0xED, 0xEE, 0xC4, 0xDB, _RESTARTS, 0xFE))
+_SILENT = frozenset((0xE0, 0xED, 0xEE, 0xC4, 0xDB, 0xFE))
+_JFIF, _ADOBE, _ALL = b"\xff\xe0\x00\x10JFIF\x00\x01", b"\xff\xee\x00\x0eAdobe", b"\x00\x3f"
 
+_MARK = re.compile(rb"\xff[^\x00\xff]")  # among pixels; 255 itself is followed by 0
 _MORE = 8  # rows: colour of half or a quarter of the height is interpolated from the rows below, too
 _WORTH = 64  # rows, more than the largest block has: a decoder that wants the rest of a block must not find the end
 
@@ -41,7 +44,10 @@ def read_frame(content: bytes) -> Frame | None:
     while content.startswith(START) and len(content) > at + 10 and content[at] == 0xFF:
         marker = content[at + 1]
         if marker == _SCAN:
-            return Frame(found, at, size, bare, in_order and content[at + 4] == 3) if found else None
+            in_order = in_order and content[at + 4] == 3 and content.startswith(_ALL, at + 11)
+            return (
+                Frame(found, at + 2 + int.from_bytes(content[at + 2 : at + 4]), size, bare, in_order) if found else None
+            )
         if marker in _FRAMES:
             bits, components = content[at + 4], content[at + 9]
             height, width = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
@@ -52,10 +58,17 @@ def read_frame(content: bytes) -> Frame | None:
             in_order = False
         elif marker in (_EXIF_XMP, _ICC_MPF):
             bare = bare and content.startswith(b"ICC_PROFILE", at + 4)
-        elif marker not in _SILENT:
+        elif marker not in _SILENT or not _is_usual(content, at, marker):
             return None
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return None
+
+
+def _is_usual(content: bytes, at: int, marker: int) -> bool:
+    """Whether a segment of a program's own is one that libjpeg has no word about."""
+    if marker == _JFIF[1]:
+        return content.startswith(_JFIF, at)
+    return marker != _ADOBE[1] or (content.startswith(_ADOBE, at) and content[at + 15] <= 1)
 
 
 def is_complete(content: bytes) -> bool:
@@ -73,7 +86,9 @@ def first_rows(content: bytes, frame: Frame, rows: int) -> bytes | None:
         None where the rows are not stored in order, where there is little to save, or where the file is not complete.
     """
     rows += _MORE
-    end = content.find(END, frame.scan)
-    if not frame.in_order or rows + _WORTH > frame.size[0] or end < 0 or content[end + len(END) :].strip(b"\0"):
+    if not frame.in_order or rows + _WORTH > frame.size[0]:
         return None
-    return b"".join((content[: frame.at + 5], rows.to_bytes(2), memoryview(content)[frame.at + 7 : end]))
+    mark = _MARK.search(content, frame.scan)
+    if not mark or mark[0] != END or content[mark.end() :].strip(b"\0"):
+        return None
+    return b"".join((content[: frame.at + 5], rows.to_bytes(2), memoryview(content)[frame.at + 7 : mark.start()]))

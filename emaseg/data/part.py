@@ -64,7 +64,9 @@ def _png_part(content: bytes, name: str, box: Box) -> Part | None:
     if not header or header.kind != png.RGB or header.see_through or not _lies_in(box, header.size):
         return None
     rows, (height, width) = box[0] + box[2], header.size
-    decode = png_decoder() if rows > _NEARLY_ALL * height and height * width <= MAX_PIXELS else None
+    if height * width > MAX_PIXELS:
+        return None
+    decode = png_decoder() if rows > _NEARLY_ALL * height else None
     if decode and (image := decode(png.bare(content, header))) is not None:
         return Part.whole(image)
     return Part(read_image(png.first_rows(content, header, rows), name, box), box[0], box[1], header.size)

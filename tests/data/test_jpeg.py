@@ -15,6 +15,7 @@ from PIL import Image
 from emaseg.data.images import read_image
 from emaseg.data.jpeg import END, first_rows, is_complete, read_frame
 from emaseg.data.opencv import opencv
+from emaseg.data.part import read_part
 from tests.data.pipeline import sample_image
 
 SIZE = (211, 90)
@@ -85,6 +86,28 @@ def test_an_incomplete_file_is_left_to_the_decoder() -> None:
     for other in (content[:-1], content[:-2], content[:-40], content + b"more", content + content):
         assert first_rows(other, frame, 50) is None
     assert not is_complete(content[:-1])
+
+
+def test_marks_after_the_rows_keep_the_file_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    """A comment there is legal; a decoder that stopped early would complain of the rows before it."""
+    content = stored()
+    for more in (b"\xff\xfe\x00\x04hi", b"\xff\xdc\x00\x04" + SIZE[0].to_bytes(2)):
+        other = content[: -len(END)] + more + END
+        frame = read_frame(other)
+        assert frame is not None
+        assert first_rows(other, frame, 50) is None
+        np.testing.assert_array_equal(read_part(other, "picture", (0, 0, 50, 90)).pixels[:50], read_image(content)[:50])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_headers_that_libjpeg_remarks_on_are_pillows() -> None:
+    content = stored()
+    for at, value in ((content.index(b"JFIF") + 5, 2), (content.index(b"JFIF") - 1, 17)):
+        assert read_frame(content[:at] + bytes([value]) + content[at + 1 :]) is None
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+    for transform, usual in ((0, True), (1, True), (2, False)):
+        found = read_frame(content[:2] + adobe + bytes([transform]) + content[2:])
+        assert (found is not None) is usual
 
 
 def test_a_header_that_may_turn_the_picture_is_not_bare() -> None:

@@ -79,6 +79,14 @@ FILES: dict[str, Callable[[], bytes]] = {
 }
 
 
+def outcome(read: Callable[[], object]) -> object:
+    """What was read, or the message."""
+    try:
+        return read()
+    except DataError as error:
+        return str(error)
+
+
 def check_equal(content: bytes, box: Box) -> Part:
     whole = read_image(content, "picture")
     read = read_part(content, "picture", box)
@@ -130,6 +138,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+@pytest.mark.parametrize("keyword", ["exif", "interlace", "transparency", "bbox", "XML:com.adobe.xmp"])
+def test_a_text_that_pillow_takes_for_more_than_a_text_keeps_the_file_whole(keyword: str) -> None:
+    content = stored(PHOTO, "PNG", pnginfo=text(keyword, "Exif\0\0" + turned(6).tobytes()[6:].decode("latin-1")))
+    assert read_header(content) is None
+    whole = outcome(lambda: read_image(content, "picture"))
+    np.testing.assert_array_equal(outcome(lambda: read_part(content, "picture", BOX).pixels), whole)
+
+
 def test_a_text_may_turn_a_png() -> None:
     """An orientation can hide in a text of an old tool's, which some programs write instead of the eXIf chunk."""
     raw = turned(6).tobytes()
@@ -150,19 +166,42 @@ def test_an_interlaced_png_is_read_whole() -> None:
 def test_a_file_that_is_cut_short_is_an_error_wherever_the_box_is(name: str) -> None:
     content = FILES[name]()
 
-    def outcome(read: Callable[[], object]) -> str:
-        try:
-            read()
-        except DataError as error:
-            return str(error)
-        return "is read"
-
     found = []
     for end in (len(content) - 1, len(content) * 3 // 4, len(content) // 2, 40, 10):
         cut = content[:end]
-        found.append(outcome(functools.partial(read_image, cut, "picture")))
-        assert outcome(functools.partial(read_part, cut, "picture", (0, 0, 5, 5))) == found[-1]
+        whole = outcome(functools.partial(read_image, cut, "picture"))
+        found.append(whole if isinstance(whole, str) else "is read")
+        part = outcome(functools.partial(read_part, cut, "picture", (0, 0, 5, 5)))
+        assert (part if isinstance(part, str) else "is read") == found[-1]
     assert all("picture" in words for words in found[1:])
+
+
+def test_a_damaged_header_is_an_error() -> None:
+    """Its checksum is made anew when rows are left off, and must not cover up that the size was wrong."""
+    content = bytearray(FILES["png"]())
+    content[23] ^= 1
+    second = chunk(b"IHDR", struct.pack(">IIBBBBB", 45, 75, 8, 2, 0, 0, 0))
+    for damaged in (bytes(content), FILES["png"]()[:33] + second + FILES["png"]()[33:]):
+        assert read_header(damaged) is None
+
+
+def test_a_picture_of_too_many_pixels_is_refused_for_a_small_box_too() -> None:
+    header = struct.pack(">IIBBBBB", 1_000_000, 200, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    with pytest.raises(DataError, match="pixels"):
+        read_part(content, "picture", (0, 0, 5, 5))
+
+
+def test_a_file_that_does_not_fit_into_memory_is_an_error(tmp_path: Path) -> None:
+    """A sparse file of four terabytes costs nothing to make."""
+    path = tmp_path / "a.png"
+    with path.open("wb") as file:
+        try:
+            file.truncate(4 << 40)
+        except OSError:
+            pytest.skip("this file system has no sparse files of that size")
+    with pytest.raises(DataError, match=r"a\.png"):
+        read_part(path, str(path), (0, 0, 5, 5))
 
 
 def test_damage_in_the_box_is_an_error() -> None:
