@@ -22,7 +22,7 @@ def check_data(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name or a TOML file.")],
     sample: Annotated[
         int,
-        typer.Option("--sample", metavar="N", min=0, help="Read N images of each part, evenly spread [default: all]."),
+        typer.Option("--sample", metavar="N", min=0, help="Read N images of each part, evenly spread; 0 = all."),
     ] = 0,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     as_json: Json = False,

@@ -158,7 +158,7 @@ def _list(entries: Sequence[Released], as_json: bool) -> int:
         path = locate(entry)
         large = size(path.stat().st_size) if path else f"> {size(entry.megabytes * 1e6)}"
         rows.append((entry.name, entry.row, entry.score or "-", large, states[state(entry)]))
-    print_table(("name", "row", "published mIoU", "size", "in the cache"), rows, numbers=("size",))
+    print_table(("name", "row", "published mIoU", "size", "in the cache"), rows, numbers=("size",), whole="name")
     return 0
 
 

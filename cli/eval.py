@@ -99,6 +99,8 @@ def evaluate(
     session_of(context, verbose)
     if submit is not None:
         _check_archive(submit)
+    if out is not None and out.exists() and not out.is_dir():
+        raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
     from emaseg.reference import open_model, resolve, with_em_iterations
 
     resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
@@ -106,16 +108,12 @@ def evaluate(
         resolved = with_em_iterations(resolved, em_iterations)
     data, which = _choose_split(resolved.recipe.data, split)
     recipe = dataclasses.replace(resolved.recipe, data=data)
-    from emaseg.evaluate import compare, evaluation_json, protocol, sha256_of
+    from emaseg.evaluate import compare, evaluation_json, on_images, protocol, sha256_of
 
     comparison = compare(recipe, resolved.written, which)
-    published, way = comparison.miou, protocol(recipe.inference) + _em_deviation(recipe.model)
-    if check and published is None:
-        reason = f": {comparison.reason}" if comparison.reason else ""
-        raise RecipeError(
-            f"--check: {recipe.name} has no published mIoU for this protocol ({way}){reason}",
-            "leave --check out",
-        )
+    way = protocol(recipe.inference) + _em_deviation(recipe.model)
+    if check:
+        _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 
     from emaseg.data import build_dataset
     from emaseg.data.trees import ImagesOnly
@@ -134,6 +132,10 @@ def evaluate(
     if isinstance(dataset, ImagesOnly):
         scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
         _check_unscored(dataset, data, submission, scoring)
+    comparison = on_images(comparison, data, which, len(dataset))
+    published = comparison.miou
+    if check:
+        _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
     model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
     manner = recipe.inference, recipe.backbone.mean, recipe.backbone.std, target
@@ -195,6 +197,16 @@ def _choose_split(data: Data, split: str | None) -> tuple[Data, Literal["train",
     raise RecipeError(f"--split {split}: data of kind {data.kind} has the splits train and eval")
 
 
+def _check_comparison(comparison: Comparison, otherwise: str) -> None:
+    """
+    Raises:
+        RecipeError: there is no published score for --check.
+    """
+    if comparison.miou is None:
+        reason = f": {comparison.reason}" if comparison.reason else ""
+        raise RecipeError(f"--check: {otherwise}{reason}", "leave --check out")
+
+
 def _check_archive(path: Path) -> None:
     """Before any work: the name and the place of the ZIP.
 
@@ -205,6 +217,8 @@ def _check_archive(path: Path) -> None:
     if path.is_dir() or path.suffix.lower() != ".zip":
         name = path / "results.zip" if path.is_dir() else path.with_name(path.stem.removesuffix(".tar") + ".zip")
         raise RecipeError(f"--submit {path}: not the name of a ZIP file", f"--submit {shlex.quote(str(name))}")
+    if path.exists():
+        raise RecipeError(f"--submit {path}: is there already", "choose another name, or remove it")
     folder = next(above for above in path.absolute().parents if os.path.exists(above))
     if not os.path.isdir(folder):
         raise fault(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), folder, "writing the ZIP there")

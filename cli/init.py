@@ -59,7 +59,7 @@ def init(
     from .render import print_lines
 
     with Meter(quiet) as meter:
-        started = show_reading(start_recipe(folder, machine, name), meter)
+        started = show_reading(start_recipe(folder, machine, name, "" if out is None else str(out)), meter)
     if not quiet:
         print_lines(started.notes)
     if out is None:

@@ -5,6 +5,7 @@ Room: cli. Needs no torch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # How a published mIoU was reached, by the key that holds it; the order is that of the column.
 PROTOCOLS = {"miou": "", "miou_flip": "flip", "miou_ms_flip": "ms+flip", "miou_other": "protocol not stated"}
+
+_WIDE = 120  # columns of a terminal that show the whole table
 
 
 def recipes(
@@ -49,7 +52,7 @@ def recipes(
     from emaseg.recipe import load_recipe
     from emaseg.resources import shipped_recipes
 
-    from .render import print_json, print_table
+    from .render import console, print_json, print_table
 
     chosen = [load_recipe(name) for name in shipped_recipes()]
     for option, value, known in (
@@ -69,8 +72,11 @@ def recipes(
     if as_json:
         print_json({"schema": SCHEMA, "recipes": [_entry(recipe) for recipe in chosen]})
     else:
-        headings = ("recipe", "model", "backbone", "data", "published mIoU", "weights")
-        print_table(headings, map(_row, chosen))
+        headings: tuple[str, ...] = ("recipe", "model", "backbone", "data", "published mIoU", "weights")
+        rows = [_row(recipe) for recipe in chosen]
+        if console(sys.stdout).width < _WIDE:  # the names say the middle columns too
+            headings, rows = (headings[0], *headings[4:]), [(row[0], *row[4:]) for row in rows]
+        print_table(headings, rows, whole="recipe")
     return 0
 
 
@@ -80,7 +86,7 @@ def _check_known(option: str, value: str, known: Sequence[str]) -> None:
         raise RecipeError(f"{option} {value}: no shipped recipe", nearest(value, known) or f"there are {there}")
 
 
-def _row(recipe: Recipe) -> Sequence[str]:
+def _row(recipe: Recipe) -> tuple[str, ...]:
     published = recipe.published
     backbone = f"{recipe.backbone.kind} /{recipe.backbone.output_stride}"
     released = "yes" if published and published.checkpoint else "-"

@@ -126,11 +126,18 @@ def print_grid(rows: Iterable[Sequence[str]], stream: IO[str] | None = None) -> 
     console(sys.stdout if stream is None else stream).print(table)
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> None:
-    """A table on stdout; the columns named in `numbers` are aligned to the right."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = (), whole: str = ""
+) -> None:
+    """A table on stdout; the columns named in `numbers` are aligned to the right, the one named `whole` is not broken."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")  # lose no name
+        table.add_column(
+            heading,
+            justify="right" if heading in numbers else "left",
+            overflow="fold",  # lose no name
+            no_wrap=heading == whole,
+        )
     for row in rows:
         table.add_row(*map(Text, row))
     console(sys.stdout).print(table)

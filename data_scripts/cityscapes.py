@@ -14,10 +14,9 @@ from pathlib import Path
 from verify import parser, verify
 
 from emaseg.data.cityscapes import cityscapes
+from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
 from emaseg.recipe.schema import CityscapesData
-
-PUBLISHED = {"train": 2_975, "val": 500, "test": 1_525}
 
 
 def open_split(root: Path, split: str) -> Dataset:
@@ -26,7 +25,7 @@ def open_split(root: Path, split: str) -> Dataset:
 
 def main(arguments: list[str]) -> int:
     given = parser(__doc__ or "").parse_args(arguments)
-    return verify(given.root.resolve(), PUBLISHED, open_split, given.sample, optional=("test",))
+    return verify(given.root.resolve(), IMAGES["cityscapes"], open_split, given.sample, optional=("test",))
 
 
 if __name__ == "__main__":

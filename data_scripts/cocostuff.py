@@ -16,10 +16,11 @@ from pathlib import Path
 from verify import parser, verify
 
 from emaseg.data.cocostuff import cocostuff
+from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
 from emaseg.recipe.schema import CocoStuffData
 
-PUBLISHED = {"10k": {"train": 9_000, "test": 1_000}, "164k": {"train": 118_287, "val": 5_000}}
+PUBLISHED = {"10k": IMAGES["cocostuff10k"], "164k": IMAGES["cocostuff164k"]}
 
 
 def open_10k(root: Path, split: str) -> Dataset:

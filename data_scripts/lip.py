@@ -14,10 +14,9 @@ from pathlib import Path
 from verify import parser, verify
 
 from emaseg.data.lip import lip
+from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
 from emaseg.recipe.schema import LIPData
-
-PUBLISHED = {"train": 30_462, "val": 10_000, "test": 10_000}
 
 
 def open_split(root: Path, split: str) -> Dataset:
@@ -26,7 +25,7 @@ def open_split(root: Path, split: str) -> Dataset:
 
 def main(arguments: list[str]) -> int:
     given = parser(__doc__ or "").parse_args(arguments)
-    return verify(given.root.resolve(), PUBLISHED, open_split, given.sample, optional=("test",))
+    return verify(given.root.resolve(), IMAGES["lip"], open_split, given.sample, optional=("test",))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from typing import Literal
 from verify import parser, verify
 
 from emaseg.data.pascal_context import pascal_context
+from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
 from emaseg.recipe.schema import PascalContextData
-
-PUBLISHED = {"train": 4_998, "val": 5_105}
 
 
 def open_split(root: Path, split: str, numbering: Literal["detail", "owners"]) -> Dataset:
@@ -33,7 +32,9 @@ def main(arguments: list[str]) -> int:
     known.add_argument("--numbering", choices=("detail", "owners"), default="detail", help="as data.numbering")
     given = known.parse_args(arguments)
     root = given.root.resolve()
-    return verify(root, PUBLISHED, lambda top, split: open_split(top, split, given.numbering), given.sample)
+    return verify(
+        root, IMAGES["pascal_context"], lambda top, split: open_split(top, split, given.numbering), given.sample
+    )
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from pathlib import Path
 from verify import parser, verify
 
 from emaseg.data.pairs import PairedFiles
+from emaseg.data.published import IMAGES
 from emaseg.data.voc import voc
 from emaseg.errors import UserError
 from emaseg.files import atomic
 from emaseg.recipe.schema import VOCData
 from emaseg.visual import palette_png
 
-PUBLISHED = {"train": 1_464, "val": 1_449, "trainaug": 10_582}
+PUBLISHED = {split: IMAGES["voc"][split] for split in ("train", "val", "trainaug")}
 
 
 def open_split(root: Path, split: str) -> PairedFiles:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from emaseg.data.published import published_images
 from emaseg.data.sample import Dataset
 from emaseg.data.threads import read_ahead
 from emaseg.errors import DataError, WeightsError
@@ -131,6 +132,14 @@ def compare(recipe: Recipe, written: Recipe, part: Literal["train", "eval"] = "e
     if published.miou_other is not None:
         return Comparison(None, "with a protocol that the table does not state")
     return Comparison(None, "not with this protocol")
+
+
+def on_images(comparison: Comparison, data: Data, part: Literal["train", "eval"], images: int) -> Comparison:
+    """The comparison where so many images are scored: other images than the table's have another mean."""
+    expected = published_images(data, part)
+    if comparison.miou is None or expected in (None, images):
+        return comparison
+    return Comparison(None, f"not comparable: {images:,} images, where the table's are {expected:,}")
 
 
 def _published_by(inference: Inference, published: Published) -> float | None:

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from emaseg.data.published import published_images
 from emaseg.data.sample import Sample
 from emaseg.errors import DataError, WeightsError
-from emaseg.evaluate import Comparison, compare, evaluate, evaluation_json, protocol, sha256_of
+from emaseg.evaluate import Comparison, compare, evaluate, evaluation_json, on_images, protocol, sha256_of
 from emaseg.events import Evaluated, Evaluating
 from emaseg.metrics import Confusion, Scores
 from emaseg.recipe import Inference, Recipe, load_recipe
+from emaseg.resources import shipped_recipes
 from tests.helpers import tiny
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -230,6 +232,21 @@ def test_the_training_images_have_no_published_score() -> None:
     assert compare(with_row("data.train_images=7"), with_row()) == Comparison(0.5)
     assert compare(with_row(), with_row(), "train").reason == "not comparable; changed: data (the training part)"
     assert compare(with_row("data.eval_images=2"), with_row()).reason == "not comparable; changed: data.eval_images"
+
+
+def test_a_score_over_other_images_stands_alone() -> None:
+    """Four images of VOC's val, listed in a val.txt of one's own, are not the table's 1,449."""
+    data = load_recipe("voc_r50_d8").data
+    published = Comparison(0.7529)
+    assert on_images(published, data, "eval", 1449) is published
+    assert on_images(published, data, "eval", 4).reason == "not comparable: 4 images, where the table's are 1,449"
+    changed = Comparison(None, "not comparable; changed: model.stages_eval")
+    assert on_images(changed, data, "eval", 4) is changed
+    assert on_images(published, dataclasses.replace(data, eval_split="mine"), "eval", 4) is published
+    assert on_images(published, tiny().data, "eval", 4) is published
+    for name in shipped_recipes():
+        recipe = load_recipe(name)
+        assert recipe.published is None or published_images(recipe.data, "eval")
 
 
 def test_protocol_names_every_choice() -> None:

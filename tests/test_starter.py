@@ -214,6 +214,8 @@ def test_the_command_prints_a_recipe_that_trains(tmp_path: Path, capsys: pytest.
     assert main(["init", str(root), "--out", str(file), "-q", "--name", "mine"]) == 0
     assert capsys.readouterr().out == f"{file}\n"
     assert load_recipe(file).name == "mine"
+    assert "emaseg train my_data.toml\n" in captured.out
+    assert f"emaseg train {file}\n" in file.read_text(encoding="utf-8")
     assert main(["init", str(root), "--out", str(file)]) == 2
     assert main(["check-data", str(file), "-q"]) == 0
     assert main(["init", str(tmp_path / "nowhere")]) == 3

@@ -9,6 +9,7 @@ the published sizes.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,15 +64,20 @@ class Machine:
         return self.memory_gb > 0
 
 
-def start_recipe(folder: Path, machine: Machine, name: str = "") -> Generator[Reading, None, Started]:
-    """A complete recipe for the images and masks in `folder`; `name` is the folder's own when it is "".
+def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "") -> Generator[Reading, None, Started]:
+    """A complete recipe for the images and masks in `folder`.
+
+    Args:
+        name: the recipe's; "" = the folder's.
+        file: what the commands in its comments call its file; "" = NAME.toml.
 
     Raises:
         DataError: there is no such folder, its arrangement is not recognised, or its masks cannot be used.
         RecipeError: `name` cannot be one.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", "name the folder that holds the images and the masks")
+        what = "a file" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}", "name the folder that holds the images and the masks")
     layout = find_layout(folder)
     train, evaluation = _files(layout)
     masks = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
@@ -90,7 +96,8 @@ def start_recipe(folder: Path, machine: Machine, name: str = "") -> Generator[Re
     recipe = _recipe(name or _name_of(folder), data, len(train), size, machine)
     if share > _MOST_OF_ALL:
         recipe = replace(recipe, augment=replace(recipe.augment, max_class_share=1.0))
-    text = _text(recipe, layout, classes, size, (len(train), len(evaluation)), machine)
+    file = shlex.quote(file or f"{recipe.name}.toml")
+    text = _text(recipe, file, layout, classes, size, (len(train), len(evaluation)), machine)
     checked = parse_recipe(text, "emaseg init").recipe
     first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
     summary = f"{len(classes.names)} classes in {len(masks):,} masks: {_few(classes.names)}"
@@ -208,10 +215,15 @@ def _name_of(folder: Path) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- text
 def _text(
-    recipe: Recipe, layout: Layout, classes: Classes, size: tuple[int, int], images: tuple[int, int], machine: Machine
+    recipe: Recipe,
+    file: str,
+    layout: Layout,
+    classes: Classes,
+    size: tuple[int, int],
+    images: tuple[int, int],
+    machine: Machine,
 ) -> str:
     comments = _comments(recipe, layout, classes, size, images[0], machine)
-    file = f"{recipe.name}.toml"
     commands = (
         (f"emaseg check-data {file}", "all images and masks, every problem with its remedy"),
         (f"emaseg train {file} --dry-run", "one step measured, memory and time forecast"),

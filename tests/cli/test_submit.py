@@ -22,6 +22,7 @@ from PIL import Image
 from emaseg.data import build_dataset
 from emaseg.data.cityscapes import label_rule
 from emaseg.data.label_files import apply_rule
+from emaseg.data.published import IMAGES
 from emaseg.data.sample import UInt8
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion
@@ -69,6 +70,7 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = made / "leftImg8bit" / split / name.partition("_")[0] / f"{name}_leftImg8bit.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    monkeypatch.setitem(IMAGES["cityscapes"], "test", 2)  # as if the owner's split held these two
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return made
@@ -94,6 +96,16 @@ def emaseg(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[
 def maps(path: Path) -> dict[str, UInt8]:
     with zipfile.ZipFile(path) as archive:
         return {name: np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()}
+
+
+def test_other_images_than_the_tables_have_no_published_score(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the split, or a list of one's own under its name: the mean over it is another."""
+    monkeypatch.setitem(IMAGES["cityscapes"], "test", 1_525)
+    code, stdout, _ = emaseg(capsys, weights, "--tta", "--submit", "results.zip")
+    assert code == 0
+    assert "not comparable: 2 images, where the table's are 1,525" in stdout
 
 
 def test_the_commands_in_the_recipes_headers_parse() -> None:
@@ -175,10 +187,13 @@ def test_a_rehearsal_with_labels_is_scored_too(top: Path, weights: Path, capsys:
     truth = build_dataset(recipe_of(top).data, "train").read(0).label  # the same values in every label of this tree
     confusion.add(truth, apply_rule(raw, Path(name), rule))
     assert content["miou"] == confusion.scores(tuple("x" * 19), 1).miou
-    code, stdout, _ = emaseg(
-        capsys, weights, "--split", "val", "--submit", "val.zip", "--out", "scores", "--json", "-q"
-    )
+    again = (weights, "--split", "val", "--out", "scores", "--json", "-q")
+    code, stdout, _ = emaseg(capsys, *again, "--submit", "again.zip")
     assert (code, json.loads(stdout)) == (0, content)  # the documented object, unchanged
+    for taken in (("--submit", "val.zip"), ("--out", "val.zip")):
+        code, stdout, stderr = emaseg(capsys, *again, *taken)
+        assert (code, stdout) == (2, "")
+        assert stderr.startswith(f"error: {taken[0]} val.zip: ")
 
 
 def test_voc_says_how_to_repack(
