@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from emaseg.events import Downloading, Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
-from emaseg.words import duration, size
+from emaseg.words import duration, rate, size
 
 from .render import console, fitted, percent, print_note
 
@@ -192,7 +192,7 @@ def _step_text(step: Stepped) -> str:
 
 
 def _pace(images_per_second: float, seconds_left: float) -> str:
-    return f"{images_per_second:.3g} images/s  {duration(seconds_left)} left"
+    return f"{rate(images_per_second)} images/s  {duration(seconds_left)} left"
 
 
 def _evaluation_line(event: Evaluated) -> str:

@@ -37,7 +37,10 @@ def train(
         Path | None, typer.Option("--out", metavar="RUN", help="Run folder [default: runs/<recipe>/<time>].")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue RUN, or without --out the recipe's newest run.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue RUN, or without --out the recipe's newest run (the run of a RUN/recipe.toml)."
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would happen.")] = False,
     init_from: Annotated[
@@ -80,7 +83,7 @@ def train(
     if dry_run:
         return _dry_run(loaded.recipe, device, as_json)
 
-    run = out or _default_run(loaded.recipe.name, resume)
+    run = out or _default_run(recipe, loaded.recipe.name, resume)
     session.log = run / "log.txt"
     with stop_on_signals() as stop:
         from emaseg.device import keep_freed_memory, pick_device
@@ -136,10 +139,15 @@ def _dry_run(recipe: Recipe, device: str, as_json: bool) -> int:
     return 0
 
 
-def _default_run(name: str, resume: bool) -> Path:
-    """A new folder below runs/<recipe>; to resume, the newest one there (names are times), if there is any."""
+def _default_run(recipe: str, name: str, resume: bool) -> Path:
+    """A new folder below runs/<recipe>; to resume, the run whose own recipe was named, or else the newest one there
+    (names are times), if there is any."""
     from emaseg.resources import default_run_folder
+    from emaseg.run_folder import run_of
 
+    own = run_of(Path(recipe)) if resume else None
+    if own is not None:
+        return own
     fresh = default_run_folder(name, datetime.now())
     if resume and fresh.parent.is_dir():
         runs = sorted(folder for folder in fresh.parent.iterdir() if (folder / "recipe.toml").is_file())

@@ -9,7 +9,8 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     step       optimiser steps done;  epoch: passes over the data completed
     best       {miou, step, evaluated}: highest mIoU so far, where, and the last step that was evaluated
     rng        {cpu, cuda}: generator states that dropout draws from
-    sampler    {seed, epoch, offset}: position in the sample order
+    sampler    {seed, epoch, offset}: position in the sample order; {images, names, eval_images, eval_names}: counts of
+               the two image lists and hashes of their names, as plan.image_lists has them
     recipe     the resolved recipe as TOML text
 """
 
@@ -48,7 +49,7 @@ class Checkpoint:
     epoch: int
     best: dict[str, float]
     rng: dict[str, Any]
-    sampler: dict[str, int]
+    sampler: dict[str, int | str]
     recipe: Recipe
 
 

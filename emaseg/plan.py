@@ -5,9 +5,12 @@ Room: plan; below train, above models, data, optim, inference. Yields nothing, w
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +35,12 @@ from emaseg.inference import label_map
 from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate
-from emaseg.recipe import Recipe
+from emaseg.recipe import Recipe, toml_value
 from emaseg.reference import start_weights
 from emaseg.run_folder import RunFolder
 from emaseg.visual import sheet
 from emaseg.weights.start import backbone_file, fetchable
-from emaseg.words import duration
+from emaseg.words import duration, rate
 
 SAMPLES = 6  # rows of samples.png
 
@@ -112,6 +115,42 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
     return (*sets, notes)
 
 
+def image_lists(train_set: Dataset, eval_set: Dataset) -> dict[str, int | str]:
+    """What a checkpoint remembers of the data: how many images each part has, and SHA-256 of their names, in order.
+
+    Names count from the folder that all of a part share, so a data set that was moved as a whole is the same.
+    """
+    train_names, eval_names = _names_sha256(train_set), _names_sha256(eval_set)
+    return {"images": len(train_set), "names": train_names, "eval_images": len(eval_set), "eval_names": eval_names}
+
+
+def _names_sha256(dataset: Dataset) -> str:
+    paths = [Path(dataset.name(index)) for index in range(len(dataset))]
+    folders = {path.parent.parts for path in paths}
+    shared = len(list(takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))))
+    names = "\n".join("/".join(path.parts[shared:]) for path in paths)
+    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def changed_images(then: Mapping[str, int | str], now: Mapping[str, int | str]) -> list[Note]:
+    """A warning where a resumed run meets other images than those it was saved with; both as `image_lists` has them.
+
+    Silent for checkpoints from before these were kept.
+    """
+    parts = {"training": "names", "evaluation": "eval_names"}
+    other = [part for part, key in parts.items() if then.get(key, now[key]) != now[key]]
+    if not other:
+        return []
+    text = (
+        f"not the same {' and '.join(other)} images as when this run was saved: {then.get('images')} to train on and "
+        f"{then.get('eval_images')} to evaluate then, {now['images']} and {now['eval_images']} now; from here on the run "
+        "is no longer bit for bit the uninterrupted one"
+    )
+    if "evaluation" in other:
+        text += "; scores before and after are not of the same images, so best.pt may be stale"
+    return [Note(text, warning=True)]
+
+
 def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:
     """Fill the whole network from `train.init_from`, or the backbone with the recipe's start weights.
 
@@ -121,7 +160,7 @@ def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:
     if recipe.train.init_from:
         return _load_initial(model, recipe)
     if recipe.backbone.weights == "none":
-        return [Note("backbone: untrained (backbone.weights is none)")]
+        return [Note(f"backbone: untrained (backbone.weights = {toml_value(recipe.backbone.weights)})")]
     path = backbone_file(recipe)
     load_backbone(model.backbone, path)
     return [Note(f"backbone: {path}")]
@@ -241,7 +280,7 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
         ("evaluation", every),
         ("learning rate", f"{rates} at the first, middle and last step"),
         ("device", str(device)),
-        ("one step", f"{seconds:.2f} s measured, {recipe.train.batch / seconds:.1f} images/s"),
+        ("one step", f"{seconds:.2f} s measured, {rate(recipe.train.batch / seconds)} images/s"),
         ("peak memory", _peak_memory(device)),
         ("training time", f"about {duration(total)} without evaluations"),
     )

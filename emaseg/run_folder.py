@@ -16,6 +16,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,10 @@ class RunFolder:
         return self.root / "recipe.toml"
 
     @property
+    def environment(self) -> Path:
+        return self.root / "env.json"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.csv"
 
@@ -76,6 +81,18 @@ class RunFolder:
 
     def nonfinite(self, step: int) -> Path:
         return self.root / f"nonfinite_step_{step:08d}.pt"
+
+
+def run_of(recipe: Path) -> Path | None:
+    """The run folder whose own recipe.toml this file is; None for any other file."""
+    run = RunFolder(recipe.parent)
+    own = recipe.name == run.recipe.name and run.checkpoints.is_dir() and run.environment.is_file()
+    return run.root if own else None
+
+
+def resume_command(run: RunFolder) -> str:
+    """What to type to go on with a run as it was started."""
+    return f"emaseg train {shlex.quote(str(run.recipe))} --out {shlex.quote(str(run.root))} --resume"
 
 
 def check_target(root: Path, resume: bool) -> None:
@@ -104,7 +121,7 @@ def create(run: RunFolder, recipe: Recipe, device: torch.device) -> None:
     for leftover in run.checkpoints.glob(".*.part"):  # of a process that was killed while writing
         leftover.unlink(missing_ok=True)
     write_text(run.recipe, recipe_to_toml(recipe))
-    file = run.root / "env.json"
+    file = run.environment
     starts = json.loads(file.read_text())["starts"] if file.exists() else []
     write_text(file, json.dumps({"schema": 1, "starts": [*starts, environment(device)]}, indent=2) + "\n")
 

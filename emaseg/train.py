@@ -11,9 +11,10 @@ a CPU with the same number of threads; on CUDA as far as its kernels repeat them
 from __future__ import annotations
 
 import math
+import shlex
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate, set_learning_rate
 from emaseg.plan import (
     Schedule,
+    changed_images,
     check_batch,
     datasets,
     dry_run,
+    image_lists,
     is_scored,
     load_start_weights,
     loader_notes,
@@ -43,8 +46,8 @@ from emaseg.plan import (
     schedule,
     write_samples,
 )
-from emaseg.recipe import Recipe
-from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics
+from emaseg.recipe import Recipe, toml_value
+from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics, resume_command
 from emaseg.weights.start import fetch_backbone
 
 
@@ -60,9 +63,15 @@ class _Session:
     plan: Schedule
     train_set: Dataset
     eval_set: Dataset
+    lists: Mapping[str, int | str]  # of plan.image_lists
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)  # miou, step; evaluated = last step that was evaluated
     saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every step and the last evaluation are done."""
+        return self.step == self.plan.total and (not self.plan.scored or self.best.get("evaluated") == self.step)
 
 
 def train(
@@ -106,9 +115,7 @@ def train(
                 return
     session, remarks = _open(recipe, run, device, train_set, eval_set, resume)
     yield from remarks
-    scored = not session.plan.scored or session.best.get("evaluated") == session.step
-    complete = session.step == session.plan.total and scored
-    if complete and run.samples.exists():
+    if session.complete and run.samples.exists():
         yield Finished(out, session.step, session.best.get("miou"), already=True, scored=session.plan.scored)
         return
     threads = torch.get_num_threads()
@@ -164,9 +171,12 @@ def _open(
         notes += load_start_weights(model, recipe)
     notes += loader_notes(recipe, device)
     model.to(device).train()
-    session = _Session(recipe, run, device, model, build_optimizer(model, recipe.optim), plan, train_set, eval_set)
+    optimizer, lists = build_optimizer(model, recipe.optim), image_lists(train_set, eval_set)
+    session = _Session(recipe, run, device, model, optimizer, plan, train_set, eval_set, lists)
     if checkpoint is not None:
         _restore(session, checkpoint)
+        if not session.complete:
+            notes += changed_images(checkpoint.sampler, lists)
         notes.append(Note(f"continuing at step {session.step} of {plan.total} from {run.last}"))
     return session, notes
 
@@ -202,11 +212,23 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
         append_log(session.run, f"after step {session.step}: {error.message}")
         if session.step > saved:
             _save(session)
-        raise
+        raise _with_the_way_on(error, session) from error
     finally:
         stream.close()
     yield Saved(write_samples(session.model, session.recipe, session.eval_set, session.run, session.device), "samples")
     yield Finished(session.run.root, session.step, session.best.get("miou"), scored=session.plan.scored)
+
+
+def _with_the_way_on(error: DataError, session: _Session) -> DataError:
+    """The error of an image with what is saved, and commands that find all such images and continue."""
+    run = session.run
+    saved = f"after step {session.step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
+    commands = (
+        f"  every such file: emaseg check-data {shlex.quote(str(run.recipe))}",
+        f"  then go on with: {resume_command(run)}",
+    )
+    hint = error.hint or "mend the file"
+    return DataError(f"{error.message}\nstopped {saved}", "\n".join((hint, *commands)))
 
 
 def _stream(session: _Session) -> Generator[Batch, None, None]:
@@ -323,7 +345,7 @@ def _snapshot(session: _Session) -> Checkpoint:
         epoch=epoch,
         best=dict(session.best),
         rng=rng,
-        sampler={"seed": seed, "epoch": epoch, "offset": offset, "images": len(session.train_set)},
+        sampler={"seed": seed, "epoch": epoch, "offset": offset, **session.lists},
         recipe=session.recipe,
     )
 
@@ -368,12 +390,18 @@ def _same_training(recipe: Recipe, saved: Recipe, path: Path) -> None:
             continue
         for key in type(now).__dataclass_fields__:
             if getattr(now, key) != getattr(then, key) and key not in _FREE.get(section, ()):
-                differing.append(f"{section}.{key} = {getattr(then, key)!r} there, {getattr(now, key)!r} now")
+                differing.append(
+                    f"{section}.{key} = {_shown(getattr(then, key))} there, {_shown(getattr(now, key))} now"
+                )
     if differing:
         raise RecipeError(
             f"{path}: this run was started with another recipe\n  " + "\n  ".join(differing[:5]),
-            f"resume with {path.parent.parent / 'recipe.toml'}, or start a new run in another folder",
+            f"resume with its own, or start a new run in another folder\n  {resume_command(RunFolder(path.parent.parent))}",
         )
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is None else toml_value(value)
 
 
 class _Meter:

@@ -18,6 +18,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"
 
 
+def rate(per_second: float) -> str:
+    """Of things counted by the second, without an exponent: 9.87, 123, 1390."""
+    return f"{per_second:.3g}" if per_second < 999.5 else f"{per_second:.0f}"
+
+
 def size(count: float) -> str:
     """Bytes in decimal units, as servers and disks count them: 812 bytes, 45 kB, 3.2 MB, 240 MB, 1.48 GB."""
     if count < 1000:

@@ -235,9 +235,11 @@ def test_missing_backbone_weights_say_where_to_put_them(tmp_path: Path, monkeypa
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects --dry-run: a plan with measured time, and an untouched folder."""
+    """Protects --dry-run: a plan with measured time, values as TOML writes them, and an untouched folder."""
     monkeypatch.chdir(tmp_path)
-    plan = dict(dry_run(tiny(), device=CPU).lines)
+    forecast = dry_run(tiny(), device=CPU)
+    plan = dict(forecast.lines)
+    assert 'backbone: untrained (backbone.weights = "none")' in forecast.notes
     assert plan["steps"] == "12 (5 an epoch, 2.4 epochs)"
     assert "20 training, 4 evaluation" in plan["data"]
     assert "s measured" in plan["one step"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emaseg.errors import RecipeError
-from emaseg.recipe.sections import Problem
+from emaseg.recipe.sections import Problem, nearest_legal
 from emaseg.recipe.writer import toml_value
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -78,28 +78,49 @@ def _parse(item: str) -> Override | str:
     if not _KEY.fullmatch(key):
         return f"--set {item}: `{key}` is no key; write section.key=VALUE, as in {_EXAMPLE}"
     if not text:
-        empty_text = shlex.quote(f'{key}=""')
-        return f"--set {key}: the value is empty; empty text is typed --set {empty_text}"
+        return f"--set {key}: the value is empty; {_instead_of_nothing(key)}"
     try:
         document = tomllib.loads(f"x = {text}")
     except (ValueError, RecursionError):
-        return f"--set {key}: {text} is not a TOML value; type {_instead(key, text)}"
+        return f"--set {key}: {text} is not a TOML value; {_instead(key, text)}"
     if list(document) != ["x"]:
         return f"--set {key}: more than one value given"
     return Override(key, document["x"])
 
 
+def _instead_of_nothing(key: str) -> str:
+    """What to type where the value was left out."""
+    found = nearest_legal(key, "")
+    takes, value = found or ("", "")
+    return f"empty text is typed {_typed(key, '')}" if value == "" else f"it takes {takes}: {_typed(key, value)}"
+
+
 def _instead(key: str, text: str) -> str:
-    """What to type for a value that tomllib refuses."""
-    if text.lower() in ("true", "false"):
-        return f"--set {key}={text.lower()}"
-    if re.fullmatch(r"[+-]?\.\d+([eE][+-]?\d+)?|[+-]?\d+\.([eE][+-]?\d+)?", text):  # TOML wants digits on both sides
-        return f"--set {key}={float(text)}"
-    if text[0] in "[{":
-        return f"""it in single quotes, with double quotes around text: --set '{key}=["a", "b"]'"""
+    """What to type for a value that tomllib refuses: the same, spelt as TOML, where the key may hold that."""
     if text[0] in "\"'":
-        return f"""it with a closing quote: --set '{key}="..."'"""
-    return "--set " + shlex.quote(f"{key}={toml_value(text)}")
+        return f"""type it with a closing quote: --set '{key}="..."'"""
+    found = nearest_legal(key, text)
+    same = _respelt(text)
+    takes, value = found or ("", same)
+    if text[0] in "[{" and (found is None or _holds_text(value)):
+        return f"""type it in single quotes, with double quotes around text: --set '{key}=["a", "b"]'"""
+    return f"type {_typed(key, same)}" if value == same else f"it takes {takes}: {_typed(key, value)}"
+
+
+def _respelt(text: str) -> object:
+    """What TOML would read if it were less strict: true and false in capitals, numbers that end or begin at the point."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    lax = re.fullmatch(r"[+-]?\.\d+([eE][+-]?\d+)?|[+-]?\d+\.([eE][+-]?\d+)?", text)
+    return float(text) if lax else text
+
+
+def _holds_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, tuple) and any(map(_holds_text, value)))
+
+
+def _typed(key: str, value: object) -> str:
+    return "--set " + shlex.quote(f"{key}={toml_value(value)}")
 
 
 def _put(table: dict[str, Any], override: Override, problems: list[Problem]) -> None:

@@ -9,10 +9,12 @@ choices all come from schema.py.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any, Literal
@@ -21,6 +23,7 @@ from emaseg.errors import RecipeError, nearest
 from emaseg.recipe.schema import Recipe, Rule
 from emaseg.recipe.writer import toml_key, toml_value
 
+_NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d{1,18}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|\d{1,18}")
 _SHOWN = 60  # characters of a given value that a message repeats
 
 
@@ -92,11 +95,7 @@ def key_doc(key: str) -> str:
     Raises:
         RecipeError: there is no such key.
     """
-    candidates: list[type] = [Recipe]
-    *parents, name = [part for part in key.split(".") if not part.isdigit()]
-    for parent in parents:
-        opened = [section_keys(cls)[parent] for cls in candidates if parent in section_keys(cls)]
-        candidates = [cls for one in opened for cls in _classes_below(one.type)]
+    candidates, name = _owners(key)
     found = [section_keys(cls)[name] for cls in candidates if name in section_keys(cls)]
     if found:
         choices = [choice for one in found for choice in typing.get_args(one.type)]
@@ -106,6 +105,58 @@ def key_doc(key: str) -> str:
         )
     names = [name for cls in candidates for name in section_keys(cls)]
     raise RecipeError(f"there is no recipe key {key}", nearest(name, names))
+
+
+def nearest_legal(key: str, text: str) -> tuple[str, object] | None:
+    """What a dotted key may hold, in words, and the legal value nearest to `text`, which need not be TOML.
+
+    That is the text itself where it is legal; else what can be read in it; else the default or a small number. None
+    where the schema has no such key, or has a section there, or nothing legal is near.
+    """
+    classes, name = _owners(key)
+    keys = [section_keys(cls)[name] for cls in classes if name in section_keys(cls)]
+    if key.rpartition(".")[2].isdigit():  # an element of an array
+        keys = [Key(_array(one.type, one.rule)[0], one.rule, MISSING) for one in keys if typing.get_args(one.type)]
+    keys = [dataclasses.replace(one, type=_without_none(one.type)) for one in keys if not _classes_below(one.type)]
+    choices = [choice for one in keys if typing.get_origin(one.type) is Literal for choice in typing.get_args(one.type)]
+    defaults = [list(one.default) if isinstance(one.default, tuple) else one.default for one in keys]
+    for value in (*_readings(text, choices), *defaults, 1, 0.5, *choices):
+        for one in keys:
+            legal = (_tuple if typing.get_origin(one.type) is tuple else _scalar)(one.type, one.rule, value)
+            if legal is not None:
+                several = len(set(choices)) > 1
+                words = f"one of {_listed(dict.fromkeys(choices))}" if several else expected(one.type, one.rule)
+                return words, legal
+    return None
+
+
+def _owners(key: str) -> tuple[list[type], str]:
+    """The dataclasses that could have a dotted key, one for each kind of the section, and its last name."""
+    candidates: list[type] = [Recipe]
+    *parents, name = [part for part in key.split(".") if not part.isdigit()] or [key]
+    for parent in parents:
+        opened = [section_keys(cls)[parent] for cls in candidates if parent in section_keys(cls)]
+        candidates = [cls for one in opened for cls in _classes_below(one.type)]
+    return candidates, name
+
+
+def _readings(text: str, choices: Iterable[object]) -> Iterator[object]:
+    """What a text may have been meant as, the likeliest first; `choices` are those of the key, if it has any."""
+    yield text
+    yield {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
+    numbers = [_number(found) for found in _NUMBER.findall(text)]
+    if _NUMBER.fullmatch(text.replace(",", ".")):  # a decimal comma
+        yield float(text.replace(",", "."))
+    if len(numbers) == 1:
+        yield numbers[0]
+    yield from difflib.get_close_matches(text, [choice for choice in choices if isinstance(choice, str)], n=1)
+    if numbers:
+        yield numbers
+    yield [word for word in re.split(r"[\[\]\s,\"']+", text) if word]
+
+
+def _number(text: str) -> int | float:
+    return float(text) if re.search(r"[.eE]", text) else int(text)
 
 
 def not_available(key: str, value: str, available: Iterable[str]) -> RecipeError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +61,8 @@ def test_set_opens_a_section_that_the_file_does_not_have() -> None:
         ("optim.lr=.1", "--set optim.lr: .1 is not a TOML value; type --set optim.lr=0.1"),
         ("optim.lr=1.", "--set optim.lr: 1. is not a TOML value; type --set optim.lr=1.0"),
         ("optim.nesterov=True", "--set optim.nesterov: True is not a TOML value; type --set optim.nesterov=true"),
-        ("optim.lr=", """--set optim.lr: the value is empty; empty text is typed --set 'optim.lr=""'"""),
+        ("data.root=", """--set data.root: the value is empty; empty text is typed --set 'data.root=""'"""),
+        ("a.b=c", """--set a.b: c is not a TOML value; type --set 'a.b="c"'"""),
         ("optim.lr", "--set optim.lr: no value; write key=VALUE, as in --set optim.lr=0.02"),
         ("a..b=1", "--set a..b=1: `a..b` is no key; write section.key=VALUE, as in --set optim.lr=0.02"),
         ("optim.lr=1\nmomentum=2", "--set optim.lr: more than one value given"),
@@ -75,6 +78,34 @@ def test_set_opens_a_section_that_the_file_does_not_have() -> None:
 )
 def test_a_text_that_is_no_override_says_what_to_type(item: str, message: str) -> None:
     assert complaint(MINIMAL, item) == message
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("train.batch=abc", "abc is not a TOML value; it takes a whole number, at least 1: --set train.batch=16"),
+        ("train.batch=8px", "8px is not a TOML value; it takes a whole number, at least 1: --set train.batch=8"),
+        ("train.batch=", "the value is empty; it takes a whole number, at least 1: --set train.batch=16"),
+        ("train.batch=True", "True is not a TOML value; it takes a whole number, at least 1: --set train.batch=16"),
+        ("optim.lr=0,02", "0,02 is not a TOML value; it takes a number, above 0: --set optim.lr=0.02"),
+        ("optim.nesterov=yes", "yes is not a TOML value; it takes true or false: --set optim.nesterov=true"),
+        (
+            "augment.crop=512x256",
+            "512x256 is not a TOML value; "
+            + "it takes an array of 2 whole numbers, each at least 1: --set 'augment.crop=[512, 256]'",
+        ),
+        (
+            "data.classes=sky, road",
+            "sky, road is not a TOML value; it takes an array of texts in double quotes: "
+            + """--set 'data.classes=["sky", "road"]'""",
+        ),
+    ],
+)
+def test_the_value_to_type_is_one_that_the_key_takes(item: str, message: str) -> None:
+    """Protects from advice that is refused as well: the command of each message is read."""
+    key = item.partition("=")[0]
+    assert complaint(MINIMAL, item) == f"--set {key}: {message}"
+    parse_recipe(MINIMAL, "my.toml", shlex.split(message.partition(": --set ")[2]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,16 @@
+"""Numbers as people say them."""
+
+from __future__ import annotations
+
+import pytest
+
+from emaseg.words import rate
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [(0.0123, "0.0123"), (9.871, "9.87"), (123.4, "123"), (999.4, "999"), (999.7, "1000"), (1390.2, "1390")],
+)
+def test_a_rate_has_no_exponent(per_second: float, text: str) -> None:
+    """Protects the progress line of a fast data source from `1.39e+03 images/s`; small rates keep three digits."""
+    assert rate(per_second) == text
