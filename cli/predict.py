@@ -6,6 +6,8 @@ Room: cli.
 from __future__ import annotations
 
 import io
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 Output = Literal["mask", "overlay"]
 SAVES: tuple[Output, ...] = ("mask", "overlay")
 LARGEST = 3  # classes named on an image's line
+INTERRUPTED = 130  # the one of .app, which imports this module
 
 
 def predict(
@@ -68,29 +71,62 @@ def predict(
     """
     session_of(context, verbose)
     wanted = _what_to_save(save)
+    for option, value in (("--weights", weights), ("--recipe", recipe), ("--out", out)):
+        if value == "":  # it would read as "not given", and as the current folder
+            raise RecipeError(f"{option}: an empty name was given", "is it a shell variable that is not set?")
     reference = recipe or weights
     if reference is None:
         _check_default()
-    if out == "-" and (len(images) != 1 or as_json or resume):
-        raise RecipeError(
-            "--out -: writes the mask of one image to stdout", "leave --json and --resume out, name one image"
-        )
+    folder = _folder(out, len(images) == 1 and not as_json and not resume)
 
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.predict import Predictor, find_images, predict_files
     from emaseg.reference import open_model, resolve, with_em_iterations
 
-    inputs = find_images(images)
+    target = pick_device(device)  # before anything is downloaded or read
+    inputs = find_images(images, folder)
+    if folder is None and len(inputs) != 1:
+        raise RecipeError(
+            f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
+        )
     reference = reference or _default_model(quiet)
     resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
     keep_freed_memory()
-    target = pick_device(device)
     predictor = Predictor(open_model(resolved, target), resolved.recipe, target)
-    if out == "-":
-        return _mask_to_stdout(predictor, inputs)
-    return _tell_each(predict_files(predictor, inputs, Path(out), wanted, resume), len(inputs), as_json, quiet)
+    if folder is None:
+        return _mask_to_stdout(predictor, inputs[0])
+    return _tell_each(predict_files(predictor, inputs, folder, wanted, resume), len(inputs), as_json, quiet)
+
+
+def _folder(out: str, alone: bool) -> Path | None:
+    """Where the results go, None for stdout; looked at before anything else, not after the work.
+
+    Args:
+        alone: one image, and nothing but its mask for stdout.
+
+    Raises:
+        RecipeError: a file stands in the way, or stdout cannot take the mask.
+    """
+    from emaseg.resources import expanded
+
+    if out != "-":
+        path = expanded(out)
+        there = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
+        if os.path.exists(there) and not there.is_dir():
+            hint = "--out is the folder for the results"
+            if alone and there == path:
+                hint += f"; for one mask in a file of your choice: --out - > {shlex.quote(out)}"
+            raise RecipeError(f"--out {out}: {there} is a file, not a folder", hint)
+        return path
+    if not alone:
+        raise RecipeError(
+            "--out -: writes the mask of one image to stdout", "leave --json and --resume out, name one image"
+        )
+    if sys.stdout.isatty():
+        raise RecipeError("--out -: the mask is a PNG, nothing for a terminal", "send it to a file: --out - > mask.png")
+    return None
 
 
 def _check_default() -> None:
@@ -130,18 +166,25 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
     from .progress import Meter
     from .render import console, print_error, print_json
 
-    failed = 0
+    done = failed = 0
     told = total == 1 or sys.stdout.isatty()  # the lines on stdout are progress enough
-    with Meter(quiet or told) as meter:
-        for done, image in enumerate(images, start=1):
-            if image.error is not None:
-                failed += 1
-                print_error(image.error, image.hint, meter.out)
-            if as_json:
-                print_json(image.json())
-            elif image.error is None:
-                print(_line(image), flush=True)
-            meter.update("predict", done, total, f"{failed} failed" if failed else "")
+    try:
+        with Meter(quiet or told) as meter:
+            for done, image in enumerate(images, start=1):
+                if image.error is not None:
+                    failed += 1
+                    print_error(image.error, image.hint, meter.out)
+                if as_json:
+                    print_json(image.json())
+                elif image.error is None:
+                    print(_line(image), flush=True)
+                meter.update("predict", done, total, f"{failed} failed" if failed else "")
+    except KeyboardInterrupt:
+        if done == 0:
+            raise
+        # Not the whole command: the shell may have made thousands of names of one pattern.
+        print_error(f"interrupted after {done} of {total} images", "go on with the same command and --resume")
+        return INTERRUPTED
     if failed:
         console().print(f"{failed} of {total} images failed")
     return 1 if failed else 0
@@ -154,18 +197,14 @@ def _line(image: ImageDone) -> str:
     return f"{image.image} -> {written}  {shares}{'  (was there)' if image.skipped else ''}".rstrip()
 
 
-def _mask_to_stdout(predictor: Predictor, inputs: list[ImageInput]) -> int:
+def _mask_to_stdout(predictor: Predictor, item: ImageInput) -> int:
     from emaseg.data.images import read_image
     from emaseg.visual import palette_png
 
     from .render import print_error
 
-    if len(inputs) != 1:
-        raise RecipeError(
-            f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
-        )
     try:
-        prediction = predictor.predict(read_image(inputs[0].source, inputs[0].name))
+        prediction = predictor.predict(read_image(item.source, item.name))
     except DataError as error:
         print_error(error.message, error.hint)
         return 1  # as for every image that fails

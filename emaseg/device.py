@@ -14,6 +14,7 @@ import torch
 from emaseg.errors import RecipeError, SystemFault, nearest
 
 _KINDS = ("auto", "cpu", "cuda", "mps")
+_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}  # what people write; by its letters gpu is next to cpu
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
@@ -26,7 +27,9 @@ def pick_device(name: str) -> torch.device:
     """
     kind, _, number = name.partition(":")
     if kind not in _KINDS or (number and (kind != "cuda" or not number.isdecimal())):
-        hint = nearest(kind, _KINDS) or "use auto, cpu, cuda, cuda:N or mps"
+        alias = _ALIASES.get(kind.lower())
+        meant = f'did you mean "{alias}"?' if alias else nearest(kind, _KINDS)
+        hint = f"{meant} known are auto (CUDA where there is one), cpu, cuda, cuda:N and mps".strip()
         raise RecipeError(f"--device {name}: no such device name", hint)
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,6 @@
 """Predicting: a model for pictures, which pictures are meant, and a file or two for each.
 
-Room: predict; imports inference, visual, files, data.images and data.labels; never torchvision.
+Room: predict; imports inference, visual, files, data.images, data.labels and weights.kind; never torchvision.
 Legend: H W image height and width, K classes.
 """
 
@@ -25,18 +25,20 @@ from torch import nn
 
 from emaseg.data.images import EXTENSIONS, read_image
 from emaseg.data.labels import label_set
-from emaseg.errors import DataError
+from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic
 from emaseg.inference import label_map
 from emaseg.recipe import Recipe
 from emaseg.resources import expanded
 from emaseg.visual import overlay, palette_png
+from emaseg.weights.kind import check_kind
 
 UInt8 = npt.NDArray[np.uint8]
 Output = Literal["mask", "overlay"]
 Share = tuple[str, float]
 
 JSON_SCHEMA = 1
+_RESULTS = ("_mask.png", "_overlay.png")  # how the files end that predict_files writes
 
 
 # ------------------------------------------------------------------------------------------------------ one image
@@ -82,6 +84,7 @@ class Predictor:
         from emaseg.checkpoint import load_weights, read_checkpoint
         from emaseg.models import build_model
 
+        check_kind(Path(path))
         if recipe is None:
             recipe = read_checkpoint(Path(path)).recipe
         with torch.device("meta"):  # no random start values for what is loaded anyway
@@ -151,38 +154,54 @@ class ImageInput:
     stem: str
 
 
-def find_images(inputs: Sequence[str]) -> list[ImageInput]:
+def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInput]:
     """The images that the arguments mean: files, folders (searched recursively), patterns (`*.jpg`), `-` = stdin.
 
     Each argument's images are sorted; an image that is meant twice comes once. Outputs keep the structure below a
     given folder. Where two images would write to one stem, both use the file name instead (`cat.jpg`, `cat.png`).
     In folders, hidden files and an earlier run's own `<stem>_mask.png` and `<stem>_overlay.png` are left out.
 
+    A search that meets `out` passes it by: it often lies among the images (`predict .` writes below it), and its
+    masks and overlays are images, too, which every further run would label again. Where `out` itself is searched,
+    because images and results share a folder or the shell made `predictions` of `*`, what ends as results do is left
+    out. A file that is named is always taken.
+
+    Args:
+        out: the folder that results go to; links on the way make no difference. None: none.
+
     Raises:
+        RecipeError: an argument is the empty text.
         DataError: no such path, or no image in a folder or for a pattern.
     """
     found: dict[str, tuple[Path | bytes, str, Path]] = {}
+    results = None if out is None else out.resolve()
     for text in inputs:
+        if not text:
+            raise RecipeError("IMAGE: an empty name was given", "is it a shell variable that is not set?")
         if text == "-":
             found.setdefault("-", (sys.stdin.buffer.read(), "stdin", Path("stdin")))
             continue
         try:
-            files = _files(text)
+            files = _files(text, results)
         except OSError as error:  # a name that the system does not take
             raise DataError(f"{text[:80]}: cannot be looked up ({error.strerror})", "check the path") from error
         for path, relative in files:
             found.setdefault(str(path.resolve()), (path, str(path), relative))
+    if not found:
+        raise DataError(f"{out}: no images here but the results of an earlier run", "name the images or their folder")
     stems = _stems([relative for _, _, relative in found.values()])
     return [ImageInput(source, name, stem) for (source, name, _), stem in zip(found.values(), stems, strict=True)]
 
 
-def _files(text: str) -> list[tuple[Path, Path]]:
-    """(file, its place below the argument) of one argument."""
+def _files(text: str, results: Path | None) -> list[tuple[Path, Path]]:
+    """(file, its place below the argument) of one argument; of the folder of `results` it may be none."""
     path = expanded(text)
     if path.is_dir():
-        files = _below(path)
-        if not files:
-            raise DataError(f"{text}: no images in this folder", f"images end in {' '.join(EXTENSIONS)}")
+        files = _below(path, results)
+        if not files and not _is_results(path, results):
+            apart = results is not None and results.is_relative_to(path.resolve()) and results.is_dir()
+            where = f" outside of {results}, where results go" if apart else ""
+            raise DataError(f"{text}: no images in this folder{where}", f"images end in {' '.join(EXTENSIONS)}")
         return [(file, file.relative_to(path)) for file in files]
     if path.exists():
         return [(path, Path(path.name))]
@@ -190,26 +209,40 @@ def _files(text: str) -> list[tuple[Path, Path]]:
         raise DataError(f"{text}: no such file or folder", "check the path")
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
     images = [match for match in matches if match.suffix.lower() in EXTENSIONS and match.is_file()]
+    if results is not None and not _fixed_part(path).resolve().is_relative_to(results):
+        images = [image for image in images if not image.parent.resolve().is_relative_to(results)]
     if not images:
         raise DataError(f"{text}: no image matches this pattern", f"images end in {' '.join(EXTENSIONS)}")
     return [(image, Path(image.name)) for image in images]
 
 
-def _below(folder: Path) -> list[Path]:
+def _fixed_part(pattern: Path) -> Path:
+    """The folder in which the search for a pattern begins."""
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
+
+
+def _is_results(folder: Path, results: Path | None) -> bool:
+    return results is not None and folder.resolve() == results
+
+
+def _below(folder: Path, results: Path | None) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})", "check the permissions") from error
 
     images: list[Path] = []
-    for root, _, names in os.walk(folder, onerror=refuse):
+    shared = _is_results(folder, results)
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not _is_results(Path(root, name), results)]
         here = [Path(root, name) for name in names if not name.startswith(".")]
         here = [file for file in here if file.suffix.lower() in EXTENSIONS]
         stems = {stem for file in here for stem in (file.stem, file.name)}
-        images += [file for file in here if not _is_output(file.name, stems)]
+        images += [file for file in here if not _is_output(file.name, None if shared else stems)]
     return sorted(images)
 
 
-def _is_output(name: str, stems: Collection[str]) -> bool:
-    return any(name.endswith(end) and name.removesuffix(end) in stems for end in ("_mask.png", "_overlay.png"))
+def _is_output(name: str, stems: Collection[str] | None) -> bool:
+    """Whether a file is called as a result of one of `stems`, or with None of any image."""
+    return any(name.endswith(end) and (stems is None or name.removesuffix(end) in stems) for end in _RESULTS)
 
 
 def _stems(relatives: Sequence[Path]) -> list[str]:

@@ -1,7 +1,7 @@
 """REF: what `eval` and `predict` are pointed at, turned into a recipe and a weight file.
 
-Room: reference; imports recipe, resources, run_folder, export.info; checkpoint, models and export.runtime (and with
-them torch) when needed.
+Room: reference; imports recipe, resources, run_folder, weights, export.info; checkpoint, models and export.runtime
+(and with them torch) when needed.
 
 A REF is
     a RUN folder            its best checkpoint, else the last
@@ -12,19 +12,22 @@ A REF is
 
 from __future__ import annotations
 
+import difflib
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emaseg.errors import RecipeError, WeightsError, nearest
+from emaseg.errors import RecipeError, WeightsError
 from emaseg.export.info import is_exported, read_info, settings
 from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
 from emaseg.recipe.schema import EMANetModel
 from emaseg.resources import cache_folder, expanded, runs_folder, shipped_recipes
 from emaseg.run_folder import RunFolder
 from emaseg.weights.cache import locate, manual, trusted
+from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
 
 if TYPE_CHECKING:
@@ -67,9 +70,13 @@ def resolve(
         tta: [inference_tta] takes [inference]'s place; values that `overrides` has for [inference] then go into it.
 
     Raises:
-        RecipeError: a contradiction between the arguments, an unknown recipe, or `tta` where it has no [inference_tta].
-        WeightsError: no such weights; says what to do.
+        RecipeError: a contradiction between the arguments, an empty name, an unknown recipe, or `tta` where it has no
+            [inference_tta].
+        WeightsError: no such weights, or a file that should hold its recipe and does not; says what to do.
     """
+    for what, name in (("REF", ref), ("--weights", weights), ("--checkpoint", checkpoint)):
+        if name == "":  # as a path it would be the current folder
+            raise RecipeError(f"{what}: an empty name was given", "is it a shell variable that is not set?")
     path = expanded(ref)
     named = ref in shipped_recipes()  # a folder of that name must be written with a separator: ./demo
     if checkpoint is not None and (named or not path.is_dir()):
@@ -81,6 +88,8 @@ def resolve(
         file = _pick(path, checkpoint) if path.is_dir() else path
         written, recipe = _recipe_inside(file, overrides, tta)
         return Resolved(recipe, file, run, written)
+    if not named:
+        _check_there(ref, alone=weights is None)
     written, recipe = _readings(lambda sets: load_recipe(ref, sets), overrides, tta)
     if weights is None:
         return Resolved(recipe, _released(recipe), None, written)
@@ -88,7 +97,8 @@ def resolve(
     if file.is_dir():
         file = _pick(file, None)
     if not file.is_file():
-        raise WeightsError(f"--weights {weights}: no such file", "name a checkpoint, a weight file or a run folder")
+        hint = _beside(file) or "name a checkpoint, a weight file or a run folder"
+        raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
     return Resolved(recipe, file, None, written)
@@ -108,15 +118,16 @@ def open_network(resolved: Resolved) -> Network:
 
     Raises:
         RecipeError: the weights are an exported file's.
-        WeightsError: the weights do not fit.
+        WeightsError: not a weight file, or one whose weights do not fit.
     """
+    if is_exported(resolved.weights):
+        raise RecipeError(f"{resolved.weights}: is exported already", "name the checkpoint that it was made from")
+    check_kind(resolved.weights)
     import torch
 
     from emaseg.checkpoint import load_weights
     from emaseg.models import build_model
 
-    if is_exported(resolved.weights):
-        raise RecipeError(f"{resolved.weights}: is exported already", "name the checkpoint that it was made from")
     with torch.device("meta"):
         model = build_model(resolved.recipe)
     load_weights(model, resolved.weights)
@@ -164,11 +175,12 @@ def start_weights(ref: str) -> Path:
     if path.is_dir():
         return _pick(path, None)
     if not path.is_file():
-        hint = nearest(ref, shipped_recipes()) if plain else ""
+        hint = _beside(path) or (_meant(ref, shipped_recipes()) if plain else "")
         raise WeightsError(
             f'train.init_from = "{ref}": no such recipe, run folder or file',
             hint or "name a recipe that was trained here, a run folder, a checkpoint or a weight file",
         )
+    check_kind(path)
     return path
 
 
@@ -239,6 +251,7 @@ def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Rec
     """The `_readings` of a checkpoint's or an exported file's recipe."""
     if is_exported(file):
         return _recipe_of_exported(file, overrides, tta)
+    check_kind(file)
     from emaseg.checkpoint import FORMAT, read_file
 
     content = read_file(file)
@@ -297,6 +310,51 @@ def _released(recipe: Recipe) -> Path:
     if entry is not None:
         trusted(entry, path)
     return path
+
+
+def _check_there(ref: str, *, alone: bool) -> None:
+    """What no run folder, no weight file and no shipped recipe is called may still be a recipe's file; else say so.
+
+    Args:
+        alone: no weight file was named beside it, so it may have been meant to be one.
+
+    Raises:
+        WeightsError: it is written like a file or a folder, and there is none.
+        RecipeError: it is written like a recipe's name, and there is none.
+    """
+    path = expanded(ref)
+    if path.suffix == ".toml" or path.exists() or path.name in shipped_recipes() or Path(f"{ref}.toml").is_file():
+        return  # load_recipe reads it, or knows better what to say
+    separated = os.sep in ref or bool(os.altsep and os.altsep in ref)
+    if alone and (separated or path.suffix):
+        hint = _beside(path) or "name a run folder of `emaseg train`, a checkpoint or an exported file"
+        raise WeightsError(f"{ref}: no such run folder or file", hint)
+    if not separated:
+        hint = _meant(ref, shipped_recipes()) or (_beside(path) if alone else "")
+        nor = ", and there is no such run folder or file" if alone else ""
+        raise RecipeError(f"no shipped recipe is called `{ref}`{nor}", f"{hint} `emaseg recipes` lists all".strip())
+
+
+def _beside(path: Path) -> str:
+    """`did you mean "a/best.pt"?` of what lies in the folder of a path that is not there, or of the nearest that is."""
+    while path.parent != path and not path.parent.is_dir():
+        path = path.parent
+    try:
+        there = sorted(other.name for other in path.parent.iterdir() if not other.name.startswith("."))
+    except OSError:
+        return ""
+    return _meant(path.name, there, path.parent)
+
+
+def _meant(name: str, known: Sequence[str], folder: Path = Path()) -> str:
+    """`did you mean "x" or "y"?` of the closest `known` names, three at most; "" when nothing is close."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if not close:  # a shortened or lengthened name is close too, whatever the ratio says
+        close = [k for k in known if len(name) >= 4 and (k.startswith(name) or name.startswith(k))][:3]
+    if not close:
+        return ""
+    *others, last = (f'"{folder / match}"' for match in close)
+    return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
 
 
 def _is_weight_file(path: Path) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import emaseg
 from emaseg.checkpoint import Checkpoint, save_checkpoint
-from emaseg.errors import DataError, SystemFault, WeightsError
+from emaseg.errors import DataError, RecipeError, SystemFault, WeightsError
 from emaseg.predict import ImageDone, Predictor, class_shares, find_images, predict_files
 
 TINY = ["backbone.width=8", "model.attention_channels=16", "model.decoder_channels=16", "model.bottleneck_channels=16"]
@@ -49,8 +49,8 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 56)) -> Path
     return path
 
 
-def stems(*inputs: str | Path) -> list[str]:
-    return [item.stem for item in find_images([str(i) for i in inputs])]
+def stems(*inputs: str | Path, out: Path | None = None) -> list[str]:
+    return [item.stem for item in find_images([str(i) for i in inputs], out)]
 
 
 # -------------------------------------------------------------------------------------------------- one image
@@ -145,6 +145,68 @@ def test_an_earlier_run_is_not_predicted_again(tmp_path: Path, predictor: Predic
     list(predict_files(predictor, find_images([str(tmp_path)]), tmp_path))
     assert before == ["a", "alone_mask"]
     assert stems(tmp_path) == before
+
+
+def test_the_results_folder_is_not_searched(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects `predict .` typed twice from labelling its own masks, however the two folders are written."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tree/a.png", "tree/sub/b.png"):
+        picture(tmp_path / name)
+    Path("link").symlink_to("tree")
+    out = Path("tree/out")
+    for _ in range(2):
+        list(predict_files(predictor, find_images(["tree"], out), out))
+    assert len([file for file in out.rglob("*") if file.is_file()]) == 4
+    for folder, results in (
+        ("tree", out),
+        ("tree", tmp_path / "link/out"),
+        ("link", out),
+        (".", Path("tree/sub/../out")),
+        (str(tmp_path / "tree"), out),
+    ):
+        found = stems(folder, out=results)
+        assert [Path(stem).name for stem in found] == ["a", "b"], (folder, results)
+    assert stems("tree/**/*.png", out=out) == stems("tree/**/*.png", out=Path("link/out")) == ["a", "b"]
+
+
+def test_the_results_folder_itself_may_be_named(predictor: Predictor, tmp_path: Path) -> None:
+    """Protects `predict *`, of which the shell makes `predictions` too, and images that share a folder with results."""
+    out = tmp_path / "predictions"
+    photo = picture(tmp_path / "a.png")
+    list(predict_files(predictor, find_images([str(photo)], out), out))
+    assert stems(photo, out, out=out) == ["a"]
+    with pytest.raises(DataError, match="no images here but the results of an earlier run"):
+        find_images([str(out)], out)
+    picture(out / "b.png")
+    assert stems(out, out=out) == ["b"]
+    list(predict_files(predictor, find_images([str(out)], out), out))
+    assert stems(out, out=out) == ["b"]
+
+
+def test_a_named_file_in_the_results_folder_is_predicted(tmp_path: Path) -> None:
+    """What is named is meant: a file, and a folder or pattern that lies in the results folder."""
+    out = tmp_path / "out"
+    mask = picture(out / "a_mask.png")
+    picture(out / "sub/c.png")
+    assert stems(mask, out=out) == ["a_mask"]
+    assert stems(out / "sub", out=out) == stems(out / "sub/*", out=out) == ["c"]
+
+
+def test_a_folder_with_nothing_but_results_says_where_it_looked(tmp_path: Path) -> None:
+    """Protects from "no images" about a folder in which the user sees images."""
+    picture(tmp_path / "out/a.png")
+    with pytest.raises(DataError, match=r"no images in this folder outside of .*out, where results go"):
+        find_images([str(tmp_path)], tmp_path / "out")
+
+
+def test_an_empty_name_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects `predict "$PHOTO"` with a variable that is not set from labelling the whole current folder."""
+    monkeypatch.chdir(tmp_path)
+    photo = picture(tmp_path / "a.png")
+    with pytest.raises(RecipeError, match="an empty name was given"):
+        find_images([str(photo), ""])
 
 
 @pytest.mark.parametrize(

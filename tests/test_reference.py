@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from emaseg.errors import RecipeError, WeightsError
-from emaseg.reference import open_model, resolve
+from emaseg.reference import open_model, resolve, start_weights
+from emaseg.resources import shipped_recipes
 from tests.helpers import TINY, run, tiny
 
 CPU = torch.device("cpu")
@@ -121,3 +122,57 @@ def test_shipped_name_wins_over_a_folder(trained: Path, tmp_path: Path, monkeypa
     (tmp_path / "demo").symlink_to(trained)
     assert resolve("demo", weights=str(trained)).run is None
     assert resolve("./demo").run is not None
+
+
+def test_a_missing_file_is_told_as_a_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from recipe talk about a weight file with a slip in its name, or one that was never made."""
+    monkeypatch.chdir(tmp_path)
+    for ref in ("best.pt", "weights.pth", "model.onnx", "some/dir/run", "./run"):
+        with pytest.raises(WeightsError) as caught:
+            resolve(ref)
+        assert caught.value.message == f"{ref}: no such run folder or file"
+        assert caught.value.hint
+        assert "voc_r50_d8" not in caught.value.hint
+    Path("runs").mkdir()
+    Path("runs/first").symlink_to(trained)
+    Path("best.pt").write_bytes(b"")
+    for ref, meant in (("bset.pt", "best.pt"), ("runs/frist", "runs/first"), ("./best.pth", "best.pt")):
+        for find in (resolve, start_weights):
+            with pytest.raises(WeightsError) as caught:
+                find(ref)
+            assert caught.value.hint == f'did you mean "{meant}"?', ref
+    with pytest.raises(WeightsError) as caught:
+        resolve("demo", weights="runs/first/checkpoints/lst.pt")
+    assert 'did you mean "runs/first/checkpoints/last.pt"' in caught.value.hint
+
+
+def test_a_missing_path_of_a_shipped_name_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the contract on names: ./demo is a path, demo the recipe, and the error says which is there."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        resolve("./demo")
+    assert caught.value.hint == "the shipped recipe is called `demo`"
+
+
+def test_an_unknown_name_lists_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the terminal from a wall of every recipe: the nearest few, and the command that shows all."""
+    monkeypatch.chdir(tmp_path)
+    for ref, weights in (("dmeo", None), ("voc_r50", None), ("nothing_like_it", None), ("dmeo", "best.pt")):
+        with pytest.raises(RecipeError, match=f"no shipped recipe is called `{ref}`") as caught:
+            resolve(ref, weights=weights)
+        assert caught.value.hint.endswith("`emaseg recipes` lists all")
+        assert sum(f'"{name}"' in caught.value.hint for name in shipped_recipes()) <= 3
+        assert ('did you mean "demo"?' in caught.value.hint) == (ref == "dmeo")
+    Path("demos.toml").write_text(TINY)
+    with pytest.raises(RecipeError) as caught:
+        resolve("demos")
+    assert caught.value.hint == "the file here is ./demos.toml; write it so"
+
+
+def test_empty_names_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from an unset shell variable: as a path, an empty name is the current folder, which may be a run."""
+    monkeypatch.chdir(trained)
+    with pytest.raises(RecipeError, match="REF: an empty name"):
+        resolve("")
+    with pytest.raises(RecipeError, match="--weights: an empty name"):
+        resolve("demo", weights="")

@@ -133,7 +133,7 @@ def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     tree(tmp_path)
     assert scripts.main([str(tmp_path), "--sample", "0"]) == 1
     assert "train: 2 images, published are 30,462" in capsys.readouterr().out
-    monkeypatch.setattr(scripts, "PUBLISHED", {"train": 2, "val": 1, "test": 10_000})
+    monkeypatch.setitem(scripts.IMAGES, "lip", {"train": 2, "val": 1, "test": 10_000})
     assert scripts.main([str(tmp_path), "--sample", "0"]) == 0
     assert "33.333 %        3  leftArm" in capsys.readouterr().out
 

@@ -224,7 +224,7 @@ def test_a_json_without_the_images_or_annotations(tmp_path: Path) -> None:
 def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Its histogram is of the classes, whichever numbering the files have."""
     scripts = script(monkeypatch, "pascal_context")
-    monkeypatch.setattr(scripts, "PUBLISHED", {"train": 2, "val": 1})
+    monkeypatch.setitem(scripts.IMAGES, "pascal_context", {"train": 2, "val": 1})
     pngs(tree(tmp_path) / "SegmentationClassContext", OWNERS)
     assert scripts.main([str(tmp_path), "--numbering", "owners"]) == 0
     assert "16.667 %        3  bicycle" in capsys.readouterr().out

@@ -1,0 +1,133 @@
+"""`emaseg predict` on the command line: what is refused before any work, and how an interrupted job goes on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers import emaseg, run, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PROGRAM = (  # a shell's background job ignores Ctrl-C, and its children inherit that
+    "import signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from emaseg.cli import main\n"
+    "sys.exit(main())"
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(tiny("train.iterations=1"), out)
+    return out
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with one photograph; nothing may be downloaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMASEG_CACHE", str(tmp_path / "cache"))
+    picture(tmp_path / "photo.png")
+    return tmp_path
+
+
+def picture(path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(path)
+
+
+def test_a_second_run_in_the_same_folder_predicts_the_same_images(
+    here: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects a folder of photographs from filling with masks of masks."""
+    arguments = ("predict", ".", "--weights", trained, "--device", "cpu", "-q")
+    first = emaseg(capsys, *arguments)
+    assert first[0] == 0
+    assert emaseg(capsys, *arguments) == first
+    assert emaseg(capsys, *arguments, "--resume")[1].startswith("photo.png -> predictions/photo_mask.png")
+    assert {path.name for path in (here / "predictions").rglob("*")} == {"photo_mask.png", "photo_overlay.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ('predict "" --weights RUN', "IMAGE: an empty name was given"),
+        ('predict photo.png --weights ""', "--weights: an empty name was given"),
+        ('predict photo.png --recipe "" --weights RUN', "--recipe: an empty name was given"),
+        ('predict photo.png --weights RUN --out ""', "--out: an empty name was given"),
+        ("predict photo.png --weights RUN --out taken.png", "try: --out is the folder for the results; for one mask"),
+        ("predict photo.png --weights RUN --out taken.png/deep", "--out taken.png/deep: taken.png is a file"),
+        ("predict photo.png --weights RUN --device gpu", 'did you mean "cuda"?'),
+        ("predict . --weights RUN --out -", "--out -: 2 images, but stdout holds one mask"),
+    ],
+)
+def test_refused_before_any_work(
+    here: Path, trained: Path, arguments: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects from work that is lost, done on the wrong images, or with other weights than the reader thinks."""
+    picture(here / "taken.png")
+    before = sorted(here.rglob("*"))
+    code, out, err = emaseg(capsys, *shlex.split(arguments.replace("RUN", shlex.quote(str(trained)))))
+    assert (code, out) == (2, "")
+    assert words in err
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_the_device_is_looked_at_before_weights_are_downloaded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from a download of hundreds of MB that ends in "no such device"."""
+    code, out, err = emaseg(capsys, "predict", "photo.png", "--device", "cuda")
+    assert (code, out) == (4, "")
+    assert err == "error: --device cuda: PyTorch sees no CUDA device here\n  try: use --device cpu\n"
+    assert not (here / "cache").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX terminals")
+def test_no_mask_on_a_terminal(here: Path, trained: Path) -> None:
+    """Protects the screen from the bytes of a PNG."""
+    main, side = os.openpty()
+    command = [sys.executable, "-m", "emaseg.cli", "predict", "photo.png", "--weights", str(trained), "--out", "-"]
+    try:
+        done = subprocess.run(command, stdout=side, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(side)
+        os.close(main)
+    assert done.returncode == 2
+    assert "--out - > mask.png" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_says_how_to_go_on(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the hours of a long job: exit code 130, --resume named, and what was done stays done."""
+    (here / "many").mkdir()
+    for number in range(300):
+        os.link(here / "photo.png", here / f"many/{number:03}.png")
+    arguments = ["predict", *(f"many/{number:03}.png" for number in range(300)), "--weights", str(trained)]
+    arguments += ["--save", "mask", "--device", "cpu"]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "error: interrupted after " in stderr
+    assert stderr.endswith("of 300 images\n  try: go on with the same command and --resume\n")
+    code, stdout, _ = emaseg(capsys, *arguments, "--resume", "-q")
+    assert code == 0
+    assert 0 < sum(line.endswith("(was there)") for line in stdout.splitlines()) < 300
