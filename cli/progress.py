@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from emaseg.events import Downloading, Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _EVERY_SECONDS = 10.0  # between plain lines where there is no terminal
+_WIDE = 120  # columns of a terminal that has room for a long bar
 
 
 class Meter:
@@ -42,9 +44,9 @@ class Meter:
         if self.out.is_terminal and not self.out.is_dumb_terminal and not quiet:
             columns = (
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=40 if self.out.width >= _WIDE else 6),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", table_column=Column(no_wrap=False)),  # a second line, if it must
             )
             self._bars = Progress(*columns, console=self.out, transient=True, refresh_per_second=4)
 
