@@ -30,14 +30,13 @@ from .download_weights import download_weights
 from .eval import evaluate
 from .export import export
 from .init import init
-from .options import Session
+from .options import INTERRUPTED, Session
 from .predict import predict
 from .recipes import recipes
 from .train import train
 
 NOT_ACCEPTABLE = 1
 BUG = 70
-INTERRUPTED = 130
 
 WELCOME = """\
 emaseg trains, evaluates and runs EMANet and MemoryNet semantic segmentation from TOML recipes.

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+INTERRUPTED = 130  # exit code after Ctrl-C
 SCHEMA = 1  # of the JSON objects that commands print
 
 

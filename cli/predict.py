@@ -17,7 +17,7 @@ import typer
 
 from emaseg.errors import DataError, RecipeError, WeightsError, nearest
 
-from .options import Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
+from .options import INTERRUPTED, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
     from emaseg.predict import ImageDone, ImageInput, Predictor
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Output = Literal["mask", "overlay"]
 SAVES: tuple[Output, ...] = ("mask", "overlay")
 LARGEST = 3  # classes named on an image's line
-INTERRUPTED = 130  # the one of .app, which imports this module
 
 
 def predict(

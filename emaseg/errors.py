@@ -70,10 +70,25 @@ class Diverged(UserError):
     exit_code = 5
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean "x"?` for the closest of `known`, or "" when nothing is close."""
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """`did you mean "x" or "y"?` for the closest of `known`, `most` at the most, or "" when nothing is close."""
+    return did_you_mean(closest(name, known, most))
+
+
+def closest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Those of `known` that `name` may have been meant to be, the closest first."""
     known = list(known)
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not match:  # a shortened or lengthened name is close too, whatever the ratio says
-        match = [k for k in known if len(name) >= 4 and (k.startswith(name) or name.startswith(k))][:1]
-    return f'did you mean "{match[0]}"?' if match else ""
+    # A shortened or lengthened name is close too, whatever the ratio says.
+    return (
+        difflib.get_close_matches(name, known, n=most, cutoff=0.6)
+        or [k for k in known if len(name) >= 4 and (k.startswith(name) or name.startswith(k))][:most]
+    )
+
+
+def did_you_mean(choices: Iterable[str]) -> str:
+    """`did you mean "x", "y" or "z"?`; "" without choices."""
+    quoted = [f'"{choice}"' for choice in choices]
+    if not quoted:
+        return ""
+    *others, last = quoted
+    return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"

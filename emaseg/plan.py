@@ -6,11 +6,11 @@ Room: plan; below train, above models, data, optim, inference. Yields nothing, w
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +125,13 @@ def image_lists(train_set: Dataset, eval_set: Dataset) -> dict[str, int | str]:
 
 
 def _names_sha256(dataset: Dataset) -> str:
-    paths = [Path(dataset.name(index)) for index in range(len(dataset))]
-    folders = {path.parent.parts for path in paths}
-    shared = len(list(takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))))
-    names = "\n".join("/".join(path.parts[shared:]) for path in paths)
-    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+    names = [dataset.name(index) for index in range(len(dataset))]
+    try:
+        shared = len(os.path.commonpath({os.path.dirname(name) for name in names}))
+    except ValueError:  # no names, or on two drives
+        shared = 0
+    text = "\n".join(name[shared:].replace(os.sep, "/").lstrip("/") for name in names)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def changed_images(then: Mapping[str, int | str], now: Mapping[str, int | str]) -> list[Note]:

@@ -12,7 +12,6 @@ A REF is
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emaseg.errors import RecipeError, WeightsError
+from emaseg.errors import RecipeError, WeightsError, closest, did_you_mean, nearest
 from emaseg.export.info import is_exported, read_info, settings
 from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
 from emaseg.recipe.schema import EMANetModel
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from emaseg.models import Network
 
 CHOICES = ("best", "last")
+
+_FEW = 3  # names that a hint offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def start_weights(ref: str) -> Path:
     if path.is_dir():
         return _pick(path, None)
     if not path.is_file():
-        hint = _beside(path) or (_meant(ref, shipped_recipes()) if plain else "")
+        hint = _beside(path) or (nearest(ref, shipped_recipes(), _FEW) if plain else "")
         raise WeightsError(
             f'train.init_from = "{ref}": no such recipe, run folder or file',
             hint or "name a recipe that was trained here, a run folder, a checkpoint or a weight file",
@@ -330,7 +331,7 @@ def _check_there(ref: str, *, alone: bool) -> None:
         hint = _beside(path) or "name a run folder of `emaseg train`, a checkpoint or an exported file"
         raise WeightsError(f"{ref}: no such run folder or file", hint)
     if not separated:
-        hint = _meant(ref, shipped_recipes()) or (_beside(path) if alone else "")
+        hint = nearest(ref, shipped_recipes(), _FEW) or (_beside(path) if alone else "")
         nor = ", and there is no such run folder or file" if alone else ""
         raise RecipeError(f"no shipped recipe is called `{ref}`{nor}", f"{hint} `emaseg recipes` lists all".strip())
 
@@ -343,18 +344,7 @@ def _beside(path: Path) -> str:
         there = sorted(other.name for other in path.parent.iterdir() if not other.name.startswith("."))
     except OSError:
         return ""
-    return _meant(path.name, there, path.parent)
-
-
-def _meant(name: str, known: Sequence[str], folder: Path = Path()) -> str:
-    """`did you mean "x" or "y"?` of the closest `known` names, three at most; "" when nothing is close."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if not close:  # a shortened or lengthened name is close too, whatever the ratio says
-        close = [k for k in known if len(name) >= 4 and (k.startswith(name) or name.startswith(k))][:3]
-    if not close:
-        return ""
-    *others, last = (f'"{folder / match}"' for match in close)
-    return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
+    return did_you_mean(str(path.parent / name) for name in closest(path.name, there, _FEW))
 
 
 def _is_weight_file(path: Path) -> bool:

@@ -22,7 +22,11 @@ from emaseg.data.sample import UInt8
 
 Decoder = Callable[[bytes], UInt8 | None]  # a file's bytes to its pixels, or to None where they are refused
 
-_NOISE = np.random.default_rng(0).integers(0, 256, (123, 70, 3), np.uint8)
+
+@functools.cache
+def _noise() -> UInt8:
+    """(H, W, 3): the picture that they are tried on."""
+    return np.random.default_rng(0).integers(0, 256, (123, 70, 3), np.uint8)
 
 
 @functools.cache
@@ -34,7 +38,7 @@ def jpeg_decoder() -> Decoder | None:
 
 
 def _is_pillows(decode: Decoder, subsampling: str) -> bool:
-    content, rows = _stored(Image.fromarray(_NOISE), "JPEG", subsampling=subsampling), 21
+    content, rows = _stored(Image.fromarray(_noise()), "JPEG", subsampling=subsampling), 21
     expected = np.asarray(Image.open(io.BytesIO(content)))
     frame = jpeg.read_frame(content)
     short = jpeg.first_rows(content, frame, rows) if frame else None
@@ -48,15 +52,15 @@ def _is_pillows(decode: Decoder, subsampling: str) -> bool:
 def png_decoder() -> Decoder | None:
     """For what png.bare gives of RGB files, to (H, W, 3)."""
     decode = _decoder("IMREAD_COLOR_RGB")
-    return decode if decode and _gives(decode, _bare(Image.fromarray(_NOISE)), _NOISE) else None
+    return decode if decode and _gives(decode, _bare(Image.fromarray(_noise())), _noise()) else None
 
 
 @functools.cache
 def numbers_decoder() -> Decoder | None:
     """For what png.bare gives of grey files and of those with a palette, to (H, W)."""
-    decode, numbers = _decoder("IMREAD_UNCHANGED"), _NOISE[..., 0]
+    decode, numbers = _decoder("IMREAD_UNCHANGED"), _noise()[..., 0]
     grey, palette = Image.fromarray(numbers), Image.fromarray(numbers)
-    palette.putpalette(_NOISE[:, 0].tobytes())
+    palette.putpalette(_noise()[:, 0].tobytes())
     return decode if decode and all(_gives(decode, _bare(each), numbers) for each in (grey, palette)) else None
 
 

@@ -13,9 +13,11 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 _SCAN, _RESTARTS = 0xDA, 0xDD
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: with Huffman's code, as nearly all files
 _EXIF_XMP, _ICC_MPF = 0xE1, 0xE2
-# Segments that say nothing about how to show the picture: JFIF, Photoshop's, Adobe's, tables, a comment.
-_SILENT = frozenset((0xE0, 0xED, 0xEE, 0xC4, 0xDB, 0xFE))
-_JFIF, _ADOBE, _ALL = b"\xff\xe0\x00\x10JFIF\x00\x01", b"\xff\xee\x00\x0eAdobe", b"\x00\x3f"
+_JFIF, _ADOBE = 0xE0, 0xEE
+# Segments that say nothing about how to show the picture; besides these two Photoshop's, tables, a comment.
+_SILENT = frozenset((_JFIF, _ADOBE, 0xED, 0xC4, 0xDB, 0xFE))
+_JFIF_1, _ADOBE_100 = b"\x00\x10JFIF\x00\x01", b"\x00\x0eAdobe"  # their usual lengths and names
+_ALL = b"\x00\x3f"  # of a scan: it holds every frequency
 
 _MARK = re.compile(rb"\xff[^\x00\xff]")  # among pixels; 255 itself is followed by 0
 _MORE = 8  # rows: colour of half or a quarter of the height is interpolated from the rows below, too
@@ -42,12 +44,10 @@ def read_frame(content: bytes) -> Frame | None:
     """Of a file's bytes; None for every other kind of file, and for a header that is out of the ordinary."""
     at, found, size, bare, in_order = len(START), 0, (0, 0), True, True
     while content.startswith(START) and len(content) > at + 10 and content[at] == 0xFF:
-        marker = content[at + 1]
+        marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4])
         if marker == _SCAN:
             in_order = in_order and content[at + 4] == 3 and content.startswith(_ALL, at + 11)
-            return (
-                Frame(found, at + 2 + int.from_bytes(content[at + 2 : at + 4]), size, bare, in_order) if found else None
-            )
+            return Frame(found, end, size, bare, in_order) if found else None
         if marker in _FRAMES:
             bits, components = content[at + 4], content[at + 9]
             height, width = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
@@ -60,15 +60,15 @@ def read_frame(content: bytes) -> Frame | None:
             bare = bare and content.startswith(b"ICC_PROFILE", at + 4)
         elif marker not in _SILENT or not _is_usual(content, at, marker):
             return None
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+        at = end
     return None
 
 
 def _is_usual(content: bytes, at: int, marker: int) -> bool:
     """Whether a segment of a program's own is one that libjpeg has no word about."""
-    if marker == _JFIF[1]:
-        return content.startswith(_JFIF, at)
-    return marker != _ADOBE[1] or (content.startswith(_ADOBE, at) and content[at + 15] <= 1)
+    if marker == _JFIF:
+        return content.startswith(_JFIF_1, at + 2)
+    return marker != _ADOBE or (content.startswith(_ADOBE_100, at + 2) and content[at + 15] <= 1)
 
 
 def is_complete(content: bytes) -> bool:
