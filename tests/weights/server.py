@@ -150,11 +150,11 @@ def compressed(handler: Any, content: bytes) -> None:
 
 
 def to_itself(handler: Any, content: bytes) -> None:
+    handler.server.faults.append(to_itself)  # before the answer: after it, the test may be on its next request
     handler.send_response(302)
     handler.send_header("Location", handler.path)
     handler.send_header("Content-Length", "0")
     handler.end_headers()
-    handler.server.faults.append(to_itself)
 
 
 def another_range(handler: Any, content: bytes) -> None:
