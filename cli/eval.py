@@ -23,7 +23,7 @@ from emaseg.files import fault
 from .options import SCHEMA, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.data.trees import ImagesOnly
+    from emaseg.data.sets.trees import ImagesOnly
     from emaseg.evaluate import Comparison
     from emaseg.metrics import Scores
     from emaseg.recipe.schema import Data, Model
@@ -116,7 +116,7 @@ def evaluate(
         _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 
     from emaseg.data import build_dataset
-    from emaseg.data.trees import ImagesOnly
+    from emaseg.data.sets.trees import ImagesOnly
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.evaluate import evaluate as evaluate_engine
     from emaseg.files import make_folder, write_text

@@ -197,7 +197,7 @@ def _line(image: ImageDone) -> str:
 
 
 def _mask_to_stdout(predictor: Predictor, item: ImageInput) -> int:
-    from emaseg.data.images import read_image
+    from emaseg.data.files.images import read_image
     from emaseg.visual import palette_png
 
     from .render import print_error

@@ -21,8 +21,8 @@ from emaseg.words import duration, rate, size
 from .render import console, fitted, percent, print_note
 
 if TYPE_CHECKING:
-    from emaseg.data.threads import Reading
     from emaseg.metrics import Scores
+    from emaseg.threads import Reading
 
 Result = TypeVar("Result")
 

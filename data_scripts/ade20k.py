@@ -13,9 +13,9 @@ from pathlib import Path
 
 from verify import parser, verify
 
-from emaseg.data.ade20k import ade20k
-from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
+from emaseg.data.sets.ade20k import ade20k
+from emaseg.data.sets.published import IMAGES
 from emaseg.recipe.schema import ADE20KData
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from emaseg.data.checks import check_dataset
-from emaseg.data.folder import folder
+from emaseg.data.sets.folder import folder
 from emaseg.errors import UserError
 from emaseg.recipe import load_recipe
 from emaseg.recipe.schema import FolderData

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from verify import parser, verify
 
-from emaseg.data.cityscapes import cityscapes
-from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
+from emaseg.data.sets.cityscapes import cityscapes
+from emaseg.data.sets.published import IMAGES
 from emaseg.recipe.schema import CityscapesData
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from verify import parser
 
 from emaseg.data.checks import check_dataset
-from emaseg.data.coco_voc import coco_voc
-from emaseg.data.trees import files_below
+from emaseg.data.sets.coco_voc import coco_voc
+from emaseg.data.sets.trees import files_below
 from emaseg.errors import DataError, UserError
 from emaseg.recipe.schema import CocoVOCData
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from verify import parser, verify
 
-from emaseg.data.cocostuff import cocostuff
-from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
+from emaseg.data.sets.cocostuff import cocostuff
+from emaseg.data.sets.published import IMAGES
 from emaseg.recipe.schema import CocoStuffData
 
 PUBLISHED = {"10k": IMAGES["cocostuff10k"], "164k": IMAGES["cocostuff164k"]}

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from verify import parser, verify
 
-from emaseg.data.lip import lip
-from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
+from emaseg.data.sets.lip import lip
+from emaseg.data.sets.published import IMAGES
 from emaseg.recipe.schema import LIPData
 
 

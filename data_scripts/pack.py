@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from emaseg.data import build_dataset
-from emaseg.data.packed import open_packed, pack, verify
+from emaseg.data.sets.packed import open_packed, pack, verify
 from emaseg.errors import UserError
 from emaseg.recipe import load_recipe
 

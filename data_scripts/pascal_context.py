@@ -16,9 +16,9 @@ from typing import Literal
 
 from verify import parser, verify
 
-from emaseg.data.pascal_context import pascal_context
-from emaseg.data.published import IMAGES
 from emaseg.data.sample import Dataset
+from emaseg.data.sets.pascal_context import pascal_context
+from emaseg.data.sets.published import IMAGES
 from emaseg.recipe.schema import PascalContextData
 
 

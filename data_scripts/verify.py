@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emaseg.data.checks import CheckReport, check_dataset
-from emaseg.data.images import image_size
+from emaseg.data.files.images import image_size
 from emaseg.data.sample import Dataset
-from emaseg.data.trees import ImagesOnly
+from emaseg.data.sets.trees import ImagesOnly
 from emaseg.errors import DataError, UserError
 
 # Opens a split of the data set below the folder.

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from verify import parser, verify
 
-from emaseg.data.pairs import PairedFiles
-from emaseg.data.published import IMAGES
-from emaseg.data.voc import voc
+from emaseg.data.sets.pairs import PairedFiles
+from emaseg.data.sets.published import IMAGES
+from emaseg.data.sets.voc import voc
 from emaseg.errors import UserError
 from emaseg.files import atomic
 from emaseg.recipe.schema import VOCData

@@ -21,17 +21,17 @@ import numpy as np
 
 from emaseg.data import build_dataset
 from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
-from emaseg.data.drawn import DrawnFiles
-from emaseg.data.folder import usable
-from emaseg.data.images import decode, read_image
-from emaseg.data.label_files import LabelRule, read_label
-from emaseg.data.pairs import PairedFiles, check_sizes
-from emaseg.data.resize import limit_size
+from emaseg.data.files.images import decode, read_image
+from emaseg.data.files.label_files import LabelRule, read_label
+from emaseg.data.pipeline.resize import limit_size
 from emaseg.data.sample import Dataset, UInt8
-from emaseg.data.threads import Reading, read_all
+from emaseg.data.sets.drawn import DrawnFiles
+from emaseg.data.sets.folder import usable
+from emaseg.data.sets.pairs import PairedFiles, check_sizes
 from emaseg.errors import DataError
-from emaseg.plan import schedule
 from emaseg.recipe import FolderData, Recipe
+from emaseg.schedule import schedule
+from emaseg.threads import Reading, read_all
 
 Part = Literal["train", "eval"]
 Level = Literal["error", "warning"]

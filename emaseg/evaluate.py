@@ -16,9 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from emaseg.data.published import published_images
 from emaseg.data.sample import Dataset
-from emaseg.data.threads import read_ahead
+from emaseg.data.sets.published import published_images
 from emaseg.errors import DataError, WeightsError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import label_map
@@ -26,6 +25,7 @@ from emaseg.metrics import Confusion, Scores
 from emaseg.models import Report
 from emaseg.recipe import Data, EMANetModel, Inference, Published, Recipe, load_recipe
 from emaseg.resources import shipped_recipes
+from emaseg.threads import read_ahead
 
 JSON_SCHEMA = 1
 

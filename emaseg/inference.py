@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emaseg.data.transforms import eval_image
+from emaseg.data.pipeline.transforms import eval_image
 from emaseg.errors import DataError
 from emaseg.recipe.schema import Inference
 

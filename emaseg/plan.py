@@ -19,16 +19,10 @@ import torch
 from emaseg.checkpoint import load_backbone, load_start
 from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
-from emaseg.data.loading import (
-    batches,
-    default_workers,
-    shared_memory_bytes,
-    shared_memory_problem,
-    steps_per_epoch,
-)
+from emaseg.data.pipeline.loading import batches, default_workers, shared_memory_bytes, shared_memory_problem
 from emaseg.data.sample import IGNORE, Dataset, Sample
-from emaseg.data.trees import ImagesOnly
-from emaseg.errors import DataError, RecipeError
+from emaseg.data.sets.trees import ImagesOnly
+from emaseg.errors import RecipeError
 from emaseg.events import Note
 from emaseg.files import atomic
 from emaseg.inference import label_map
@@ -36,54 +30,13 @@ from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate
 from emaseg.recipe import Recipe, toml_value
-from emaseg.reference import start_weights
 from emaseg.run_folder import RunFolder
+from emaseg.schedule import schedule
 from emaseg.visual import sheet
-from emaseg.weights.start import backbone_file, fetchable
+from emaseg.weights.start import backbone_file, fetchable, start_weights
 from emaseg.words import duration, rate
 
 SAMPLES = 6  # rows of samples.png
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Steps of a run.
-
-    total: optimiser steps. per_epoch: steps of one pass over the data (a rest smaller than a batch is dropped).
-    every: steps between evaluations; 0 = only at the end. scored: there are evaluations; a test set whose labels its
-    owners keep has none.
-    """
-
-    total: int
-    per_epoch: int
-    every: int
-    scored: bool = True
-
-    def epoch(self, step: int) -> int:
-        """Epoch, from 1, that step `step` (from 0) belongs to."""
-        return step // self.per_epoch + 1
-
-    def evaluates_at(self, step: int) -> bool:
-        """Whether an evaluation is due after `step` steps."""
-        return self.scored and (step == self.total or bool(self.every and step and step % self.every == 0))
-
-
-def schedule(recipe: Recipe, train_images: int, *, scored: bool = True) -> Schedule:
-    """Steps of a recipe on so many training images; `scored` as in Schedule.
-
-    Raises:
-        DataError: fewer images than one batch holds.
-    """
-    train = recipe.train
-    per_epoch = steps_per_epoch(train_images, train.batch)
-    if per_epoch == 0:
-        raise DataError(
-            f"{train_images} training images do not fill one batch of {train.batch}",
-            f"use a smaller batch (--set train.batch={max(1, train_images)}) or more images",
-        )
-    unit = per_epoch if train.epochs else 1
-    total = train.epochs * per_epoch if train.epochs else train.iterations
-    return Schedule(total, per_epoch, train.evaluate_every * unit, scored)
 
 
 def is_scored(dataset: Dataset) -> bool:

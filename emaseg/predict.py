@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from emaseg.data.images import EXTENSIONS, read_image
+from emaseg.data.files.images import EXTENSIONS, read_image
 from emaseg.data.labels import label_set
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic

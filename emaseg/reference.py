@@ -19,12 +19,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emaseg.errors import RecipeError, WeightsError, closest, did_you_mean, nearest
-from emaseg.export.info import is_exported, read_info, settings
+from emaseg.errors import RecipeError, WeightsError, nearest
+from emaseg.exported.info import is_exported, read_info, settings
 from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
 from emaseg.recipe.schema import EMANetModel
-from emaseg.resources import cache_folder, expanded, runs_folder, shipped_recipes
-from emaseg.run_folder import RunFolder
+from emaseg.resources import HINTS, beside, cache_folder, expanded, shipped_recipes
+from emaseg.run_folder import pick_checkpoint
 from emaseg.weights.cache import locate, manual, trusted
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
@@ -32,12 +32,8 @@ from emaseg.weights.released import by_reference
 if TYPE_CHECKING:
     import torch
 
-    from emaseg.export.runtime import ExportedNetwork
+    from emaseg.exported.runtime import ExportedNetwork
     from emaseg.models import Network
-
-CHOICES = ("best", "last")
-
-_FEW = 3  # names that a hint offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,7 @@ def resolve(
         if weights is not None:
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
         run = path if path.is_dir() else _run_of(path)
-        file = _pick(path, checkpoint) if path.is_dir() else path
+        file = pick_checkpoint(path, checkpoint) if path.is_dir() else path
         written, recipe = _recipe_inside(file, overrides, tta)
         return Resolved(recipe, file, run, written)
     if not named:
@@ -96,9 +92,9 @@ def resolve(
         return Resolved(recipe, _released(recipe), None, written)
     file = expanded(weights)
     if file.is_dir():
-        file = _pick(file, None)
+        file = pick_checkpoint(file, None)
     if not file.is_file():
-        hint = _beside(file) or "name a checkpoint, a weight file or a run folder"
+        hint = beside(file) or "name a checkpoint, a weight file or a run folder"
         raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
@@ -108,7 +104,7 @@ def resolve(
 def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:
     """The network with its weights, or an exported file in its place, in eval mode on `device`."""
     if is_exported(resolved.weights):
-        from emaseg.export.runtime import open_exported
+        from emaseg.exported.runtime import open_exported
 
         return open_exported(resolved.weights, device)
     return open_network(resolved).to(device)
@@ -154,77 +150,6 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
         )
     recipe = replace(resolved.recipe, model=replace(model, stages_eval=count))
     return replace(resolved, recipe=recipe)
-
-
-def start_weights(ref: str) -> Path:
-    """The file that `train.init_from` means.
-
-    A name is a recipe's: its newest complete run below ./runs counts, and where it was never trained here, its released
-    weights in the cache. Everything else is a path: a recipe file (its name counts), a run folder, a checkpoint or a
-    weight file. Of a run: its best checkpoint, else the last.
-
-    Raises:
-        RecipeError: the recipe file cannot be read.
-        WeightsError: there is no such run or file; names the command that makes it.
-    """
-    path = expanded(ref)
-    if path.suffix == ".toml":
-        return _newest_run(load_recipe(path).name, ref)
-    plain = path.name == ref and ref not in (".", "..")
-    if plain and (ref in shipped_recipes() or runs_folder(ref).is_dir()):
-        return _newest_run(ref, ref)
-    if path.is_dir():
-        return _pick(path, None)
-    if not path.is_file():
-        hint = _beside(path) or (nearest(ref, shipped_recipes(), _FEW) if plain else "")
-        raise WeightsError(
-            f'train.init_from = "{ref}": no such recipe, run folder or file',
-            hint or "name a recipe that was trained here, a run folder, a checkpoint or a weight file",
-        )
-    check_kind(path)
-    return path
-
-
-def _newest_run(name: str, ref: str) -> Path:
-    """The best checkpoint, else the last, of a recipe's newest complete run; without any run its released weights.
-
-    Args:
-        name: the recipe's. ref: how the user wrote it; a command that trains it, too.
-    """
-    folder = runs_folder(name)
-    runs = sorted((run for run in folder.glob("*") if (run / "recipe.toml").is_file()), reverse=True)
-    for run in runs:
-        if RunFolder(run).samples.is_file():  # the last file that a run writes
-            return _pick(run, None)
-    entry = by_reference(name)
-    file = locate(entry) if entry else None
-    if entry and file and not runs:
-        trusted(entry, file)
-        return file
-    remedy = f"train it first: emaseg train {ref if ref in shipped_recipes() or ref != name else f'{ref}.toml'}"
-    if runs:
-        remedy = f"finish the newest: emaseg train {runs[0] / 'recipe.toml'} --out {runs[0]} --resume"
-    elif entry:
-        remedy = f"fetch its released weights: emaseg download-weights {entry.name}; or {remedy}"
-    raise WeightsError(
-        f'train.init_from = "{ref}": no complete run of this recipe below {folder} ({len(runs)} incomplete)',
-        f"{remedy} (or name a run folder, a checkpoint or a weight file instead)",
-    )
-
-
-def _pick(run: Path, checkpoint: str | None) -> Path:
-    folder = RunFolder(run)
-    if checkpoint is not None and checkpoint not in CHOICES:
-        file = Path(checkpoint)
-        if not file.is_file():
-            raise WeightsError(f"--checkpoint {checkpoint}: no such file", "use best, last or a file")
-        return file
-    wanted = {"best": (folder.best,), "last": (folder.last,), None: (folder.best, folder.last)}[checkpoint]
-    for file in wanted:
-        if file.is_file():
-            return file
-    names = " or ".join(str(file) for file in wanted)
-    raise WeightsError(f"{run}: no checkpoint in this folder (looked for {names})", "name a run folder or a file")
 
 
 def _readings(read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
@@ -328,23 +253,12 @@ def _check_there(ref: str, *, alone: bool) -> None:
         return  # load_recipe reads it, or knows better what to say
     separated = os.sep in ref or bool(os.altsep and os.altsep in ref)
     if alone and (separated or path.suffix):
-        hint = _beside(path) or "name a run folder of `emaseg train`, a checkpoint or an exported file"
+        hint = beside(path) or "name a run folder of `emaseg train`, a checkpoint or an exported file"
         raise WeightsError(f"{ref}: no such run folder or file", hint)
     if not separated:
-        hint = nearest(ref, shipped_recipes(), _FEW) or (_beside(path) if alone else "")
+        hint = nearest(ref, shipped_recipes(), HINTS) or (beside(path) if alone else "")
         nor = ", and there is no such run folder or file" if alone else ""
         raise RecipeError(f"no shipped recipe is called `{ref}`{nor}", f"{hint} `emaseg recipes` lists all".strip())
-
-
-def _beside(path: Path) -> str:
-    """`did you mean "a/best.pt"?` of what lies in the folder of a path that is not there, or of the nearest that is."""
-    while path.parent != path and not path.parent.is_dir():
-        path = path.parent
-    try:
-        there = sorted(other.name for other in path.parent.iterdir() if not other.name.startswith("."))
-    except OSError:
-        return ""
-    return did_you_mean(str(path.parent / name) for name in closest(path.name, there, _FEW))
 
 
 def _is_weight_file(path: Path) -> bool:

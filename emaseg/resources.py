@@ -11,7 +11,9 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from emaseg.errors import DataError, RecipeError, nearest
+from emaseg.errors import DataError, RecipeError, closest, did_you_mean, nearest
+
+HINTS = 3  # names that a hint offers
 
 
 @cache
@@ -84,3 +86,14 @@ def default_run_folder(name: str, now: datetime) -> Path:
 def expanded(path: str) -> Path:
     """The path with a leading `~` replaced."""
     return Path(os.path.expanduser(path))  # unlike Path.expanduser, leaves an unknown ~user alone
+
+
+def beside(path: Path) -> str:
+    """`did you mean "a/best.pt"?` of what lies in the folder of a path that is not there, or of the nearest that is."""
+    while path.parent != path and not path.parent.is_dir():
+        path = path.parent
+    try:
+        there = sorted(other.name for other in path.parent.iterdir() if not other.name.startswith("."))
+    except OSError:
+        return ""
+    return did_you_mean(str(path.parent / name) for name in closest(path.name, there, HINTS))

@@ -24,13 +24,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emaseg.errors import RecipeError
+from emaseg.errors import RecipeError, WeightsError
 from emaseg.files import fault, make_folder, write_text
 from emaseg.recipe import Recipe, recipe_to_toml
 
 if TYPE_CHECKING:
     import torch
 
+CHOICES = ("best", "last")  # what `--checkpoint` calls a run's checkpoints
 PACKAGES = ("emaseg", "torch", "torchvision", "numpy", "pillow", "scipy", "h5py")
 
 # Columns of metrics.csv after the fixed first ones are the model's loss terms; the last ones belong to evaluations.
@@ -88,6 +89,26 @@ def run_of(recipe: Path) -> Path | None:
     run = RunFolder(recipe.parent)
     own = recipe.name == run.recipe.name and run.checkpoints.is_dir() and run.environment.is_file()
     return run.root if own else None
+
+
+def pick_checkpoint(run: Path, checkpoint: str | None = None) -> Path:
+    """The checkpoint of a run folder: "best", "last" or a file; None = the best, else the last.
+
+    Raises:
+        WeightsError: it is not there.
+    """
+    folder = RunFolder(run)
+    if checkpoint is not None and checkpoint not in CHOICES:
+        file = Path(checkpoint)
+        if not file.is_file():
+            raise WeightsError(f"--checkpoint {checkpoint}: no such file", "use best, last or a file")
+        return file
+    wanted = {"best": (folder.best,), "last": (folder.last,), None: (folder.best, folder.last)}[checkpoint]
+    for file in wanted:
+        if file.is_file():
+            return file
+    names = " or ".join(str(file) for file in wanted)
+    raise WeightsError(f"{run}: no checkpoint in this folder (looked for {names})", "name a run folder or a file")
 
 
 def resume_command(run: RunFolder) -> str:

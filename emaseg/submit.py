@@ -27,19 +27,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from emaseg.data.ade20k import ade20k_rule
-from emaseg.data.cityscapes import label_rule
-from emaseg.data.label_files import LabelRule, index_rule
+from emaseg.data.files.label_files import LabelRule, index_rule
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Dataset, UInt8
-from emaseg.data.threads import read_ahead
-from emaseg.data.trees import ImagesOnly
+from emaseg.data.sets.ade20k import ade20k_rule
+from emaseg.data.sets.cityscapes import label_rule
+from emaseg.data.sets.trees import ImagesOnly
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.files import atomic
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion
 from emaseg.recipe import Data, Inference
+from emaseg.threads import read_ahead
 from emaseg.visual import palette_png
 
 KINDS = ("voc", "cityscapes", "ade20k")  # of data that a layout is known for

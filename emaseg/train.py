@@ -23,7 +23,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from emaseg.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from emaseg.data.loading import batches
+from emaseg.data.pipeline.loading import batches
 from emaseg.data.sample import Batch, Dataset
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault
 from emaseg.evaluate import evaluate
@@ -33,7 +33,6 @@ from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate, set_learning_rate
 from emaseg.plan import (
-    Schedule,
     changed_images,
     check_batch,
     datasets,
@@ -43,11 +42,11 @@ from emaseg.plan import (
     load_start_weights,
     loader_notes,
     loader_workers,
-    schedule,
     write_samples,
 )
 from emaseg.recipe import Recipe, toml_value
 from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics, resume_command
+from emaseg.schedule import Schedule, schedule
 from emaseg.weights.start import fetch_backbone
 
 

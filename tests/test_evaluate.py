@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emaseg.data.published import published_images
 from emaseg.data.sample import Sample
+from emaseg.data.sets.published import published_images
 from emaseg.errors import DataError, WeightsError
 from emaseg.evaluate import Comparison, compare, evaluate, evaluation_json, on_images, protocol, sha256_of
 from emaseg.events import Evaluated, Evaluating

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import emaseg
 import emaseg.inference as engine
-from emaseg.data.resize import limit_size, resize_image
-from emaseg.data.transforms import normalise
+from emaseg.data.pipeline.resize import limit_size, resize_image
+from emaseg.data.pipeline.transforms import normalise
 from emaseg.inference import label_map, scores_map, window_spans
 from emaseg.recipe import Inference, Recipe, load_recipe
 from tests.parity import filled_file, golden, images, worst

@@ -16,10 +16,10 @@ from emaseg.events import Finished, Note
 from emaseg.models import build_model
 from emaseg.plan import dry_run, load_start_weights
 from emaseg.recipe import Recipe, load_recipe, parse_recipe
-from emaseg.reference import start_weights
 from emaseg.resources import default_run_folder
 from emaseg.weights.convert import FORMATS, rename
 from emaseg.weights.released import by_name
+from emaseg.weights.start import start_weights
 from tests.helpers import TINY, equal, run, tiny
 
 main = importlib.import_module("emaseg.cli").main

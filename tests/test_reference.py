@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from emaseg.errors import RecipeError, WeightsError
-from emaseg.reference import open_model, resolve, start_weights
+from emaseg.reference import open_model, resolve
 from emaseg.resources import shipped_recipes
+from emaseg.weights.start import start_weights
 from tests.helpers import TINY, run, tiny
 
 CPU = torch.device("cpu")

@@ -26,7 +26,7 @@ from emaseg.recipe import Data, Inference
 from emaseg.recipe.schema import ADE20KData, CityscapesData, CocoVOCData, LIPData, ShapesData, VOCData
 from emaseg.submit import KINDS, Submission, layout_of, write_submission
 from tests.data.made import label
-from tests.data.test_cityscapes import TRAIN_IDS
+from tests.data.sets.test_cityscapes import TRAIN_IDS
 
 MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 IDS = {

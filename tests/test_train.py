@@ -18,8 +18,9 @@ import emaseg
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, WeightsError
 from emaseg.events import Evaluated, Finished, Note, Stepped
-from emaseg.plan import dry_run, schedule
+from emaseg.plan import dry_run
 from emaseg.recipe import Recipe, load_recipe
+from emaseg.schedule import schedule
 from emaseg.train import train
 from tests.data.made import image, label
 from tests.helpers import equal, run, tiny

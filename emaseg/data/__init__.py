@@ -28,61 +28,61 @@ Part = Literal["train", "eval"]
 
 
 def _voc(data: VOCData, part: Part) -> Dataset:
-    from emaseg.data.voc import voc
+    from emaseg.data.sets.voc import voc
 
     return voc(data, part)
 
 
 def _ade20k(data: ADE20KData, part: Part) -> Dataset:
-    from emaseg.data.ade20k import ade20k
+    from emaseg.data.sets.ade20k import ade20k
 
     return ade20k(data, part)
 
 
 def _cityscapes(data: CityscapesData, part: Part) -> Dataset:
-    from emaseg.data.cityscapes import cityscapes
+    from emaseg.data.sets.cityscapes import cityscapes
 
     return cityscapes(data, part)
 
 
 def _cocostuff(data: CocoStuffData, part: Part) -> Dataset:
-    from emaseg.data.cocostuff import cocostuff
+    from emaseg.data.sets.cocostuff import cocostuff
 
     return cocostuff(data, part)
 
 
 def _lip(data: LIPData, part: Part) -> Dataset:
-    from emaseg.data.lip import lip
+    from emaseg.data.sets.lip import lip
 
     return lip(data, part)
 
 
 def _pascal_context(data: PascalContextData, part: Part) -> Dataset:
-    from emaseg.data.pascal_context import pascal_context
+    from emaseg.data.sets.pascal_context import pascal_context
 
     return pascal_context(data, part)
 
 
 def _coco_voc(data: CocoVOCData, part: Part) -> Dataset:
-    from emaseg.data.coco_voc import coco_voc
+    from emaseg.data.sets.coco_voc import coco_voc
 
     return coco_voc(data, part)
 
 
 def _folder(data: FolderData, part: Part) -> Dataset:
-    from emaseg.data.folder import folder
+    from emaseg.data.sets.folder import folder
 
     return folder(data, part)
 
 
 def _packed(data: PackedData, part: Part) -> Dataset:
-    from emaseg.data.packed import packed
+    from emaseg.data.sets.packed import packed
 
     return packed(data, part)
 
 
 def _shapes(data: ShapesData, part: Part) -> Dataset:
-    from emaseg.data.shapes import Shapes
+    from emaseg.data.sets.shapes import Shapes
 
     return Shapes(data, part)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.drawn import DrawnFiles
-from emaseg.data.pairs import PairedFiles
 from emaseg.data.sample import IGNORE, Dataset, UInt8
+from emaseg.data.sets.drawn import DrawnFiles
+from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError
 
 Counts = npt.NDArray[np.int64]

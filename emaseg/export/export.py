@@ -16,18 +16,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import emaseg
 from emaseg.checkpoint import Checkpoint, load_weights, save_checkpoint
 from emaseg.data import build_dataset
 from emaseg.errors import DataError, RecipeError
 from emaseg.events import Note
-from emaseg.export.info import FileInfo
 from emaseg.export.network import InferenceNetwork, slim
 from emaseg.export.program import program_of, write_onnx, write_pt2
 from emaseg.export.quantise import Cost, calibration_images, cost, quantise
-from emaseg.export.request import EXTRA, Request
-from emaseg.export.runtime import open_exported
+from emaseg.export.request import Request
 from emaseg.export.verify import TOLERANCES, Check, Tolerance, compare, logits_of, probes
+from emaseg.exported.extra import EXTRA
+from emaseg.exported.info import FileInfo
+from emaseg.exported.runtime import open_exported
 from emaseg.files import fault
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe
@@ -108,7 +108,7 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
 def file_info(network: Network, recipe: Recipe, request: Request) -> FileInfo:
     """What the file will say of itself."""
     packages = ("torch", *(EXTRA if request.format == "onnx" else ()))
-    versions = {"emaseg": emaseg.__version__, **{name: version(name) for name in packages}}
+    versions = {name: version(name) for name in ("emaseg", *packages)}
     return FileInfo(recipe, request.precision, request.include, request.shape, network.align_corners, versions)
 
 

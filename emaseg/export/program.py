@@ -16,8 +16,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from emaseg.errors import WeightsError
-from emaseg.export.info import EXTRA_FILE, INPUT, SMALLEST_SIDE
 from emaseg.export.network import InferenceNetwork
+from emaseg.exported.info import EXTRA_FILE, INPUT, SMALLEST_SIDE
 
 OPSET = 18  # the exporter's own: every runtime since 2023 has it
 ONNX_LIMIT = 2_000_000_000  # bytes of one file; a protocol-buffer message holds no more

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.images import EXTENSIONS, read_image
-from emaseg.data.resize import limit_size, resize_image
+from emaseg.data.files.images import EXTENSIONS, read_image
+from emaseg.data.pipeline.resize import limit_size, resize_image
+from emaseg.data.pipeline.transforms import normalise
 from emaseg.data.sample import Dataset, Sample
-from emaseg.data.transforms import normalise
 from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
-from emaseg.export.info import INPUT, FileInfo, followed
-from emaseg.export.runtime import open_exported
+from emaseg.exported.info import INPUT, FileInfo, followed
+from emaseg.exported.runtime import open_exported
 from emaseg.resources import expanded
 
 UInt8 = npt.NDArray[np.uint8]

@@ -5,22 +5,21 @@ Room: export; imports errors, files and export.info; never torch: a refusal must
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emaseg.errors import RecipeError, SystemFault, nearest
-from emaseg.export.info import SMALLEST_SIDE, SUFFIXES
+from emaseg.errors import RecipeError, nearest
+from emaseg.exported.extra import check_extra
+from emaseg.exported.info import SMALLEST_SIDE, SUFFIXES
 from emaseg.files import fault, make_folder
 
 FORMATS = tuple(SUFFIXES)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 INCLUDES = ("normalize", "argmax")
 LARGEST_SIDE = 8192
-EXTRA = ("onnx", "onnxscript", "onnxruntime")  # packages of the optional extra emaseg[onnx]
 
 # (format, precision) that cannot be made, and why
 REFUSED = {
@@ -87,16 +86,6 @@ def make_request(
     if format_ == "onnx":
         check_extra()
     return Request(format_, precision, None if shape is None else _size(shape), inside, calibrate)
-
-
-def check_extra(packages: Sequence[str] = EXTRA, doing: str = "--format onnx") -> None:
-    """
-    Raises:
-        SystemFault: some of `packages` are not installed.
-    """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SystemFault(f"{doing}: needs {', '.join(missing)}, not installed here", "pip install 'emaseg[onnx]'")
 
 
 def target(request: Request, out: Path | None, name: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from emaseg.export.info import INPUT, SUFFIXES, FileInfo, settings
+from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, settings
 
 
 def command(path: Path, info: FileInfo) -> str:

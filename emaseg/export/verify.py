@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emaseg.data.resize import resize_image
-from emaseg.data.transforms import normalise
+from emaseg.data.pipeline.resize import resize_image
+from emaseg.data.pipeline.transforms import normalise
 from emaseg.export.request import Request
 from emaseg.recipe import Recipe
 

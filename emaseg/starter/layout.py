@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from emaseg.data.folder import MASK_EXTENSIONS, walk
-from emaseg.data.images import EXTENSIONS
-from emaseg.data.pairs import first_few, read_names
+from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.sets.folder import MASK_EXTENSIONS, walk
+from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
 
 IMAGE_NAMES = (

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from emaseg.data.label_files import Colour
-from emaseg.data.pairs import read_names
+from emaseg.data.files.label_files import Colour
+from emaseg.data.sets.pairs import read_names
 
 FILES = (
     "classes.txt", "class_names.txt", "classnames.txt", "labels.txt", "label_names.txt", "names.txt", "codes.txt",

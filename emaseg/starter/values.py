@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emaseg.data.images import decode
-from emaseg.data.label_files import MAX_CLASSES, Colour
+from emaseg.data.files.images import decode
+from emaseg.data.files.label_files import MAX_CLASSES, Colour
 from emaseg.data.labels import voc_colours
 from emaseg.data.sample import IGNORE
-from emaseg.data.threads import Reading, read_all
 from emaseg.errors import DataError
 from emaseg.starter.names import Entry, Names
+from emaseg.threads import Reading, read_all
 
 _VOC_BORDER = (224, 224, 192)  # of the outlines in coloured VOC masks
 _AS_PNG = "export the masks again as PNG, without smoothing"

@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from emaseg.data.checks import spread
-from emaseg.data.folder import usable
-from emaseg.data.images import image_size
-from emaseg.data.pairs import PairedFiles
-from emaseg.data.threads import Reading
+from emaseg.data.files.images import image_size
+from emaseg.data.sets.folder import usable
+from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError
 from emaseg.recipe import (
     Augment,
@@ -38,6 +37,7 @@ from emaseg.recipe import (
 from emaseg.starter.layout import Layout, find_layout
 from emaseg.starter.names import find_names
 from emaseg.starter.values import Classes, Held, classes_of, largest_share, read_masks, remark
+from emaseg.threads import Reading
 
 _SIZES_READ = 200  # headers read for the median image size
 _LISTED = 60  # classes that get a line of their own in the comments

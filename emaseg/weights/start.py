@@ -1,4 +1,4 @@
-"""The ImageNet weights that a recipe's training starts from: where they are, and fetching them.
+"""What a training starts from: ImageNet weights of the backbone, or a whole network (train.init_from).
 
 Room: weights; imports errors, events, recipe, resources and the rest of the room; never torch.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-from emaseg.errors import SystemFault, WeightsError
+from emaseg.errors import SystemFault, WeightsError, nearest
 from emaseg.events import Downloading, Note
-from emaseg.recipe import Recipe
-from emaseg.resources import cache_folder, expanded, offline
+from emaseg.recipe import Recipe, load_recipe
+from emaseg.resources import HINTS, beside, cache_folder, expanded, offline, runs_folder, shipped_recipes
+from emaseg.run_folder import RunFolder, pick_checkpoint
 from emaseg.weights.cache import locate, manual, trusted
 from emaseg.weights.download import fetch, sources
+from emaseg.weights.kind import check_kind
 from emaseg.weights.released import Released, by_reference
 
 _WITHOUT = "or train from nothing: --set 'backbone.weights=\"none\"'"
@@ -70,3 +72,59 @@ def fetch_backbone(recipe: Recipe) -> Generator[Downloading | Note, None, None]:
         yield from fetch(entry)
     except (SystemFault, WeightsError) as error:
         raise type(error)(error.message, f"{error.hint}; {_WITHOUT}") from error
+
+
+def start_weights(ref: str) -> Path:
+    """The file that `train.init_from` means.
+
+    A name is a recipe's: its newest complete run below ./runs counts, and where it was never trained here, its released
+    weights in the cache. Everything else is a path: a recipe file (its name counts), a run folder, a checkpoint or a
+    weight file. Of a run: its best checkpoint, else the last.
+
+    Raises:
+        RecipeError: the recipe file cannot be read.
+        WeightsError: there is no such run or file; names the command that makes it.
+    """
+    path = expanded(ref)
+    if path.suffix == ".toml":
+        return _newest_run(load_recipe(path).name, ref)
+    plain = path.name == ref and ref not in (".", "..")
+    if plain and (ref in shipped_recipes() or runs_folder(ref).is_dir()):
+        return _newest_run(ref, ref)
+    if path.is_dir():
+        return pick_checkpoint(path)
+    if not path.is_file():
+        hint = beside(path) or (nearest(ref, shipped_recipes(), HINTS) if plain else "")
+        raise WeightsError(
+            f'train.init_from = "{ref}": no such recipe, run folder or file',
+            hint or "name a recipe that was trained here, a run folder, a checkpoint or a weight file",
+        )
+    check_kind(path)
+    return path
+
+
+def _newest_run(name: str, ref: str) -> Path:
+    """The best checkpoint, else the last, of a recipe's newest complete run; without any run its released weights.
+
+    Args:
+        name: the recipe's. ref: how the user wrote it; a command that trains it, too.
+    """
+    folder = runs_folder(name)
+    runs = sorted((run for run in folder.glob("*") if (run / "recipe.toml").is_file()), reverse=True)
+    for run in runs:
+        if RunFolder(run).samples.is_file():  # the last file that a run writes
+            return pick_checkpoint(run)
+    entry = by_reference(name)
+    file = locate(entry) if entry else None
+    if entry and file and not runs:
+        trusted(entry, file)
+        return file
+    remedy = f"train it first: emaseg train {ref if ref in shipped_recipes() or ref != name else f'{ref}.toml'}"
+    if runs:
+        remedy = f"finish the newest: emaseg train {runs[0] / 'recipe.toml'} --out {runs[0]} --resume"
+    elif entry:
+        remedy = f"fetch its released weights: emaseg download-weights {entry.name}; or {remedy}"
+    raise WeightsError(
+        f'train.init_from = "{ref}": no complete run of this recipe below {folder} ({len(runs)} incomplete)',
+        f"{remedy} (or name a run folder, a checkpoint or a weight file instead)",
+    )

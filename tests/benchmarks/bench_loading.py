@@ -35,12 +35,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from emaseg.data.label_files import index_rule
-from emaseg.data.pairs import PairedFiles
-from emaseg.data.transforms import lay, sample_rng, train_crop
+from emaseg.data.files.label_files import index_rule
+from emaseg.data.pipeline.transforms import lay, sample_rng, train_crop
+from emaseg.data.sets.pairs import PairedFiles
 from emaseg.device import keep_freed_memory
 from emaseg.recipe.schema import Augment
-from tests.data.pipeline import without_opencv
+from tests.data.pipeline_golden import without_opencv
 
 CLASSES = 19
 BATCH = 8

@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emaseg.data.label_files import index_rule
-from emaseg.data.packed import PackedFiles, open_packed, pack
-from emaseg.data.pairs import PairedFiles
+from emaseg.data.files.label_files import index_rule
+from emaseg.data.sets.packed import PackedFiles, open_packed, pack
+from emaseg.data.sets.pairs import PairedFiles
 from tests.benchmarks.bench_loading import CLASSES, made
 
 SIZE = (96, 128)

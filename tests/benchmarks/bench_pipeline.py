@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from emaseg.data.colour import Photometric, apply_photometric
-from emaseg.data.resize import resize_image, resize_label
+from emaseg.data.pipeline.colour import Photometric, apply_photometric
+from emaseg.data.pipeline.resize import resize_image, resize_label
+from emaseg.data.pipeline.transforms import acceptable, normalise, rotate_image, sample_rng, train_crop
 from emaseg.data.sample import Sample, UInt8
-from emaseg.data.transforms import acceptable, normalise, rotate_image, sample_rng, train_crop
 from emaseg.recipe.schema import Augment
-from tests.data.pipeline import MEAN, STD, sample_image, sample_label
+from tests.data.pipeline_golden import MEAN, STD, sample_image, sample_label
 
 SIZE, WINDOW = (640, 854), (60, 170, 512, 512)
 PART = np.s_[60:572, 170:682]

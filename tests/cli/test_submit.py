@@ -20,17 +20,17 @@ import typer
 from PIL import Image
 
 from emaseg.data import build_dataset
-from emaseg.data.cityscapes import label_rule
-from emaseg.data.label_files import apply_rule
-from emaseg.data.published import IMAGES
+from emaseg.data.files.label_files import apply_rule
 from emaseg.data.sample import UInt8
+from emaseg.data.sets.cityscapes import label_rule
+from emaseg.data.sets.published import IMAGES
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion
 from emaseg.recipe import Recipe, load_recipe, parse_recipe
 from emaseg.resources import shipped_recipe_text, shipped_recipes
 from emaseg.submit import KINDS, layout_of
 from tests.data.made import image
-from tests.data.test_cityscapes import FRAMES, tree
+from tests.data.sets.test_cityscapes import FRAMES, tree
 from tests.export.made import checkpoint, network
 from tests.helpers import TINY
 

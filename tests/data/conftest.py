@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.data.pipeline import without_opencv
+from tests.data.pipeline_golden import without_opencv
 
 
 @pytest.fixture(params=["pillow", "opencv"], scope="module")

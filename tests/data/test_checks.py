@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emaseg.data.checks import check_dataset, spread
-from emaseg.data.label_files import index_rule
-from emaseg.data.pairs import PairedFiles
+from emaseg.data.files.label_files import index_rule
 from emaseg.data.sample import Sample
+from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, SystemFault
 
 CLASSES = ("a", "b", "c")

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from . import test_ade20k, test_cityscapes, test_cocostuff
-from .made import image, label
+from tests.data.made import image, label
+from tests.data.sets import test_ade20k, test_cityscapes, test_cocostuff
 
 SCRIPTS = Path(__file__).parents[2] / "data_scripts"
 

@@ -18,9 +18,9 @@ from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
 from emaseg.export.export import Exported, export
-from emaseg.export.info import read_info, settings
 from emaseg.export.request import make_request
-from emaseg.export.runtime import open_exported
+from emaseg.exported.info import read_info, settings
+from emaseg.exported.runtime import open_exported
 from emaseg.predict import Predictor
 from emaseg.reference import open_model, resolve
 from tests.export.made import checkpoint, exported, network, recipe

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from emaseg.errors import RecipeError, SystemFault, UserError
-from emaseg.export.request import Request, check_extra, make_request, target
+from emaseg.export.request import Request, make_request, target
+from emaseg.exported.extra import check_extra
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from PIL import Image
 
 from emaseg.errors import WeightsError
 from emaseg.predict import Predictor
-from emaseg.reference import open_network, resolve, start_weights
+from emaseg.reference import open_network, resolve
 from emaseg.weights.kind import check_kind
+from emaseg.weights.start import start_weights
 
 
 class Harmful:

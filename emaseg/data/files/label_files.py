@@ -1,0 +1,325 @@
+"""Reading a mask file as train ids, and saying precisely what is wrong with one that holds anything else.
+
+Room: data. Imports errors, decoders, images, png, sample. Legend: H W image height and width, K classes.
+
+A mask is an image whose stored value is the class: 8-bit grey (PNG mode L), palette (mode P: the index, never the
+colour), 1-bit, or 16-bit grey. An RGB mask is read only by colours that were declared. A MATLAB file (.mat) is read
+where a data set publishes such labels.
+A LabelRule says what each stored value means; it is the one place where raw values become train ids.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from emaseg.data.files import png
+from emaseg.data.files.decoders import numbers_decoder
+from emaseg.data.files.images import MAX_PIXELS, decode, file_bytes
+from emaseg.data.files.mat import read_mat
+from emaseg.data.sample import IGNORE, UInt8
+from emaseg.errors import DataError, RecipeError
+
+ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file
+MAX_CLASSES = 254  # train ids 0..253: 254 and 255 are taken
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """What the values of a mask file mean.
+
+    classes: K names; the train id is the position. lut: 256 bytes or more, raw value -> train id, 255 (ignore) or
+    ILLEGAL; what lies beyond it is illegal too.
+    palette: a colour for each class, for RGB masks; () refuses them. ignore_colours: RGB masks: colours to ignore.
+    layout: name of a published data set whose values are fixed; "" when the recipe's [data] declares them.
+    empty_ok: accept a mask in which every pixel is ignored.
+    mat: .mat files: the variable, then the fields that lead to the label map; () refuses such files.
+    """
+
+    classes: tuple[str, ...]
+    lut: bytes
+    palette: tuple[Colour, ...] = ()
+    ignore_colours: tuple[Colour, ...] = ()
+    layout: str = ""
+    empty_ok: bool = False
+    mat: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def words(self) -> str:
+        """For messages: `0..20 are classes, 255 is ignored`."""
+        legal = _ranges([raw for raw, meaning in enumerate(self.lut) if meaning < ILLEGAL])
+        ignored = _ranges([raw for raw, meaning in enumerate(self.lut) if meaning == IGNORE])
+        return f"{legal} are classes, {ignored + ' is ignored' if ignored else 'nothing is ignored'}"
+
+
+def index_rule(
+    classes: tuple[str, ...],
+    ignore: tuple[int, ...] = (IGNORE,),
+    *,
+    values: tuple[int, ...] = (),
+    palette: tuple[Colour, ...] = (),
+    ignore_colours: tuple[Colour, ...] = (),
+    layout: str = "",
+) -> LabelRule:
+    """The rule of masks whose value is the class: 0..K-1 are train ids, the values of `ignore` are not labels.
+
+    values: K raw values where they are not 0..K-1.
+
+    Raises:
+        RecipeError: no classes or more than 254, or a palette that does not give every class one colour.
+    """
+    count = len(classes)
+    if not 1 <= count <= MAX_CLASSES:
+        raise RecipeError(f"data.classes names {count} classes; 1 to {MAX_CLASSES} fit into an 8-bit mask")
+    if palette and len(palette) != count:
+        raise RecipeError(
+            f"data.palette has {len(palette)} colours for {count} classes",
+            "give one colour for each name in data.classes",
+        )
+    if values and len(values) != count:
+        raise RecipeError(f"data.values has {len(values)} values for {count} classes", "give one for each class")
+    train_id = dict(zip(values or range(count), range(count), strict=True))
+    lut = bytes(IGNORE if raw in ignore else train_id.get(raw, ILLEGAL) for raw in range(256))
+    return LabelRule(classes, lut, palette, ignore_colours, layout)
+
+
+def read_label(path: Path, rule: LabelRule, content: bytes | None = None) -> UInt8:
+    """Read a mask file as (H, W) uint8 train ids, 255 = ignore.
+
+    content: the file's bytes where they are not at `path`, which then only names them.
+
+    Raises:
+        DataError: missing, damaged, of a kind that cannot hold classes, with a value or a colour that `rule` does not
+            know, or (unless rule.empty_ok) without a single labelled pixel. Names file, values, pixel counts, remedy.
+    """
+    if rule.mat and path.suffix.lower() == ".mat":
+        label = apply_rule(read_mat(path, *rule.mat, content=content), path, rule)
+    else:
+        label = _from_picture(path, rule, content)
+    if not rule.empty_ok and label.min() == IGNORE:
+        raise _all_ignored(path, rule)
+    return label
+
+
+def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
+    source = (file_bytes(path) or path) if content is None else content
+    if isinstance(source, bytes) and (raw := _numbers(source)) is not None:
+        return apply_rule(raw, path, rule)
+    picture = decode(source, str(path))
+    if picture.format in ("JPEG", "MPO"):
+        raise DataError(
+            f"{path}: a JPEG mask: its compression has changed the class values", "export the masks again as PNG"
+        )
+    if picture.mode in ("RGB", "RGBA"):
+        return _from_colours(_opaque_rgb(picture, path), path, rule)
+    return apply_rule(_indices(picture, path), path, rule)
+
+
+def _numbers(content: bytes) -> UInt8 | None:
+    """(H, W) stored values of an ordinary PNG of one channel by OpenCV, if it is there: what _indices gives for it."""
+    header = png.read_header(content)
+    if not header or header.kind == png.RGB or header.size[0] * header.size[1] > MAX_PIXELS:
+        return None
+    decode = numbers_decoder()
+    return decode(png.bare(content, header)) if decode else None
+
+
+def _indices(picture: Image.Image, path: Path) -> npt.NDArray[np.generic]:
+    """(H, W) stored values of a one-channel picture; any integer type."""
+    if picture.mode in ("L", "P"):
+        return np.asarray(picture)
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8)
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        return np.asarray(picture)
+    if picture.mode in ("LA", "PA") and picture.getchannel("A").getextrema() == (255, 255):
+        return np.asarray(picture.getchannel(0))
+    raise DataError(
+        f"{path}: a mask of mode {picture.mode}; its pixels are not class numbers",
+        "save it as an 8-bit grey or palette PNG whose values are the classes",
+    )
+
+
+def apply_rule(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> UInt8:
+    """(H, W) stored values as uint8 train ids. path: what messages call them.
+
+    Raises:
+        DataError: a value that `rule` does not know.
+    """
+    lut = np.frombuffer(rule.lut, dtype=np.uint8)
+    if raw.dtype == np.uint8 and (run := _run(rule.lut)):
+        first, count = run
+        label: UInt8 = raw.astype(np.uint8, copy=False) - np.uint8(first)
+        if (label + np.uint8(1)).max() > count:
+            raise _illegal_values(raw, path, rule)
+        return label
+    if raw.dtype == np.uint8:
+        label = np.frombuffer(bytearray(raw.tobytes().translate(rule.lut[:256])), np.uint8).reshape(raw.shape)
+    elif raw.min() >= 0 and raw.max() < len(lut):
+        label = lut[raw.astype(np.intp)]
+    else:
+        raise _illegal_values(raw, path, rule)
+    if (label == ILLEGAL).any():
+        raise _illegal_values(raw, path, rule)
+    return label
+
+
+@functools.lru_cache
+def _run(lut: bytes) -> tuple[int, int] | None:
+    """(first, count) where classes 0..count-1 are the raw values from `first` on, the value before it (255 before 0) is
+    ignored and no other is legal: most rules, and a subtraction is several times faster than a table. Else None."""
+    first = lut[:256].find(0)
+    turned = lut[first - 1 : 256] + lut[: first - 1] if first else lut[255:256] + lut[:255]
+    count = turned.find(ILLEGAL) - 1
+    expected = bytes((IGNORE, *range(count), *(ILLEGAL,) * (255 - count)))
+    return (first, count) if first >= 0 and count > 0 and turned == expected else None
+
+
+# ------------------------------------------------------------------------------------------------- RGB masks
+def _opaque_rgb(picture: Image.Image, path: Path) -> UInt8:
+    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
+        raise DataError(
+            f"{path}: an RGB mask with transparent pixels; their class is unclear", "save the mask without transparency"
+        )
+    return np.asarray(picture)[..., :3]
+
+
+def _from_colours(rgb: UInt8, path: Path, rule: LabelRule) -> UInt8:
+    """Train ids of an (H, W, 3) mask by its exact colours."""
+    if not rule.palette:
+        raise _undeclared_colours(rgb, path, rule)
+    colours = rule.palette + rule.ignore_colours
+    if len(set(colours)) != len(colours):
+        twice = next(colour for place, colour in enumerate(colours) if colour in colours[:place])
+        raise DataError(
+            f"{path}: an RGB mask, but colour {list(twice)} is declared twice, so it does not name one class",
+            "make the colours of data.palette and data.ignore_colours different, or convert the masks to indices",
+        )
+    known = np.array([_packed(colour) for colour in colours], dtype=np.uint32)
+    ids = np.array([*range(len(rule.palette)), *[IGNORE] * len(rule.ignore_colours)], dtype=np.uint8)
+    order = np.argsort(known)
+    codes = (rgb[..., 0].astype(np.uint32) << 16) | (rgb[..., 1].astype(np.uint32) << 8) | rgb[..., 2]
+    place = order[np.minimum(np.searchsorted(known, codes, sorter=order), len(known) - 1)]
+    unknown = known[place] != codes
+    if unknown.any():
+        raise _unknown_colours(codes[unknown], path, rule)
+    label: UInt8 = ids[place]
+    return label
+
+
+def _packed(colour: Colour) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+# ---------------------------------------------------------------------------------------------------- errors
+def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> DataError:
+    values, counts = np.unique(raw, return_counts=True)
+    present = [int(value) for value in values]
+    bad = {
+        value: int(count)
+        for value, count in zip(present, counts, strict=True)
+        if not 0 <= value < len(rule.lut) or rule.lut[value] == ILLEGAL
+    }
+    listed = ", ".join(f"{value} ({_pixels(count)})" for value, count in list(bad.items())[:5])
+    more = f" and {len(bad) - 5} more values" if len(bad) > 5 else ""
+    cause, hint = _likely_cause(present, list(bad), rule)
+    return DataError(f"{path}: the mask holds {listed}{more}, but {rule.words}{cause and ': ' + cause}", hint)
+
+
+def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[str, str]:
+    """What probably happened to a mask with the values `present`, and the remedy."""
+    count = rule.num_classes
+    if rule.layout:
+        return "", f"these are not {rule.layout}'s original label files; check the label folder"
+    if present in ([0, 255], [255]) and count >= 2:
+        return (
+            "a binary mask (0 and 255)?",
+            "save the second class as 1, or set data.values = [0, 255]; if 255 is unlabelled, set data.ignore = [255]",
+        )
+    if bad == [255]:
+        return "", "if 255 marks unlabelled pixels, set data.ignore = [255]"
+    if bad == [count] and 0 not in present:
+        return "are the classes counted from 1?", "subtract 1 from the masks, or name value 0 first in data.classes"
+    steps = {value % 17 for value in present if value != 255}
+    if steps == {0} and len(present) > 2:
+        return "multiples of 17: a 4-bit grey PNG, or a mask stretched for viewing?", "save the plain class numbers"
+    if max(bad) < count + 3:
+        return "", "name the missing classes in data.classes, or list the values in data.ignore"
+    if len(present) > max(32, count):
+        return "is this a photograph, or a mask that was resized smoothly?", "resize masks by nearest neighbour only"
+    return "", "correct the masks, name the missing classes in data.classes, or list the values in data.ignore"
+
+
+def _undeclared_colours(rgb: UInt8, path: Path, rule: LabelRule) -> DataError:
+    if rule.layout:
+        return DataError(
+            f"{path}: a three-channel mask; {rule.layout}'s label files hold one channel of class numbers",
+            "use the original files, not their coloured pictures",
+        )
+    if (rgb == rgb[..., :1]).all():
+        return DataError(
+            f"{path}: a three-channel mask whose channels are equal: class numbers saved as RGB?",
+            "save one channel only, for example with Pillow: Image.open(mask).convert('L').save(mask)",
+        )
+    return DataError(
+        f"{path}: a three-channel mask, and the recipe declares no colours",
+        "declare data.palette (a colour for each class), or convert the masks to class numbers",
+    )
+
+
+def _unknown_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule) -> DataError:
+    values, counts = np.unique(codes, return_counts=True)
+    lines = []
+    for place in np.argsort(-counts)[:5]:
+        code = int(values[place])
+        colour = (code >> 16, code >> 8 & 255, code & 255)
+        near = _nearest_class(colour, rule.palette)
+        lines.append(
+            f"  {list(colour)} ({_pixels(int(counts[place]))}); "
+            f'nearest: {list(rule.palette[near])}, "{rule.classes[near]}"'
+        )
+    if len(values) > 32:
+        hint = "so many colours come from smooth edges or JPEG: export the masks again, as PNG without smoothing"
+    else:
+        hint = "correct data.palette, or list the colours in data.ignore_colours"
+    colours = "a colour" if len(values) == 1 else f"{len(values)} colours"
+    return DataError("\n".join([f"{path}: the mask holds {colours} that data.palette does not declare:", *lines]), hint)
+
+
+def _nearest_class(colour: Colour, palette: tuple[Colour, ...]) -> int:
+    distance = np.square(np.array(palette, dtype=np.int64) - np.array(colour)).sum(axis=1)
+    return int(distance.argmin())
+
+
+def _all_ignored(path: Path, rule: LabelRule) -> DataError:
+    remedy = "" if rule.layout else "check data.ignore, or "
+    return DataError(
+        f"{path}: every pixel of the mask is ignored ({rule.words}): nothing can be learnt or scored here",
+        f"{remedy}take the image out of the list",
+    )
+
+
+def _pixels(count: int) -> str:
+    return f"{count:,} pixel{'' if count == 1 else 's'}"
+
+
+def _ranges(values: list[int]) -> str:
+    """`0..20 and 255` from an ascending list."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return " and ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

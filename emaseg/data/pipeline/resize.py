@@ -1,0 +1,253 @@
+"""Resizing of 8-bit images and labels, exactly as OpenCV does it, whole or only a window of the result.
+
+Room: data. Imports data.sample, data.opencv, numpy and torch. Legend: H W size before, h w size after.
+
+The published systems resize with OpenCV's INTER_LINEAR and INTER_NEAREST. On 8-bit pixels INTER_LINEAR is integer
+arithmetic: weights of 11 bits, columns first, shifts that truncate. Rounding the ideal value instead differs by one
+level on an eighth of all values. Every result pixel depends on its own row and column only, so a crop of the result
+costs a crop's work: `window` computes nothing else and changes no value. OpenCV itself, where it is installed, is so
+much faster that it resizes the whole image in less time; the values are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from emaseg.data.files.opencv import opencv
+from emaseg.data.sample import Box, Part, UInt8
+
+Index = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.int32]
+Size = tuple[int, int]
+
+_ROWS = 64  # result rows computed at once: the 32-bit intermediate values then stay in the cache
+_ONE = 2048  # the weight 1
+
+
+def limit_size(size: Size, long_short: Sequence[int], keep_ratio: bool, scale: float = 1.0) -> Size:
+    """Size after fitting into limits, the rule of sssegmentation and mmsegmentation.
+
+    Args:
+        size: (H, W).
+        long_short: limits of the long and of the short side, whichever of the two sides that is; () keeps the
+            size and applies `scale` alone.
+        keep_ratio: the largest size of the same shape inside the limits; otherwise the limits are the new size,
+            with the larger one along the longer side (along the width of a square).
+        scale: factor on the limits, which are then truncated to whole pixels.
+
+    Returns:
+        (h, w), each at least 1.
+    """
+    height, width = size
+    if not long_short:
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    limits = [int(limit * scale) for limit in long_short]
+    longest, shortest = max(1, *limits), max(1, min(limits))
+    if not keep_ratio:
+        return (longest, shortest) if height > width else (shortest, longest)
+    factor = min(longest / max(height, width), shortest / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def resize_image(image: UInt8, size: Size, window: Box | None = None, *, mirrored: bool = False) -> UInt8:
+    """Bilinear on pixel centres without antialiasing: OpenCV's INTER_LINEAR, bit for bit.
+
+    Args:
+        image: (H, W, 3).
+        size: (h, w) of the whole result.
+        window: the part of the result that is wanted; None = all of it.
+        mirrored: swap left and right of that part; costs nothing here.
+
+    Returns:
+        (h, w, 3), or the window's size. May share memory with `image`.
+    """
+    return resize_part(Part.whole(image), size, window or (0, 0, *size), mirrored=mirrored)
+
+
+def resize_part(part: Part, size: Size, window: Box, *, mirrored: bool = False) -> UInt8:
+    """resize_image of an image of which only a part is at hand, one that holds box_needed."""
+    top, left, height, width = window
+    if part.size == size:
+        top, left = top - part.top, left - part.left
+        same = part.pixels[top : top + height, left : left + width]
+        return as_tensor(same).flip(1).numpy() if mirrored else same
+    resize = _opencv_resize() or _resized
+    return resize(part, size, window, mirrored)
+
+
+def box_needed(before: Size, size: Size, window: Box) -> Box:
+    """The pixels that a window of the result is made from, as a box of the image. before: the image's (H, W)."""
+    if before == size:
+        return window
+    top, left, height, width = window
+    if _opencv_resize():
+        return 0, 0, _reach(before[0], size[0], top + height), _reach(before[1], size[1], left + width)
+    (first, _), (_, last) = (_ends(before[0], size[0], at) for at in (top, top + height - 1))
+    (start, _), (_, end) = (_ends(before[1], size[1], at) for at in (left, left + width - 1))
+    return first, start, last + 1 - first, end + 1 - start
+
+
+@functools.cache
+def _opencv_resize() -> Callable[[Part, Size, Box, bool], UInt8] | None:
+    """_resized by OpenCV itself, for parts that begin at the image's top left corner: None where it is not installed,
+    or where its build differs (some have faster versions for single processors and factors)."""
+    cv2 = opencv()
+    if cv2 is None:
+        return None
+
+    def resize(part: Part, size: Size, window: Box, mirrored: bool) -> UInt8:
+        if part.top or part.left:
+            return _resized(part, size, window, mirrored)
+        top, left, height, width = window
+        rows, columns = (
+            _reach(before, after, end)
+            for before, after, end in zip(part.size, size, (top + height, left + width), strict=True)
+        )
+        # Told the factors, not the size of the result, it does to a part what it would do to the whole.
+        factors = size[1] / part.size[1], size[0] / part.size[0]
+        seen = part.pixels[:rows, :columns]
+        result: UInt8 = cv2.resize(seen, None, fx=factors[0], fy=factors[1], interpolation=cv2.INTER_LINEAR)
+        if result.shape == seen.shape:  # it takes a factor near 1 for 1 where the rounded size is the same
+            return _resized(part, size, window, mirrored)
+        result = result[top : top + height, left : left + width]
+        return cv2.flip(result, 1) if mirrored else result.copy()  # a view would keep the rest, cold, in the cache
+
+    noise = Part.whole(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    sizes = ((30, 45), (43, 61), (60, 101), (83, 90), (120, 180), (97, 240), (1, 1))
+    windows = [(size, (size[0] // 3, size[1] // 4, -(-size[0] // 2), -(-size[1] // 2))) for size in sizes]
+    same = (np.array_equal(resize(noise, *each, False), _resized(noise, *each, False)) for each in windows)
+    return resize if all(same) else None
+
+
+def _reach(before: int, after: int, end: int) -> int:
+    """How much of one axis, from its start, OpenCV has to see for the first `end` pixels of the result: so much that
+    the result is not shorter, and that none of them lies at the end of what it sees."""
+    return min(before, math.ceil(end * _step(before, after)) + 2)
+
+
+def _resized(part: Part, size: Size, window: Box, mirrored: bool) -> UInt8:
+    """resize_part by the arithmetic above, for a size that differs from the image's."""
+    top, left, height, width = window
+    x0, x1, *weights = (torch.from_numpy(side) for side in _bilinear(part.size[1], size[1], left, width))
+    if mirrored:
+        x0, x1, *weights = (side.flip(0) for side in (x0, x1, *weights))
+    wx0, wx1 = (w.repeat_interleave(3) for w in weights)  # a pixel's three channels lie side by side
+    y0, y1, wy0, wy1 = (
+        torch.from_numpy(side) for side in _bilinear(part.size[0], size[0], top, height, keep_weight=True)
+    )
+    source = as_tensor(part.pixels)
+    result = torch.empty(height, width * 3, dtype=torch.uint8)
+    for start in range(0, height, _ROWS):
+        rows = slice(start, start + _ROWS)
+        first, last = int(y0[rows][0]), int(y1[rows][-1])
+        band = source[first - part.top : last + 1 - part.top]
+        columns = band.index_select(1, x0 - part.left).flatten(1).to(torch.int32).mul_(wx0)
+        columns.add_(band.index_select(1, x1 - part.left).flatten(1).to(torch.int32).mul_(wx1)).bitwise_right_shift_(4)
+        above = columns.index_select(0, y0[rows] - first).mul_(wy0[rows, None]).bitwise_right_shift_(16)
+        below = columns.index_select(0, y1[rows] - first).mul_(wy1[rows, None]).bitwise_right_shift_(16)
+        result[rows] = above.add_(below).add_(2).bitwise_right_shift_(2)
+    return result.view(height, width, 3).numpy()
+
+
+def resize_label(label: UInt8, size: Size, window: Box | None = None) -> UInt8:
+    """Nearest neighbour: OpenCV's INTER_NEAREST, which takes the label at floor(index * step) on each axis.
+
+    Args:
+        label: (H, W).
+        size: (h, w) of the whole result.
+        window: the part of the result that is wanted; None = all of it.
+
+    Returns:
+        (h, w), or the window's size. May share memory with `label`.
+    """
+    top, left, height, width = window or (0, 0, *size)
+    if label.shape == size:
+        return label[top : top + height, left : left + width]
+    rows = _nearest(label.shape[0], size[0], top, height)
+    columns = _nearest(label.shape[1], size[1], left, width)
+    if size[0] < label.shape[0]:  # rows are copied whole, columns pixel by pixel: of as few rows as possible
+        return label.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
+    wide = label[rows[0] : rows[-1] + 1].take(columns, axis=1, mode="clip")
+    result: UInt8 = wide.take(rows - rows[0], axis=0, mode="clip")
+    return result
+
+
+def resize_floats(image: UInt8, size: Size, window: Box | None = None) -> npt.NDArray[np.float32]:
+    """Bilinear with the corner pixels' centres aligned, not rounded: torch's align_corners=True, which the EMANet
+    authors use. Unlike torch's function it gives the same bits on any number of threads.
+
+    Args:
+        image: (H, W, 3).
+        size: (h, w) of the whole result.
+        window: the part of the result that is wanted; None = all of it.
+
+    Returns:
+        (h, w, 3) on 0..255, or the window's size.
+    """
+    top, left, height, width = window or (0, 0, *size)
+    x0, x1, tx = _aligned(image.shape[1], size[1], left, width)
+    y0, y1, ty = _aligned(image.shape[0], size[0], top, height)
+    first = int(y0[0])
+    source = as_tensor(image)[first : int(y1[-1]) + 1].to(torch.float32)
+    columns = source.index_select(1, x0).mul_((1 - tx)[:, None]).add_(source.index_select(1, x1).mul_(tx[:, None]))
+    above, below = columns.index_select(0, y0 - first), columns.index_select(0, y1 - first)
+    result: npt.NDArray[np.float32] = above.mul_((1 - ty)[:, None, None]).add_(below.mul_(ty[:, None, None])).numpy()
+    return result
+
+
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """The array as a tensor: the same memory where it is writable and contiguous, else a copy."""
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+
+
+def _step(before: int, after: int) -> float:
+    """Source pixels for one result pixel. OpenCV inverts the factor, which is not always before / after in the last
+    bit; a label at a whole position depends on that bit."""
+    return 1.0 / (after / before)
+
+
+def _nearest(before: int, after: int, start: int, count: int) -> Index:
+    """Source index of each of `count` result pixels of one axis, from `start`."""
+    index: Index = np.floor(np.arange(start, start + count) * _step(before, after)).astype(np.int64)
+    np.minimum(index, before - 1, out=index)
+    return index
+
+
+def _bilinear(
+    before: int, after: int, start: int, count: int, *, keep_weight: bool = False
+) -> tuple[Index, Index, Weights, Weights]:
+    """Both source indices (count,) of each result pixel of one axis, and their integer weights (count,), 2048 in all.
+
+    Beyond the first and last pixel centre both indices are clamped to the edge. Columns give all weight to one of
+    them there, rows (`keep_weight`) go on splitting it: no difference in the ideal value, but in its truncation.
+    """
+    position = ((np.arange(start, start + count) + 0.5) * _step(before, after) - 0.5).astype(np.float32)
+    first = np.floor(position)
+    t = position - first
+    if not keep_weight:
+        t[(first < 0) | (first >= before - 1)] = 0
+    index = first.astype(np.int64)
+    lower, upper = (np.clip(i, 0, before - 1) for i in (index, index + 1))
+    w0, w1 = (np.rint(_ONE * w).astype(np.int32) for w in (1 - t, t))
+    return lower, upper, w0, w1
+
+
+def _ends(before: int, after: int, at: int) -> tuple[int, int]:
+    """Both source indices of one result pixel of one axis, as _bilinear gives them."""
+    index = math.floor(np.float32((at + 0.5) * _step(before, after) - 0.5))
+    return min(max(index, 0), before - 1), min(max(index + 1, 0), before - 1)
+
+
+def _aligned(before: int, after: int, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both source indices (count,) of each result pixel of one axis, and the weight of the second, float32."""
+    step = np.float32((before - 1) / (after - 1) if after > 1 else 0)
+    position = np.arange(start, start + count, dtype=np.float32) * step
+    index = np.minimum(position.astype(np.int64), before - 1)
+    t = torch.from_numpy(position - index.astype(np.float32))
+    return torch.from_numpy(index), torch.from_numpy(np.minimum(index + 1, before - 1)), t

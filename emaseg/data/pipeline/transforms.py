@@ -1,0 +1,312 @@
+"""The training pipeline from a sample to a batch, and the evaluation pipeline from an image to a network input.
+
+Room: data. Imports data.resize, data.colour, data.sample, errors, the recipe schema, numpy and torch.
+Legend: B batch, H W image, h w crop.
+
+Training: resize -> crop -> mirror -> rotate -> colour -> normalise -> pad, the order of sssegmentation and
+mmsegmentation. Pixels stay 8-bit up to the normalisation, as there. Every random choice comes from the generator
+that a function is given; `sample_rng` derives it from (seed, epoch, sample) alone, so a crop depends neither on the
+number of loading processes nor on the order in which samples are read.
+
+The EMANet authors' pipeline (augment.interpolation = "align_corners") resizes the normalised image. Interpolation
+weights sum to 1, so to normalise last gives the same numbers; until then the image is float32 on 0..255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from emaseg.data.pipeline.colour import apply_photometric, draw_photometric
+from emaseg.data.pipeline.resize import (
+    Size,
+    as_tensor,
+    box_needed,
+    limit_size,
+    resize_floats,
+    resize_image,
+    resize_label,
+    resize_part,
+)
+from emaseg.data.sample import IGNORE, Batch, Box, Sample, UInt8, Unread
+from emaseg.errors import RecipeError
+from emaseg.recipe.schema import Augment, Inference
+
+Pixels = UInt8 | npt.NDArray[np.float32]
+
+_CROPS = 1  # keeps the samples' generators apart from that of the epoch's order (loading.py) under one seed
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A training crop before normalisation and padding.
+
+    image: (h, w, 3) RGB on 0..255; uint8, or float32 with augment.interpolation = "align_corners".
+    label: (h, w) uint8. mirrored: left and right are swapped. name: the sample's.
+    """
+
+    image: Pixels
+    label: UInt8
+    mirrored: bool
+    name: str
+
+
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The generator of sample `index` in epoch `epoch` (from 0): all that decides its augmentation."""
+    return np.random.default_rng((seed, _CROPS, epoch, index))
+
+
+# ----------------------------------------------------------------------------------------------- training
+def train_crop(sample: Sample | Unread, augment: Augment, rng: np.random.Generator) -> Crop:
+    """One random crop of a sample, augment.crop large or smaller where the resized image is.
+
+    The window is drawn on the label; of an image that is not yet read, only what the window shows is.
+
+    Raises:
+        RecipeError: interpolation = "align_corners" together with rotation or colour jitter.
+    """
+    if augment.interpolation == "align_corners":
+        return _crop_of_floats(sample, augment, rng)
+    before = sample.label.shape
+    size = limit_size(before, augment.resize_long_short, augment.keep_ratio, _draw_scale(augment, rng))
+    window, label = draw_crop(sample.label, size, augment, rng)
+    mirrored = bool(rng.random() <= augment.flip)
+    image = resize_part(sample.part(box_needed(before, size, window)), size, window, mirrored=mirrored)
+    if mirrored:
+        label = flip_label(label, augment.flip_pairs)
+    if augment.rotation > 0 and rng.random() <= augment.rotation:
+        degrees = int(rng.integers(-augment.rotation_degrees, augment.rotation_degrees))
+        image, label = rotate_image(image, degrees), rotate_label(label, degrees)
+    if augment.photometric != "none":
+        image = apply_photometric(image, draw_photometric(rng), bgr_as_rgb=augment.photometric == "bgr_as_rgb")
+    return Crop(image, label, mirrored, sample.name)
+
+
+def draw_crop(label: UInt8, size: Size, augment: Augment, rng: np.random.Generator) -> tuple[Box, UInt8]:
+    """Where to crop the resized sample: the first acceptable window, or the last of augment.crop_draws.
+
+    Only windows are ever resized, not the whole label.
+
+    Args:
+        label: (H, W) before resizing.
+        size: of the resized label.
+
+    Returns:
+        The window, as large as augment.crop or as the resized label where that is smaller, and its label.
+    """
+    height, width = (min(side, crop) for side, crop in zip(size, augment.crop, strict=True))
+    for draw in range(1, augment.crop_draws + 1):
+        top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+        window = (top, left, height, width)
+        part = resize_label(label, size, window)
+        if draw == augment.crop_draws or acceptable(part, augment.max_class_share):
+            break
+    return window, part
+
+
+def acceptable(label: UInt8, max_class_share: float) -> bool:
+    """Whether a crop holds two classes or more, each on less than `max_class_share` of its labelled pixels.
+
+    A share of 1 accepts every crop.
+    """
+    if max_class_share >= 1.0:
+        return True
+    labelled = int(np.count_nonzero(label != IGNORE))
+    if not labelled:
+        return False
+    # The classes below a middle one, that one, and those above it: as a rule none of the three groups holds too much,
+    # so neither does a class, and comparing all pixels twice takes a fifth of the time of counting every class.
+    some = label[::16, ::16]
+    some = np.sort(some[some != IGNORE])
+    middle = some[some.size // 2] if some.size else 0
+    below, at = int(np.count_nonzero(label < middle)), int(np.count_nonzero(label == middle))
+    largest = max(below, at, labelled - below - at)
+    if largest / labelled >= max_class_share > at / labelled:
+        largest = int(torch.bincount(as_tensor(label).flatten(), minlength=IGNORE + 1)[:IGNORE].max())
+    return largest / labelled < max_class_share  # which is below 1, so that two classes are there
+
+
+def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
+    """(h, w) mirrored; the two classes of each pair (left arm, right arm) change places."""
+    mirrored = label[:, ::-1]
+    if not pairs:
+        return mirrored
+    partner = np.arange(IGNORE + 1, dtype=np.uint8)
+    for a, b in pairs:
+        partner[a], partner[b] = b, a
+    return partner[mirrored]
+
+
+def _draw_scale(augment: Augment, rng: np.random.Generator) -> float:
+    if augment.scale_choices:
+        return float(rng.choice(augment.scale_choices))
+    low, high = augment.scale
+    return float(rng.uniform(low, high))
+
+
+def _crop_of_floats(sample: Sample | Unread, augment: Augment, rng: np.random.Generator) -> Crop:
+    """The EMANet authors' pipeline up to the crop: no colour jitter, corners aligned when resizing."""
+    if augment.photometric != "none" or augment.rotation > 0:
+        raise RecipeError(
+            'augment.interpolation = "align_corners" leaves no 8-bit image to rotate or to jitter in colour',
+            'set augment.rotation = 0 and augment.photometric = "none", or augment.interpolation = "pixel"',
+        )
+    scale = _draw_scale(augment, rng)
+    label = as_tensor(sample.label)[None, None]
+    if augment.resize_long_short:
+        size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, scale)
+        label = F.interpolate(label, size=size, mode="nearest")
+    else:  # sides are truncated, and labels are read at steps of exactly 1 / scale
+        label = F.interpolate(label, scale_factor=scale, mode="nearest")
+    resized: UInt8 = label[0, 0].numpy()
+    window, part = draw_crop(resized, resized.shape, augment, rng)
+    pixels: Pixels = resize_floats(sample.part((0, 0, *sample.label.shape)).pixels, resized.shape, window)
+    mirrored = bool(rng.random() <= augment.flip)
+    if mirrored:
+        pixels, part = pixels[:, ::-1], flip_label(part, augment.flip_pairs)
+    return Crop(pixels, part, mirrored, sample.name)
+
+
+# ----------------------------------------------------------------------------------------------- rotation
+def rotate_image(image: UInt8, degrees: float) -> UInt8:
+    """(h, w, 3) turned counter-clockwise about its centre; bicubic, black where nothing was.
+
+    OpenCV 5's warpAffine to one level on 0.1 % of all values (4.5 rounds positions to 1/32 pixel and differs more).
+    """
+    height, width = image.shape[:2]
+    (a, b, x0), (c, d, y0) = _source_of_rotation(height, width, degrees)
+    y, x = torch.arange(height, dtype=torch.float64)[:, None], torch.arange(width, dtype=torch.float64)
+    source = torch.stack([(a * x + b * y + x0 + 0.5) / width, (c * x + d * y + y0 + 0.5) / height], dim=-1)
+    grid = (2 * source - 1).to(torch.float32)[None]
+    planes = as_tensor(image).permute(2, 0, 1)[None].to(torch.float32)
+    turned = F.grid_sample(planes, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    result: UInt8 = turned[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return result
+
+
+def rotate_label(label: UInt8, degrees: float) -> UInt8:
+    """(h, w) turned like its image; nearest pixel, ignored where nothing was.
+
+    OpenCV's warpAffine exactly: positions in 1/1024 pixel, the column's and the row's share rounded separately.
+    """
+    height, width = label.shape
+    x, y = np.arange(width), np.arange(height)[:, None]
+    columns, rows = (
+        (np.rint(a * x * 1024).astype(np.int64) + np.rint((b * y + start) * 1024).astype(np.int64) + 512) >> 10
+        for a, b, start in _source_of_rotation(height, width, degrees)
+    )
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return np.where(inside, label[rows.clip(0, height - 1), columns.clip(0, width - 1)], np.uint8(IGNORE))
+
+
+def _source_of_rotation(height: int, width: int, degrees: float) -> tuple[tuple[float, float, float], ...]:
+    """Two rows (a, b, start): source x and y of a result pixel are a * x + b * y + start.
+
+    The centre is (width / 2, height / 2) counted in pixel indices: half a pixel off the middle, as published.
+    """
+    c, s = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
+    cx, cy = width / 2, height / 2
+    return (c, -s, cx - c * cx + s * cy), (s, c, cy - s * cx - c * cy)
+
+
+# ------------------------------------------------------------------------------------- what networks read
+def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(x - mean) * (1 / std).
+
+    Args:
+        image: (H, W, 3) RGB on 0..255.
+        mean, std: of the three channels, on 0..255.
+
+    Returns:
+        (3, H, W) float32, in memory of its own.
+    """
+    return _normalised(as_tensor(image).permute(2, 0, 1).contiguous(), mean, std)
+
+
+def _normalised(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(..., 3, H, W) of any type, as float32 in memory of its own."""
+    shift = torch.tensor(mean, dtype=torch.float32, device=planes.device).view(3, 1, 1)
+    factor = torch.tensor([1 / s for s in std], dtype=torch.float32, device=planes.device).view(3, 1, 1)
+    return planes.to(torch.float32).sub(shift).mul_(factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """The crops of a batch before normalisation, on their way to the device.
+
+    pixels: (B, h, w, 3) RGB on 0..255, uint8 or float32 as the crops are; 0 in the padding. labels: (B, h, w) uint8,
+    255 = ignore. windows: where each crop lies in it. names: the samples'.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    windows: tuple[Box, ...]
+    names: tuple[str, ...]
+
+    def pin_memory(self) -> Parcel:
+        """In memory that a GPU copies from while the program goes on; the loader calls this, in a thread."""
+        return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
+
+
+def lay(crops: Sequence[Crop], augment: Augment) -> Parcel:
+    """Lay crops of one data type into a batch of augment.crop.
+
+    The published padding transposes its target for a portrait crop and a landscape target. That never happens on
+    its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
+    """
+    height, width = augment.crop
+    pixels = np.empty((len(crops), height, width, 3), crops[0].image.dtype)
+    labels = np.empty((len(crops), height, width), np.uint8)
+    windows = []
+    for i, crop in enumerate(crops):
+        h, w = crop.label.shape
+        top, left = ((height - h) // 2, (width - w) // 2) if augment.pad == "centre" else (0, 0)
+        if augment.pad_before_crop and crop.mirrored:
+            left = width - w - left  # padding that came first was mirrored with the image
+        if (h, w) != (height, width):
+            pixels[i], labels[i] = 0, IGNORE
+        pixels[i, top : top + h, left : left + w] = crop.image
+        labels[i, top : top + h, left : left + w] = crop.label
+        windows.append((top, left, h, w))
+    return Parcel(
+        torch.from_numpy(pixels), torch.from_numpy(labels), tuple(windows), tuple(crop.name for crop in crops)
+    )
+
+
+def finish(parcel: Parcel, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Batch:
+    """Take a parcel to the device and normalise it there, with 0, the mean colour, in the padding.
+
+    Each value is computed as `normalise` does, so a device changes nothing.
+    """
+    pixels = parcel.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+    labels = parcel.labels.to(device, non_blocking=True).to(torch.int64)
+    images = _normalised(pixels, mean, std)
+    for image, (top, left, h, w) in zip(images, parcel.windows, strict=True):
+        for padding in (image[:, :top], image[:, top + h :], image[:, :, :left], image[:, :, left + w :]):
+            padding.zero_()
+    return Batch(images, labels, parcel.names)
+
+
+def collate(crops: Sequence[Crop], augment: Augment, mean: Sequence[float], std: Sequence[float]) -> Batch:
+    """The batch of some crops, on the CPU: images (B, 3, *augment.crop), labels (B, *augment.crop)."""
+    return finish(lay(crops, augment), mean, std, torch.device("cpu"))
+
+
+def eval_image(image: UInt8, inference: Inference, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """An image as evaluation and prediction feed it to the network, at scale 1.
+
+    Args:
+        image: (H, W, 3).
+        inference: its limits are applied. Padding is not: each forward pass pads what it reads for itself.
+        mean, std: of the three channels, on 0..255.
+
+    Returns:
+        (1, 3, h, w) float32.
+    """
+    size = limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
+    return normalise(resize_image(image, size), mean, std)[None]

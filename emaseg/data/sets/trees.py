@@ -1,0 +1,193 @@
+"""What the readers of published data sets share: the top folder, the files of a folder by id, their pairs, the splits.
+
+Room: data. Imports errors and the data room's readers.
+
+An id is what the names of an image and of its label have in common; a file's name is its id and a fixed ending.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emaseg.data.files.images import read_image
+from emaseg.data.sample import Sample, UInt8
+from emaseg.data.sets.pairs import first_few, need_folder, read_names
+from emaseg.errors import DataError, RecipeError, nearest
+
+Pairs = tuple[tuple[Path, Path], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a folder that end alike. files: id -> path, in the order of the ids. pattern: for messages."""
+
+    files: dict[str, Path]
+    pattern: str
+
+
+def files_below(folder: Path, ending: str, *, groups: bool = False) -> Files:
+    """The files of `folder` whose names end in `ending`; with `groups` those of its sub-folders too (cities).
+
+    Hidden files are passed over (macOS leaves ._<name> beside each file of an archive).
+
+    Raises:
+        DataError: the folder cannot be read, or two files of different sub-folders share an id.
+    """
+    found: dict[str, Path] = {}
+    for path in _listed(folder, ending, groups):
+        other = found.setdefault(path.name[: -len(ending)], path)
+        if other is not path:
+            raise DataError(f"{folder}: {path} and {other} share a name", "remove one of them")
+    pattern = folder / "<folder>" / f"<id>{ending}" if groups else folder / f"<id>{ending}"
+    return Files(dict(sorted(found.items())), str(pattern))
+
+
+def _listed(folder: Path, ending: str, groups: bool) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name.endswith(ending):
+                    yield folder / entry.name
+                elif groups and entry.is_dir():
+                    yield from _listed(folder / entry.name, ending, groups=False)
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def pairs(images: Files, labels: Files, hint: str, *, chosen: Sequence[str] | None = None) -> Pairs:
+    """Every image with its label; of `chosen` ids only, in that order, where a list names them.
+
+    Raises:
+        DataError: there are no images; one has no label; or a label has no image and no list leaves it out.
+    """
+    if not images.files:
+        raise DataError(f"no images: {images.pattern}", hint)
+    if chosen is None:
+        extra = [name for name in labels.files if name not in images.files]
+        _none_left(extra, len(labels.files), f"labels ({labels.pattern})", f"image ({images.pattern})", hint)
+        chosen = list(images.files)
+    lone = [name for name in chosen if name not in labels.files]
+    _none_left(lone, len(chosen), f"images ({images.pattern})", f"label ({labels.pattern})", hint)
+    return tuple((images.files[name], labels.files[name]) for name in chosen)
+
+
+def _none_left(ids: list[str], total: int, these: str, other: str, hint: str) -> None:
+    if ids:
+        raise DataError(f"{len(ids):,} of {total:,} {these} have no {other}: {first_few(ids)}", hint)
+
+
+def listed_ids(path: Path, images: Files, *endings: str) -> list[str] | None:
+    """The ids of a list file, None where there is none: the last part of each line, without any of `endings`.
+
+    Raises:
+        DataError: the list cannot be read, or names images that are not there.
+    """
+    if not path.is_file():
+        return None
+    ids = [name.replace("\\", "/").rpartition("/")[2] for name in read_names(path)]
+    for ending in endings:
+        ids = [name.removesuffix(ending) for name in ids]
+    unknown = [name for name in ids if name not in images.files]
+    if unknown:
+        raise DataError(
+            f"{path}: {len(unknown):,} of its {len(ids):,} images are missing ({images.pattern}): {first_few(unknown)}",
+            nearest(unknown[0], images.files) or "unpack the images again, or correct the list",
+        )
+    return ids
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+def top_folder(root: Path, inner: Sequence[str], holds: Sequence[str], what: str, hint: str) -> Path:
+    """Of `root` and the folders `inner` below it the first that holds all of `holds`, or else some of them.
+
+    inner: where published layouts keep the data set. holds: folders; of alternatives ("a|b") one is enough.
+
+    Raises:
+        DataError: nothing there looks like the data set; says what was expected and what is there.
+    """
+    places = [root, *(root / name for name in inner)]
+    scores = [sum(any((place / name).is_dir() for name in part.split("|")) for part in holds) for place in places]
+    if max(scores) > 0:
+        return places[scores.index(max(scores))]
+    try:
+        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{root}: the folder cannot be read ({error.strerror})", "check its permissions") from error
+    expected = ", ".join(part.partition("|")[0] for part in holds)
+    near = next(filter(None, (nearest(name, found) for part in holds for name in part.split("|"))), "")
+    raise DataError(
+        f"{root}: {what} is not here: expected the folders {expected}; found {first_few(found, 8) or 'no folders'}",
+        f"{near} {hint}" if near else hint,
+    )
+
+
+def first_folder(top: Path, names: Iterable[str], what: str, hint: str) -> Path:
+    """The first of the folders `names` below `top` that exists.
+
+    Raises:
+        DataError: none does; names the first and what is there instead.
+    """
+    places = [top / name for name in names]
+    for place in places:
+        if place.is_dir():
+            return place
+    need_folder(places[0], what, hint)
+    return places[0]
+
+
+def choose_split(data_split: str, key: str, known: Sequence[str]) -> str:
+    """The split that a recipe names.
+
+    Raises:
+        RecipeError: the data set has none of this name.
+    """
+    if data_split not in known:
+        hint = nearest(data_split, known) or f"set data.{key} to one of them"
+        raise RecipeError(f'data.{key} = "{data_split}": no such split; there are {", ".join(known)}', hint)
+    return data_split
+
+
+# ------------------------------------------------------------------------------------------------ without labels
+@dataclass(frozen=True, slots=True, eq=False)
+class ImagesOnly:
+    """A test set whose labels its owners keep; satisfies sample.Dataset, but only its images can be read.
+
+    palette: (K, 3) uint8 RGB. owner: who keeps the labels. layout: how the files were recognised, for people.
+    """
+
+    images: tuple[Path, ...]
+    classes: tuple[str, ...]
+    palette: UInt8
+    owner: str
+    layout: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return str(self.images[index])
+
+    def read_image(self, index: int) -> UInt8:
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            DataError: the image is missing or damaged.
+        """
+        return read_image(self.images[index])
+
+    def read(self, index: int) -> Sample:
+        """There is no sample without labels.
+
+        Raises:
+            DataError: always; says what can be done with these images.
+        """
+        raise DataError(
+            f"{self.images[index]}: the labels of this test set are not published, so it can be neither trained on "
+            "nor scored here",
+            f'evaluate on "val"; predictions for "test" are scored by {self.owner}',
+        )

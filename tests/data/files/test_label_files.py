@@ -1,0 +1,265 @@
+"""Reading masks: values become train ids exactly, and a wrong mask is named with values, pixel counts and remedy."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from emaseg.data.files.label_files import ILLEGAL, LabelRule, apply_rule, index_rule, read_label
+from emaseg.data.sample import IGNORE
+from emaseg.errors import DataError, RecipeError
+
+pytestmark = pytest.mark.usefixtures("each_decoder")
+
+CLASSES = ("road", "car", "tree")
+RULE = index_rule(CLASSES)
+STRICT = index_rule(CLASSES, ignore=())
+COLOURS = index_rule(
+    CLASSES, palette=((128, 64, 128), (0, 0, 142), (107, 142, 35)), ignore_colours=((0, 0, 0), (255, 255, 255))
+)
+
+
+def saved(folder: Path, mask: object, mode: str | None = None, name: str = "m.png", **options: object) -> Path:
+    picture = mask if isinstance(mask, Image.Image) else Image.fromarray(np.asarray(mask))
+    if mode == "P":
+        picture.putpalette([(7 * i) % 256 for i in range(768)])
+    picture.save(folder / name, **options)
+    return folder / name
+
+
+def grey(*rows: list[int]) -> np.ndarray:
+    return np.array(rows, dtype=np.uint8)
+
+
+def fails(path: Path, rule: LabelRule, *words: str) -> DataError:
+    with pytest.raises(DataError) as caught:
+        read_label(path, rule)
+    error = caught.value
+    assert str(path) in error.message
+    assert error.hint
+    for word in words:
+        assert word in error.message + "\n" + error.hint
+    return error
+
+
+# ------------------------------------------------------------------------------------------------ what is read
+@settings(max_examples=30, deadline=None)
+@given(
+    mask=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.integers(0, 9)),
+    mode=st.sampled_from(["L", "P"]),
+)
+def test_index_masks_survive_png_as_grey_and_as_palette(
+    tmp_path_factory: pytest.TempPathFactory, mask: np.ndarray, mode: str
+) -> None:
+    """The palette's colours must never leak into the labels; Pillow packs few indices into 1, 2 or 4 bits."""
+    path = saved(tmp_path_factory.mktemp("m"), mask, mode)
+    label = read_label(path, index_rule(tuple("abcdefghij")))
+    np.testing.assert_array_equal(label, mask)
+    assert label.dtype == np.uint8
+
+
+@settings(max_examples=20, deadline=None)
+@given(ids=hnp.arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 255])))
+def test_colour_masks_survive_a_round_trip(tmp_path_factory: pytest.TempPathFactory, ids: np.ndarray) -> None:
+    ids[0, 0] = 1  # at least one labelled pixel
+    table = np.zeros((256, 3), np.uint8)
+    table[:3] = COLOURS.palette
+    label = read_label(saved(tmp_path_factory.mktemp("m"), table[ids]), COLOURS)
+    np.testing.assert_array_equal(label, ids)
+
+
+def test_ignored_values_become_255(tmp_path: Path) -> None:
+    rule = index_rule(CLASSES, ignore=(11, 255))
+    assert read_label(saved(tmp_path, grey([0, 11, 255, 2])), rule).tolist() == [[0, 255, 255, 2]]
+
+
+def test_a_class_may_be_ignored(tmp_path: Path) -> None:
+    """ignore = [0] leaves the numbering of the other classes alone."""
+    assert read_label(saved(tmp_path, grey([0, 1, 2])), index_rule(CLASSES, ignore=(0,))).tolist() == [[255, 1, 2]]
+
+
+def test_one_bit_and_sixteen_bit_masks(tmp_path: Path) -> None:
+    assert read_label(saved(tmp_path, np.array([[True, False]])), RULE).tolist() == [[1, 0]]
+    for dtype, name in [(np.uint16, "a.png"), (np.uint16, "a.tif"), (np.int32, "b.tif")]:
+        mask = np.array([[2, 0, 255]], dtype)
+        assert read_label(saved(tmp_path, mask, name=name), RULE).tolist() == [[2, 0, 255]]
+
+
+def test_opaque_alpha_is_passed_over(tmp_path: Path) -> None:
+    rgb = np.array([[COLOURS.palette[2], COLOURS.ignore_colours[1]]], np.uint8)
+    rgba = np.dstack([rgb, np.full((1, 2), 255, np.uint8)])
+    assert read_label(saved(tmp_path, rgba), COLOURS).tolist() == [[2, 255]]
+    la = np.dstack([grey([1, 2]), np.full((1, 2), 255, np.uint8)])
+    assert read_label(saved(tmp_path, Image.fromarray(la, "LA")), RULE).tolist() == [[1, 2]]
+
+
+def test_palette_masks_with_a_transparent_index_keep_it(tmp_path: Path) -> None:
+    """Drawing tools make the background transparent; it is class 0 all the same."""
+    picture = Image.fromarray(grey([0, 1, 2]))
+    picture.putpalette([9, 9, 9] * 3)
+    assert read_label(saved(tmp_path, picture, transparency=0), RULE).tolist() == [[0, 1, 2]]
+
+
+def test_a_mask_is_turned_like_its_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, grey([0, 1, 2]), exif=exif.tobytes())
+    assert read_label(path, RULE).tolist() == [[0], [1], [2]]
+
+
+# --------------------------------------------------------------------------------------------- what is refused
+def test_value_out_of_range_names_file_value_count_and_remedy(tmp_path: Path) -> None:
+    path = saved(tmp_path, grey([0, 1, 7], [7, 2, 9]))
+    fails(path, RULE, "7 (2 pixels), 9 (1 pixel)", "0..2 are classes, 255 is ignored", "data.classes", "data.ignore")
+
+
+def test_many_wrong_values_are_cut_off(tmp_path: Path) -> None:
+    fails(saved(tmp_path, np.arange(256, dtype=np.uint8)[None]), RULE, "and 247 more values", "nearest neighbour")
+
+
+def test_binary_mask_of_0_and_255(tmp_path: Path) -> None:
+    fails(saved(tmp_path, grey([0, 255, 255])), STRICT, "255 (2 pixels)", "binary mask", "save the second class as 1")
+
+
+def test_255_among_other_classes_suggests_data_ignore(tmp_path: Path) -> None:
+    fails(saved(tmp_path, grey([0, 1, 255])), STRICT, "255 (1 pixel)", "set data.ignore = [255]")
+
+
+def test_values_counted_from_1(tmp_path: Path) -> None:
+    fails(saved(tmp_path, grey([1, 2, 3, 3])), RULE, "3 (2 pixels)", "counted from 1?", "subtract 1")
+
+
+def test_missing_class_names(tmp_path: Path) -> None:
+    fails(saved(tmp_path, grey([0, 1, 3])), RULE, "3 (1 pixel)", "name the missing classes in data.classes")
+
+
+def test_four_bit_grey(tmp_path: Path) -> None:
+    """Pillow stretches a 4-bit grey PNG to 0..255, as the PNG standard says: class 1 arrives as 17."""
+    fails(saved(tmp_path, grey([0, 17, 34])), RULE, "17 (1 pixel)", "4-bit grey", "plain class numbers")
+
+
+def test_sixteen_bit_values_beyond_255(tmp_path: Path) -> None:
+    fails(saved(tmp_path, np.array([[0, 1, 1001]], np.uint16)), RULE, "1001 (1 pixel)")
+    fails(saved(tmp_path, np.array([[0, -1]], np.int32), name="a.tif"), RULE, "-1 (1 pixel)")
+
+
+def test_every_pixel_ignored(tmp_path: Path) -> None:
+    path = saved(tmp_path, grey([255, 255]))
+    fails(path, RULE, "every pixel of the mask is ignored", "out of the list")
+    allowed = LabelRule(RULE.classes, RULE.lut, empty_ok=True)
+    assert read_label(path, allowed).tolist() == [[255, 255]]
+
+
+def test_rgb_mask_without_declared_colours(tmp_path: Path) -> None:
+    path = saved(tmp_path, np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    fails(path, RULE, "three-channel mask", "declare data.palette", "class numbers")
+
+
+def test_class_numbers_saved_as_rgb(tmp_path: Path) -> None:
+    fails(saved(tmp_path, np.full((2, 2, 3), 1, np.uint8)), RULE, "channels are equal", "convert('L')")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    count=st.integers(1, 254),
+    first=st.integers(0, 255),
+    ignored=st.sampled_from(["before", "none", "two", "twice"]),
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=12),
+)
+def test_a_subtraction_stands_for_a_table_only_where_it_is_one(
+    count: int, first: int, ignored: str, values: list[int]
+) -> None:
+    """Masks are mapped by the quick way where the rule allows it: the same labels and errors as value by value."""
+    lut = [ILLEGAL] * 256
+    for train_id in range(count):
+        lut[(first + train_id) % 256] = train_id
+    if ignored != "none":
+        lut[(first - 1) % 256] = IGNORE
+    if ignored == "two":
+        lut[(first + count) % 256] = IGNORE
+    if ignored == "twice":
+        lut[(first + count) % 256] = 0
+    rule = LabelRule(tuple(map(str, range(count))), bytes(lut), empty_ok=True)
+    raw = np.array([values], np.uint8)
+    if ILLEGAL in [lut[v] for v in values]:
+        with pytest.raises(DataError):
+            apply_rule(raw, Path("a.png"), rule)
+    else:
+        assert apply_rule(raw, Path("a.png"), rule).tolist() == [[lut[v] for v in values]]
+
+
+def test_unknown_colour_is_named_with_count_and_nearest_class(tmp_path: Path) -> None:
+    rgb = np.array([[COLOURS.palette[0], (0, 0, 140), (0, 0, 140)]], np.uint8)
+    fails(saved(tmp_path, rgb), COLOURS, "[0, 0, 140] (2 pixels)", '[0, 0, 142], "car"', "data.ignore_colours")
+
+
+def test_a_smoothed_colour_mask(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    fails(saved(tmp_path, rgb), COLOURS, "81 colours", "without smoothing")
+
+
+def test_a_colour_declared_twice(tmp_path: Path) -> None:
+    """ADE20K's and PASCAL Context's palettes hold one colour twice: their pictures cannot be turned back."""
+    rule = index_rule(("a", "b"), palette=((1, 1, 1), (1, 1, 1)))
+    fails(saved(tmp_path, np.full((1, 1, 3), 1, np.uint8)), rule, "[1, 1, 1] is declared twice", "data.palette")
+
+
+def test_transparent_rgb_mask(tmp_path: Path) -> None:
+    fails(saved(tmp_path, Image.new("RGBA", (2, 2), (0, 0, 142, 90))), COLOURS, "transparent", "without transparency")
+
+
+def test_float_and_transparent_grey_masks(tmp_path: Path) -> None:
+    fails(saved(tmp_path, np.ones((2, 2), np.float32), name="f.tif"), RULE, "mode F", "8-bit grey or palette PNG")
+    fails(saved(tmp_path, Image.new("LA", (2, 2), (1, 3))), RULE, "mode LA", "8-bit grey or palette PNG")
+
+
+def test_jpeg_under_a_png_name(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(grey([0, 1, 2])).save(file, "JPEG")
+    path = tmp_path / "m.png"
+    path.write_bytes(file.getvalue())
+    fails(path, RULE, "JPEG mask", "PNG")
+
+
+def test_missing_and_truncated_masks(tmp_path: Path) -> None:
+    fails(tmp_path / "none.png", RULE, "no such file")
+    noise = np.random.default_rng(0).integers(0, 3, (64, 64), dtype=np.uint8)
+    path = saved(tmp_path, noise)
+    path.write_bytes(path.read_bytes()[:200])
+    fails(path, RULE, "cut short")
+
+
+def test_masks_of_a_published_layout_do_not_mention_recipe_keys(tmp_path: Path) -> None:
+    """VOC's values are fixed: there is no data.ignore to set."""
+    rule = index_rule(CLASSES, layout="PASCAL VOC")
+    for mask in (grey([0, 9]), np.array([[[1, 2, 3]]], np.uint8), grey([255])):
+        error = fails(saved(tmp_path, mask), rule)
+        assert "data." not in error.message + error.hint
+
+
+def test_rules_that_cannot_be() -> None:
+    with pytest.raises(RecipeError, match="255 classes"):
+        index_rule(tuple(map(str, range(255))))
+    with pytest.raises(RecipeError, match=r"data\.palette has 1 colours for 3 classes"):
+        index_rule(CLASSES, palette=((0, 0, 0),))
+    assert index_rule(tuple(map(str, range(254))), ignore=()).words == "0..253 are classes, nothing is ignored"
+
+
+# --------------------------------------------------------------------------------------------------- real data
+@pytest.mark.realdata
+def test_coloured_cityscapes_masks_are_rejected() -> None:
+    """Some copies of Cityscapes carry colour pictures under the name of label files."""
+    root = os.environ.get("EMASEG_TEST_DATA")
+    if not root:
+        pytest.skip("EMASEG_TEST_DATA is not set")
+    found = sorted(Path(root, "cityscapes").rglob("*_colour_rgb_as_found.png"))
+    assert found
+    fails(found[0], RULE, "three-channel mask")

@@ -1,0 +1,339 @@
+"""Loading: the same batches from any number of processes, at any start, on any rank; and errors that arrive whole."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing import resource_sharer
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import get_worker_info
+
+from emaseg.data.pipeline import loading
+from emaseg.data.pipeline.loading import (
+    batches,
+    default_workers,
+    epoch_order,
+    shared_memory_bytes,
+    shared_memory_problem,
+    steps_per_epoch,
+)
+from emaseg.data.sample import Batch, Sample, UInt8
+from emaseg.errors import DataError, RecipeError, SystemFault
+from emaseg.recipe.schema import Augment
+from tests.data.pipeline_golden import MEAN, STD, sample_image, sample_label
+
+AUGMENT = Augment(resize_long_short=(64, 24), scale=(0.5, 2.0), crop=(24, 24), photometric="bgr_as_rgb")
+FLOATS = Augment(crop=(24, 24), scale=(0.5, 2.0), interpolation="align_corners", photometric="none")
+TURNED = replace(AUGMENT, rotation=1.0)
+
+ROOT = Path(__file__).parents[3]
+TOO_LONG = 250.0  # seconds; nothing here takes so long on any machine, unless it would take forever
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`count` images of different sizes; reading number `at` does `what`."""
+
+    count: int = 10
+    what: str = ""
+    at: int = -1
+    token: Path | None = None  # appears when the trouble has begun
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(f"class {i}" for i in range(21))
+
+    @property
+    def palette(self) -> UInt8:
+        return np.zeros((21, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"image_{index}.png"
+
+    def read(self, index: int) -> Sample:
+        if index == self.at:
+            trouble(self.what, self.name(index), self.token)
+        return Sample(sample_image(30 + index, 40), sample_label(30 + index, 40), self.name(index))
+
+
+def trouble(what: str, name: str, token: Path | None) -> None:
+    if what == "damaged":
+        raise DataError(f"{name}: damaged", "fetch it again")
+    if what == "bug":
+        raise ZeroDivisionError("a bug")
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "interrupt" and get_worker_info() is not None:
+        os.kill(os.getpid(), signal.SIGINT)
+    if what in ("fade", "hang") and token is not None:
+        if what == "fade":
+            resource_sharer.stop()  # what hands prepared batches over
+        token.touch()
+        time.sleep(0.3 if what == "fade" else 2 * TOO_LONG)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def appears(path: Path) -> bool:
+    """Wait for the file."""
+    end = time.monotonic() + TOO_LONG
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return path.exists()
+
+
+def stream(
+    dataset: Pictures,
+    workers: int = 0,
+    *,
+    batch: int = 4,
+    start: int = 0,
+    total: int = 5,
+    seed: int = 0,
+    augment: Augment = AUGMENT,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    return batches(
+        dataset,
+        augment,
+        MEAN,
+        STD,
+        batch=batch,
+        start=start,
+        total=total,
+        seed=seed,
+        workers=workers,
+        rank=rank,
+        world=world,
+    )
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return a.names == b.names and torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize("augment", [AUGMENT, FLOATS, TURNED], ids=["bytes", "floats", "turned"])
+def test_any_number_of_processes_gives_the_same_batches(augment: Augment) -> None:
+    """Over an epoch's end, bit for bit, and without a look at the global generator: dropout draws from it."""
+    before = torch.get_rng_state()
+    expected = list(stream(Pictures(), augment=augment))
+    assert len(expected) == 5
+    for workers in (1, 3):
+        loaded = list(stream(Pictures(), workers, augment=augment))
+        assert all(equal(a, b) for a, b in zip(expected, loaded, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_gets_the_rest_of_the_batches(workers: int) -> None:
+    whole = list(stream(Pictures(), total=7))
+    rest = list(stream(Pictures(), workers, start=3, total=7))
+    assert all(equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
+    assert list(stream(Pictures(), workers, start=7, total=7)) == []
+
+
+def test_each_epoch_shows_each_image_at_most_once_in_a_new_order() -> None:
+    """10 images in batches of 4: two steps an epoch, two images left out of it."""
+    names = [batch.names for batch in stream(Pictures(), total=6)]
+    epochs = [names[i] + names[i + 1] for i in (0, 2, 4)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert len(set(epochs)) == 3
+
+
+def test_the_order_is_a_permutation_that_the_seed_and_the_epoch_decide() -> None:
+    orders = [tuple(epoch_order(50, seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len(set(orders)) == 3
+    assert tuple(epoch_order(50, 0, 1)) == orders[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "steps"),  # of 1, 4 and 8 processes; the published systems' table
+    [
+        (10582, 16, (661, 661, 661)),
+        (20210, 16, (1263, 1263, 1263)),
+        (2975, 8, (371, 372, 372)),
+        (3475, 16, (217, 217, 217)),
+        (9000, 32, (281, 281, 281)),
+        (30462, 32, (951, 952, 952)),
+        (30462, 40, (761, 761, 761)),
+    ],
+)
+def test_steps_of_an_epoch_are_the_published_ones(count: int, batch: int, steps: tuple[int, ...]) -> None:
+    assert tuple(steps_per_epoch(count, batch, world) for world in (1, 4, 8)) == steps
+
+
+def test_ranks_share_the_batches_of_one_process() -> None:
+    """Two processes read together what one would: the order is filled up, then dealt out in turn."""
+    one = [set(batch.names) for batch in stream(Pictures(), total=2)]
+    ranks = [[set(batch.names) for batch in stream(Pictures(), total=2, rank=rank, world=2)] for rank in (0, 1)]
+    assert [a | b for a, b in zip(*ranks, strict=True)] == one
+    assert [len(names) for rank in ranks for names in rank] == [2, 2, 2, 2]
+    padded = [list(stream(Pictures(7), batch=2, total=4, rank=rank, world=2)) for rank in (0, 1)]
+    names = [name for rank in padded for batch in rank for name in batch.names]
+    assert len(names) == 8
+    assert len(set(names)) == 7
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_damaged_image_is_reported_as_the_data_set_did(workers: int) -> None:
+    """The very message and hint, no traceback of a worker, and only when its batch is due."""
+    dataset = Pictures(what="damaged", at=int(epoch_order(10, 0, 0)[5]))
+    loaded = stream(dataset, workers)
+    next(loaded)
+    with pytest.raises(DataError) as caught:
+        next(loaded)
+    assert caught.value.message == f"{dataset.name(dataset.at)}: damaged"
+    assert caught.value.hint == "fetch it again"
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_bug_is_not_disguised_as_an_error_of_the_user() -> None:
+    """And its traceback, which refers to the loader, keeps no process alive."""
+    with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+        list(stream(Pictures(what="bug", at=3), 2))
+    assert caught.tb is not None
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_names_what_it_was_reading() -> None:
+    """At the batch that is missing, not wherever the training happens to be; and the signal handler is left alone."""
+    before = signal.getsignal(signal.SIGCHLD)
+    loaded = stream(Pictures(what="kill", at=3), 2)
+    with pytest.raises(DataError, match=r"while reading image_3\.png") as caught:
+        list(loaded)
+    assert "train.workers" in caught.value.hint
+    assert signal.getsignal(signal.SIGCHLD) is before
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_at_once_is_an_error_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process dies while the others still wait for work: the loader reports that from a signal handler."""
+
+    def order(count: int, seed: int, epoch: int) -> np.ndarray:
+        if epoch == 1:  # the training process hands out the second batch when the first one's reader is dead
+            wait([process.sentinel for process in multiprocessing.active_children()], TOO_LONG)
+        return np.arange(count)
+
+    monkeypatch.setattr(loading, "epoch_order", order)
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)  # as in a new program
+    before = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(DataError, match=r"while reading image_0\.png"):
+        list(stream(Pictures(4, what="kill", at=0), 2))
+    assert signal.getsignal(signal.SIGCHLD) is before
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_is_about_to_die_has_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dying process closes its connections first: what it has prepared cannot be fetched while it still exists."""
+    monkeypatch.setattr(loading, "_PATIENCE", TOO_LONG)
+    dataset = Pictures(20, what="fade", at=int(epoch_order(20, 0, 0)[9]), token=tmp_path / "fading")
+    loaded = stream(dataset, 1)
+    next(loaded)  # the second batch is prepared then, the third will not be
+    assert appears(tmp_path / "fading")
+    with pytest.raises(DataError, match="while reading " + re.escape(dataset.name(dataset.at))):
+        list(loaded)
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_that_cannot_be_started_are_a_fault_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, one starts: it must end, too, though it ignores SIGTERM by then."""
+    start_worker, fork = loading._start_worker, os.fork
+    ready = tmp_path / "ready"
+
+    def announce(number: int) -> None:
+        start_worker(number)
+        ready.touch()
+
+    def fork_once() -> int:
+        if multiprocessing.active_children() and appears(ready):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(loading, "_start_worker", announce)
+    monkeypatch.setattr(os, "fork", fork_once)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # the loader complains of being half made
+    with pytest.raises(SystemFault, match="2 loading processes cannot be started: Resource") as caught:
+        next(stream(Pictures(), 2))
+    assert "train.workers" in caught.value.hint
+    assert multiprocessing.active_children() == []
+    del caught
+    gc.collect()
+
+
+def test_an_interrupt_is_left_to_the_training_process() -> None:
+    assert len(list(stream(Pictures(what="interrupt", at=3), 2))) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_can_be_closed_early(workers: int) -> None:
+    """No process stays behind."""
+    loaded = stream(Pictures(), workers, total=1000)
+    next(loaded)
+    assert len(multiprocessing.active_children()) == workers
+    loaded.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_never_returns_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk that went away, say: SIGTERM, which is all that the loader does about it, is ignored."""
+    monkeypatch.setattr(loading, "_PATIENCE", 0.1)
+    dataset = Pictures(what="hang", at=int(epoch_order(10, 0, 0)[5]), token=tmp_path / "hanging")
+    hanging = stream(dataset, 2, total=1000)
+    next(hanging)
+    assert appears(tmp_path / "hanging")
+    hanging.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_program_may_end_before_its_stream() -> None:
+    """It does not wait for processes that wait for work."""
+    program = (
+        "from tests.data.pipeline.test_loading import *\nleft_open = stream(Pictures(), 2, total=1000)\nnext(left_open)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=TOO_LONG)
+
+
+def test_too_few_images_are_refused_at_once() -> None:
+    with pytest.raises(DataError, match="3 training images do not fill one batch of 4") as caught:
+        stream(Pictures(3))
+    assert "--set train.batch=3" in caught.value.hint
+    with pytest.raises(RecipeError, match=r"train\.batch = 4 cannot be shared by 3 processes"):
+        stream(Pictures(), world=3)
+
+
+def test_shared_memory_is_counted_and_checked(tmp_path: Path) -> None:
+    needed = shared_memory_bytes(AUGMENT, 4, 2)
+    assert needed == 24 * 24 * 4 * 4 * 5
+    assert shared_memory_bytes(FLOATS, 4, 2) == needed * 13 // 4
+    assert shared_memory_problem(needed, tmp_path) is None
+    assert shared_memory_problem(needed, tmp_path / "absent") is None
+    problem = shared_memory_problem(2**60, tmp_path)
+    assert problem is not None
+    assert str(tmp_path) in problem
+    assert "--set train.workers" in problem
+
+
+def test_workers_pay_only_beside_an_accelerator() -> None:
+    assert default_workers(torch.device("cpu")) == 0
+    assert 1 <= default_workers(torch.device("cuda")) <= 8

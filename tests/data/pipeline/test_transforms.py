@@ -1,0 +1,287 @@
+"""The pipelines: normalisation, crops, mirroring, rotation and padding against the published system, then their laws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emaseg.data.pipeline.resize import resize_image
+from emaseg.data.pipeline.transforms import (
+    Crop,
+    acceptable,
+    collate,
+    draw_crop,
+    eval_image,
+    flip_label,
+    normalise,
+    rotate_image,
+    rotate_label,
+    sample_rng,
+    train_crop,
+)
+from emaseg.data.sample import Sample
+from emaseg.errors import RecipeError
+from emaseg.recipe.schema import Augment, Inference
+from tests.data.pipeline_golden import ARRAYS, FACTS, MEAN, STD, sample_image, sample_label
+
+VOC = Augment(resize_long_short=(128, 48), scale=(0.5, 2.0), crop=(48, 48), photometric="bgr_as_rgb")
+LIP = Augment(
+    resize_long_short=(60, 60),
+    keep_ratio=False,
+    scale=(0.75, 1.25),
+    crop=(47, 47),
+    flip_pairs=((14, 15), (16, 17), (18, 19)),
+    rotation=0.6,
+)
+AUTHORS = Augment(
+    scale_choices=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+    interpolation="align_corners",
+    crop=(65, 65),
+    max_class_share=1.0,
+    photometric="none",
+    pad="bottom_right",
+    pad_before_crop=True,
+)
+PLAIN = Augment(crop=(48, 48), max_class_share=1.0, flip=0.0, photometric="none")
+ALL = (VOC, LIP, AUTHORS, PLAIN)
+LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
+
+
+def sample(height: int = 60, width: int = 80) -> Sample:
+    return Sample(sample_image(height, width), sample_label(height, width), "a.jpg")
+
+
+def crop_of(height: int, width: int, *, mirrored: bool = False) -> Crop:
+    return Crop(sample_image(height, width), sample_label(height, width), mirrored, f"{height}x{width}")
+
+
+# ------------------------------------------------------------------------------------------------ golden
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in FACTS["cases"]])
+def test_network_inputs_equal_the_published_ones(case: dict[str, Any]) -> None:
+    """Resized and normalised, to the last bits of float32."""
+    inference = Inference(resize_long_short=tuple(case["long_short"]), keep_ratio=case["keep_ratio"])
+    own = eval_image(sample_image(*case["size"]), inference, MEAN, STD)
+    assert list(own.shape) == [1, 3, *case["result"]]
+    step = case["every"] * 4
+    difference = np.abs(own[0, :, ::step, ::step].numpy() - ARRAYS[f"{case['name']}__normalised"])
+    assert difference.max() <= 2.5e-7
+
+
+def test_crops_are_accepted_and_rejected_as_published() -> None:
+    """All 43 boxes, one of them without any labelled pixel."""
+    label = ARRAYS["crop__label"]
+    verdicts = []
+    for top, left, height, width, *_, accept in ARRAYS["crop__boxes"].tolist():
+        part = label[int(top) : int(top + height), int(left) : int(left + width)]
+        verdicts.append(acceptable(part, 0.75) == bool(accept))
+    assert verdicts == [True] * 43
+
+
+def test_mirroring_swaps_the_limbs_as_published() -> None:
+    after = flip_label(ARRAYS["flip__before"][None], LIP_PAIRS)[0]
+    np.testing.assert_array_equal(after, ARRAYS["flip__after"])
+
+
+@pytest.mark.parametrize("degrees", [17, -23])
+def test_rotation_equals_the_published_one(degrees: int) -> None:
+    """Labels exactly; images to one level on 0.1 % of all values."""
+    label = rotate_label(sample_label(375, 500), degrees)
+    np.testing.assert_array_equal(label[::4, ::4], ARRAYS[f"rotation_{degrees}__label"])
+    assert int((label == 255).sum()) == FACTS["rotation_ignored"][str(degrees)]
+    image = rotate_image(sample_image(375, 500), degrees)[::4, ::4].astype(int)
+    difference = np.abs(image - ARRAYS[f"rotation_{degrees}__image"])
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) <= 1e-3
+
+
+@pytest.mark.parametrize("case", FACTS["padding"])
+def test_padding_is_centred_as_published(case: dict[str, Any]) -> None:
+    crop = crop_of(*case["crop"])
+    batch = collate([crop], replace(PLAIN, crop=(512, 512)), MEAN, STD)
+    inside = np.zeros((512, 512), bool)
+    (top, bottom), (left, right) = case["rows"], case["columns"]
+    inside[top : bottom + 1, left : right + 1] = True
+    assert (batch.images[0][:, ~torch.from_numpy(inside)] == 0).all()
+    assert (batch.labels[0].numpy()[~inside] == 255).all()
+    content = batch.images[0, :, top : bottom + 1, left : right + 1]
+    assert torch.equal(content, normalise(crop.image, MEAN, STD))
+    assert (batch.labels[0, top : bottom + 1, left : right + 1].numpy() == crop.label).all()
+
+
+# ----------------------------------------------------------------------------------------- whole pipelines
+@pytest.mark.parametrize("augment", ALL)
+def test_a_crop_follows_from_seed_epoch_and_sample(augment: Augment) -> None:
+    """The same three numbers give the same crop; another epoch, sample or seed another one."""
+
+    def make(seed: int, epoch: int, index: int) -> Crop:
+        return train_crop(sample(), augment, sample_rng(seed, epoch, index))
+
+    first, again = make(1, 2, 3), make(1, 2, 3)
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.label, again.label)
+    for other in (make(2, 2, 3), make(1, 3, 3), make(1, 2, 4)):
+        assert first.image.shape != other.image.shape or (first.image != other.image).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(8, 90), width=st.integers(8, 90), index=st.integers(0, 10**6), augment=st.sampled_from(ALL))
+def test_crops_stay_inside_and_keep_their_labels(height: int, width: int, index: int, augment: Augment) -> None:
+    source = sample(height, width)
+    crop = train_crop(source, augment, sample_rng(0, 0, index))
+    assert crop.image.shape == (*crop.label.shape, 3)
+    assert crop.image.dtype == (np.float32 if augment is AUTHORS else np.uint8)
+    assert all(side <= limit for side, limit in zip(crop.label.shape, augment.crop, strict=True))
+    partners = {a for pair in augment.flip_pairs for a in pair}
+    assert set(np.unique(crop.label)) <= set(np.unique(source.label)) | {255} | partners
+
+
+def test_without_any_option_the_crop_is_a_cut_from_the_image() -> None:
+    source = sample()
+    crop = train_crop(source, PLAIN, sample_rng(0, 0, 0))
+    places = np.lib.stride_tricks.sliding_window_view(source.image, (48, 48, 3))[:, :, 0]
+    found = (places == crop.image).all(axis=(2, 3, 4))
+    assert found.sum() == 1
+    top, left = np.argwhere(found)[0]
+    np.testing.assert_array_equal(crop.label, source.label[top : top + 48, left : left + 48])
+
+
+def test_image_and_label_move_together() -> None:
+    """An image that shows its label keeps showing it after resizing by 2, cropping and mirroring."""
+    y, x = np.mgrid[:40, :40]
+    label = (x // 10 + 4 * (y // 10)).astype(np.uint8)
+    source = Sample(np.repeat(label[..., None] * 10, 3, axis=2), label, "a")
+    mirrored = set()
+    for index in range(8):
+        augment = replace(PLAIN, scale=(2.0, 2.0), flip=0.5, crop=(32, 32))
+        crop = train_crop(source, augment, sample_rng(0, 0, index))
+        agree = np.abs(crop.image[..., 0].astype(int) - crop.label.astype(int) * 10) <= 2
+        assert agree.mean() > 0.75  # all but the blends along the outlines
+        mirrored.add(crop.mirrored)
+    assert mirrored == {True, False}
+
+
+def test_crops_are_redrawn_until_one_is_acceptable() -> None:
+    """Only the right edge of this label holds a second class; nearly all single draws miss it."""
+    label = np.zeros((64, 400), np.uint8)
+    label[:, 380:] = 1
+    hits = {}
+    for draws in (1, 400):
+        augment = replace(VOC, crop=(32, 32), crop_draws=draws)
+        parts = [draw_crop(label, (64, 400), augment, sample_rng(0, 0, i))[1] for i in range(30)]
+        hits[draws] = sum(acceptable(part, 0.75) for part in parts)
+    assert hits[400] == 30
+    assert hits[1] < 10
+
+
+def test_a_crop_without_a_good_window_is_used_all_the_same() -> None:
+    augment = replace(VOC, crop=(32, 32))
+    window, part = draw_crop(np.full((64, 64), 255, np.uint8), (64, 64), augment, sample_rng(0, 0, 0))
+    assert window[2:] == part.shape == (32, 32)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.75, False), (0.76, True), (1.0, True)])
+def test_the_largest_share_is_exclusive(share: float, expected: bool) -> None:
+    """Three quarters of the labelled pixels are one class; the ignored ones do not count."""
+    assert acceptable(np.array([[1, 1, 1, 2, 255, 255]], np.uint8), share) is expected
+
+
+def test_one_class_or_none_is_not_acceptable() -> None:
+    assert not acceptable(np.array([[3, 3, 255]], np.uint8), 0.99)
+    assert not acceptable(np.array([[255, 255]], np.uint8), 0.99)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), share=st.sampled_from([0.3, 0.5, 0.75, 1.0]))
+def test_a_crop_is_judged_by_all_its_pixels(data: st.DataObject, share: float) -> None:
+    """Some rows often decide; the verdict is that of the definition for every label."""
+    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    values = data.draw(st.lists(st.sampled_from([0, 1, 2, 253, 255]), min_size=height * width, max_size=height * width))
+    label = np.array(values, np.uint8).reshape(height, width)
+    shares = [values.count(v) / max(1, sum(v != 255 for v in values)) for v in {*values} - {255}]
+    assert acceptable(label, share) is (share == 1.0 or (len(shares) > 1 and max(shares) < share))
+
+
+def test_mirroring_twice_changes_nothing() -> None:
+    label = ARRAYS["flip__before"][None]
+    np.testing.assert_array_equal(flip_label(flip_label(label, LIP_PAIRS), LIP_PAIRS), label)
+
+
+def test_flip_probabilities_0_and_1_mean_never_and_always() -> None:
+    for p, expected in ((0.0, False), (1.0, True)):
+        crops = [train_crop(sample(), replace(VOC, flip=p), sample_rng(0, 0, i)) for i in range(20)]
+        assert {crop.mirrored for crop in crops} == {expected}
+
+
+def test_rotation_by_nothing_and_by_a_half_turn() -> None:
+    """A half turn about (w / 2, h / 2) leaves row and column 0 empty and turns the rest: the published centre."""
+    image, label = sample_image(20, 31), sample_label(20, 31)
+    np.testing.assert_array_equal(rotate_image(image, 0), image)
+    np.testing.assert_array_equal(rotate_label(label, 0), label)
+    np.testing.assert_array_equal(rotate_label(label, 180)[1:, 1:], label[1:, 1:][::-1, ::-1])
+    assert (rotate_label(label, 180)[0] == 255).all()
+
+
+# --------------------------------------------------------------------------------- the authors' pipeline
+@pytest.mark.parametrize("index", range(6))
+def test_the_authors_pipeline_equals_their_order_of_steps(index: int) -> None:
+    """Normalise, resize, pad, crop, mirror, in this order; ours resizes first and pads last."""
+    source = sample(52, 90)
+    rng = sample_rng(4, 0, index)
+    scale = float(rng.choice(AUTHORS.scale_choices))
+    image = F.interpolate(
+        normalise(source.image, MEAN, STD)[None], scale_factor=scale, mode="bilinear", align_corners=True
+    )
+    label = F.interpolate(torch.from_numpy(source.label)[None, None].float(), scale_factor=scale, mode="nearest")
+    h, w = image.shape[-2:]
+    image = F.pad(image, (0, max(65 - w, 0), 0, max(65 - h, 0)))
+    label = F.pad(label, (0, max(65 - w, 0), 0, max(65 - h, 0)), value=255)
+    top, left = int(rng.integers(max(h - 65, 0) + 1)), int(rng.integers(max(w - 65, 0) + 1))
+    image, label = (x[..., top : top + 65, left : left + 65] for x in (image, label))
+    if rng.random() <= 0.5:
+        image, label = image.flip(-1), label.flip(-1)
+
+    batch = collate([train_crop(source, AUTHORS, sample_rng(4, 0, index))], AUTHORS, MEAN, STD)
+    assert torch.equal(batch.labels, label[:, 0].long())
+    assert float((batch.images - image).abs().max()) <= 2e-5
+
+
+def test_float_images_cannot_be_jittered_or_rotated() -> None:
+    for augment in (replace(AUTHORS, photometric="bgr"), replace(AUTHORS, rotation=0.5)):
+        with pytest.raises(RecipeError, match="align_corners") as caught:
+            train_crop(sample(), augment, sample_rng(0, 0, 0))
+        assert "augment.rotation = 0" in caught.value.hint
+
+
+# ----------------------------------------------------------------------------------- batches and inputs
+def test_a_batch_holds_crops_of_different_sizes() -> None:
+    """Values of the batch are floats, normalised, and 64-bit labels; every crop lies where its padding says."""
+    crops = [crop_of(48, 48), crop_of(30, 48), crop_of(48, 21, mirrored=True)]
+    batch = collate(crops, PLAIN, MEAN, STD)
+    assert batch.images.shape == (3, 3, 48, 48)
+    assert (batch.images.dtype, batch.labels.dtype) == (torch.float32, torch.int64)
+    assert batch.names == ("48x48", "30x48", "48x21")
+    corner = collate(crops, replace(PLAIN, pad="bottom_right"), MEAN, STD)
+    assert (corner.labels[2, :, :21].numpy() == crops[2].label).all()
+    early = collate(crops, replace(PLAIN, pad="bottom_right", pad_before_crop=True), MEAN, STD)
+    assert (early.labels[2, :, -21:].numpy() == crops[2].label).all()  # mirrored together with its padding
+    assert (early.labels[1, :30].numpy() == crops[1].label).all()
+
+
+def test_evaluation_resizes_before_it_normalises() -> None:
+    image = sample_image(30, 40)
+    x = eval_image(image, Inference(resize_long_short=(200, 45)), MEAN, STD)
+    assert torch.equal(x[0], normalise(resize_image(image, (45, 60)), MEAN, STD))
+
+
+def test_normalised_values_are_in_memory_of_their_own() -> None:
+    """Also for a single pixel, whose planes and rows lie alike."""
+    for pixels in (np.full((1, 1, 3), 7, np.uint8), np.full((1, 1, 3), 7, np.float32)):
+        normalise(pixels, MEAN, STD).zero_()
+        assert (pixels == 7).all()

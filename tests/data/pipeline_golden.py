@@ -1,0 +1,59 @@
+"""The synthetic sample and the golden numbers of the pipeline tests.
+
+Golden: what the published system's own transforms gave for this sample with OpenCV 4.5.5 (rotated images: 5.0.0).
+Arrays hold every n-th pixel; whole results are given by their SHA-256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from emaseg.data.files import label_files
+from emaseg.data.files import region as part
+from emaseg.data.pipeline import resize
+from emaseg.data.sample import UInt8
+from tests.parity import GOLDEN, golden
+
+ARRAYS = golden("pipeline.npz")
+FACTS: dict[str, Any] = json.loads((GOLDEN / "pipeline.json").read_text())
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def sample_image(height: int, width: int) -> UInt8:
+    """(H, W, 3): ramps, an interference pattern and a chequerboard, different in each channel."""
+    y, x = np.mgrid[:height, :width]
+    grey = 3 * x + 5 * y + ((x * y) >> 5) + 40 * (((x >> 4) + (y >> 4)) & 1)
+    return ((grey[..., None] + 70 * np.arange(3)) % 256).astype(np.uint8)
+
+
+def sample_label(height: int, width: int) -> UInt8:
+    """(H, W): blocks of 21 classes, crossed by ignored diagonals."""
+    y, x = np.mgrid[:height, :width]
+    label = ((x // 23) * 3 + (y // 19) * 5) % 21
+    label[(x + y) % 50 < 2] = 255
+    return label.astype(np.uint8)
+
+
+def sha256(array: UInt8) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+@contextlib.contextmanager
+def without_opencv() -> Iterator[None]:
+    """As where it is not installed."""
+    with contextlib.ExitStack() as stack:
+        for module, name in (
+            (resize, "_opencv_resize"),
+            (part, "jpeg_decoder"),
+            (part, "png_decoder"),
+            (label_files, "numbers_decoder"),
+        ):
+            stack.enter_context(mock.patch.object(module, name, return_value=None))
+        yield
