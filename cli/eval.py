@@ -23,7 +23,7 @@ from emaseg.files import fault
 from .options import SCHEMA, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.data.sets.trees import ImagesOnly
+    from emaseg.data.sample import Dataset
     from emaseg.evaluate import Comparison
     from emaseg.metrics import Scores
     from emaseg.recipe.schema import Data, Model
@@ -115,8 +115,7 @@ def evaluate(
     if check:
         _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 
-    from emaseg.data import build_dataset
-    from emaseg.data.sets.trees import ImagesOnly
+    from emaseg.data.sets import build_dataset
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.evaluate import evaluate as evaluate_engine
     from emaseg.files import make_folder, write_text
@@ -129,7 +128,7 @@ def evaluate(
     target = pick_device(device)
     submission = None if submit is None else _submission(submit, data)
     dataset = build_dataset(data, which)
-    if isinstance(dataset, ImagesOnly):
+    if dataset.withheld_by:
         scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
         _check_unscored(dataset, data, submission, scoring)
     comparison = on_images(comparison, data, which, len(dataset))
@@ -139,7 +138,7 @@ def evaluate(
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
     model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
     manner = recipe.inference, recipe.backbone.mean, recipe.backbone.std, target
-    if not isinstance(dataset, ImagesOnly):
+    if not dataset.withheld_by:
         make_folder(file.parent)  # before the work, not after it
     if submission is None:
         scores = show_evaluation(evaluate_engine(model, dataset, *manner), quiet)
@@ -242,7 +241,7 @@ def _submission(path: Path, data: Data) -> Submission:
     return Submission(path, layout)
 
 
-def _check_unscored(dataset: ImagesOnly, data: Data, submission: Submission | None, scoring: Sequence[str]) -> None:
+def _check_unscored(dataset: Dataset, data: Data, submission: Submission | None, scoring: Sequence[str]) -> None:
     """Before any work on images whose labels are not published. scoring: the given options that need scores.
 
     Raises:
@@ -253,7 +252,7 @@ def _check_unscored(dataset: ImagesOnly, data: Data, submission: Submission | No
     what = f"the labels of these {len(dataset):,} images are not published, so nothing can be scored here"
     if submission is None:
         labelled = "choose labelled images: --split val"
-        server = f"write the label maps for {dataset.owner}: --submit results.zip"
+        server = f"write the label maps for {dataset.withheld_by}: --submit results.zip"
         hint = labelled if layout_of(data) is None else f"{server}; or {labelled}"
         raise RecipeError(f"{what} ({dataset.layout or data.kind})", hint)
     if scoring:

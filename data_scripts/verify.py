@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emaseg.data.checks import CheckReport, check_dataset
-from emaseg.data.files.images import image_size
 from emaseg.data.sample import Dataset
-from emaseg.data.sets.trees import ImagesOnly
 from emaseg.errors import DataError, UserError
 
 # Opens a split of the data set below the folder.
@@ -83,9 +81,9 @@ def _line(split: str, count: int, opener: Callable[[str], Dataset], sample: int,
     if images != count:
         findings.append(f"{images:,} images, published are {count:,}")
     try:
-        if isinstance(dataset, ImagesOnly):
-            for path in dataset.images[:: max(1, images // sample)] if sample else dataset.images:
-                image_size(path)
+        if dataset.withheld_by:
+            for index in range(0, images, max(1, images // sample) if sample else 1):
+                dataset.open(index).size()
         else:
             report = check_dataset(dataset, limit=sample or images)
     except UserError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from verify import parser, verify
 
+from emaseg.data.files.label_files import read_label
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.published import IMAGES
 from emaseg.data.sets.voc import voc
@@ -35,7 +36,7 @@ def write_pngs(root: Path) -> int:
     dataset = open_split(root, "trainaug")
     mats = [index for index, (_, mask) in enumerate(dataset.items) if mask.suffix == ".mat"]
     for index in mats:
-        label = dataset.read_label(index)
+        label = read_label(dataset.items[index][1], dataset.rule)
         with atomic(root / "SegmentationClassAug" / f"{dataset.items[index][1].stem}.png") as file:
             palette_png(label, dataset.palette).save(file, format="PNG")
     return len(mats)

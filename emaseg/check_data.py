@@ -8,7 +8,6 @@ a failing machine. An error is what would end a training; a warning is what woul
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
@@ -19,25 +18,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from emaseg.data import build_dataset
 from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
-from emaseg.data.files.images import decode, read_image
-from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.pipeline.resize import limit_size
-from emaseg.data.sample import Dataset, UInt8
+from emaseg.data.sample import Dataset, LabelError, SizeError, Split
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.data.sets.folder import usable
-from emaseg.data.sets.pairs import PairedFiles, check_sizes
+from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError
 from emaseg.recipe import FolderData, Recipe
 from emaseg.schedule import schedule
 from emaseg.threads import Reading, read_all
 
-Part = Literal["train", "eval"]
 Level = Literal["error", "warning"]
 Size = tuple[int, int]
 
-PARTS: tuple[Part, ...] = ("train", "eval")
+PARTS: tuple[Split, ...] = ("train", "eval")
 WORDS = {"train": "training", "eval": "evaluation", "both": "both"}
 EXAMPLES = 20  # of each kind of finding that are kept; all are counted
 
@@ -49,7 +45,6 @@ KINDS: dict[str, str] = {
     "colours": "colour masks, or colours that are not declared",
     "ignored": "masks without a labelled pixel",
     "size": "image and mask of different size",
-    "sample": "samples that cannot be used",
     "binary": "binary masks, half of them ignored",
     "batch": "too few images for one batch",
     "unseen": "classes never seen",
@@ -64,7 +59,7 @@ class Finding:
     """Problems of one kind that have one remedy. kind: a key of KINDS. examples: messages of the first EXAMPLES."""
 
     kind: str
-    part: Part | Literal["both"]
+    part: Split | Literal["both"]
     count: int
     examples: tuple[str, ...]
     remedy: str
@@ -78,7 +73,7 @@ class Finding:
 class PartReport:
     """What one part holds. labels: None where no label could be read. classes: K names."""
 
-    part: Part
+    part: Split
     images: int
     chosen: int
     classes: tuple[str, ...]
@@ -171,7 +166,7 @@ class _Notes:
     groups: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)
     counts: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, kind: str, part: Part | Literal["both"], error: DataError) -> None:
+    def add(self, kind: str, part: Split | Literal["both"], error: DataError) -> None:
         place = (kind, part, error.hint)
         self.counts[place] += 1
         messages = self.groups.setdefault(place, [])
@@ -188,7 +183,7 @@ class _Notes:
         return tuple(sorted(found, key=lambda finding: order[finding.kind]))
 
 
-def _opened(recipe: Recipe, part: Part, notes: _Notes) -> Dataset | None:
+def _opened(recipe: Recipe, part: Split, notes: _Notes) -> Dataset | None:
     """One part of the data set; without the images that lack a mask, where the rest can be had."""
     problems: list[DataError] = []
     try:
@@ -218,67 +213,30 @@ class _Look:
 
 
 def _look(dataset: Dataset, index: int) -> _Look:
+    """Read the label and the whole image of a sample, each whatever is wrong with the other."""
     problems: list[tuple[str, DataError]] = []
+    sample = dataset.open(index)
+    counts: Counts | None = None
     size: Size | None = None
-    label: UInt8 | None = None
-    if isinstance(dataset, PairedFiles):
-        size, label = _read_pair(*dataset.items[index], dataset.rule, problems)
-    else:
-        try:
-            read = dataset.read(index)
-            size, label = (read.image.shape[0], read.image.shape[1]), read.label
-        except DataError as error:
-            problems.append(("sample", error))
-    counts = None
-    if label is not None:
-        try:
-            counts = histogram(label, dataset, index)
-        except DataError as error:
-            problems.append(("values", error))
+    try:
+        label = sample.label()
+        counts = None if label is None else histogram(label, dataset, index)
+    except LabelError as error:
+        problems.append((error.kind, error))
+    except DataError as error:
+        problems.append(("mask", error))
+    try:
+        image = sample.image()
+        size = (image.shape[0], image.shape[1])
+    except SizeError as error:
+        problems.append(("size", error))
+    except DataError as error:
+        problems.append(("image", error))
     return _Look(counts, size, tuple(problems))
 
 
-def _read_pair(
-    image_path: Path, label_path: Path, rule: LabelRule, problems: list[tuple[str, DataError]]
-) -> tuple[Size | None, UInt8 | None]:
-    """Size of the image and the label; each is read whatever is wrong with the other."""
-    size, label = None, None
-    try:
-        image = read_image(image_path)
-        size = (image.shape[0], image.shape[1])
-    except DataError as error:
-        problems.append(("image", error))
-    try:
-        label = read_label(label_path, rule)
-    except DataError as error:
-        problems.append((_kind_of(label_path, rule), error))
-    if size is not None and label is not None:
-        try:
-            check_sizes(image_path, size, label_path, label.shape)
-        except DataError as error:
-            problems.append(("size", error))
-    return size, label
-
-
-def _kind_of(path: Path, rule: LabelRule) -> str:
-    """Which kind of problem a mask has that read_label refused."""
-    if path.suffix.lower() == ".mat":
-        return "mask"
-    try:
-        picture = decode(path)
-    except DataError:
-        return "mask"
-    if picture.format in ("JPEG", "MPO"):
-        return "mask"
-    try:
-        read_label(path, dataclasses.replace(rule, empty_ok=True))
-    except DataError:
-        return "colours" if picture.mode in ("RGB", "RGBA") else "values"
-    return "ignored"
-
-
 # ------------------------------------------------------------------------------------------------ what was read
-def _summary(dataset: Dataset, looks: list[_Look], part: Part, notes: _Notes) -> PartReport:
+def _summary(dataset: Dataset, looks: list[_Look], part: Split, notes: _Notes) -> PartReport:
     for look in looks:
         for kind, error in look.problems:
             notes.add(kind, part, error)
@@ -292,7 +250,7 @@ def _summary(dataset: Dataset, looks: list[_Look], part: Part, notes: _Notes) ->
     return PartReport(part, len(dataset), len(looks), dataset.classes, labels)
 
 
-def _unseen(name: str, part: Part) -> DataError:
+def _unseen(name: str, part: Split) -> DataError:
     if part == "train":
         return DataError(
             f'"{name}" is in no training mask',

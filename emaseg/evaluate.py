@@ -10,13 +10,14 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from emaseg.data.sample import Dataset
+from emaseg.data.sample import Dataset, published_label, read_pair
 from emaseg.data.sets.published import published_images
 from emaseg.errors import DataError, WeightsError
 from emaseg.events import Evaluated, Evaluating
@@ -68,11 +69,13 @@ def evaluate(
     total = len(dataset)
     if total == 0:
         raise DataError("the split to be evaluated holds no images", "check the split's list file or folder")
+    if dataset.withheld_by:
+        published_label(dataset.open(0))
     model.eval()
     confusion = Confusion.empty(len(dataset.classes))
     began = time.perf_counter()
-    for done, sample in enumerate(read_ahead(dataset.read, range(total)), start=1):
-        confusion.add(sample.label, label_map(model, sample.image, inference, mean, std, device))
+    for done, (image, label) in enumerate(read_ahead(partial(read_pair, dataset), range(total)), start=1):
+        confusion.add(label, label_map(model, image, inference, mean, std, device))
         rate = done / max(time.perf_counter() - began, 1e-9)
         yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     yield Evaluated(confusion.scores(dataset.classes, total))

@@ -13,15 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from emaseg.checkpoint import load_backbone, load_start
-from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
 from emaseg.data.pipeline.loading import batches, default_workers, shared_memory_bytes, shared_memory_problem
-from emaseg.data.sample import IGNORE, Dataset, Sample
-from emaseg.data.sets.trees import ImagesOnly
+from emaseg.data.sample import Dataset, read_pair
+from emaseg.data.sets import build_dataset
 from emaseg.errors import RecipeError
 from emaseg.events import Note
 from emaseg.files import atomic
@@ -39,11 +37,6 @@ from emaseg.words import duration, rate
 SAMPLES = 6  # rows of samples.png
 
 
-def is_scored(dataset: Dataset) -> bool:
-    """Whether there are labels to compare predictions with."""
-    return not isinstance(dataset, ImagesOnly)
-
-
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
     """Training and evaluation set, with a sample of their labels checked.
 
@@ -56,7 +49,7 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
     for part, dataset in zip(("training", "evaluation"), sets, strict=True):
         if dataset.layout:
             notes.append(Note(f"{part}: {dataset.layout}"))
-        if part == "evaluation" and not is_scored(dataset):
+        if part == "evaluation" and dataset.withheld_by:
             notes.append(Note(f"{part}: {len(dataset)} images whose labels are not published; nothing is scored"))
             continue
         report = check_dataset(dataset)
@@ -166,22 +159,14 @@ def write_samples(model: Network, recipe: Recipe, dataset: Dataset, run: RunFold
     rows = []
     model.eval()
     for i in range(count):
-        sample = _read(dataset, i * len(dataset) // count)
+        image, truth = read_pair(dataset, i * len(dataset) // count)
         backbone = recipe.backbone
-        labels = label_map(model, sample.image, recipe.inference, backbone.mean, backbone.std, device)
-        rows.append((sample.image, sample.label, labels))
+        labels = label_map(model, image, recipe.inference, backbone.mean, backbone.std, device)
+        rows.append((image, truth, labels))
     model.train()
     with atomic(run.samples) as file:
         sheet(rows, dataset.palette, dataset.classes).save(file, format="PNG")
     return run.samples
-
-
-def _read(dataset: Dataset, index: int) -> Sample:
-    """A sample; of a test set the image with every pixel ignored, as its labels are not published."""
-    if not isinstance(dataset, ImagesOnly):
-        return dataset.read(index)
-    image = dataset.read_image(index)
-    return Sample(image, np.full(image.shape[:2], IGNORE, np.uint8), dataset.name(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +186,7 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
         the same errors as `train`.
     """
     train_set, eval_set, notes = datasets(recipe)
-    plan = schedule(recipe, len(train_set), scored=is_scored(eval_set))
+    plan = schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe)
     check_batch(model, recipe)

@@ -29,10 +29,9 @@ from torch import nn
 
 from emaseg.data.files.label_files import LabelRule, index_rule
 from emaseg.data.labels import label_set
-from emaseg.data.sample import Dataset, UInt8
+from emaseg.data.sample import Dataset, UInt8, read_pair
 from emaseg.data.sets.ade20k import ade20k_rule
 from emaseg.data.sets.cityscapes import label_rule
-from emaseg.data.sets.trees import ImagesOnly
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.files import atomic
@@ -129,15 +128,14 @@ def write_submission(
     confusion = Confusion.empty(len(dataset.classes))
     began = time.perf_counter()
     with atomic(submission.path) as file, ZipFile(file, "w", ZIP_STORED) as archive:  # PNGs are compressed already
-        samples = read_ahead(functools.partial(_read, dataset), [index for _, index in items])
+        samples = read_ahead(functools.partial(read_pair, dataset), [index for _, index in items])
         for done, ((name, _), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
             labels = label_map(model, image, inference, mean, std, device)
             archive.writestr(_entry(name), _png(labels, layout, dataset.palette))
-            if truth is not None:
-                confusion.add(truth, labels)
+            confusion.add(truth, labels)
             rate = done / max(time.perf_counter() - began, 1e-9)
             yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
-    if not isinstance(dataset, ImagesOnly):
+    if not dataset.withheld_by:
         yield Evaluated(confusion.scores(dataset.classes, total))
 
 
@@ -153,14 +151,6 @@ def _files(dataset: Dataset, layout: Layout) -> list[str]:
             "correct the split's list file",
         )
     return [layout.file.format(image) for image in ids]
-
-
-def _read(dataset: Dataset, index: int) -> tuple[UInt8, UInt8 | None]:
-    """(H, W, 3) RGB, and (H, W) train ids where they are published."""
-    if isinstance(dataset, ImagesOnly):
-        return dataset.read_image(index), None
-    sample = dataset.read(index)
-    return sample.image, sample.label
 
 
 def _png(labels: UInt8, layout: Layout, palette: UInt8) -> bytes:

@@ -24,7 +24,8 @@ from torch.nn.utils import get_total_norm
 
 from emaseg.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from emaseg.data.pipeline.loading import batches
-from emaseg.data.sample import Batch, Dataset
+from emaseg.data.pipeline.transforms import Batch
+from emaseg.data.sample import Dataset
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Finished, Note, Saved, Started, Stepped, TrainEvent
@@ -38,7 +39,6 @@ from emaseg.plan import (
     datasets,
     dry_run,
     image_lists,
-    is_scored,
     load_start_weights,
     loader_notes,
     loader_workers,
@@ -153,7 +153,7 @@ def _open(
 ) -> tuple[_Session, list[Note]]:
     """Model and optimiser at their first step, or as the last checkpoint has them."""
     notes: list[Note] = []
-    plan = schedule(recipe, len(train_set), scored=is_scored(eval_set))
+    plan = schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
     checkpoint = None
     if resume:
         if run.last.exists():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emaseg.data.sample import Sample
+from emaseg.data.sample import MemorySample, Sample
 from emaseg.data.sets.published import published_images
 from emaseg.errors import DataError, WeightsError
 from emaseg.evaluate import Comparison, compare, evaluate, evaluation_json, on_images, protocol, sha256_of
@@ -52,20 +52,24 @@ class Painted:
     def palette(self) -> np.ndarray:
         return np.zeros((3, 3), np.uint8)
 
+    @property
+    def withheld_by(self) -> str:
+        return ""
+
     def __len__(self) -> int:
         return self.count
 
     def name(self, index: int) -> str:
         return f"image {index}"
 
-    def read(self, index: int) -> Sample:
+    def open(self, index: int) -> Sample:
         self.read_in.append(threading.current_thread().name)
         if index == self.broken:
             raise DataError("image 1: damaged", "replace it")
         label = np.random.default_rng(index).integers(0, 3, (20 + index, 31), dtype=np.uint8)
         image = np.repeat((label * 100)[..., None], 3, axis=2)
         label[0, :5] = 255
-        return Sample(image, label, self.name(index))
+        return MemorySample(self.name(index), image, label)
 
 
 def run(dataset: Painted, model: nn.Module | None = None) -> list[Evaluating | Evaluated]:
@@ -91,9 +95,9 @@ def test_scores_equal_one_confusion_matrix() -> None:
     last = run(Painted(), Shifted())[-1]
     confusion = Confusion.empty(3)
     for index in range(3):
-        sample = Painted().read(index)
-        truth = Painted().read(index).image[..., 0] // 100
-        confusion.add(sample.label, np.roll(truth, 1, axis=1))
+        sample = Painted().open(index)
+        truth = Painted().open(index).image()[..., 0] // 100
+        confusion.add(sample.label(), np.roll(truth, 1, axis=1))
     assert isinstance(last, Evaluated)
     assert last.scores == confusion.scores(("a", "b", "c"), 3)
     assert 0 < (last.scores.miou or 0) < 0.5

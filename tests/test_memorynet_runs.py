@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from emaseg.cli import main
 
 from emaseg.checkpoint import load_weights
-from emaseg.data import build_dataset
+from emaseg.data.sets import build_dataset
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Finished
 from emaseg.models import Network, build_model
@@ -59,8 +59,8 @@ def test_train_evaluate_predict(tmp_path: Path) -> None:
     assert equal(before, model.state_dict())
 
     predictor = Predictor.from_weights(tmp_path / "run/checkpoints/last.pt")
-    labels = predictor.predict(dataset.read(0).image).labels
-    assert labels.shape == dataset.read(0).label.shape
+    labels = predictor.predict(dataset.open(0).image()).labels
+    assert labels.shape == dataset.open(0).label().shape
     assert labels.max() < 5
     assert equal(before, dict(predictor.model.state_dict()))
 

@@ -11,7 +11,7 @@ import pytest
 from emaseg.cli.app import main
 from PIL import Image
 
-from emaseg.data import build_dataset
+from emaseg.data.sets import build_dataset
 from emaseg.errors import DataError
 from emaseg.recipe import FolderData, load_recipe
 from emaseg.starter import Machine, Started, start_recipe
@@ -125,7 +125,7 @@ def test_classes_from_values(
     """Protects the reading of masks: binary, counted from 1, with gaps, with 255."""
     data = data_of(plain(tmp_path, values))
     assert (data.classes, (data.values, data.ignore)) == (classes, keys)
-    assert set(np.unique(build_dataset(data, "train").read(0).label)) <= {*range(len(classes)), 255}
+    assert set(np.unique(build_dataset(data, "train").open(0).label())) <= {*range(len(classes)), 255}
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_what_is_written_for_real_data_is_read(
     assert tuple(map(len, parts)) == counts
     names = [{part.name(i) for i in range(len(part))} for part in parts]
     assert not names[0] & names[1]
-    sample = parts[0].read(0)
-    assert set(np.unique(sample.label)) <= {*range(len(classes)), 255}
-    assert all(side <= whole for side, whole in zip(recipe.augment.crop, sample.image.shape[:2], strict=True))
+    sample = parts[0].open(0)
+    assert set(np.unique(sample.label())) <= {*range(len(classes)), 255}
+    assert all(side <= whole for side, whole in zip(recipe.augment.crop, sample.image().shape[:2], strict=True))
     capsys.readouterr()
     assert main(["check-data", str(file), "--json", "-q"]) == 0
     report = json.loads(capsys.readouterr().out)

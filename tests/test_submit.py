@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from emaseg.data import build_dataset
 from emaseg.data.labels import voc_colours
 from emaseg.data.sample import Dataset, UInt8
+from emaseg.data.sets import build_dataset
 from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Evaluating
@@ -235,15 +235,19 @@ class Counting:
     def layout(self) -> str:
         return self.inner.layout
 
+    @property
+    def withheld_by(self) -> str:
+        return self.inner.withheld_by
+
     def __len__(self) -> int:
         return len(self.inner)
 
     def name(self, index: int) -> str:
         return self.inner.name(index)
 
-    def read(self, index: int):  # type: ignore[no-untyped-def]
+    def open(self, index: int):  # type: ignore[no-untyped-def]
         self.read_in.append(index)
-        return self.inner.read(index)
+        return self.inner.open(index)
 
 
 def test_only_the_next_image_is_read_ahead(tmp_path: Path) -> None:

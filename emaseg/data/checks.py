@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.sample import IGNORE, Dataset, UInt8
-from emaseg.data.sets.drawn import DrawnFiles
-from emaseg.data.sets.pairs import PairedFiles
+from emaseg.data.sample import IGNORE, Dataset, UInt8, published_label
 from emaseg.errors import DataError
 
 Counts = npt.NDArray[np.int64]
@@ -43,7 +41,7 @@ class CheckReport:
 def check_dataset(dataset: Dataset, limit: int = 64) -> CheckReport:
     """Read the labels of `limit` samples, evenly spread (all, where there are no more), and count what they hold.
 
-    Of image files only the header is read, unless the data set cannot give a label alone.
+    Of image files only the header is read.
 
     Raises:
         DataError: the data set is empty; labels cannot be used (up to five are listed, with their number); or the
@@ -97,8 +95,10 @@ def _histograms(dataset: Dataset, chosen: Iterable[int]) -> Counts:
 
 
 def _histogram(dataset: Dataset, index: int) -> Counts:
-    """(256,) pixel counts of one label, read alone where that is quicker."""
-    label = dataset.read_label(index) if isinstance(dataset, PairedFiles | DrawnFiles) else dataset.read(index).label
+    """(256,) pixel counts of one label; of its image only the header is read."""
+    sample = dataset.open(index)
+    label = published_label(sample)
+    sample.size()  # which is held against the label's
     return histogram(label, dataset, index)
 
 

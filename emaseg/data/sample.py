@@ -1,56 +1,44 @@
-"""The things that travel through the data room: a sample, a training crop, a batch, and what a data set is.
+"""What a data set is: a list of samples whose image and label are read when they are asked for.
 
-Room: data. Legend: B batch, H W image height and width. Images are RGB, labels are train ids with 255 = ignore.
+Room: data. Legend: H W image height and width, K classes. Images are RGB, labels are train ids with 255 = ignore.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from emaseg.errors import DataError
 from emaseg.recipe.schema import IGNORE
 
-__all__ = ["IGNORE", "Batch", "Box", "Dataset", "LabelFirst", "Part", "Sample", "UInt8", "Unread"]
+__all__ = [
+    "IGNORE",
+    "Box",
+    "Dataset",
+    "LabelError",
+    "MemorySample",
+    "Region",
+    "Sample",
+    "SizeError",
+    "Split",
+    "Subset",
+    "UInt8",
+    "check_sizes",
+    "published_label",
+    "read_pair",
+]
 
 UInt8 = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, height, width
+Split = Literal["train", "eval"]  # which half of a recipe's data: what it trains on, or what it is scored on
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One image with its labels, as stored.
-
-    image: (H, W, 3) uint8 RGB. label: (H, W) uint8 train ids, 255 = ignore. name: what messages call it (its path).
-    """
-
-    image: UInt8
-    label: UInt8
-    name: str
-
-    def part(self, box: Box) -> Part:
-        """As Unread has it; here the whole image is there."""
-        return Part.whole(self.image)
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A sample whose label is read and whose image is not: a crop drawn on the label may need a part of it only.
-
-    label, name: as in Sample. part: reads at least the pixels of a box, or raises the DataError that Dataset.read would.
-    """
-
-    label: UInt8
-    name: str
-    part: Callable[[Box], Part]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
+class Region:
     """Some of an image's pixels, (h, w, 3) uint8 RGB, from (top, left) on; size: (H, W) of the image."""
 
     pixels: UInt8
@@ -59,21 +47,40 @@ class Part:
     size: tuple[int, int]
 
     @staticmethod
-    def whole(image: UInt8) -> Part:
-        return Part(image, 0, 0, (image.shape[0], image.shape[1]))
+    def whole(image: UInt8) -> Region:
+        return Region(image, 0, 0, (image.shape[0], image.shape[1]))
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What a training step reads: images (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore."""
+class Sample(Protocol):
+    """One image and its label. Each method reads when it is called and raises a DataError that names the file.
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    names: tuple[str, ...]
+    Image and label must have one size: whichever is read second is checked against the first.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it (the image's path)."""
+        ...
+
+    def label(self) -> UInt8 | None:
+        """(H, W) train ids, 255 = ignore; None where the labels are not published. Read once, then kept."""
+        ...
+
+    def image(self) -> UInt8:
+        """(H, W, 3) RGB, oriented as a viewer shows it."""
+        ...
+
+    def region(self, box: Box) -> Region:
+        """At least the pixels of `box`. Damage in rows that no box needs may go unseen."""
+        ...
+
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image, from its header where the format allows."""
+        ...
 
 
 class Dataset(Protocol):
-    """A list of samples that are read when asked for. Implementations are picklable and hold no open files."""
+    """A list of samples. Implementations are picklable and hold no open files."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -88,30 +95,133 @@ class Dataset(Protocol):
         """For people: how the files were recognised; "" = nothing to say."""
         ...
 
+    @property
+    def withheld_by(self) -> str:
+        """Who keeps the labels of a test set unpublished; "" = the labels are here."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What messages call sample `index` (its image path)."""
+        """As Sample.name, without reading anything."""
         ...
 
-    def read(self, index: int) -> Sample:
-        """Read one sample.
-
-        Raises:
-            DataError: the image or its labels cannot be used; names file, value and remedy.
-        """
+    def open(self, index: int) -> Sample:
+        """Sample `index`; nothing is read yet."""
         ...
 
 
-@runtime_checkable
-class LabelFirst(Dataset, Protocol):
-    """A data set that can read the label of a sample before its image."""
+@dataclass(frozen=True, slots=True)
+class MemorySample:
+    """A sample that is in memory already; satisfies Sample. pixels: (H, W, 3). ids: (H, W), or None."""
 
-    def begin(self, index: int) -> Sample | Unread:
-        """Read the label of one sample; the image may wait until a crop is drawn on it.
+    name: str
+    pixels: UInt8
+    ids: UInt8 | None
 
-        Raises:
-            DataError: as read. What is wrong with the image may show only when it is read, or never in rows that no
-                crop needs.
-        """
-        ...
+    def label(self) -> UInt8 | None:
+        return self.ids
+
+    def image(self) -> UInt8:
+        return self.pixels
+
+    def region(self, box: Box) -> Region:
+        return Region.whole(self.pixels)
+
+    def size(self) -> tuple[int, int]:
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Some samples of a data set, in the order of `indices`; satisfies Dataset."""
+
+    dataset: Dataset
+    indices: tuple[int, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    @property
+    def palette(self) -> UInt8:
+        return self.dataset.palette
+
+    @property
+    def layout(self) -> str:
+        return self.dataset.layout
+
+    @property
+    def withheld_by(self) -> str:
+        return self.dataset.withheld_by
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(self.indices[index])
+
+    def open(self, index: int) -> Sample:
+        return self.dataset.open(self.indices[index])
+
+
+def read_pair(dataset: Dataset, index: int) -> tuple[UInt8, UInt8]:
+    """Image (H, W, 3) and label (H, W) of sample `index`; the label is all ignored where it is not published.
+
+    Raises:
+        DataError: one of them is missing, damaged or mislabelled, or their sizes differ.
+    """
+    sample = dataset.open(index)
+    label, image = sample.label(), sample.image()
+    return image, np.full(image.shape[:2], IGNORE, np.uint8) if label is None else label
+
+
+def published_label(sample: Sample) -> UInt8:
+    """(H, W) train ids of a sample that must have a label.
+
+    Raises:
+        DataError: the label is not published, or as Sample.label.
+    """
+    label = sample.label()
+    if label is None:
+        raise DataError(
+            f"{sample.name}: the labels of this test set are not published, so it can be neither trained on nor scored "
+            "here",
+            'choose a labelled split, such as "val"',
+        )
+    return label
+
+
+class LabelError(DataError):
+    """A label file that can be read but not used.
+
+    kind: "mask" (a file that cannot hold classes), "values", "colours", or "ignored" (not one labelled pixel).
+    """
+
+    def __init__(self, message: str, hint: str = "", kind: str = "values") -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[LabelError], tuple[str, str, str]]:  # type: ignore[override]
+        return type(self), (self.message, self.hint, self.kind)
+
+
+class SizeError(DataError):
+    """An image and a label of different size."""
+
+
+def check_sizes(image_name: str, image: Sequence[int], label_name: str, label: Sequence[int]) -> None:
+    """Stop unless image and label have one size (H, W).
+
+    Raises:
+        SizeError: they have not.
+    """
+    if tuple(image) == tuple(label):
+        return
+    turned = tuple(image) == tuple(label)[::-1]
+    raise SizeError(
+        f"{image_name} is {image[0]} x {image[1]} (height x width), but its mask {label_name} is {label[0]} x {label[1]}",
+        "the mask seems drawn on the unrotated picture (EXIF orientation): turn it by 90 degrees"
+        if turned
+        else "image and mask must have one size: export the mask again, or resize it by nearest neighbour",
+    )

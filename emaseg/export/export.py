@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from emaseg.checkpoint import Checkpoint, load_weights, save_checkpoint
-from emaseg.data import build_dataset
+from emaseg.data.sets import build_dataset
 from emaseg.errors import DataError, RecipeError
 from emaseg.events import Note
 from emaseg.export.network import InferenceNetwork, slim

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from emaseg.data.files.images import EXTENSIONS, read_image
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
-from emaseg.data.sample import Dataset, Sample
+from emaseg.data.sample import Dataset, Subset
 from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
@@ -138,38 +138,9 @@ def _network_inputs(images: Sequence[UInt8], info: FileInfo) -> Iterator[dict[st
 
 
 # ------------------------------------------------------------------------------------------------------- the cost
-@dataclass(frozen=True, slots=True)
-class _Some:
-    """Evenly spaced samples of a data set."""
-
-    whole: Dataset
-    indices: tuple[int, ...]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.whole.classes
-
-    @property
-    def palette(self) -> UInt8:
-        return self.whole.palette
-
-    @property
-    def layout(self) -> str:
-        return self.whole.layout
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        return self.whole.name(self.indices[index])
-
-    def read(self, index: int) -> Sample:
-        return self.whole.read(self.indices[index])
-
-
 def cost(full: Path, quantised: Path, info: FileInfo, dataset: Dataset) -> Cost:
     """Score both files on the same images, by the recipe's protocol as far as the file can follow it."""
-    some = _Some(dataset, tuple(_spaced(len(dataset), SCORED)))
+    some = Subset(dataset, tuple(_spaced(len(dataset), SCORED)))
     return Cost(_miou(full, info, some), _miou(quantised, info, some), len(some))
 
 

@@ -105,7 +105,7 @@ def own(items: Pairs, augment: Augment) -> Draw:
     waiting = []
 
     def draw(i: int) -> object:
-        waiting.append(train_crop(dataset.begin(i % len(items)), augment, sample_rng(0, i // len(items), i)))
+        waiting.append(train_crop(dataset.open(i % len(items)), augment, sample_rng(0, i // len(items), i)))
         if len(waiting) == BATCH:
             lay(waiting, augment)
             waiting.clear()

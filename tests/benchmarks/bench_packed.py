@@ -66,9 +66,9 @@ def sides(folder: Path, count: int) -> tuple[PairedFiles, PackedFiles]:
 def compare(files: PairedFiles, packed: PackedFiles) -> None:
     """Stop unless both sides hold the same bytes and give the same samples."""
     for index in range(len(files)):
-        ours, theirs = packed.read(index), files.read(index)
+        ours, theirs = packed.open(index), files.open(index)
         same = packed.stored(index) == stored(files, index)
-        if not (same and np.array_equal(ours.image, theirs.image) and np.array_equal(ours.label, theirs.label)):
+        if not (same and np.array_equal(ours.image(), theirs.image()) and np.array_equal(ours.label(), theirs.label())):
             raise SystemExit(f"sample {index} differs: {packed.name(index)}")
 
 

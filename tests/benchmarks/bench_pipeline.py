@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as tv
 from emaseg.data.pipeline.colour import Photometric, apply_photometric
 from emaseg.data.pipeline.resize import resize_image, resize_label
 from emaseg.data.pipeline.transforms import acceptable, normalise, rotate_image, sample_rng, train_crop
-from emaseg.data.sample import Sample, UInt8
+from emaseg.data.sample import MemorySample, UInt8
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline_golden import MEAN, STD, sample_image, sample_label
 
@@ -117,7 +117,7 @@ def main() -> None:
         for name, milliseconds in best(variants, rounds).items():
             difference = "" if variants[name] is reference else off(variants[name], reference)
             print(f"  {name:34}{milliseconds:8.2f} ms  {difference}")
-    sample = Sample(sample_image(375, 500), sample_label(375, 500), "sample")
+    sample = MemorySample("sample", sample_image(375, 500), sample_label(375, 500))
     crops = {str(i): lambda i=i: train_crop(sample, VOC, sample_rng(0, 0, i)) for i in range(20)}
     print(f"whole training crop, mean of 20 draws {np.mean(list(best(crops, rounds // 3 + 1).values())):8.2f} ms")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.data import build_dataset
+from emaseg.data.sets import build_dataset
 from tests.export.made import checkpoint, recipe
 from tests.helpers import emaseg
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def photo(path: Path) -> Path:
-    Image.fromarray(build_dataset(recipe("emanet").data, "eval").read(2).image).save(path)
+    Image.fromarray(build_dataset(recipe("emanet").data, "eval").open(2).image()).save(path)
     return path
 
 

@@ -19,9 +19,9 @@ import pytest
 import typer
 from PIL import Image
 
-from emaseg.data import build_dataset
 from emaseg.data.files.label_files import apply_rule
 from emaseg.data.sample import UInt8
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cityscapes import label_rule
 from emaseg.data.sets.published import IMAGES
 from emaseg.inference import label_map
@@ -148,7 +148,7 @@ def test_a_test_set_becomes_a_zip(top: Path, weights: Path, capsys: pytest.Captu
     found = maps(Path("results.zip"))
     assert list(found) == ["berlin_000000_000019_pred.png", "bonn_000003_000019_pred.png"]
     for index, (name, raw) in enumerate(found.items()):
-        picture = dataset.read_image(index)  # type: ignore[attr-defined]
+        picture = dataset.open(index).image()  # type: ignore[attr-defined]
         backbone = recipe.backbone
         expected = label_map(model, picture, recipe.inference_tta, backbone.mean, backbone.std, "cpu")
         np.testing.assert_array_equal(apply_rule(raw, Path(name), rule), expected)
@@ -184,7 +184,7 @@ def test_a_rehearsal_with_labels_is_scored_too(top: Path, weights: Path, capsys:
     assert name == f"{FRAMES['val'][0]}_pred.png"
     rule = label_rule(tuple("x" * 19), "labelIds")
     confusion = Confusion.empty(19)
-    truth = build_dataset(recipe_of(top).data, "train").read(0).label  # the same values in every label of this tree
+    truth = build_dataset(recipe_of(top).data, "train").open(0).label()  # the same values in every label of this tree
     confusion.add(truth, apply_rule(raw, Path(name), rule))
     assert content["miou"] == confusion.scores(tuple("x" * 19), 1).miou
     again = (weights, "--split", "val", "--out", "scores", "--json", "-q")

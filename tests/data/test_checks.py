@@ -13,7 +13,7 @@ from PIL import Image
 
 from emaseg.data.checks import check_dataset, spread
 from emaseg.data.files.label_files import index_rule
-from emaseg.data.sample import Sample
+from emaseg.data.sample import MemorySample, Sample
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, SystemFault
 
@@ -41,15 +41,19 @@ class Drawn:
     def palette(self) -> np.ndarray:
         return np.zeros((len(self.classes), 3), np.uint8)
 
+    @property
+    def withheld_by(self) -> str:
+        return ""
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
         return f"drawn/{index}"
 
-    def read(self, index: int) -> Sample:
+    def open(self, index: int) -> Sample:
         label = np.array([self.labels[index]], np.uint8)
-        return Sample(np.zeros((*label.shape, 3), np.uint8), label, self.name(index))
+        return MemorySample(self.name(index), np.zeros((*label.shape, 3), np.uint8), label)
 
 
 def test_report_counts_pixels_images_and_the_ignored_share(tmp_path: Path) -> None:
@@ -134,7 +138,7 @@ def test_faults_of_the_machine_stop_at_once() -> None:
 
     @dataclass(frozen=True)
     class Failing(Drawn):
-        def read(self, index: int) -> Sample:
+        def open(self, index: int) -> Sample:
             raise SystemFault("no memory")
 
     with pytest.raises(SystemFault):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.data import build_dataset
+from emaseg.data.sets import build_dataset
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
@@ -90,7 +90,7 @@ def test_emaseg_runs_the_file_as_it_runs_the_checkpoint(
         backbone = resolved.recipe.backbone
         last = list(evaluate(model, dataset, resolved.recipe.inference, backbone.mean, backbone.std, device))[-1]
         assert isinstance(last, Evaluated)
-        labels = Predictor(model, resolved.recipe).predict(dataset.read(1).image).labels
+        labels = Predictor(model, resolved.recipe).predict(dataset.open(1).image()).labels
         results.append((last.scores.pixel_accuracy, labels))
     assert results[0][0] == pytest.approx(results[1][0], abs=2e-4)
     assert (results[0][1] == results[1][1]).mean() >= 0.9995
@@ -155,7 +155,7 @@ def test_the_network_of_a_file_is_fixed(made: Callable[[str], Exported]) -> None
 def test_several_scales_and_windows_run_on_a_file(made: Callable[[str], Exported], tmp_path: Path) -> None:
     """Protects the other protocols: a plain file follows them all, as the network does."""
     protocol = ["inference.scales=[0.75,1.0]", "inference.flip=true"]
-    image = build_dataset(recipe("emanet").data, "eval").read(0).image
+    image = build_dataset(recipe("emanet").data, "eval").open(0).image()
     own = resolve(str(checkpoint(recipe("emanet"), tmp_path / "own.pt")), overrides=protocol)
     file = resolve(str(made("plain.onnx").path), overrides=protocol)
     a, b = (Predictor(open_model(r, torch.device("cpu")), r.recipe).predict(image).labels for r in (own, file))
@@ -194,7 +194,7 @@ def test_8_bits(tmp_path: Path) -> None:
     made = recipe("emanet")
     dataset = build_dataset(made.data, "eval")
     for i in range(len(dataset)):
-        Image.fromarray(dataset.read(i).image).save(tmp_path / f"{i}.png")
+        Image.fromarray(dataset.open(i).image()).save(tmp_path / f"{i}.png")
     done = exported(made, tmp_path / "int8.onnx", "onnx", precision="int8", calibrate=tmp_path)
     assert done.passed
     assert done.cost is not None

@@ -102,15 +102,19 @@ def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Bo
         return _rgb(picture, name)
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]:
     """(height, width) of the array that read_image gives, from the header alone wherever the format allows.
+
+    Args:
+        source, name: as read_image has them.
 
     Raises:
         DataError: missing, not an image, or its header is damaged.
     """
-    name = str(path)
-    _check_source(path, name)
-    with _translated(name, path), Image.open(path, formats=FORMATS) as picture:
+    name = name or _name_of(source)
+    _check_source(source, name)
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _translated(name, source), Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
         # Pillow reports the turned size of a TIFF itself. A PNG's orientation may follow its pixels: it is decoded.
         turned = picture.format != "TIFF" and _orientation(picture) >= 5

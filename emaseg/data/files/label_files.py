@@ -22,8 +22,8 @@ from emaseg.data.files import png
 from emaseg.data.files.decoders import numbers_decoder
 from emaseg.data.files.images import MAX_PIXELS, decode, file_bytes
 from emaseg.data.files.mat import read_mat
-from emaseg.data.sample import IGNORE, UInt8
-from emaseg.errors import DataError, RecipeError
+from emaseg.data.sample import IGNORE, LabelError, UInt8
+from emaseg.errors import RecipeError
 
 ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file
 MAX_CLASSES = 254  # train ids 0..253: 254 and 255 are taken
@@ -118,8 +118,10 @@ def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
         return apply_rule(raw, path, rule)
     picture = decode(source, str(path))
     if picture.format in ("JPEG", "MPO"):
-        raise DataError(
-            f"{path}: a JPEG mask: its compression has changed the class values", "export the masks again as PNG"
+        raise LabelError(
+            f"{path}: a JPEG mask: its compression has changed the class values",
+            "export the masks again as PNG",
+            "mask",
         )
     if picture.mode in ("RGB", "RGBA"):
         return _from_colours(_opaque_rgb(picture, path), path, rule)
@@ -145,9 +147,10 @@ def _indices(picture: Image.Image, path: Path) -> npt.NDArray[np.generic]:
         return np.asarray(picture)
     if picture.mode in ("LA", "PA") and picture.getchannel("A").getextrema() == (255, 255):
         return np.asarray(picture.getchannel(0))
-    raise DataError(
+    raise LabelError(
         f"{path}: a mask of mode {picture.mode}; its pixels are not class numbers",
         "save it as an 8-bit grey or palette PNG whose values are the classes",
+        "mask",
     )
 
 
@@ -189,8 +192,10 @@ def _run(lut: bytes) -> tuple[int, int] | None:
 # ------------------------------------------------------------------------------------------------- RGB masks
 def _opaque_rgb(picture: Image.Image, path: Path) -> UInt8:
     if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
-        raise DataError(
-            f"{path}: an RGB mask with transparent pixels; their class is unclear", "save the mask without transparency"
+        raise LabelError(
+            f"{path}: an RGB mask with transparent pixels; their class is unclear",
+            "save the mask without transparency",
+            "colours",
         )
     return np.asarray(picture)[..., :3]
 
@@ -202,9 +207,10 @@ def _from_colours(rgb: UInt8, path: Path, rule: LabelRule) -> UInt8:
     colours = rule.palette + rule.ignore_colours
     if len(set(colours)) != len(colours):
         twice = next(colour for place, colour in enumerate(colours) if colour in colours[:place])
-        raise DataError(
+        raise LabelError(
             f"{path}: an RGB mask, but colour {list(twice)} is declared twice, so it does not name one class",
             "make the colours of data.palette and data.ignore_colours different, or convert the masks to indices",
+            "colours",
         )
     known = np.array([_packed(colour) for colour in colours], dtype=np.uint32)
     ids = np.array([*range(len(rule.palette)), *[IGNORE] * len(rule.ignore_colours)], dtype=np.uint8)
@@ -223,7 +229,7 @@ def _packed(colour: Colour) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------- errors
-def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> DataError:
+def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> LabelError:
     values, counts = np.unique(raw, return_counts=True)
     present = [int(value) for value in values]
     bad = {
@@ -234,7 +240,7 @@ def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -
     listed = ", ".join(f"{value} ({_pixels(count)})" for value, count in list(bad.items())[:5])
     more = f" and {len(bad) - 5} more values" if len(bad) > 5 else ""
     cause, hint = _likely_cause(present, list(bad), rule)
-    return DataError(f"{path}: the mask holds {listed}{more}, but {rule.words}{cause and ': ' + cause}", hint)
+    return LabelError(f"{path}: the mask holds {listed}{more}, but {rule.words}{cause and ': ' + cause}", hint)
 
 
 def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[str, str]:
@@ -261,24 +267,27 @@ def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[
     return "", "correct the masks, name the missing classes in data.classes, or list the values in data.ignore"
 
 
-def _undeclared_colours(rgb: UInt8, path: Path, rule: LabelRule) -> DataError:
+def _undeclared_colours(rgb: UInt8, path: Path, rule: LabelRule) -> LabelError:
     if rule.layout:
-        return DataError(
+        return LabelError(
             f"{path}: a three-channel mask; {rule.layout}'s label files hold one channel of class numbers",
             "use the original files, not their coloured pictures",
+            "colours",
         )
     if (rgb == rgb[..., :1]).all():
-        return DataError(
+        return LabelError(
             f"{path}: a three-channel mask whose channels are equal: class numbers saved as RGB?",
             "save one channel only, for example with Pillow: Image.open(mask).convert('L').save(mask)",
+            "colours",
         )
-    return DataError(
+    return LabelError(
         f"{path}: a three-channel mask, and the recipe declares no colours",
         "declare data.palette (a colour for each class), or convert the masks to class numbers",
+        "colours",
     )
 
 
-def _unknown_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule) -> DataError:
+def _unknown_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule) -> LabelError:
     values, counts = np.unique(codes, return_counts=True)
     lines = []
     for place in np.argsort(-counts)[:5]:
@@ -294,7 +303,8 @@ def _unknown_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule)
     else:
         hint = "correct data.palette, or list the colours in data.ignore_colours"
     colours = "a colour" if len(values) == 1 else f"{len(values)} colours"
-    return DataError("\n".join([f"{path}: the mask holds {colours} that data.palette does not declare:", *lines]), hint)
+    message = f"{path}: the mask holds {colours} that data.palette does not declare:"
+    return LabelError("\n".join([message, *lines]), hint, "colours")
 
 
 def _nearest_class(colour: Colour, palette: tuple[Colour, ...]) -> int:
@@ -302,11 +312,12 @@ def _nearest_class(colour: Colour, palette: tuple[Colour, ...]) -> int:
     return int(distance.argmin())
 
 
-def _all_ignored(path: Path, rule: LabelRule) -> DataError:
+def _all_ignored(path: Path, rule: LabelRule) -> LabelError:
     remedy = "" if rule.layout else "check data.ignore, or "
-    return DataError(
+    return LabelError(
         f"{path}: every pixel of the mask is ignored ({rule.words}): nothing can be learnt or scored here",
         f"{remedy}take the image out of the list",
+        "ignored",
     )
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from emaseg.data.files import jpeg, png
 from emaseg.data.files.decoders import jpeg_decoder, png_decoder
 from emaseg.data.files.images import MAX_PIXELS, file_bytes, plain_jpeg_size, read_image
-from emaseg.data.sample import Box, Part
+from emaseg.data.sample import Box, Region
 
 _NEARLY_ALL = 7 / 8  # of a PNG's rows: OpenCV, which cannot stop, then decodes all in less time than Pillow these
 
 
-def read_part(source: Path | bytes, name: str, box: Box) -> Part:
+def read_region(source: Path | bytes, name: str, box: Box) -> Region:
     """At least the pixels of a box of what read_image gives for a file or its bytes.
 
     Args:
@@ -31,14 +31,14 @@ def read_part(source: Path | bytes, name: str, box: Box) -> Part:
         DataError, SystemFault: as read_image; damage below the box may go unseen.
     """
     content = source if isinstance(source, bytes) else file_bytes(source)
-    for read in (_jpeg_part, _png_part):
-        if (part := read(content, name, box)) is not None:
-            return part
-    return Part.whole(read_image(content or source, name))
+    for read in (_jpeg_region, _png_region):
+        if (region := read(content, name, box)) is not None:
+            return region
+    return Region.whole(read_image(content or source, name))
 
 
-def _jpeg_part(content: bytes, name: str, box: Box) -> Part | None:
-    """read_part of an RGB JPEG with an ordinary header (OpenCV complains aloud of others); None for other files, boxes."""
+def _jpeg_region(content: bytes, name: str, box: Box) -> Region | None:
+    """read_region of an RGB JPEG with an ordinary header (OpenCV complains aloud of others); None for other files, boxes."""
     frame = jpeg.read_frame(content)
     if not frame or frame.size[0] * frame.size[1] > MAX_PIXELS:
         return None
@@ -49,17 +49,17 @@ def _jpeg_part(content: bytes, name: str, box: Box) -> Part | None:
     short = jpeg.first_rows(content, frame, rows) if inside else None
     if jpeg.is_complete(content) and (decode := jpeg_decoder()):
         if short and (image := decode(short)) is not None:
-            return Part(image[:rows], 0, 0, size)
+            return Region(image[:rows], 0, 0, size)
         if (image := decode(content)) is not None:
-            return Part.whole(image)
+            return Region.whole(image)
     if not inside:
         return None
     # Pillow, for its part, wants the mark at the end, and does not complain.
-    return Part(read_image(short + jpeg.END if short else content, name, box), box[0], box[1], size)
+    return Region(read_image(short + jpeg.END if short else content, name, box), box[0], box[1], size)
 
 
-def _png_part(content: bytes, name: str, box: Box) -> Part | None:
-    """read_part of an ordinary RGB PNG; None for other files and boxes."""
+def _png_region(content: bytes, name: str, box: Box) -> Region | None:
+    """read_region of an ordinary RGB PNG; None for other files and boxes."""
     header = png.read_header(content)
     if not header or header.kind != png.RGB or header.see_through or not _lies_in(box, header.size):
         return None
@@ -68,8 +68,8 @@ def _png_part(content: bytes, name: str, box: Box) -> Part | None:
         return None
     decode = png_decoder() if rows > _NEARLY_ALL * height else None
     if decode and (image := decode(png.bare(content, header))) is not None:
-        return Part.whole(image)
-    return Part(read_image(png.first_rows(content, header, rows), name, box), box[0], box[1], header.size)
+        return Region.whole(image)
+    return Region(read_image(png.first_rows(content, header, rows), name, box), box[0], box[1], header.size)
 
 
 def _lies_in(box: Box, size: tuple[int, int]) -> bool:

@@ -32,8 +32,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from emaseg.data.pipeline.transforms import Crop, Parcel, finish, lay, sample_rng, train_crop
-from emaseg.data.sample import Batch, Dataset, LabelFirst
+from emaseg.data.pipeline.transforms import Batch, Crop, Parcel, finish, lay, sample_rng, train_crop
+from emaseg.data.sample import Dataset
 from emaseg.errors import DataError, RecipeError, SystemFault, UserError
 from emaseg.recipe.schema import Augment
 
@@ -167,8 +167,7 @@ class _Plan:
 
 def _crop(dataset: Dataset, augment: Augment, seed: int, place: Place) -> Crop:
     epoch, index = place
-    sample = dataset.begin(index) if isinstance(dataset, LabelFirst) else dataset.read(index)
-    return train_crop(sample, augment, sample_rng(seed, epoch, index))
+    return train_crop(dataset.open(index), augment, sample_rng(seed, epoch, index))
 
 
 def _parcels(dataset: Dataset, augment: Augment, plan: _Plan) -> Generator[Parcel, None, None]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from emaseg.data.files.opencv import opencv
-from emaseg.data.sample import Box, Part, UInt8
+from emaseg.data.sample import Box, Region, UInt8
 
 Index = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.int32]
@@ -61,24 +61,24 @@ def resize_image(image: UInt8, size: Size, window: Box | None = None, *, mirrore
     Args:
         image: (H, W, 3).
         size: (h, w) of the whole result.
-        window: the part of the result that is wanted; None = all of it.
-        mirrored: swap left and right of that part; costs nothing here.
+        window: the region of the result that is wanted; None = all of it.
+        mirrored: swap left and right of that region; costs nothing here.
 
     Returns:
         (h, w, 3), or the window's size. May share memory with `image`.
     """
-    return resize_part(Part.whole(image), size, window or (0, 0, *size), mirrored=mirrored)
+    return resize_region(Region.whole(image), size, window or (0, 0, *size), mirrored=mirrored)
 
 
-def resize_part(part: Part, size: Size, window: Box, *, mirrored: bool = False) -> UInt8:
-    """resize_image of an image of which only a part is at hand, one that holds box_needed."""
+def resize_region(region: Region, size: Size, window: Box, *, mirrored: bool = False) -> UInt8:
+    """resize_image of an image of which only a region is at hand, one that holds box_needed."""
     top, left, height, width = window
-    if part.size == size:
-        top, left = top - part.top, left - part.left
-        same = part.pixels[top : top + height, left : left + width]
+    if region.size == size:
+        top, left = top - region.top, left - region.left
+        same = region.pixels[top : top + height, left : left + width]
         return as_tensor(same).flip(1).numpy() if mirrored else same
     resize = _opencv_resize() or _resized
-    return resize(part, size, window, mirrored)
+    return resize(region, size, window, mirrored)
 
 
 def box_needed(before: Size, size: Size, window: Box) -> Box:
@@ -94,31 +94,31 @@ def box_needed(before: Size, size: Size, window: Box) -> Box:
 
 
 @functools.cache
-def _opencv_resize() -> Callable[[Part, Size, Box, bool], UInt8] | None:
+def _opencv_resize() -> Callable[[Region, Size, Box, bool], UInt8] | None:
     """_resized by OpenCV itself, for parts that begin at the image's top left corner: None where it is not installed,
     or where its build differs (some have faster versions for single processors and factors)."""
     cv2 = opencv()
     if cv2 is None:
         return None
 
-    def resize(part: Part, size: Size, window: Box, mirrored: bool) -> UInt8:
-        if part.top or part.left:
-            return _resized(part, size, window, mirrored)
+    def resize(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
+        if region.top or region.left:
+            return _resized(region, size, window, mirrored)
         top, left, height, width = window
         rows, columns = (
             _reach(before, after, end)
-            for before, after, end in zip(part.size, size, (top + height, left + width), strict=True)
+            for before, after, end in zip(region.size, size, (top + height, left + width), strict=True)
         )
-        # Told the factors, not the size of the result, it does to a part what it would do to the whole.
-        factors = size[1] / part.size[1], size[0] / part.size[0]
-        seen = part.pixels[:rows, :columns]
+        # Told the factors, not the size of the result, it does to a region what it would do to the whole.
+        factors = size[1] / region.size[1], size[0] / region.size[0]
+        seen = region.pixels[:rows, :columns]
         result: UInt8 = cv2.resize(seen, None, fx=factors[0], fy=factors[1], interpolation=cv2.INTER_LINEAR)
         if result.shape == seen.shape:  # it takes a factor near 1 for 1 where the rounded size is the same
-            return _resized(part, size, window, mirrored)
+            return _resized(region, size, window, mirrored)
         result = result[top : top + height, left : left + width]
         return cv2.flip(result, 1) if mirrored else result.copy()  # a view would keep the rest, cold, in the cache
 
-    noise = Part.whole(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    noise = Region.whole(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
     sizes = ((30, 45), (43, 61), (60, 101), (83, 90), (120, 180), (97, 240), (1, 1))
     windows = [(size, (size[0] // 3, size[1] // 4, -(-size[0] // 2), -(-size[1] // 2))) for size in sizes]
     same = (np.array_equal(resize(noise, *each, False), _resized(noise, *each, False)) for each in windows)
@@ -131,24 +131,26 @@ def _reach(before: int, after: int, end: int) -> int:
     return min(before, math.ceil(end * _step(before, after)) + 2)
 
 
-def _resized(part: Part, size: Size, window: Box, mirrored: bool) -> UInt8:
-    """resize_part by the arithmetic above, for a size that differs from the image's."""
+def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
+    """resize_region by the arithmetic above, for a size that differs from the image's."""
     top, left, height, width = window
-    x0, x1, *weights = (torch.from_numpy(side) for side in _bilinear(part.size[1], size[1], left, width))
+    x0, x1, *weights = (torch.from_numpy(side) for side in _bilinear(region.size[1], size[1], left, width))
     if mirrored:
         x0, x1, *weights = (side.flip(0) for side in (x0, x1, *weights))
     wx0, wx1 = (w.repeat_interleave(3) for w in weights)  # a pixel's three channels lie side by side
     y0, y1, wy0, wy1 = (
-        torch.from_numpy(side) for side in _bilinear(part.size[0], size[0], top, height, keep_weight=True)
+        torch.from_numpy(side) for side in _bilinear(region.size[0], size[0], top, height, keep_weight=True)
     )
-    source = as_tensor(part.pixels)
+    source = as_tensor(region.pixels)
     result = torch.empty(height, width * 3, dtype=torch.uint8)
     for start in range(0, height, _ROWS):
         rows = slice(start, start + _ROWS)
         first, last = int(y0[rows][0]), int(y1[rows][-1])
-        band = source[first - part.top : last + 1 - part.top]
-        columns = band.index_select(1, x0 - part.left).flatten(1).to(torch.int32).mul_(wx0)
-        columns.add_(band.index_select(1, x1 - part.left).flatten(1).to(torch.int32).mul_(wx1)).bitwise_right_shift_(4)
+        band = source[first - region.top : last + 1 - region.top]
+        columns = band.index_select(1, x0 - region.left).flatten(1).to(torch.int32).mul_(wx0)
+        columns.add_(band.index_select(1, x1 - region.left).flatten(1).to(torch.int32).mul_(wx1)).bitwise_right_shift_(
+            4
+        )
         above = columns.index_select(0, y0[rows] - first).mul_(wy0[rows, None]).bitwise_right_shift_(16)
         below = columns.index_select(0, y1[rows] - first).mul_(wy1[rows, None]).bitwise_right_shift_(16)
         result[rows] = above.add_(below).add_(2).bitwise_right_shift_(2)
@@ -161,7 +163,7 @@ def resize_label(label: UInt8, size: Size, window: Box | None = None) -> UInt8:
     Args:
         label: (H, W).
         size: (h, w) of the whole result.
-        window: the part of the result that is wanted; None = all of it.
+        window: the region of the result that is wanted; None = all of it.
 
     Returns:
         (h, w), or the window's size. May share memory with `label`.
@@ -185,7 +187,7 @@ def resize_floats(image: UInt8, size: Size, window: Box | None = None) -> npt.ND
     Args:
         image: (H, W, 3).
         size: (h, w) of the whole result.
-        window: the part of the result that is wanted; None = all of it.
+        window: the region of the result that is wanted; None = all of it.
 
     Returns:
         (h, w, 3) on 0..255, or the window's size.

@@ -31,15 +31,24 @@ from emaseg.data.pipeline.resize import (
     resize_floats,
     resize_image,
     resize_label,
-    resize_part,
+    resize_region,
 )
-from emaseg.data.sample import IGNORE, Batch, Box, Sample, UInt8, Unread
+from emaseg.data.sample import IGNORE, Box, Sample, UInt8, published_label
 from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Augment, Inference
 
 Pixels = UInt8 | npt.NDArray[np.float32]
 
 _CROPS = 1  # keeps the samples' generators apart from that of the epoch's order (loading.py) under one seed
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a training step reads: images (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 # ----------------------------------------------------------------------------------------------- training
-def train_crop(sample: Sample | Unread, augment: Augment, rng: np.random.Generator) -> Crop:
+def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Crop:
     """One random crop of a sample, augment.crop large or smaller where the resized image is.
 
     The window is drawn on the label; of an image that is not yet read, only what the window shows is.
@@ -72,11 +81,12 @@ def train_crop(sample: Sample | Unread, augment: Augment, rng: np.random.Generat
     """
     if augment.interpolation == "align_corners":
         return _crop_of_floats(sample, augment, rng)
-    before = sample.label.shape
+    truth = published_label(sample)
+    before = truth.shape
     size = limit_size(before, augment.resize_long_short, augment.keep_ratio, _draw_scale(augment, rng))
-    window, label = draw_crop(sample.label, size, augment, rng)
+    window, label = draw_crop(truth, size, augment, rng)
     mirrored = bool(rng.random() <= augment.flip)
-    image = resize_part(sample.part(box_needed(before, size, window)), size, window, mirrored=mirrored)
+    image = resize_region(sample.region(box_needed(before, size, window)), size, window, mirrored=mirrored)
     if mirrored:
         label = flip_label(label, augment.flip_pairs)
     if augment.rotation > 0 and rng.random() <= augment.rotation:
@@ -149,7 +159,7 @@ def _draw_scale(augment: Augment, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def _crop_of_floats(sample: Sample | Unread, augment: Augment, rng: np.random.Generator) -> Crop:
+def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) -> Crop:
     """The EMANet authors' pipeline up to the crop: no colour jitter, corners aligned when resizing."""
     if augment.photometric != "none" or augment.rotation > 0:
         raise RecipeError(
@@ -157,15 +167,16 @@ def _crop_of_floats(sample: Sample | Unread, augment: Augment, rng: np.random.Ge
             'set augment.rotation = 0 and augment.photometric = "none", or augment.interpolation = "pixel"',
         )
     scale = _draw_scale(augment, rng)
-    label = as_tensor(sample.label)[None, None]
+    truth = published_label(sample)
+    label = as_tensor(truth)[None, None]
     if augment.resize_long_short:
-        size = limit_size(sample.label.shape, augment.resize_long_short, augment.keep_ratio, scale)
+        size = limit_size(truth.shape, augment.resize_long_short, augment.keep_ratio, scale)
         label = F.interpolate(label, size=size, mode="nearest")
     else:  # sides are truncated, and labels are read at steps of exactly 1 / scale
         label = F.interpolate(label, scale_factor=scale, mode="nearest")
     resized: UInt8 = label[0, 0].numpy()
     window, part = draw_crop(resized, resized.shape, augment, rng)
-    pixels: Pixels = resize_floats(sample.part((0, 0, *sample.label.shape)).pixels, resized.shape, window)
+    pixels: Pixels = resize_floats(sample.image(), resized.shape, window)
     mirrored = bool(rng.random() <= augment.flip)
     if mirrored:
         pixels, part = pixels[:, ::-1], flip_label(part, augment.flip_pairs)

@@ -20,7 +20,15 @@ from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.labels import LabelSet, label_set
 from emaseg.data.sample import IGNORE
 from emaseg.data.sets.pairs import PairedFiles
-from emaseg.data.sets.trees import ImagesOnly, choose_split, files_below, first_folder, listed_ids, pairs, top_folder
+from emaseg.data.sets.trees import (
+    UnlabelledFiles,
+    choose_split,
+    files_below,
+    first_folder,
+    listed_ids,
+    pairs,
+    top_folder,
+)
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ _TEST = ("images/testing", "release_test/testing", "testing")
 _HINT = "unpack ADEChallengeData2016.zip (scene parsing, not the full ADE20K) and set data.root to its folder"
 
 
-def ade20k(data: ADE20KData, part: Literal["train", "eval"]) -> PairedFiles | ImagesOnly:
+def ade20k(data: ADE20KData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their masks, by id or in the order of a list file.
 
     Raises:
@@ -62,15 +70,15 @@ def ade20k_rule(classes: tuple[str, ...]) -> LabelRule:
     return LabelRule(classes, bytes(known + [ILLEGAL] * (256 - len(known))), layout="ADE20K", empty_ok=True)
 
 
-def _test_images(root: Path, labels: LabelSet) -> ImagesOnly:
+def _test_images(root: Path, labels: LabelSet) -> UnlabelledFiles:
     places = [f"{top}{name}" for top in ("", *(f"{top}/" for top in _INNER)) for name in _TEST]
     folder = first_folder(root, places, "the test images", "unpack release_test.zip there")
     images = files_below(folder, ".jpg")
-    return ImagesOnly(
+    return UnlabelledFiles(
         images=tuple(images.files.values()),
         classes=labels.classes,
         palette=labels.palette,
-        owner="the benchmark's server",
+        withheld_by="the benchmark's server",
         layout=f"ADE20K's test images, without labels, in {folder}",
     )
 

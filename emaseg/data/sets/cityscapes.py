@@ -22,8 +22,8 @@ from emaseg.data.sample import IGNORE
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     Files,
-    ImagesOnly,
     Pairs,
+    UnlabelledFiles,
     choose_split,
     files_below,
     first_folder,
@@ -47,7 +47,7 @@ _IMAGES_HINT = "unpack leftImg8bit_trainvaltest.zip, and set data.root to the fo
 _LABELS_HINT = "unpack gtFine_trainvaltest.zip beside leftImg8bit"
 
 
-def cityscapes(data: CityscapesData, part: Literal["train", "eval"]) -> PairedFiles | ImagesOnly:
+def cityscapes(data: CityscapesData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their labels, by id or in the order of a list file.
 
     Raises:
@@ -62,11 +62,11 @@ def cityscapes(data: CityscapesData, part: Literal["train", "eval"]) -> PairedFi
     labels = label_set(data)
     if split == "test":
         folder = first_folder(image_top, ("test",), "the test images", _IMAGES_HINT)
-        return ImagesOnly(
+        return UnlabelledFiles(
             images=tuple(files_below(folder, _ENDING, groups=True).files.values()),
             classes=labels.classes,
             palette=labels.palette,
-            owner="the benchmark's server",
+            withheld_by="the benchmark's server",
             layout=f"Cityscapes' test images, without labels, in {folder}",
         )
     label_top = first_folder(top, _LABELS, "the label folder", _LABELS_HINT)

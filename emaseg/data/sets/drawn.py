@@ -13,16 +13,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from emaseg.data.files.images import image_size, read_image
 from emaseg.data.files.label_files import LabelRule, apply_rule
-from emaseg.data.sample import Sample, UInt8, Unread
+from emaseg.data.files.sample import FileSample
+from emaseg.data.sample import Sample, UInt8
 from emaseg.data.sets.masks import paint
-from emaseg.data.sets.pairs import check_sizes, unread
 from emaseg.errors import DataError, SystemFault
 from emaseg.files import atomic
 from emaseg.resources import cache_folder
@@ -58,7 +58,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnFiles:
-    """Image files with labels drawn from an index; satisfies sample.LabelFirst.
+    """Image files with labels drawn from an index; satisfies sample.Dataset.
 
     items: (image, line of the index). rule: what the drawn values mean. palette: (K, 3) uint8 RGB. layout: how the
     files were recognised, for people.
@@ -69,6 +69,7 @@ class DrawnFiles:
     rule: LabelRule
     palette: UInt8
     layout: str = ""
+    withheld_by: ClassVar[str] = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,29 +81,9 @@ class DrawnFiles:
     def name(self, index: int) -> str:
         return str(self.items[index][0])
 
-    def read(self, index: int) -> Sample:
-        """Read the image and draw its label.
-
-        Raises:
-            DataError: the image is missing or damaged, its annotations are malformed, or their sizes differ.
-        """
-        path, line = self.items[index]
-        image = read_image(path)
-        label = self._label(line)
-        check_sizes(path, image.shape[:2], self.index.source, label.shape)
-        return Sample(image=image, label=label, name=str(path))
-
-    def begin(self, index: int) -> Unread:
-        """Draw the label; the image waits until a crop is drawn on it."""
-        path, line = self.items[index]
-        return unread(path, str(path), self._label(line), self.index.source)
-
-    def read_label(self, index: int) -> UInt8:
-        """(H, W) uint8 train ids of one image, their size checked against the image's header."""
-        path, line = self.items[index]
-        label = self._label(line)
-        check_sizes(path, image_size(path), self.index.source, label.shape)
-        return label
+    def open(self, index: int) -> Sample:
+        image, line = self.items[index]
+        return FileSample(image, str(image), partial(self._label, line), str(self.index.source))
 
     def _label(self, line: int) -> UInt8:
         drawing, source = read_drawing(self.index, line), self.index.source

@@ -21,7 +21,7 @@ from emaseg.data.labels import label_set
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     Files,
-    ImagesOnly,
+    UnlabelledFiles,
     choose_split,
     files_below,
     first_folder,
@@ -40,7 +40,7 @@ _LABELS = ("TrainVal_parsing_annotations", "TrainVal_parsing_annotations/TrainVa
 _HINT = "unpack TrainVal_images.zip and TrainVal_parsing_annotations.zip below data.root"
 
 
-def lip(data: LIPData, part: Literal["train", "eval"]) -> PairedFiles | ImagesOnly:
+def lip(data: LIPData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their masks, in the order of the list or by id.
 
     Raises:
@@ -55,7 +55,7 @@ def lip(data: LIPData, part: Literal["train", "eval"]) -> PairedFiles | ImagesOn
         top = top_folder(
             root, ("LIP",), ("Testing_images|testing_images",), "LIP's test set", "unpack Testing_images.zip"
         )
-        return ImagesOnly(_test_images(top), labels.classes, labels.palette, "the server of LIP's owners")
+        return UnlabelledFiles(_test_images(top), labels.classes, labels.palette, "the server of LIP's owners")
     expected = (f"TrainVal_images|{split}_images", f"TrainVal_parsing_annotations|{split}_segmentations")
     top = top_folder(root, ("LIP",), expected, "LIP", _HINT)
     folder = first_folder(top, [f"{place}/{split}_images" for place in _IMAGES], f"the images of split {split}", _HINT)

@@ -23,18 +23,19 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.files.images import read_image
 from emaseg.data.files.label_files import LabelRule, read_label
+from emaseg.data.files.sample import FileSample
 from emaseg.data.labels import label_set
-from emaseg.data.sample import Dataset, Sample, UInt8, Unread
-from emaseg.data.sets.pairs import PairedFiles, check_sizes, unread
+from emaseg.data.sample import Dataset, Sample, UInt8
+from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import fault
 from emaseg.resources import data_root
@@ -87,6 +88,7 @@ class PackedFiles:
     palette: UInt8
     layout: str
     handle: _Handle
+    withheld_by: ClassVar[str] = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,28 +115,11 @@ class PackedFiles:
             raise DataError(f"{self.path}: the packed file is cut short", f"copy it again, or {_AGAIN}")
         return image, label
 
-    def read(self, index: int) -> Sample:
-        """Read image and label.
-
-        Raises:
-            DataError: one of them is damaged or mislabelled, or their sizes differ.
-        """
-        stored, stored_label = self.stored(index)
-        name, label_path = self.name(index), self._label_path(index)
-        image = read_image(stored, name)
-        label = read_label(label_path, self.rule, stored_label)
-        check_sizes(Path(name), image.shape[:2], label_path, label.shape)
-        return Sample(image=image, label=label, name=name)
-
-    def begin(self, index: int) -> Unread:
-        """Read the label; the image is decoded when a crop has been drawn on it."""
-        stored, stored_label = self.stored(index)
-        label_path = self._label_path(index)
-        return unread(stored, self.name(index), read_label(label_path, self.rule, stored_label), label_path)
-
-    def _label_path(self, index: int) -> Path:
-        """What messages call the label of a sample."""
-        return Path(f"{self.path}: {self.names[index][1]}")
+    def open(self, index: int) -> Sample:
+        """Both files are fetched at once; they are decoded when they are asked for."""
+        image, label = self.stored(index)
+        label_path = Path(f"{self.path}: {self.names[index][1]}")
+        return FileSample(image, self.name(index), partial(read_label, label_path, self.rule, label), str(label_path))
 
 
 def packed(data: PackedData, part: Literal["train", "eval"]) -> PackedFiles:

@@ -5,20 +5,21 @@ Room: data. Imports errors, images, label_files, sample. Legend: H W image heigh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
-from emaseg.data.files.images import image_size, read_image
 from emaseg.data.files.label_files import LabelRule, read_label
-from emaseg.data.files.region import read_part
-from emaseg.data.sample import Box, Part, Sample, UInt8, Unread
+from emaseg.data.files.sample import FileSample
+from emaseg.data.sample import Sample, UInt8
 from emaseg.errors import DataError, nearest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairedFiles:
-    """Images with masks, as files; satisfies sample.LabelFirst.
+    """Images with masks, as files; satisfies sample.Dataset.
 
     items: (image, mask) paths. rule: what the masks' values mean. palette: (K, 3) uint8 RGB, for pictures of results.
     layout: how the files were recognised, for people, where a data set has several layouts; "" = nothing to say.
@@ -28,6 +29,7 @@ class PairedFiles:
     rule: LabelRule
     palette: UInt8
     layout: str = ""
+    withheld_by: ClassVar[str] = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -39,61 +41,9 @@ class PairedFiles:
     def name(self, index: int) -> str:
         return str(self.items[index][0])
 
-    def read(self, index: int) -> Sample:
-        """Read image and mask.
-
-        Raises:
-            DataError: one of them is missing, damaged or mislabelled, or their sizes differ.
-        """
-        image_path, label_path = self.items[index]
-        image = read_image(image_path)
-        label = read_label(label_path, self.rule)
-        check_sizes(image_path, image.shape[:2], label_path, label.shape)
-        return Sample(image=image, label=label, name=str(image_path))
-
-    def begin(self, index: int) -> Unread:
-        """Read the mask; the image waits until a crop is drawn on it."""
-        image_path, label_path = self.items[index]
-        return unread(image_path, str(image_path), read_label(label_path, self.rule), label_path)
-
-    def read_label(self, index: int) -> UInt8:
-        """(H, W) uint8 train ids of one mask, its size checked against the image's header; several times faster.
-
-        Raises:
-            DataError: as read, but damage behind the image's header stays unseen.
-        """
-        image_path, label_path = self.items[index]
-        label = read_label(label_path, self.rule)
-        check_sizes(image_path, image_size(image_path), label_path, label.shape)
-        return label
-
-
-def unread(image: Path | bytes, name: str, label: UInt8, label_path: Path) -> Unread:
-    """A sample whose image is still a file, or the bytes of one that messages call `name`."""
-
-    def part(box: Box) -> Part:
-        read = read_part(image, name, box)
-        check_sizes(Path(name), read.size, label_path, label.shape)
-        return read
-
-    return Unread(label, name, part)
-
-
-def check_sizes(image_path: Path, image: Sequence[int], label_path: Path, label: Sequence[int]) -> None:
-    """Stop unless image and mask have one size.
-
-    Raises:
-        DataError: they have not.
-    """
-    if tuple(image) == tuple(label):
-        return
-    turned = tuple(image) == tuple(label)[::-1]
-    raise DataError(
-        f"{image_path} is {image[0]} x {image[1]} (height x width), but its mask {label_path} is {label[0]} x {label[1]}",
-        "the mask seems drawn on the unrotated picture (EXIF orientation): turn it by 90 degrees"
-        if turned
-        else "image and mask must have one size: export the mask again, or resize it by nearest neighbour",
-    )
+    def open(self, index: int) -> Sample:
+        image, label = self.items[index]
+        return FileSample(image, str(image), partial(read_label, label, self.rule), str(label))
 
 
 # -------------------------------------------------------------------------------------- folders and list files

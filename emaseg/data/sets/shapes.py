@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.data.labels import label_set
-from emaseg.data.sample import Sample, UInt8
+from emaseg.data.sample import MemorySample, Sample, Split, UInt8
 from emaseg.recipe.schema import ShapesData
 
 Floats = npt.NDArray[np.float32]
@@ -53,10 +53,19 @@ class Shapes:
     def name(self, index: int) -> str:
         return f"shapes/{self.part}/{index:05d}"
 
-    def read(self, index: int) -> Sample:
+    @property
+    def withheld_by(self) -> str:
+        return ""
+
+    def open(self, index: int) -> Sample:
         rng = np.random.default_rng((self.data.seed, _PARTS[self.part], index))
         image, label = draw(rng, self.data.size)
-        return Sample(image, label, self.name(index))
+        return MemorySample(self.name(index), image, label)
+
+
+def shapes(data: ShapesData, split: Split) -> Shapes:
+    """The drawings of one split."""
+    return Shapes(data, split)
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[UInt8, UInt8]:

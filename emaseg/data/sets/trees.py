@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emaseg.data.files.images import read_image
+from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
 from emaseg.data.sets.pairs import first_few, need_folder, read_names
 from emaseg.errors import DataError, RecipeError, nearest
@@ -154,16 +154,16 @@ def choose_split(data_split: str, key: str, known: Sequence[str]) -> str:
 
 # ------------------------------------------------------------------------------------------------ without labels
 @dataclass(frozen=True, slots=True, eq=False)
-class ImagesOnly:
-    """A test set whose labels its owners keep; satisfies sample.Dataset, but only its images can be read.
+class UnlabelledFiles:
+    """The images of a test set whose labels are not published; satisfies sample.Dataset.
 
-    palette: (K, 3) uint8 RGB. owner: who keeps the labels. layout: how the files were recognised, for people.
+    palette: (K, 3) uint8 RGB. withheld_by: who keeps the labels. layout: how the files were recognised, for people.
     """
 
     images: tuple[Path, ...]
     classes: tuple[str, ...]
     palette: UInt8
-    owner: str
+    withheld_by: str
     layout: str = ""
 
     def __len__(self) -> int:
@@ -172,22 +172,5 @@ class ImagesOnly:
     def name(self, index: int) -> str:
         return str(self.images[index])
 
-    def read_image(self, index: int) -> UInt8:
-        """(H, W, 3) uint8 RGB.
-
-        Raises:
-            DataError: the image is missing or damaged.
-        """
-        return read_image(self.images[index])
-
-    def read(self, index: int) -> Sample:
-        """There is no sample without labels.
-
-        Raises:
-            DataError: always; says what can be done with these images.
-        """
-        raise DataError(
-            f"{self.images[index]}: the labels of this test set are not published, so it can be neither trained on "
-            "nor scored here",
-            f'evaluate on "val"; predictions for "test" are scored by {self.owner}',
-        )
+    def open(self, index: int) -> Sample:
+        return FileSample(self.images[index], str(self.images[index]))

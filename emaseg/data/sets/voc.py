@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
-from emaseg.data.sets.trees import ImagesOnly, files_below
+from emaseg.data.sets.trees import UnlabelledFiles, files_below
 from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
 
@@ -47,7 +47,7 @@ _SBD = (
 _ROOT_HINT = "set data.root to the VOC2012 folder, the one that holds JPEGImages"
 
 
-def voc(data: VOCData, part: Literal["train", "eval"]) -> PairedFiles | ImagesOnly:
+def voc(data: VOCData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their masks, in the order of the list.
 
     The split "test" (VOC2012test.tar, unpacked over the rest) has no masks and can be named for evaluation only.
@@ -64,7 +64,7 @@ def voc(data: VOCData, part: Literal["train", "eval"]) -> PairedFiles | ImagesOn
     if split == "test" and part == "eval":
         _check_all_there(ids, images, f"images ({root / _IMAGES}/<id>.jpg)", split, "unpack VOC2012test.tar again")
         server = "PASCAL VOC's evaluation server"
-        return ImagesOnly(
+        return UnlabelledFiles(
             tuple(images[name] for name in ids), labels.classes, labels.palette, server, f"PASCAL VOC: {root}; no masks"
         )
     masks = _by_stem(sbd / "cls", ".mat") if sbd else {}

@@ -15,7 +15,7 @@ from PIL import Image
 from emaseg.data.files.images import read_image
 from emaseg.data.files.jpeg import END, first_rows, is_complete, read_frame
 from emaseg.data.files.opencv import opencv
-from emaseg.data.files.region import read_part
+from emaseg.data.files.region import read_region
 from tests.data.pipeline_golden import sample_image
 
 SIZE = (211, 90)
@@ -96,7 +96,9 @@ def test_marks_after_the_rows_keep_the_file_whole(capfd: pytest.CaptureFixture[s
         frame = read_frame(other)
         assert frame is not None
         assert first_rows(other, frame, 50) is None
-        np.testing.assert_array_equal(read_part(other, "picture", (0, 0, 50, 90)).pixels[:50], read_image(content)[:50])
+        np.testing.assert_array_equal(
+            read_region(other, "picture", (0, 0, 50, 90)).pixels[:50], read_image(content)[:50]
+        )
     assert capfd.readouterr() == ("", "")
 
 

@@ -19,10 +19,10 @@ from PIL import Image, PngImagePlugin
 from emaseg.data.files.images import read_image
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.files.png import read_header
-from emaseg.data.files.region import read_part
+from emaseg.data.files.region import read_region
 from emaseg.data.pipeline.loading import CPU, batches
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
-from emaseg.data.sample import Box, Part, Sample
+from emaseg.data.sample import Box, MemorySample, Region, read_pair
 from emaseg.errors import DataError
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline_golden import sample_image, sample_label
@@ -87,9 +87,9 @@ def outcome(read: Callable[[], object]) -> object:
         return str(error)
 
 
-def check_equal(content: bytes, box: Box) -> Part:
+def check_equal(content: bytes, box: Box) -> Region:
     whole = read_image(content, "picture")
-    read = read_part(content, "picture", box)
+    read = read_region(content, "picture", box)
     assert read.size == whole.shape[:2]
     height, width = read.pixels.shape[:2]
     np.testing.assert_array_equal(read.pixels, whole[read.top : read.top + height, read.left : read.left + width])
@@ -107,7 +107,7 @@ def test_every_kind_of_file_reads_as_the_whole_picture_does(name: str, tmp_path:
     check_equal(content, BOX)
     path = tmp_path / "picture"
     path.write_bytes(content)
-    np.testing.assert_array_equal(read_part(path, str(path), BOX).pixels, read_part(content, "", BOX).pixels)
+    np.testing.assert_array_equal(read_region(path, str(path), BOX).pixels, read_region(content, "", BOX).pixels)
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,7 +143,7 @@ def test_a_text_that_pillow_takes_for_more_than_a_text_keeps_the_file_whole(keyw
     content = stored(PHOTO, "PNG", pnginfo=text(keyword, "Exif\0\0" + turned(6).tobytes()[6:].decode("latin-1")))
     assert read_header(content) is None
     whole = outcome(lambda: read_image(content, "picture"))
-    np.testing.assert_array_equal(outcome(lambda: read_part(content, "picture", BOX).pixels), whole)
+    np.testing.assert_array_equal(outcome(lambda: read_region(content, "picture", BOX).pixels), whole)
 
 
 def test_a_text_may_turn_a_png() -> None:
@@ -171,7 +171,7 @@ def test_a_file_that_is_cut_short_is_an_error_wherever_the_box_is(name: str) -> 
         cut = content[:end]
         whole = outcome(functools.partial(read_image, cut, "picture"))
         found.append(whole if isinstance(whole, str) else "is read")
-        part = outcome(functools.partial(read_part, cut, "picture", (0, 0, 5, 5)))
+        part = outcome(functools.partial(read_region, cut, "picture", (0, 0, 5, 5)))
         assert (part if isinstance(part, str) else "is read") == found[-1]
     assert all("picture" in words for words in found[1:])
 
@@ -189,7 +189,7 @@ def test_a_picture_of_too_many_pixels_is_refused_for_a_small_box_too() -> None:
     header = struct.pack(">IIBBBBB", 1_000_000, 200, 8, 2, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     with pytest.raises(DataError, match="pixels"):
-        read_part(content, "picture", (0, 0, 5, 5))
+        read_region(content, "picture", (0, 0, 5, 5))
 
 
 def test_a_file_that_does_not_fit_into_memory_is_an_error(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_file_that_does_not_fit_into_memory_is_an_error(tmp_path: Path) -> Non
         except OSError:
             pytest.skip("this file system has no sparse files of that size")
     with pytest.raises(DataError, match=r"a\.png"):
-        read_part(path, str(path), (0, 0, 5, 5))
+        read_region(path, str(path), (0, 0, 5, 5))
 
 
 def test_damage_in_the_box_is_an_error() -> None:
@@ -209,13 +209,13 @@ def test_damage_in_the_box_is_an_error() -> None:
     at = next(at for at, kind, _ in chunks(bytes(content)) if kind == b"IDAT")
     content[at + 40] ^= 0xFF
     with pytest.raises(DataError, match="picture"):
-        read_part(bytes(content), "picture", BOX)
+        read_region(bytes(content), "picture", BOX)
 
 
 def test_missing_files_and_folders_are_explained_as_ever(tmp_path: Path) -> None:
     for path, words in ((tmp_path / "gone.png", "no such file"), (tmp_path, "a folder")):
         with pytest.raises(DataError, match=words):
-            read_part(path, str(path), BOX)
+            read_region(path, str(path), BOX)
 
 
 # ---------------------------------------------------------------------------------------------- training samples
@@ -233,10 +233,9 @@ def test_a_crop_is_the_same_from_a_part_as_from_the_whole(ending: str, tmp_path:
     PHOTO.save(image)
     Image.fromarray(sample_label(*SIZE)).save(label)
     dataset = PairedFiles(((image, label),), index_rule(tuple(map(str, range(21)))), np.zeros((21, 3), np.uint8))
-    whole = dataset.read(0)
-    assert isinstance(whole, Sample)
+    whole = MemorySample(str(image), *read_pair(dataset, 0))
     for i in range(60):
-        crop = train_crop(dataset.begin(0), AUGMENT, sample_rng(0, 0, i))
+        crop = train_crop(dataset.open(0), AUGMENT, sample_rng(0, 0, i))
         expected = train_crop(whole, AUGMENT, sample_rng(0, 0, i))
         np.testing.assert_array_equal(crop.image, expected.image)
         np.testing.assert_array_equal(crop.label, expected.label)

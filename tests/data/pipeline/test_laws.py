@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import Crop, collate, flip_label, lay, normalise, sample_rng, train_crop
-from emaseg.data.sample import IGNORE, Sample
+from emaseg.data.sample import IGNORE, MemorySample, Sample
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline_golden import MEAN, STD
 
@@ -24,14 +24,14 @@ few = settings(max_examples=12, deadline=None)
 def sample(height: int, width: int, seed: int) -> Sample:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
-    return Sample(image, rng.choice(np.array([0, 3, 7, IGNORE], np.uint8), (height, width)), "sample")
+    return MemorySample("sample", image, rng.choice(np.array([0, 3, 7, IGNORE], np.uint8), (height, width)))
 
 
 @few
 @given(height=SIDES, width=SIDES, seed=SEEDS)
 def test_two_mirrors_are_none(height: int, width: int, seed: int) -> None:
     """With pairs that swap, too."""
-    label = sample(height, width, seed).label
+    label = sample(height, width, seed).label()
     assert np.array_equal(flip_label(flip_label(label, [(0, 3)]), [(0, 3)]), label)
 
 
@@ -41,7 +41,7 @@ def test_a_mirrored_resize_is_the_mirror_of_the_resize(
     height: int, width: int, new: tuple[int, int], seed: int
 ) -> None:
     """Bit for bit, of a window as of the whole, whatever the size; the image itself stays as it is."""
-    image = sample(height, width, seed).image
+    image = sample(height, width, seed).image()
     before = image.copy()
     window = (new[0] // 3, new[1] // 3, new[0] - new[0] // 3, new[1] - new[1] // 3)
     for size, part in ((new, window), (new, None), ((height, width), None)):
@@ -58,16 +58,16 @@ def test_a_crop_invents_nothing(height: int, width: int, seed: int) -> None:
     crop = train_crop(source, AUGMENT, sample_rng(seed, 0, 0))
     assert crop.image.shape[:2] == crop.label.shape
     assert all(side <= limit for side, limit in zip(crop.label.shape, AUGMENT.crop, strict=True))
-    assert set(np.unique(crop.label)) <= set(np.unique(source.label))
-    assert source.image.min() <= crop.image.min() + 1  # the integer arithmetic truncates
-    assert crop.image.max() <= source.image.max()
+    assert set(np.unique(crop.label)) <= set(np.unique(source.label()))
+    assert source.image().min() <= crop.image.min() + 1  # the integer arithmetic truncates
+    assert crop.image.max() <= source.image().max()
 
 
 @few
 @given(sizes=st.lists(st.tuples(st.integers(1, 16), st.integers(1, 20)), min_size=1, max_size=3), seed=SEEDS)
 def test_a_batch_is_its_crops_normalised_one_by_one(sizes: list[tuple[int, int]], seed: int) -> None:
     """Bit for bit; the padding is 0 and ignored; and until then a batch is 8 bits a value."""
-    crops = [Crop(s.image, s.label, False, s.name) for s in (sample(h, w, seed) for h, w in sizes)]
+    crops = [Crop(s.image(), s.label(), False, s.name) for s in (sample(h, w, seed) for h, w in sizes)]
     for pad in ("centre", "bottom_right"):
         augment = replace(AUGMENT, pad=pad)  # type: ignore[arg-type]
         parcel, batch = lay(crops, augment), collate(crops, augment, MEAN, STD)

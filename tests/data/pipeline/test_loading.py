@@ -31,7 +31,8 @@ from emaseg.data.pipeline.loading import (
     shared_memory_problem,
     steps_per_epoch,
 )
-from emaseg.data.sample import Batch, Sample, UInt8
+from emaseg.data.pipeline.transforms import Batch
+from emaseg.data.sample import MemorySample, Sample, UInt8
 from emaseg.errors import DataError, RecipeError, SystemFault
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline_golden import MEAN, STD, sample_image, sample_label
@@ -61,16 +62,20 @@ class Pictures:
     def palette(self) -> UInt8:
         return np.zeros((21, 3), np.uint8)
 
+    @property
+    def withheld_by(self) -> str:
+        return ""
+
     def __len__(self) -> int:
         return self.count
 
     def name(self, index: int) -> str:
         return f"image_{index}.png"
 
-    def read(self, index: int) -> Sample:
+    def open(self, index: int) -> Sample:
         if index == self.at:
             trouble(self.what, self.name(index), self.token)
-        return Sample(sample_image(30 + index, 40), sample_label(30 + index, 40), self.name(index))
+        return MemorySample(self.name(index), sample_image(30 + index, 40), sample_label(30 + index, 40))
 
 
 def trouble(what: str, name: str, token: Path | None) -> None:

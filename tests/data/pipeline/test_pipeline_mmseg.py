@@ -11,7 +11,7 @@ import torch
 from emaseg.data.pipeline.colour import Photometric, apply_photometric, draw_photometric
 from emaseg.data.pipeline.resize import limit_size, resize_image, resize_label
 from emaseg.data.pipeline.transforms import acceptable, collate, draw_crop, normalise, sample_rng, train_crop
-from emaseg.data.sample import Sample
+from emaseg.data.sample import MemorySample
 from emaseg.recipe import load_recipe
 from tests.data.pipeline_golden import ARRAYS, MEAN, STD, sample_image, sample_label
 
@@ -31,13 +31,13 @@ def test_a_batch_equals_the_published_order_of_steps(index: int) -> None:
     """Protects the whole row: resize, crop (from the whole resized image), mirror, colour, normalise, pad below and
     right; ours resizes only the window.
     """
-    source = Sample(sample_image(50, 90), sample_label(50, 90), "a")
+    source = MemorySample("a", sample_image(50, 90), sample_label(50, 90))
     rng = sample_rng(1, 0, index)
     scale = float(rng.uniform(0.5, 2.0))
     limits = int(128 * scale), int(64 * scale)
     factor = min(limits[0] / 90, limits[1] / 50)
     size = int(50 * factor + 0.5), int(90 * factor + 0.5)
-    image, label = resize_image(source.image, size), resize_label(source.label, size)
+    image, label = resize_image(source.image(), size), resize_label(source.label(), size)
     height, width = min(48, size[0]), min(96, size[1])
     for draw in range(11):
         top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emaseg.data.pipeline import resize
-from emaseg.data.pipeline.resize import box_needed, limit_size, resize_floats, resize_image, resize_label, resize_part
-from emaseg.data.sample import Part
+from emaseg.data.pipeline.resize import box_needed, limit_size, resize_floats, resize_image, resize_label, resize_region
+from emaseg.data.sample import Region
 from tests.data.pipeline_golden import ARRAYS, FACTS, sample_image, sample_label, sha256
 
 CASES = [pytest.param(case, id=case["name"]) for case in FACTS["cases"]]
@@ -129,9 +129,9 @@ def test_the_needed_box_is_enough(
     y, x, h, w = box_needed((height, width), new, window)
     assert 0 <= y < y + h <= height
     assert 0 <= x < x + w <= width
-    part = Part(image[y : y + h, x : x + w].copy(), y, x, (height, width))
+    part = Region(image[y : y + h, x : x + w].copy(), y, x, (height, width))
     expected = resize_image(image, new, window, mirrored=mirrored)
-    np.testing.assert_array_equal(resize_part(part, new, window, mirrored=mirrored), expected)
+    np.testing.assert_array_equal(resize_region(part, new, window, mirrored=mirrored), expected)
 
 
 def test_the_same_size_changes_nothing() -> None:

@@ -26,7 +26,7 @@ from emaseg.data.pipeline.transforms import (
     sample_rng,
     train_crop,
 )
-from emaseg.data.sample import Sample
+from emaseg.data.sample import MemorySample, Sample
 from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Augment, Inference
 from tests.data.pipeline_golden import ARRAYS, FACTS, MEAN, STD, sample_image, sample_label
@@ -55,7 +55,7 @@ LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
 
 
 def sample(height: int = 60, width: int = 80) -> Sample:
-    return Sample(sample_image(height, width), sample_label(height, width), "a.jpg")
+    return MemorySample("a.jpg", sample_image(height, width), sample_label(height, width))
 
 
 def crop_of(height: int, width: int, *, mirrored: bool = False) -> Crop:
@@ -139,24 +139,24 @@ def test_crops_stay_inside_and_keep_their_labels(height: int, width: int, index:
     assert crop.image.dtype == (np.float32 if augment is AUTHORS else np.uint8)
     assert all(side <= limit for side, limit in zip(crop.label.shape, augment.crop, strict=True))
     partners = {a for pair in augment.flip_pairs for a in pair}
-    assert set(np.unique(crop.label)) <= set(np.unique(source.label)) | {255} | partners
+    assert set(np.unique(crop.label)) <= set(np.unique(source.label())) | {255} | partners
 
 
 def test_without_any_option_the_crop_is_a_cut_from_the_image() -> None:
     source = sample()
     crop = train_crop(source, PLAIN, sample_rng(0, 0, 0))
-    places = np.lib.stride_tricks.sliding_window_view(source.image, (48, 48, 3))[:, :, 0]
+    places = np.lib.stride_tricks.sliding_window_view(source.image(), (48, 48, 3))[:, :, 0]
     found = (places == crop.image).all(axis=(2, 3, 4))
     assert found.sum() == 1
     top, left = np.argwhere(found)[0]
-    np.testing.assert_array_equal(crop.label, source.label[top : top + 48, left : left + 48])
+    np.testing.assert_array_equal(crop.label, source.label()[top : top + 48, left : left + 48])
 
 
 def test_image_and_label_move_together() -> None:
     """An image that shows its label keeps showing it after resizing by 2, cropping and mirroring."""
     y, x = np.mgrid[:40, :40]
     label = (x // 10 + 4 * (y // 10)).astype(np.uint8)
-    source = Sample(np.repeat(label[..., None] * 10, 3, axis=2), label, "a")
+    source = MemorySample("a", np.repeat(label[..., None] * 10, 3, axis=2), label)
     mirrored = set()
     for index in range(8):
         augment = replace(PLAIN, scale=(2.0, 2.0), flip=0.5, crop=(32, 32))
@@ -236,9 +236,9 @@ def test_the_authors_pipeline_equals_their_order_of_steps(index: int) -> None:
     rng = sample_rng(4, 0, index)
     scale = float(rng.choice(AUTHORS.scale_choices))
     image = F.interpolate(
-        normalise(source.image, MEAN, STD)[None], scale_factor=scale, mode="bilinear", align_corners=True
+        normalise(source.image(), MEAN, STD)[None], scale_factor=scale, mode="bilinear", align_corners=True
     )
-    label = F.interpolate(torch.from_numpy(source.label)[None, None].float(), scale_factor=scale, mode="nearest")
+    label = F.interpolate(torch.from_numpy(source.label())[None, None].float(), scale_factor=scale, mode="nearest")
     h, w = image.shape[-2:]
     image = F.pad(image, (0, max(65 - w, 0), 0, max(65 - h, 0)))
     label = F.pad(label, (0, max(65 - w, 0), 0, max(65 - h, 0)), value=255)

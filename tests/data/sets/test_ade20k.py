@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
+from emaseg.data.sample import published_label
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.ade20k import ade20k, ade20k_rule
 from emaseg.data.sets.pairs import PairedFiles
-from emaseg.data.sets.trees import ImagesOnly
+from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.schema import ADE20KData
 from tests.data.made import fails, image, label, real
@@ -32,7 +33,7 @@ def data(root: Path, **keys: str) -> ADE20KData:
     return ADE20KData(kind="ade20k", root=str(root), **keys)
 
 
-def ids(dataset: PairedFiles | ImagesOnly) -> list[str]:
+def ids(dataset: PairedFiles | UnlabelledFiles) -> list[str]:
     return [Path(dataset.name(i)).stem for i in range(len(dataset))]
 
 
@@ -60,7 +61,7 @@ def test_the_layouts(tmp_path: Path, below: str, root: str) -> None:
     assert isinstance(train, PairedFiles)
     assert isinstance(held, PairedFiles)
     assert (ids(train), ids(held)) == (list(FOLDERS["training"]), list(FOLDERS["validation"]))
-    assert held.read(0).label.tolist() == [[255, 0, 149], [255, 0, 149]]
+    assert held.open(0).label().tolist() == [[255, 0, 149], [255, 0, 149]]
     assert str(top) in train.layout
     assert len(train.classes) == len(train.palette) == 150
 
@@ -90,10 +91,10 @@ def test_the_test_images_have_no_labels(tmp_path: Path) -> None:
     fails(lambda: ade20k(recipe, "eval"), DataError, "images/testing", "release_test.zip")
     image(tmp_path / "release_test/testing/ADE_test_00000001.jpg")
     found = ade20k(recipe, "eval")
-    assert isinstance(found, ImagesOnly)
+    assert isinstance(found, UnlabelledFiles)
     assert ids(found) == ["ADE_test_00000001"]
-    assert found.read_image(0).shape == (2, 3, 3)
-    fails(lambda: found.read(0), DataError, "ADE_test_00000001.jpg", "not published", "val")
+    assert found.open(0).image().shape == (2, 3, 3)
+    fails(lambda: published_label(found.open(0)), DataError, "ADE_test_00000001.jpg", "not published", "val")
     fails(lambda: check_dataset(found), DataError, "not published")
 
 
@@ -137,7 +138,11 @@ def test_values_out_of_range_are_named(tmp_path: Path) -> None:
     label(top / "annotations/validation/ADE_val_00000001.png", [3, 255])
     found = ade20k(data(top), "eval")
     fails(
-        lambda: found.read(0), DataError, "ADE_val_00000001.png", "255 (3 pixels)", "1..150 are classes, 0 is ignored"
+        lambda: published_label(found.open(0)),
+        DataError,
+        "ADE_val_00000001.png",
+        "255 (3 pixels)",
+        "1..150 are classes, 0 is ignored",
     )
 
 
@@ -159,7 +164,7 @@ def test_samples() -> None:
         {"sky", "building, edifice", "tree"},
         {"road, route", "sky", "sidewalk, pavement"},
     ]
-    found = [ade20k(data(root), "train").read(0), *(held.read(i) for i in range(3))]
+    found = [ade20k(data(root), "train").open(0), *(held.open(i) for i in range(3))]
     for sample, names in zip(found, wanted, strict=True):
         counts = np.bincount(sample.label.ravel(), minlength=256)[:150]
         assert names <= {held.classes[i] for i in np.argsort(-counts)[:5]}

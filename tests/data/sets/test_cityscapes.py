@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
+from emaseg.data.sample import published_label
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cityscapes import cityscapes, label_rule
 from emaseg.data.sets.pairs import PairedFiles
-from emaseg.data.sets.trees import ImagesOnly
+from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.schema import CityscapesData
 from tests.data.made import fails, image, label, real
@@ -48,7 +49,7 @@ def data(root: Path, **keys: str) -> CityscapesData:
     return CityscapesData(kind="cityscapes", root=str(root), **keys)
 
 
-def frames(dataset: PairedFiles | ImagesOnly) -> list[str]:
+def frames(dataset: PairedFiles | UnlabelledFiles) -> list[str]:
     return [Path(dataset.name(i)).name.removesuffix("_leftImg8bit.png") for i in range(len(dataset))]
 
 
@@ -73,7 +74,7 @@ def test_the_layouts(tmp_path: Path, kinds: tuple[str, ...], below: str) -> None
     assert isinstance(train, PairedFiles)
     assert isinstance(held, PairedFiles)
     assert (frames(train), frames(held)) == (list(FRAMES["train"]), list(FRAMES["val"]))
-    assert train.read(1).label.tolist() == [[0, 255, 18], [0, 255, 18]]
+    assert train.open(1).label().tolist() == [[0, 255, 18], [0, 255, 18]]
     assert f"labels: {kinds[-1]}" in train.layout
     assert len(train.classes) == len(train.palette) == 19
 
@@ -117,10 +118,10 @@ def test_lists_choose_and_order(tmp_path: Path, line: str) -> None:
 def test_the_test_images_have_no_labels(tmp_path: Path) -> None:
     """gtFine/test holds files, but they label the car's bonnet and the borders only: they must not be scored."""
     found = cityscapes(data(tree(tmp_path), eval_split="test"), "eval")
-    assert isinstance(found, ImagesOnly)
+    assert isinstance(found, UnlabelledFiles)
     assert frames(found) == list(FRAMES["test"])
-    assert found.read_image(0).shape == (2, 3, 3)
-    for call in (lambda: found.read(0), lambda: check_dataset(found)):
+    assert found.open(0).image().shape == (2, 3, 3)
+    for call in (lambda: published_label(found.open(0)), lambda: check_dataset(found)):
         fails(call, DataError, "berlin_000000_000019", "not published", "val")
 
 
@@ -170,9 +171,9 @@ def test_other_files_under_the_labels_name_are_refused(tmp_path: Path) -> None:
     path = top / "gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png"
     found = cityscapes(data(top), "eval")
     label(path, [0, 18, 255])
-    fails(lambda: found.read(0), DataError, str(path), "255 (2 pixels)", "labelIds")
+    fails(lambda: published_label(found.open(0)), DataError, str(path), "255 (2 pixels)", "labelIds")
     Image.new("RGB", (3, 2), (128, 64, 128)).save(path)
-    fails(lambda: found.read(0), DataError, str(path), "three-channel", "not their coloured pictures")
+    fails(lambda: published_label(found.open(0)), DataError, str(path), "three-channel", "not their coloured pictures")
 
 
 def test_unknown_split(tmp_path: Path) -> None:
@@ -193,20 +194,20 @@ def test_samples() -> None:
     ]
     assert isinstance(both, PairedFiles)
     for i, (_, path) in enumerate(both.items):
-        sample = both.read(i)
+        sample = both.open(i)
         stored = np.asarray(Image.open(str(path).replace("labelIds", "labelTrainIds")))
-        np.testing.assert_array_equal(sample.label, stored)
-        assert sample.image.shape == (1024, 2048, 3)
-        counts = np.bincount(sample.label.ravel(), minlength=256)
+        np.testing.assert_array_equal(sample.label(), stored)
+        assert sample.image().shape == (1024, 2048, 3)
+        counts = np.bincount(sample.label().ravel(), minlength=256)
         assert {0, 8, 10, 13} <= set(np.flatnonzero(counts[:19]))  # road, vegetation, sky, car
-        assert counts[0] > 0.2 * sample.label.size
+        assert counts[0] > 0.2 * sample.label().size
 
 
 @pytest.mark.realdata
 def test_small_sample() -> None:
     """A pair shrunk to 256 x 128."""
     found = cityscapes(data(real("cityscapes_mmseg_small")), "eval")
-    counts = np.bincount(found.read(0).label.ravel(), minlength=256)
+    counts = np.bincount(found.open(0).label().ravel(), minlength=256)
     assert [found.classes[i] for i in np.argsort(-counts[:19])[:3]] == ["building", "road", "sidewalk"]
 
 
@@ -220,4 +221,4 @@ def test_coloured_sample_is_refused(tmp_path: Path) -> None:
     target.parent.mkdir(parents=True)
     target.symlink_to(colours)
     found = cityscapes(data(tmp_path), "eval")
-    fails(lambda: found.read(0), DataError, str(target), "three-channel")
+    fails(lambda: published_label(found.open(0)), DataError, str(target), "three-channel")

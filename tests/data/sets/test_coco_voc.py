@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
 from emaseg.data.labels import coco_voc_categories, label_set
+from emaseg.data.sample import read_pair
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.coco_voc import coco_voc
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.errors import DataError, RecipeError, SystemFault
@@ -91,10 +92,10 @@ def test_the_first_annotation_wins_and_the_rest_is_background(tmp_path: Path) ->
     found = coco_voc(data(tree(tmp_path)), "eval")
     expected = np.zeros(SIZE, np.uint8)
     expected[:, :30], expected[:, 30:40] = CAT_ID, PERSON_ID
-    sample = found.read(0)
-    np.testing.assert_array_equal(sample.label, expected)
-    assert sample.image.shape == (*SIZE, 3)
-    crowd = found.read_label(1)
+    sample = found.open(0)
+    np.testing.assert_array_equal(sample.label(), expected)
+    assert sample.image().shape == (*SIZE, 3)
+    crowd = found.open(1).label()
     assert np.count_nonzero(crowd == PERSON_ID) == np.count_nonzero(crowd) == 1001
 
 
@@ -103,7 +104,7 @@ def test_categories_are_those_of_the_names(tmp_path: Path) -> None:
     categories = coco_voc_categories()
     notes = [note(7, c, box(2 * i, 0, 2 * i + 2, 40), area=80.0) for i, c in enumerate(categories) if i]
     tree(tmp_path, content={"images": IMAGES[:1], "annotations": notes})
-    label = coco_voc(data(tmp_path), "eval").read(0).label
+    label = coco_voc(data(tmp_path), "eval").open(0).label()
     assert label[0, ::2].tolist()[:21] == list(range(21))
 
 
@@ -114,7 +115,7 @@ def test_the_json_is_parsed_once(tmp_path: Path, cache: Path) -> None:
     (index,) = (cache / "annotations").iterdir()
     written = index.stat().st_mtime_ns
     again = pickle.loads(pickle.dumps(coco_voc(data(tmp_path), "eval")))
-    np.testing.assert_array_equal(again.read(1).label, first.read(1).label)
+    np.testing.assert_array_equal(again.open(1).label(), first.open(1).label())
     assert index.stat().st_mtime_ns == written
     path.write_text(json.dumps({"images": IMAGES, "annotations": NOTES[:1]}))
     os.utime(path, ns=(1, 1))
@@ -130,7 +131,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, cache: Path) -> None:
     whole = index.read_bytes()
     for content in (whole[:-5], b"", b"[1,2]\n", b"\xff\n", b'[["a","",3]]\nxx'):
         index.write_bytes(content)
-        assert coco_voc(data(tmp_path), "eval").read(0).label.any()
+        assert coco_voc(data(tmp_path), "eval").open(0).label().any()
         assert index.read_bytes() == whole
 
 
@@ -139,7 +140,7 @@ def test_an_index_that_goes_while_it_is_used(tmp_path: Path, cache: Path) -> Non
     found = coco_voc(data(tmp_path), "eval")
     (index,) = (cache / "annotations").iterdir()
     index.unlink()
-    fails(lambda: found.read(0), DataError, str(index), "gone or damaged")
+    fails(lambda: read_pair(found, 0), DataError, str(index), "gone or damaged")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
@@ -161,7 +162,7 @@ def test_wrong_trees_name_what_is_missing(tmp_path: Path) -> None:
     fails(lambda: coco_voc(data(tmp_path), "eval"), DataError, "1 of the 2 images", "000000000009.jpg")
     image(tmp_path / "val2017/000000000009.jpg", (40, 61))
     found = coco_voc(data(tmp_path), "eval")
-    fails(lambda: found.read(1), DataError, "40 x 61", "40 x 60")
+    fails(lambda: read_pair(found, 1), DataError, "40 x 61", "40 x 60")
 
 
 @pytest.mark.parametrize(
@@ -235,5 +236,5 @@ def test_real_polygons(tmp_path: Path) -> None:
         (own,) = real("labelme_voc").rglob(f"*Class*/{stem}.png")
         with Image.open(own) as stored:
             truth = np.asarray(stored)
-        same = (found.read_label(index) == truth)[truth != 255]
+        same = (found.open(index).label() == truth)[truth != 255]
         assert same.mean() > 0.98

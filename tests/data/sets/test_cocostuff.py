@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from emaseg.data import build_dataset
 from emaseg.data.labels import label_set
+from emaseg.data.sample import read_pair
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cocostuff import Stored, cocostuff, cocostuff_rule
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, RecipeError
@@ -110,8 +111,8 @@ def test_10k_as_published(tmp_path: Path, below: str, classes: int) -> None:
     assert isinstance(train, PairedFiles)
     assert isinstance(held, PairedFiles)
     assert (ids(train), ids(held)) == (list(PICTURES["train"]), list(PICTURES["test"]))
-    assert held.read(0).label.tolist() == [[255, 0, classes - 1]] * 2
-    assert held.read(0).label.dtype == np.uint8
+    assert held.open(0).label().tolist() == [[255, 0, classes - 1]] * 2
+    assert held.open(0).label().dtype == np.uint8
     assert ".mat" in held.layout
     every = cocostuff(data(tmp_path, train_split="all"), "train")
     assert ids(every) == [*PICTURES["test"], *PICTURES["train"]]
@@ -126,7 +127,7 @@ def test_10k_converted(tmp_path: Path, classes: int) -> None:
             label(tmp_path / f"annotations/{split}2014/{name}_labelTrainIds.png", [0, 1, 171])
     found = cocostuff(data(tmp_path, classes=classes), "train")
     assert ids(found) == list(PICTURES["train"])
-    assert found.read(0).label.tolist() == [[255, 0, classes - 1]] * 2
+    assert found.open(0).label().tolist() == [[255, 0, classes - 1]] * 2
     assert "mmsegmentation" in found.layout
     assert len(cocostuff(data(tmp_path, train_split="all"), "train")) == 3
 
@@ -136,7 +137,7 @@ def test_mat_files_of_any_number_type(tmp_path: Path, kind: type) -> None:
     """MATLAB stores doubles unless told otherwise."""
     top = tree_10k(tmp_path)
     mat(top / "annotations" / f"{PICTURES['test'][0]}.mat", [0, 1, 182], kind)
-    assert cocostuff(data(top), "eval").read(0).label.tolist() == [[255, 0, 170]] * 2
+    assert cocostuff(data(top), "eval").open(0).label().tolist() == [[255, 0, 170]] * 2
 
 
 def test_unusable_mat_files_are_named(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_unusable_mat_files_are_named(tmp_path: Path) -> None:
     found = cocostuff(data(top), "eval")
 
     def refused(*words: str) -> None:
-        fails(lambda: found.read(0), DataError, str(path), *words)
+        fails(lambda: read_pair(found, 0), DataError, str(path), *words)
 
     mat(path, [1], name="labelMapThings")
     refused('no "S"', "labelMapThings")
@@ -203,7 +204,7 @@ def test_164k_layouts(tmp_path: Path, images: str, labels: str, ending: str, cla
     for part in ("train", "eval"):
         found = build_dataset(data(tmp_path, "cocostuff164k", classes), part)  # type: ignore[arg-type]
         assert isinstance(found, PairedFiles)
-        assert found.read(0).label.tolist() == [[255, 0, classes - 1]] * 2
+        assert found.open(0).label().tolist() == [[255, 0, classes - 1]] * 2
         assert ("mmsegmentation" in found.layout) == (ending != ".png")
 
 
@@ -234,7 +235,7 @@ def test_164k_values_of_the_other_numbering_are_refused(tmp_path: Path) -> None:
     top = tree_164k(tmp_path)
     label(top / "annotations/val2017/000000000009.png", [0, 182])
     found = cocostuff(data(top, "cocostuff164k", 182), "eval")
-    fails(lambda: found.read(0), DataError, "182 (3 pixels)", "255 is ignored", "COCO-Stuff 164k")
+    fails(lambda: read_pair(found, 0), DataError, "182 (3 pixels)", "255 is ignored", "COCO-Stuff 164k")
 
 
 def test_unknown_splits(tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_164k_samples(classes: int) -> None:
         found = cocostuff(data(root, "cocostuff164k", classes), part)  # type: ignore[arg-type]
         assert len(found) == count
         for i, (_, path) in enumerate(found.items):
-            stored, sample = np.asarray(Image.open(path)), found.read(i).label
+            stored, sample = np.asarray(Image.open(path)), found.open(i).label()
             np.testing.assert_array_equal(stored == 255, sample == 255)
             for value in np.unique(stored[stored != 255]):
                 (train_id,) = np.unique(sample[stored == value])
@@ -269,10 +270,10 @@ def test_10k_samples_equal_their_pixelmaps(classes: int) -> None:
     """The .mat samples were made from four pictures of the 164k set: both readers must give the same labels."""
     small = cocostuff(data(real("reconstructed_mat/cocostuff-10k-v1.1"), classes=classes, train_split="all"), "train")
     parts = [cocostuff(data(real("cocostuff164k"), "cocostuff164k", classes), part) for part in ("train", "eval")]
-    large = {Path(part.name(i)).stem: part.read_label(i) for part in parts for i in range(len(part))}
+    large = {Path(part.name(i)).stem: part.open(i).label() for part in parts for i in range(len(part))}
     assert len(small) == 4
     for i, name in enumerate(ids(small)):
-        np.testing.assert_array_equal(small.read(i).label, large[name.removeprefix("COCO_train2014_")])
+        np.testing.assert_array_equal(small.open(i).label(), large[name.removeprefix("COCO_train2014_")])
 
 
 @pytest.mark.realdata
@@ -282,4 +283,4 @@ def test_the_annotation_tools_files_are_no_labels() -> None:
     found = PairedFiles(
         ((path, path),), cocostuff_rule(tuple(map(str, range(182))), "mat"), np.zeros((182, 3), np.uint8)
     )
-    fails(lambda: found.read_label(0), DataError, str(path), 'no "S"', "labelMapThings")
+    fails(lambda: found.open(0).label(), DataError, str(path), 'no "S"', "labelMapThings")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emaseg.data import build_dataset
 from emaseg.data.checks import check_dataset
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.folder import folder
 from emaseg.errors import DataError
 from emaseg.recipe.schema import FolderData
@@ -62,7 +62,7 @@ def test_images_are_sorted_paired_by_name_and_read(tmp_path: Path) -> None:
     (root / "image" / "._a.png").write_bytes(b"what macOS leaves behind")
     assert names(root) == ["image/a.png", "image/b.JPG", "image/c.WebP"]
     dataset = build_dataset(data(root), "eval")
-    assert [dataset.read(i).label.max() for i in range(3)] == [1, 1, 1]
+    assert [dataset.open(i).label().max() for i in range(3)] == [1, 1, 1]
     assert dataset.classes == ("ground", "crack")
     assert dataset.palette.shape == (2, 3)
 
@@ -229,4 +229,4 @@ def test_labelme_export_is_read() -> None:
     assert report.ignored_share > 0
     for i, (_, mask) in enumerate(dataset.items):
         with Image.open(mask) as stored:
-            np.testing.assert_array_equal(dataset.read(i).label, np.asarray(stored))
+            np.testing.assert_array_equal(dataset.open(i).label(), np.asarray(stored))

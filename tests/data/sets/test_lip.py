@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emaseg.data import build_dataset
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
-from emaseg.data.sample import UInt8
+from emaseg.data.sample import UInt8, published_label
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.lip import lip
 from emaseg.data.sets.pairs import PairedFiles
-from emaseg.data.sets.trees import ImagesOnly
+from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.schema import Augment, LIPData
 from tests.data.made import fails, image, label, real
@@ -44,7 +44,7 @@ def data(root: Path, **keys: str) -> LIPData:
     return LIPData(kind="lip", root=str(root), **keys)
 
 
-def ids(dataset: PairedFiles | ImagesOnly) -> list[str]:
+def ids(dataset: PairedFiles | UnlabelledFiles) -> list[str]:
     return [Path(dataset.name(i)).stem for i in range(len(dataset))]
 
 
@@ -61,7 +61,7 @@ def test_the_layouts(tmp_path: Path, places: tuple[str, str, str], whose: str, b
     assert ids(train) == ["2_b", "1_a"]
     assert ids(held) == ["4_d"]
     assert whose in train.layout
-    assert train.read(0).label.tolist() == [[0, 14, 19], [0, 14, 19]]
+    assert train.open(0).label().tolist() == [[0, 14, 19], [0, 14, 19]]
     assert len(train.classes) == len(train.palette) == 20
     assert train.classes[14:] == ("leftArm", "rightArm", "leftLeg", "rightLeg", "leftShoe", "rightShoe")
 
@@ -79,7 +79,7 @@ def test_a_value_beyond_the_classes_is_an_error(tmp_path: Path) -> None:
     for value in (20, 255):
         label(tmp_path / "TrainVal_parsing_annotations/val_segmentations/4_d.png", [0, value])
         found = lip(data(tmp_path), "eval")
-        fails(lambda found=found: found.read(0), DataError, "4_d.png", f"holds {value} (3 pixels)", "LIP")
+        fails(lambda found=found: found.open(0).label(), DataError, "4_d.png", f"holds {value} (3 pixels)", "LIP")
 
 
 def test_wrong_trees_name_what_is_missing(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_the_test_split_has_images_only(tmp_path: Path, folder: str) -> None:
     for name in ("8_b", "7_a"):
         image(tmp_path / folder / f"{name}.jpg")
     found = build_dataset(data(tmp_path, eval_split="test"), "eval")
-    assert isinstance(found, ImagesOnly)
+    assert isinstance(found, UnlabelledFiles)
     assert ids(found) == ["7_a", "8_b"]
-    fails(lambda: found.read(0), DataError, "not published")
+    fails(lambda: published_label(found.open(0)), DataError, "not published")
     (tmp_path / "test_id.txt").write_text("8_b\n")
     assert ids(lip(data(tmp_path, eval_split="test"), "eval")) == ["8_b"]
 
@@ -120,10 +120,10 @@ def test_training_swaps_left_and_right_when_it_mirrors(tmp_path: Path) -> None:
     tree(tmp_path)
     image(tmp_path / "TrainVal_images/val_images/4_d.jpg", (4, 5))
     label(tmp_path / "TrainVal_parsing_annotations/val_segmentations/4_d.png", list(range(20)), (4, 5))
-    sample = lip(data(tmp_path), "eval").read(0)
+    sample = lip(data(tmp_path), "eval").open(0)
     augment = Augment(crop=(4, 5), flip=1.0, flip_pairs=PAIRS, photometric="none", max_class_share=1.0)
     crop = train_crop(sample, augment, sample_rng(0, 0, 0))
-    np.testing.assert_array_equal(crop.label, mirrored(sample.label))
+    np.testing.assert_array_equal(crop.label, mirrored(sample.label()))
 
 
 def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_the_real_sample_reads() -> None:
     for part, size in (("train", (220, 154)), ("eval", (377, 130))):
         dataset = build_dataset(data(real("lip")), part)  # type: ignore[arg-type]
         assert len(dataset) == 1
-        sample = dataset.read(0)
-        assert sample.image.shape == (*size, 3)
-        assert sample.label.shape == size
-        assert set(np.unique(sample.label).tolist()) == classes[part]
+        sample = dataset.open(0)
+        assert sample.image().shape == (*size, 3)
+        assert sample.label().shape == size
+        assert set(np.unique(sample.label()).tolist()) == classes[part]

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from emaseg.data import build_dataset
 from emaseg.data.files.label_files import LabelRule, index_rule
 from emaseg.data.pipeline.loading import batches
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.packed import PackedFiles, open_packed, pack, part_of, verify
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.shapes import Shapes
@@ -65,9 +65,9 @@ def test_packed_is_unpacked_byte_for_byte(tmp_path_factory: pytest.TempPathFacto
     assert np.array_equal(found.palette, PALETTE)
     for i, (image, label) in enumerate(dataset.items):
         assert found.stored(i) == (image.read_bytes(), label.read_bytes())
-        a, b = dataset.read(i), found.read(i)
-        assert np.array_equal(a.image, b.image)
-        assert np.array_equal(a.label, b.label)
+        a, b = dataset.open(i), found.open(i)
+        assert np.array_equal(a.image(), b.image())
+        assert np.array_equal(a.label(), b.label())
         assert str(image) in found.name(i)
     verify(folder / "train.h5")
     assert not part_of(folder / "train.h5").exists()
@@ -86,13 +86,13 @@ def test_every_label_rule_survives(tmp_path: Path) -> None:
     """Tables of other values, colours and MATLAB files mean the same out of a packed file."""
     folder = tmp_path / "files"
     pairs = files(folder, 2)
-    savemat(folder / "1.mat", {"S": np.full(pairs.read(1).label.shape, 2, np.uint8)})
+    savemat(folder / "1.mat", {"S": np.full(pairs.open(1).label().shape, 2, np.uint8)})
     rule = replace(index_rule(CLASSES, values=(0, 2, 1), palette=((0, 0, 0), (9, 9, 9), (8, 8, 8))), mat=("S",))
     dataset = PairedFiles((pairs.items[0], (pairs.items[1][0], folder / "1.mat")), rule, PALETTE)
     found = packed_file(dataset, tmp_path / "train.h5")
     assert found.rule == rule
-    assert all(np.array_equal(found.read(i).label, dataset.read(i).label) for i in range(2))
-    assert (found.read(1).label == 1).all()
+    assert all(np.array_equal(found.open(i).label(), dataset.open(i).label()) for i in range(2))
+    assert (found.open(1).label() == 1).all()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -100,7 +100,7 @@ def test_training_reads_the_same_batches(tmp_path: Path, workers: int) -> None:
     """Each loading process opens the file for itself, also after the parent has."""
     dataset = files(tmp_path / "files")
     found = packed_file(dataset, tmp_path / "train.h5")
-    found.read(0)
+    found.open(0)
     sides = [
         batches(source, AUGMENT, MEAN, STD, batch=2, start=0, total=4, seed=0, workers=workers)
         for source in (dataset, found)

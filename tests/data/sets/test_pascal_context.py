@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from emaseg.data import build_dataset
+from emaseg.data.sample import read_pair
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.pascal_context import numbered_rule, pascal_context, raw_rule
@@ -144,8 +145,8 @@ def test_every_kind_of_label_file_gives_the_same_labels(tmp_path: Path, kind: st
         held = build_dataset(data(tmp_path, num_classes=count, **keys), "eval")
         assert isinstance(held, PairedFiles | DrawnFiles)
         assert len(held.classes) == len(held.palette) == count
-        assert held.read(0).label.ravel().tolist() == expected
-        np.testing.assert_array_equal(held.read_label(0), held.read(0).label)
+        assert held.open(0).label().ravel().tolist() == expected
+        np.testing.assert_array_equal(held.open(0).label(), held.open(0).label())
 
 
 @pytest.mark.parametrize("lists", ["ImageSets/SegmentationContext", "ImageSets/Main"])
@@ -200,10 +201,10 @@ def test_values_out_of_range_name_file_and_value(tmp_path: Path) -> None:
     tree(tmp_path)
     mats(tmp_path / "trainval", [0, 0, 0, 0, 0, 460])
     found = pascal_context(data(tmp_path), "eval")
-    fails(lambda: found.read(0), DataError, "2008_c.mat", "holds 460 (1 pixel)", "PASCAL Context")
+    fails(lambda: read_pair(found, 0), DataError, "2008_c.mat", "holds 460 (1 pixel)", "PASCAL Context")
     pngs(tmp_path / "59_context_labels", [60])
     owners = pascal_context(data(tmp_path), "eval")
-    fails(lambda: owners.read(0), DataError, "2008_c.png", "holds 60 (6 pixels)")
+    fails(lambda: read_pair(owners, 0), DataError, "2008_c.png", "holds 60 (6 pixels)")
 
 
 def test_a_json_without_the_images_or_annotations(tmp_path: Path) -> None:
@@ -249,4 +250,4 @@ def test_the_real_sample_shows_what_its_pictures_show(tmp_path: Path) -> None:
     }
     dataset = pascal_context(data(tmp_path), "eval")
     for index, name in enumerate(names):
-        assert {dataset.classes[value] for value in np.unique(dataset.read(index).label)} == shown[name]
+        assert {dataset.classes[value] for value in np.unique(dataset.open(index).label())} == shown[name]

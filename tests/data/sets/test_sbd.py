@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from emaseg.data.files.mat import read_mat
+from emaseg.data.sample import read_pair
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.voc import voc
 from emaseg.errors import DataError
@@ -57,7 +58,7 @@ def trainaug(root: Path, **keys: object) -> PairedFiles:
 
 
 def found(dataset: PairedFiles) -> list[tuple[str, int]]:
-    return [(Path(dataset.name(i)).stem, int(dataset.read(i).label[0, 0])) for i in range(len(dataset))]
+    return [(Path(dataset.name(i)).stem, int(dataset.open(i).label()[0, 0])) for i in range(len(dataset))]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +119,9 @@ def test_without_the_labels_the_download_is_named(tmp_path: Path) -> None:
 def test_values_beyond_the_classes_and_other_sizes(tmp_path: Path) -> None:
     root = tree(tmp_path, "dataset")
     mat(root / "dataset/cls/b.mat", 21)
-    fails(lambda: trainaug(root).read(1), DataError, "b.mat", "holds 21 (6 pixels)", "PASCAL VOC")
+    fails(lambda: read_pair(trainaug(root), 1), DataError, "b.mat", "holds 21 (6 pixels)", "PASCAL VOC")
     image(root / "JPEGImages/c.jpg", (2, 4))
-    fails(lambda: trainaug(root).read(2), DataError, "c.jpg is 2 x 4", "c.mat is 2 x 3")
+    fails(lambda: read_pair(trainaug(root), 2), DataError, "c.jpg is 2 x 4", "c.mat is 2 x 3")
 
 
 def test_the_script_writes_pngs_that_replace_the_mat_files(
@@ -199,4 +200,4 @@ def test_the_rebuilt_files_equal_their_pngs(tmp_path: Path) -> None:
     assert len(dataset) == 4
     for index, name in enumerate(names):
         with Image.open(masks / "SegmentationClassAug" / f"{name}.png") as stored:
-            np.testing.assert_array_equal(dataset.read(index).label, np.asarray(stored))
+            np.testing.assert_array_equal(dataset.open(index).label(), np.asarray(stored))

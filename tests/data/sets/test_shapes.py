@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emaseg.data import build_dataset
+from emaseg.data.sets import build_dataset
 from emaseg.data.sets.shapes import Shapes
 from emaseg.metrics import Confusion
 from emaseg.recipe import load_recipe
@@ -23,13 +23,13 @@ def colour_classifier_miou(train: Shapes, test: Shapes, images: int) -> float:
     """mIoU of the best guess from one pixel's colour: the most frequent class of its colour in the training images."""
     counts = np.zeros((1 << 3 * BITS, len(train.classes)), np.int64)
     for i in range(images):
-        sample = train.read(i)
-        np.add.at(counts, (colour_index(sample.image).ravel(), sample.label.ravel()), 1)
+        sample = train.open(i)
+        np.add.at(counts, (colour_index(sample.image()).ravel(), sample.label().ravel()), 1)
     table = counts.argmax(axis=1).astype(np.uint8)
     confusion = Confusion.empty(len(train.classes))
     for i in range(len(test)):
-        sample = test.read(i)
-        confusion.add(sample.label, table[colour_index(sample.image)])
+        sample = test.open(i)
+        confusion.add(sample.label(), table[colour_index(sample.image())])
     miou = confusion.scores(train.classes, len(test)).miou
     assert miou is not None
     return miou
@@ -46,16 +46,16 @@ def test_a_sample_depends_on_seed_part_and_index_alone() -> None:
     """Protects repeatability, and that training and evaluation never share an image."""
     data = ShapesData(kind="shapes", size=(32, 48), train_images=5, eval_images=5)
     train, test = build_dataset(data, "train"), build_dataset(data, "eval")
-    first = train.read(3)
-    assert first.image.shape == (32, 48, 3)
-    assert first.label.shape == (32, 48)
-    assert np.array_equal(first.image, build_dataset(data, "train").read(3).image)
+    first = train.open(3)
+    assert first.image().shape == (32, 48, 3)
+    assert first.label().shape == (32, 48)
+    assert np.array_equal(first.image(), build_dataset(data, "train").open(3).image())
     others = [
-        train.read(2),
-        test.read(3),
-        build_dataset(ShapesData(kind="shapes", size=(32, 48), seed=1), "train").read(3),
+        train.open(2),
+        test.open(3),
+        build_dataset(ShapesData(kind="shapes", size=(32, 48), seed=1), "train").open(3),
     ]
-    assert not any(np.array_equal(first.image, other.image) for other in others)
+    assert not any(np.array_equal(first.image(), other.image) for other in others)
 
 
 @pytest.mark.parametrize("part", ["train", "eval"])
@@ -63,5 +63,5 @@ def test_every_class_is_common(part: str) -> None:
     """Protects learning and scoring: each class covers at least 2 % of the pixels."""
     data = ShapesData(kind="shapes", size=(64, 64), train_images=100, eval_images=100)
     dataset = build_dataset(data, "train" if part == "train" else "eval")
-    counts = sum(np.bincount(dataset.read(i).label.ravel(), minlength=5) for i in range(100))
+    counts = sum(np.bincount(dataset.open(i).label().ravel(), minlength=5) for i in range(100))
     assert (counts / counts.sum() > 0.02).all()

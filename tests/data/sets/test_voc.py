@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emaseg.data import DATASETS, build_dataset
 from emaseg.data.files.images import read_image
+from emaseg.data.files.sample import FileSample
+from emaseg.data.sample import published_label, read_pair
+from emaseg.data.sets import READERS, build_dataset
 from emaseg.data.sets.pairs import PairedFiles
-from emaseg.data.sets.trees import ImagesOnly
+from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.data.sets.voc import voc
 from emaseg.errors import DataError
 from emaseg.recipe.schema import Data, VOCData
@@ -64,9 +66,9 @@ def test_pairs_follow_the_list_and_the_order_of_the_label_folders(root: Path) ->
     names = [[Path(found.name(i)).stem for i in range(len(found))] for found in _all(root)]
     assert names == [["c", "b", "a"], ["b", "a"], ["a"]]
     trainaug = voc(data(root), "train")
-    assert [int(trainaug.read(i).label[0, 0]) for i in range(3)] == [4, 2, 1]
+    assert [int(trainaug.open(i).label()[0, 0]) for i in range(3)] == [4, 2, 1]
     swapped = voc(data(root, label_folders=("SegmentationClassAug", "SegmentationClass")), "train")
-    assert [int(swapped.read(i).label[0, 0]) for i in range(3)] == [4, 3, 1]
+    assert [int(swapped.open(i).label()[0, 0]) for i in range(3)] == [4, 3, 1]
 
 
 def _all(root: Path) -> list[PairedFiles]:
@@ -75,10 +77,10 @@ def _all(root: Path) -> list[PairedFiles]:
 
 def test_a_data_set_goes_to_a_worker_and_describes_its_samples(root: Path) -> None:
     found = pickle.loads(pickle.dumps(build_dataset(data(root), "eval")))
-    sample = found.read(0)
+    sample = found.open(0)
     assert sample.name == found.name(0) == str(root / "JPEGImages" / "a.jpg")
-    assert sample.image.shape == (4, 6, 3)
-    assert sample.label.shape == (4, 6)
+    assert sample.image().shape == (4, 6, 3)
+    assert sample.label().shape == (4, 6)
     assert len(found.classes) == len(found.palette) == 21
 
 
@@ -132,21 +134,23 @@ def test_sizes_that_differ_are_both_named(root: Path) -> None:
     """For the whole read and for the quick one that only opens the image's header."""
     picture(root / "SegmentationClass" / "a.png", size=(4, 5), value=1)
     dataset = voc(data(root), "eval")
-    for read in (dataset.read, dataset.read_label):
+    for read in (FileSample.image, FileSample.size):
+        sample = dataset.open(0)
+        sample.label()
         with pytest.raises(DataError) as caught:
-            read(0)
+            read(sample)
         for word in ("a.jpg is 4 x 6", "a.png is 4 x 5", "height x width"):
             assert word in caught.value.message
     picture(root / "SegmentationClass" / "a.png", size=(6, 4), value=1)
     with pytest.raises(DataError) as caught:
-        dataset.read(0)
+        read_pair(dataset, 0)
     assert "EXIF" in caught.value.hint
 
 
 def test_every_kind_of_data_has_a_reader() -> None:
     """No recipe passes the reader of recipes only to find that its data set cannot be read."""
     kinds = [kind for section in get_args(Data) for kind in get_args(get_type_hints(section)["kind"])]
-    assert sorted(DATASETS) == sorted(kinds)
+    assert sorted(READERS) == sorted(kinds)
 
 
 # --------------------------------------------------------------------------------------------------- real data
@@ -166,7 +170,7 @@ def test_voc_subset_reads_whole() -> None:
         dataset = voc(data(root, train_split=split), "train")
         assert len(dataset) == count
         for i in range(count):
-            label = dataset.read_label(i)
+            label = dataset.open(i).label()
             if split != "train":  # trainaug contains it
                 counts += np.bincount(label.ravel(), minlength=256)
     assert np.flatnonzero(counts).tolist() == [0, *range(2, 21), 255]
@@ -177,22 +181,22 @@ def test_voc_sample_is_the_stored_one() -> None:
     """The indices of the palette PNG, not its colours or their luma."""
     root = real("voc2012/VOCdevkit/VOC2012")
     dataset = voc(data(root), "eval")
-    sample = dataset.read(3)
+    sample = dataset.open(3)
     with Image.open(root / "SegmentationClass" / f"{Path(sample.name).stem}.png") as stored:
         assert stored.mode == "P"
-        np.testing.assert_array_equal(sample.label, np.asarray(stored))
-    np.testing.assert_array_equal(sample.image, read_image(Path(sample.name)))
+        np.testing.assert_array_equal(sample.label(), np.asarray(stored))
+    np.testing.assert_array_equal(sample.image(), read_image(Path(sample.name)))
 
 
 def test_the_test_split_has_images_only(root: Path) -> None:
     """Protects the rows scored by VOC's server: their split is listed, its images are read, labels are refused."""
     (root / "ImageSets" / "Segmentation" / "test.txt").write_text("c\na\n")
     found = voc(data(root, eval_split="test"), "eval")
-    assert isinstance(found, ImagesOnly)
+    assert isinstance(found, UnlabelledFiles)
     assert [Path(found.name(i)).stem for i in range(len(found))] == ["c", "a"]
-    assert found.read_image(0).shape == (4, 6, 3)
+    assert found.open(0).image().shape == (4, 6, 3)
     with pytest.raises(DataError, match="not published"):
-        found.read(0)
+        published_label(found.open(0))
     (root / "ImageSets" / "Segmentation" / "test.txt").write_text("gone\n")
     with pytest.raises(DataError, match="gone"):
         voc(data(root, eval_split="test"), "eval")
