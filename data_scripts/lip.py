@@ -11,12 +11,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from verify import parser, verify
+from verify import check_published, verify
 
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.lip import lip
 from emaseg.data.sets.published import IMAGES
 from emaseg.recipe.schema import LIPData
+
+__all__ = ["main", "open_split", "verify"]
 
 
 def open_split(root: Path, split: str) -> Dataset:
@@ -24,8 +26,7 @@ def open_split(root: Path, split: str) -> Dataset:
 
 
 def main(arguments: list[str]) -> int:
-    given = parser(__doc__ or "").parse_args(arguments)
-    return verify(given.root.resolve(), IMAGES["lip"], open_split, given.sample, optional=("test",))
+    return check_published(arguments, __doc__ or "", IMAGES["lip"], open_split)
 
 
 if __name__ == "__main__":

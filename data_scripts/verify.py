@@ -45,6 +45,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def check_published(arguments: list[str], description: str, published: Mapping[str, int], opener: Opener) -> int:
+    """What a script does that takes a folder and nothing else; the test split, which few people download, may lack."""
+    given = parser(description).parse_args(arguments)
+    return verify(given.root.resolve(), published, opener, given.sample, optional=("test",))
+
+
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text}: not a number of labels")
