@@ -106,7 +106,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def trusted(entry: Released, path: Path, *, full: bool = False) -> Record:
-    """Check a cached file against its record and the manifest; records what had no record.
+    """Check a cached file against its record and the manifest; records what had no record and can be the weights.
 
     The file is read only when its size or time differ from the record's, or when `full`.
 
@@ -120,12 +120,13 @@ def trusted(entry: Released, path: Path, *, full: bool = False) -> Record:
             if before and not full and (status.st_size, status.st_mtime_ns) == (before.size, before.mtime_ns):
                 return before
             now = Record(_sha256(file), status.st_size, status.st_mtime_ns)
+            unfit = _unfit(entry, file)
     except PermissionError as error:
         raise _forbidden(path) from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})", "check the disk") from error
     _compare(entry, now, before, path)
-    if now != before and (before or not implausible(entry, now.size)):
+    if now != before and (before or not unfit):
         with contextlib.suppress(SystemFault):  # a cache that may only be read serves as well
             _write_record(path, now)
     return now
@@ -140,6 +141,16 @@ def implausible(entry: Released, count: int) -> str:
     return ""
 
 
+def unfit(entry: Released, path: Path) -> str:
+    """Why a file cannot be these weights, as far as its first bytes and its size tell; "" when it can.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with _reading(path) as file:
+        return _unfit(entry, file)
+
+
 def accept(entry: Released, candidate: Path, final: Path, name: str) -> Record:
     """Make `candidate`, a file beside it, the weights `final`: check all that can be checked, then rename.
 
@@ -151,9 +162,8 @@ def accept(entry: Released, candidate: Path, final: Path, name: str) -> Record:
     """
     try:
         with _reading(candidate, opened.NO_LINK) as file:
-            head = file.read(_HEAD)
             status = os.fstat(file.fileno())
-            reason = not_weights(head) or implausible(entry, status.st_size) or _damage(file, head)
+            reason = _unfit(entry, file) or _damage(file)
             if reason:
                 raise WeightsError(f"{name}: {reason}")
             now = Record(_sha256(file), status.st_size, status.st_mtime_ns)
@@ -194,8 +204,7 @@ def take(entry: Released, source: Path, folder: Path | None = None) -> Path | No
     make_folder(folder)
     candidate: Path | None = None
     try:
-        reason = _unfit(entry, found)
-        if reason:
+        if reason := unfit(entry, found):  # before it is copied
             raise WeightsError(f"{found}: {reason}")
         if final.exists() and final.samefile(found):
             trusted(entry, final)
@@ -249,15 +258,16 @@ def _compare(entry: Released, now: Record, before: Record | None, path: Path) ->
         )
 
 
-def _unfit(entry: Released, path: Path) -> str:
+def _unfit(entry: Released, file: IO[bytes]) -> str:
     """Why a file cannot be these weights, as far as its first bytes and its size tell; "" when it can."""
-    with _reading(path) as file:
-        return not_weights(file.read(_HEAD)) or implausible(entry, os.fstat(file.fileno()).st_size)
+    file.seek(0)
+    return not_weights(file.read(_HEAD)) or implausible(entry, os.fstat(file.fileno()).st_size)
 
 
-def _damage(file: IO[bytes], head: bytes) -> str:
+def _damage(file: IO[bytes]) -> str:
     """Why an archive is not whole; "" when it is, or when its format (a pickle) does not tell."""
-    if not head.startswith(b"PK"):
+    file.seek(0)
+    if file.read(2) != b"PK":
         return ""
     try:
         if _directory_bytes(file) > _MOST_DIRECTORY:
