@@ -106,14 +106,18 @@ class Lock:
             return handle, True
         try:
             try:
-                return opened.open_regular(self.path, opened.WRITE | opened.NO_LINK), True
+                handle, writable = opened.open_regular(self.path, opened.WRITE | opened.NO_LINK), True
             except PermissionError:
-                return opened.open_regular(self.path, opened.READ | opened.NO_LINK), False
+                handle, writable = opened.open_regular(self.path, opened.READ | opened.NO_LINK), False
         except FileNotFoundError:
             return None
         except OSError as error:
             link = error.errno in (errno.ELOOP, getattr(errno, "EMLINK", -1))
             raise UnusableError("it is a link" if link else error.strerror or str(error)) from error
+        if os.fstat(handle).st_nlink > 1:  # a file of somebody's, whose time `alive` would change
+            os.close(handle)
+            raise UnusableError("it is a link")
+        return handle, writable
 
     def _take_portable(self) -> bool:
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,45 @@ def test_another_file_than_the_recorded_is_not_taken(path: Path, tmp_path: Path)
     with pytest.raises(WeightsError, match="not the content that was here first"):
         take(NET, tmp_path)
     assert path.read_bytes() == CONTENT
+
+
+def zipped(names: list[str]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), bytes(1000))
+    return file.getvalue()
+
+
+def overlapping() -> bytes:
+    """An archive whose second part claims to hold the first one's bytes once more."""
+    content = bytearray(zipped(["archive/data.pkl", "archive/data.pkl.b"]))
+    second = content.rindex(b"PK\x01\x02")
+    for field in (20, 24):  # sizes
+        content[second + field : second + field + 4] = (2500).to_bytes(4, "little")
+    return bytes(content)
+
+
+def long_directory() -> bytes:
+    """An archive whose directory says that it has a gigabyte."""
+    content = bytearray(zipped(["archive/data.pkl"]))
+    content[-10:-6] = (2**30).to_bytes(4, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zipped(["a.txt"]), "no data.pkl"),
+        (overlapping(), "overlap"),
+        (long_directory(), "more parts than any weights"),
+        (b"PK\x03\x04", "incomplete archive"),
+        (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "no data.pkl"),
+    ],
+)
+def test_an_archive_that_no_torch_wrote_is_not_taken(cache: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    """Protects time and memory of the check, and the record from archives of something else."""
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        take(NET, tmp_path)
+    assert list(cache.iterdir()) == []
