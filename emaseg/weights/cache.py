@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ from emaseg.words import printable, size
 
 State = Literal["absent", "here", "recorded"]
 
-_LINE = re.compile(r"(?:# size (\d+) mtime_ns (\d+)\n)?([0-9a-fA-F]{64})(?:[ \t]+.*)?\n?")  # also sha256sum's own
+_LINE = re.compile(
+    r"(?:# size ([0-9]{1,20}) mtime_ns ([0-9]{1,20})\n)?([0-9a-fA-F]{64})(?:[ \t]+.*)?\n?"
+)  # also sha256sum's own
 _HEAD = 16  # bytes that tell what a file is
 _MOST_DIRECTORY = 16 << 20  # bytes of an archive's directory: some 100,000 tensors
 
@@ -173,8 +176,10 @@ def accept(entry: Released, candidate: Path, final: Path, name: str) -> Record:
             same = (after.st_size, after.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
             if not (same and opened.is_at(file.fileno(), candidate)):
                 raise WeightsError(f"{name}: changed while it was checked", "see who else writes to the folder")
+            if os.name == "nt":  # which renames no open file
+                file.close()
             os.replace(candidate, final)
-            if not opened.is_at(file.fileno(), final):
+            if not file.closed and not opened.is_at(file.fileno(), final):
                 raise WeightsError(f"{final}: replaced while it was checked", "see who else writes to the folder")
     except OSError as error:
         raise fault(error, final, "putting the weights there") from error
@@ -281,9 +286,13 @@ def _damage(file: IO[bytes]) -> str:
             if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
                 return "a damaged archive (its parts overlap)"  # reading them all could take for ever
             bad = archive.testzip()
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
         return "a damaged or incomplete archive"
-    return f"a damaged archive ({printable(bad)} is not what was written)" if bad else ""
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, struct.error, RuntimeError, ValueError):
+        return "a damaged or incomplete archive"
+    return f"a damaged archive ({printable(bad[:80])} is not what was written)" if bad else ""
 
 
 def _directory_bytes(file: IO[bytes]) -> int:

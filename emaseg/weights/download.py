@@ -175,6 +175,8 @@ def _from_any(
             yield Note(f"{failures[-1][0]}: {failures[-1][1]}; trying {source.shown}", warning=True)
         try:
             yield from _from(entry, source, part, patience, lock)
+            if os.name == "nt":
+                part.release()
             accept(entry, part.path, final, source.shown)
         except UselessError as error:
             failures.append((source.shown, str(error)))
@@ -277,7 +279,10 @@ def _check_answer(entry: Released, answer: Answer, total: int | None) -> None:
 
 
 def _check_space(entry: Released, part: Part, start: int, total: int | None, patience: Patience) -> None:
-    free = patience.free(part.path.parent)
+    try:
+        free = patience.free(part.path.parent)
+    except OSError as error:
+        raise fault(error, part.path.parent, "looking for free space") from error
     needed = (entry.least if total is None else total) - start
     if free < needed + _SPARE:
         raise SystemFault(

@@ -57,7 +57,7 @@ class Part:
             return None
         if version.url != url or not isinstance(version.mark, str) or not _MARK.fullmatch(version.mark):
             return None
-        whole = version.total is None or (isinstance(version.total, int) and self.length <= version.total)
+        whole = version.total is None or (isinstance(version.total, int) and self.length <= version.total < 10**18)
         return version if whole else None
 
     def begin(self, version: Version) -> None:
@@ -93,6 +93,11 @@ class Part:
         except OSError as error:
             raise fault(error, self.path, _DOING) from error
 
+    def release(self) -> None:
+        """Close it, that it may be renamed where the system renames no open file (Windows)."""
+        os.close(self._handle)
+        self._handle = -1
+
     def clear(self) -> None:
         """Forget what has arrived.
 
@@ -102,6 +107,9 @@ class Part:
         with contextlib.suppress(OSError):
             self._note.unlink()
         try:
+            if self._handle < 0:
+                self.path.unlink(missing_ok=True)
+                self._handle = os.open(self.path, opened.NEW, opened.MODE)
             os.ftruncate(self._handle, 0)
             self.length = os.lseek(self._handle, 0, os.SEEK_SET)
         except OSError as error:
@@ -109,7 +117,7 @@ class Part:
 
     def close(self) -> None:
         """Close it; it stays when a later try can go on with it, and else goes, with its note."""
-        there = opened.is_at(self._handle, self.path)  # else it has become the weights
+        there = self._handle >= 0 and opened.is_at(self._handle, self.path)  # else it has become the weights
         if not (there and self.length and self._lasting):
             for file in (self._note, self.path) if there else (self._note,):
                 with contextlib.suppress(OSError):

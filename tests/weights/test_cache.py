@@ -77,7 +77,9 @@ def test_sha256sum_reads_our_record_and_we_read_its(path: Path) -> None:
         trusted(NET, path)
 
 
-@pytest.mark.parametrize("text", ["", "no hash", "12ab  net.pth", "\x00" * 70])
+@pytest.mark.parametrize(
+    "text", ["", "no hash", "12ab  net.pth", "\x00" * 70, f"# size {'9' * 5000} mtime_ns 1\n{'0' * 64}"]
+)
 def test_a_damaged_record_is_an_error_not_a_pass(path: Path, text: str) -> None:
     """Protects the enforcement: an unreadable record does not mean that anything goes."""
     record_of(path).write_text(text)
@@ -159,10 +161,10 @@ def overlapping() -> bytes:
     return bytes(content)
 
 
-def long_directory() -> bytes:
-    """An archive whose directory says that it has a gigabyte."""
+def long_directory(count: int) -> bytes:
+    """An archive that says that its directory has so many bytes."""
     content = bytearray(zipped(["archive/data.pkl"]))
-    content[-10:-6] = (2**30).to_bytes(4, "little")
+    content[-10:-6] = count.to_bytes(4, "little")
     return bytes(content)
 
 
@@ -171,7 +173,8 @@ def long_directory() -> bytes:
     [
         (zipped(["a.txt"]), "no data.pkl"),
         (overlapping(), "overlap"),
-        (long_directory(), "more parts than any weights"),
+        (long_directory(2**30), "more parts than any weights"),
+        (long_directory(10_000), "incomplete archive"),  # it would begin before the file
         (b"PK\x03\x04", "incomplete archive"),
         (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "no data.pkl"),
     ],

@@ -148,6 +148,21 @@ def test_two_never_write_to_one_part(cache: Path) -> None:
     assert {file.name for file in cache.iterdir()} == {f"net.pth.{os.geteuid()}.part"}
 
 
+def test_a_part_that_was_closed_to_be_renamed(cache: Path) -> None:
+    """Protects Windows, which renames no open file: after a refusal the same part starts again."""
+    cache.mkdir()
+    part = claim(cache / "net.pth")
+    part.write(b"not the weights")
+    part.release()
+    part.clear()
+    part.write(b"these")
+    assert part.path.read_bytes() == b"these"
+    part.release()
+    os.replace(part.path, cache / "net.pth")
+    part.close()
+    assert {file.name: file.read_bytes() for file in cache.iterdir()} == {"net.pth": b"these"}
+
+
 # ------------------------------------------------------------------------------------------------------------ users
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
