@@ -58,8 +58,9 @@ def download_weights(
       emaseg download-weights --verify
 
     Each file's path is a line on stdout. EMASEG_CACHE is the cache's folder; EMASEG_MIRROR the address of a folder to
-    fetch from instead of the owners' servers (a served cache will do); EMASEG_OFFLINE=1 forbids the network; HTTPS_PROXY
-    and SSL_CERT_FILE are obeyed.
+    fetch from instead of the owners' servers (a served cache will do; https://user:password@host/folder?token=x works,
+    and neither password nor token is shown); EMASEG_OFFLINE=1 forbids the network; HTTPS_PROXY and SSL_CERT_FILE are
+    obeyed.
     """
     session_of(context, verbose)
     names = names or []
@@ -180,7 +181,7 @@ def _listed(entry: Released) -> dict[str, Any]:
 
 def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
     """A line for each file that is here; 3 when one has changed, or when `strict` and one is not here."""
-    from emaseg.weights.cache import locate, state, trusted
+    from emaseg.weights.cache import locate, state, trusted, unfit
 
     from .render import print_error, print_lines, print_result
 
@@ -193,14 +194,18 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
                 failed = True
                 print_error(f"{entry.name}: not in the cache", f"emaseg download-weights {entry.name}")
             continue
-        verdict = "ok" if state(entry) == "recorded" else "recorded now"
+        had = state(entry) == "recorded"
         try:
             digest = trusted(entry, path, full=True).sha256
+            if not had and (reason := unfit(entry, path)):
+                raise WeightsError(f"{path}: {reason}; not recorded", "remove the file and download it again")
         except UserError as error:
             failed = True
             print_error(error.message, error.hint)
             files.append(_file(entry, path, "", "changed"))
             continue
+        # A cache that may only be read keeps no new record.
+        verdict = "ok" if had else "recorded now" if state(entry) == "recorded" else "not recorded"
         files.append(_file(entry, path, digest, verdict))
         if not as_json:
             print_result(f"{digest}  {path}  {verdict}")

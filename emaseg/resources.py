@@ -51,7 +51,10 @@ def offline() -> bool:
 
 
 def mirror() -> str:
-    """EMASEG_MIRROR, the address of a folder that holds the weight files by name (a cache folder does); "" = none."""
+    """EMASEG_MIRROR, the address of a folder that holds the weight files by name (a cache folder does); "" = none.
+
+    It may hold a password or a token: never show it; weights/address.py reads it.
+    """
     return os.environ.get("EMASEG_MIRROR", "")
 
 

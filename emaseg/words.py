@@ -1,9 +1,26 @@
-"""Numbers as people say them.
+"""Numbers as people say them, and strangers' text as it can be shown.
 
-Room: bottom; imports nothing.
+Room: bottom; imports nothing of ours.
 """
 
 from __future__ import annotations
+
+import unicodedata
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # controls, bidi and zero-width marks, lone halves, line separators
+
+
+def printable(text: str) -> str:
+    r"""`text` with every character that a terminal obeys or hides as a visible escape: \x1b, \n, \u202e.
+
+    Threat: names and messages of strangers that colour, move or forge lines on the reader's terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _UNSEEN else character
+        for character in text
+    )
 
 
 def duration(seconds: float) -> str:

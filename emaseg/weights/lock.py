@@ -1,14 +1,20 @@
-"""One process at a time: a lock file that its owner's death releases.
+"""One process at a time: a lock file that its owner's death releases, between users too.
 
-Room: weights; imports nothing of ours.
+Room: weights; imports opened only.
+
+Why not the library filelock: it needs write access to the lock file of another user, which shared folders do not give.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
 import time
 from pathlib import Path
+
+from emaseg.weights import opened
 
 try:
     import fcntl
@@ -18,11 +24,18 @@ except ImportError:  # Windows
 STALE_SECONDS = 300.0  # without a sign of life, where the system has no locks that die with their owner
 
 
+class UnusableError(Exception):
+    """What lies in the lock's place can be no lock of ours; says why."""
+
+
 class Lock:
     """A lock on `path`. `take` never waits; the file is gone after `drop`.
 
-    The system's own lock (flock) is used where there is one. Elsewhere, and on network disks without it, the file's
-    existence is the lock: then `alive` must be called now and then, for a lock without a sign of life is taken over.
+    The system's own lock (flock) is used where there is one; reading the file is enough for it, so another user's
+    does as well. Elsewhere, and on network disks without it, the file's existence is the lock: then `alive` must be
+    called now and then, for a lock without a sign of life is taken over.
+
+    It saves work and guards nothing: who loses it, or finds it unusable, may still go on with files of its own.
     """
 
     def __init__(self, path: Path, *, portable: bool = fcntl is None) -> None:
@@ -34,6 +47,7 @@ class Lock:
         """Whether the lock is ours now.
 
         Raises:
+            UnusableError: a link, a folder or an unreadable file is in its place.
             OSError: the file cannot be created.
         """
         if not self._portable:
@@ -47,53 +61,89 @@ class Lock:
         """A sign of life for those who wait."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
-                os.utime(self.path)
+                os.utime(self._handle if os.utime in os.supports_fd else self.path)
 
     def drop(self) -> None:
         """Give the lock back; nothing happens when it is not ours."""
         if self._handle is None:
             return
         with contextlib.suppress(OSError):
-            if self._is_ours(self._handle):  # and not that of one who thought us dead
-                os.unlink(self.path)
+            if opened.is_at(self._handle, self.path):  # and not that of one who thought us dead
+                os.unlink(self.path)  # while we hold it: who opened it meanwhile sees that it is gone
         os.close(self._handle)
         self._handle = None
 
     def _take_system(self) -> bool:
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        found = self._open()
+        if found is None:
+            return False
+        handle, writable = found
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._is_ours(handle):  # else its last owner has removed it since
+            if opened.is_at(handle, self.path):  # else its last owner has removed it since
                 self._handle, handle = handle, -1
                 return True
-        except (BlockingIOError, FileNotFoundError):
+        except BlockingIOError:
             pass
         except OSError as error:
+            if not writable:  # NFS locks only what can be written
+                raise UnusableError(error.strerror) from error
             raise _NoSystemLockError from error
         finally:
             if handle >= 0:
                 os.close(handle)
         return False
 
-    def _is_ours(self, handle: int) -> bool:
-        """Whether the file that is there now is the open one."""
-        return os.path.samestat(os.fstat(handle), os.stat(self.path))
+    def _open(self) -> tuple[int, bool] | None:
+        """A handle of the lock file, made if need be, and whether it can be written to; None when it just vanished.
+
+        Not O_CREAT for what is there: in a folder like /tmp Linux refuses that for another user's file.
+        """
+        with contextlib.suppress(FileExistsError):
+            handle = os.open(self.path, opened.NEW, opened.MODE)
+            if hasattr(os, "fchmod"):
+                os.fchmod(handle, opened.MODE)  # others must be able to lock it, whatever our umask
+            return handle, True
+        try:
+            try:
+                handle, writable = opened.open_regular(self.path, opened.WRITE | opened.NO_LINK), True
+            except PermissionError:
+                handle, writable = opened.open_regular(self.path, opened.READ | opened.NO_LINK), False
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            link = error.errno in (errno.ELOOP, getattr(errno, "EMLINK", -1))
+            raise UnusableError("it is a link" if link else error.strerror or str(error)) from error
+        if os.fstat(handle).st_nlink > 1:  # a file of somebody's, whose time `alive` would change
+            os.close(handle)
+            raise UnusableError("it is a link")
+        return handle, writable
 
     def _take_portable(self) -> bool:
         try:
-            self._handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            self._handle = os.open(self.path, opened.NEW, opened.MODE)
         except FileExistsError:
             self._remove_stale()
             return False
         return True
 
     def _remove_stale(self) -> None:
-        """Move a lock out of the way that nobody has touched for long; of several who try, one succeeds."""
-        away = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        """Move a lock out of the way that nobody has touched for long; of several who try, one succeeds.
+
+        Between looking and moving, a faster one may have taken it over: then what was moved is young, and goes back.
+        """
+        away = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):
-            if time.time() - self.path.stat().st_mtime > STALE_SECONDS:
-                os.rename(self.path, away)
-                os.unlink(away)
+            if not _is_stale(self.path):
+                return
+            os.rename(self.path, away)
+            if not _is_stale(away):
+                os.link(away, self.path, follow_symlinks=False)
+            os.unlink(away)
+
+
+def _is_stale(path: Path) -> bool:
+    return time.time() - os.lstat(path).st_mtime > STALE_SECONDS
 
 
 class _NoSystemLockError(Exception):

@@ -50,6 +50,17 @@ class Released:
     note: str = ""
 
     @property
+    def least(self) -> int:
+        """Bytes below which a file cannot be these weights: their tensors' size, with a little room for rounding."""
+        return self.megabytes * 950_000
+
+    @property
+    def most(self) -> int:
+        """Bytes above which it is not worth storing: the tensors four times (an optimiser's state may be with them)
+        and 100 MB for what else there may be, but never more than 16 GB."""
+        return self.size if self.size is not None else min(self.megabytes * 4_000_000 + 100_000_000, 16_000_000_000)
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Every name that the file goes by, the cache's first."""
         return tuple(dict.fromkeys((self.file, *(file_name(url) for url in self.mirrors))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import socket
@@ -9,12 +10,12 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from emaseg.weights.download import Patience
-from emaseg.weights.released import Released
+from emaseg.weights.released import Released, by_name
 
 Fault = Callable[[Any, bytes], None]
 
@@ -24,9 +25,19 @@ QUICK = Patience(timeout=60.0, tries=3, pause=0.01, longest_pause=0.02, poll=0.0
 
 def weights(seed: int = 0, size: int = 300_000) -> bytes:
     """An archive of the kind that torch.save writes: stored, not compressed."""
+    return _archive(random.Random(seed).randbytes(size))
+
+
+@functools.lru_cache(maxsize=2)
+def plausible(name: str) -> bytes:
+    """An archive as large as the smallest file that may pass for the released weights `name`: mostly zeros."""
+    return _archive(random.Random(name).randbytes(1000) + bytes(by_name(name).least))
+
+
+def _archive(content: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), random.Random(seed).randbytes(size))
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), content)
     return file.getvalue()
 
 
@@ -194,6 +205,33 @@ def without_length(handler: Any, content: bytes) -> None:
 
 def cut_without_length(handler: Any, content: bytes) -> None:
     without_length(handler, content[: len(content) // 2])
+
+
+def raw(*pieces: bytes, pause: float = 0.0) -> Fault:
+    """Exactly these bytes in the place of an answer, then the end of the connection."""
+
+    def fault(handler: Any, content: bytes) -> None:
+        for piece in pieces:
+            handler.connection.sendall(piece)
+            time.sleep(pause)
+        hang_up(handler)
+
+    return fault
+
+
+def endless(first: bytes, again: bytes, pause: float = 0.0) -> Fault:
+    """`first`, then `again` until the client goes away (or after 20 s, so that a test fails and does not hang)."""
+
+    def fault(handler: Any, content: bytes) -> None:
+        handler.close_connection = True
+        end = time.monotonic() + 20
+        with suppress(OSError):  # the client went away
+            handler.connection.sendall(first)
+            while time.monotonic() < end:
+                handler.connection.sendall(again)
+                time.sleep(pause)
+
+    return fault
 
 
 def instead(other: bytes) -> Fault:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,7 +77,9 @@ def test_sha256sum_reads_our_record_and_we_read_its(path: Path) -> None:
         trusted(NET, path)
 
 
-@pytest.mark.parametrize("text", ["", "no hash", "12ab  net.pth", "\x00" * 70])
+@pytest.mark.parametrize(
+    "text", ["", "no hash", "12ab  net.pth", "\x00" * 70, f"# size {'9' * 5000} mtime_ns 1\n{'0' * 64}"]
+)
 def test_a_damaged_record_is_an_error_not_a_pass(path: Path, text: str) -> None:
     """Protects the enforcement: an unreadable record does not mean that anything goes."""
     record_of(path).write_text(text)
@@ -138,3 +142,46 @@ def test_another_file_than_the_recorded_is_not_taken(path: Path, tmp_path: Path)
     with pytest.raises(WeightsError, match="not the content that was here first"):
         take(NET, tmp_path)
     assert path.read_bytes() == CONTENT
+
+
+def zipped(names: list[str]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), bytes(1000))
+    return file.getvalue()
+
+
+def overlapping() -> bytes:
+    """An archive whose second part claims to hold the first one's bytes once more."""
+    content = bytearray(zipped(["archive/data.pkl", "archive/data.pkl.b"]))
+    second = content.rindex(b"PK\x01\x02")
+    for field in (20, 24):  # sizes
+        content[second + field : second + field + 4] = (2500).to_bytes(4, "little")
+    return bytes(content)
+
+
+def long_directory(count: int) -> bytes:
+    """An archive that says that its directory has so many bytes."""
+    content = bytearray(zipped(["archive/data.pkl"]))
+    content[-10:-6] = count.to_bytes(4, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zipped(["a.txt"]), "no data.pkl"),
+        (overlapping(), "overlap"),
+        (long_directory(2**30), "more parts than any weights"),
+        (long_directory(10_000), "incomplete archive"),  # it would begin before the file
+        (b"PK\x03\x04", "incomplete archive"),
+        (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "no data.pkl"),
+    ],
+)
+def test_an_archive_that_no_torch_wrote_is_not_taken(cache: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    """Protects time and memory of the check, and the record from archives of something else."""
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        take(NET, tmp_path)
+    assert list(cache.iterdir()) == []

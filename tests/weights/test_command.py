@@ -21,9 +21,10 @@ from emaseg.recipe import load_recipe
 from emaseg.train import train
 from tests.helpers import TINY, emaseg
 from tests.weights import server as faulty
-from tests.weights.server import Server, weights
+from tests.weights.server import Server, plausible, weights
 
 CONTENT = weights()
+BACKBONE = "resnet50_v1c-2cccc1ad.pth"
 Output = tuple[int, str, str]
 
 
@@ -38,28 +39,28 @@ def test_without_a_name_it_is_the_model_of_predict(
     mirror: Server, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Protects the first use: one line says what and how large; the path alone is on stdout."""
-    mirror.files["/emanet_resnet101os8_voc_train.pth"] = CONTENT
+    mirror.files["/emanet_resnet101os8_voc_train.pth"] = plausible("voc_r101_d8")
     code, out, err = emaseg(capsys, "download-weights")
     assert (code, out) == (0, f"{cache / 'emanet_resnet101os8_voc_train.pth'}\n")
     first = err.splitlines()[0]
     assert first == (
         "downloading voc_r101_d8 (EMANet R-101-D8, PASCAL VOC 2012 (sssegmentation), published mIoU 76.43): "
-        "300 kB from 127.0.0.1"
+        "272 MB from 127.0.0.1"
     )
-    assert "download voc_r101_d8 1/1  MB  " in err
+    assert "download voc_r101_d8 272/272  MB  " in err
     assert emaseg(capsys, "download-weights", "-q") == (0, out, "")
 
 
 def test_json_is_one_object(mirror: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mirror.files["/resnet50_v1c-2cccc1ad.pth"] = CONTENT
+    content = mirror.files[f"/{BACKBONE}"] = plausible("resnet50_v1c")
     code, out, err = emaseg(capsys, "download-weights", "resnet50_v1c", "--json", "-q")
     assert (code, err) == (0, "")
     (file,) = json.loads(out)["files"]
     assert file == {
         "name": "resnet50_v1c",
         "path": str(cache / "resnet50_v1c-2cccc1ad.pth"),
-        "size": len(CONTENT),
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "state": "downloaded",
     }
 
@@ -87,9 +88,16 @@ def test_what_is_chosen(capsys: pytest.CaptureFixture[str], arguments: list[str]
     assert {entry["state"] for entry in listed} == {"absent"}
 
 
-def test_the_list_shows_what_is_here(mirror: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mirror.files["/emanet_resnet50os8_voc_train.pth"] = CONTENT
-    emaseg(capsys, "download-weights", "voc_r50_d8", "-q")
+def recorded(path: Path) -> Path:
+    """A small file with a record of its hash, as an earlier version may have left it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(CONTENT)
+    path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(CONTENT).hexdigest()}  {path.name}\n")
+    return path
+
+
+def test_the_list_shows_what_is_here(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded(cache / "emanet_resnet50os8_voc_train.pth")
     (cache / "emanet_resnet50os16_voc.pth").write_bytes(CONTENT)
     code, out, _ = emaseg(capsys, "download-weights", "--list", "--dataset", "voc")
     lines = {line.split()[0]: line.rstrip() for line in out.splitlines()[2:]}
@@ -122,16 +130,15 @@ def test_mistakes_are_said_before_anything_starts(
     assert said in err
 
 
-def test_verify_reads_everything_again(mirror: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_reads_everything_again(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects --verify: ok, recorded now, changed (exit 3), and a named file that is not here (exit 3)."""
     assert emaseg(capsys, "download-weights", "--verify")[:2] == (0, "")
-    mirror.files["/resnet50_v1c-2cccc1ad.pth"] = CONTENT
-    emaseg(capsys, "download-weights", "resnet50_v1c", "-q")
-    (cache / "hrnetv2_w48-d2186c55.pth").write_bytes(CONTENT)
+    recorded(cache / BACKBONE)
+    (cache / "resnet50-19c8e357.pth").write_bytes(plausible("resnet50"))
     code, out, _ = emaseg(capsys, "download-weights", "--verify")
     assert code == 0
     assert [line.split("  ")[2] for line in out.splitlines()] == ["ok", "recorded now"]
-    (cache / "resnet50_v1c-2cccc1ad.pth").write_bytes(weights(seed=1))
+    (cache / BACKBONE).write_bytes(weights(seed=1))
     code, out, err = emaseg(capsys, "download-weights", "--verify", "--json")
     assert code == 3
     assert [file["state"] for file in json.loads(out)["files"]] == ["changed", "ok"]
@@ -141,6 +148,31 @@ def test_verify_reads_everything_again(mirror: Server, cache: Path, capsys: pyte
     assert "emaseg download-weights voc_r50_d8" in err
 
 
+def test_what_cannot_be_the_weights_is_never_recorded(
+    mirror: Server, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects "the first copy holds": 45 bytes are no network of 209 MB, by whatever way they come."""
+    content = b"PK\x03\x04" + bytes(41)
+    mirror.files["/emanet_resnet50os8_voc_train.pth"] = content
+    mirror.faults = [None, faulty.without_length, faulty.without_length, faulty.without_length]
+    for _ in range(2):
+        code, out, err = emaseg(capsys, "download-weights", "voc_r50_d8")
+        assert (code, out) == (3, "")
+        assert "has 45 bytes; the network's tensors alone take 209 MB" in err
+    assert list(cache.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/emanet_resnet50os8_voc_train.pth").write_bytes(content)
+    code, _, err = emaseg(capsys, "download-weights", "--from", tmp_path / "mine")
+    assert code == 3
+    assert "alone take 209 MB" in err
+    assert list(cache.iterdir()) == []
+    (cache / "emanet_resnet50os8_voc_train.pth").write_bytes(content)
+    code, _, err = emaseg(capsys, "download-weights", "--verify")
+    assert code == 3
+    assert "not recorded" in err
+    assert [file.name for file in cache.iterdir()] == ["emanet_resnet50os8_voc_train.pth"]
+
+
 def test_from_a_folder_without_a_network(
     server: Server, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,13 +180,13 @@ def test_from_a_folder_without_a_network(
     monkeypatch.setenv("EMASEG_OFFLINE", "1")
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "resnet101-2a57e44d.pth").write_bytes(CONTENT)
-    (mine / "emanet_resnet50os8_voc.pth").write_bytes(CONTENT)
+    (mine / BACKBONE).write_bytes(plausible("resnet50_v1c"))
+    (mine / "resnet50-19c8e357.pth").write_bytes(plausible("resnet50"))
     code, out, err = emaseg(capsys, "download-weights", "--from", mine)
     assert code == 0
-    assert out.split() == [str(cache / "emanet_resnet50os8_voc_train.pth"), str(cache / "resnet101-2a57e44d.pth")]
+    assert out.split() == [str(cache / BACKBONE), str(cache / "resnet50-19c8e357.pth")]
     assert f"2 taken from {mine}" in err
-    (mine / "resnet50_v1c-2cccc1ad.pth").write_bytes(b"<html>")
+    (mine / "hrnetv2_w48-d2186c55.pth").write_bytes(b"<html>")
     code, out, err = emaseg(capsys, "download-weights", "--from", mine)
     assert code == 3
     assert len(out.split()) == 2
@@ -169,16 +201,15 @@ def test_one_that_is_missing_does_not_keep_the_others(
     mirror: Server, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Protects long lists: exit 3 at the end, everything else is there."""
-    for name in ("50os8", "101os8", "101os16"):
-        mirror.files[f"/emanet_resnet{name}_voc_train.pth"] = CONTENT
-    code, out, err = emaseg(capsys, "download-weights", "--dataset", "voc")
-    assert (code, len(out.splitlines())) == (3, 3)
-    assert "voc_r50_d16: could not be downloaded" in err
+    mirror.files[f"/{BACKBONE}"] = plausible("resnet50_v1c")
+    code, out, err = emaseg(capsys, "download-weights", "--backbones", "--dataset", "voc")
+    assert (code, out) == (3, f"{cache / BACKBONE}\n")
+    assert "resnet101_v1c: could not be downloaded" in err
 
 
 def test_fetching_needs_no_torch(mirror: Server, cache: Path) -> None:
     """Protects light machines (a login node): the whole command without torch, in a fresh interpreter."""
-    mirror.files["/resnet50_v1c-2cccc1ad.pth"] = CONTENT
+    mirror.files[f"/{BACKBONE}"] = plausible("resnet50_v1c")
     code = (
         "import sys; from emaseg.cli import main; code = main(['download-weights', 'resnet50_v1c']); "
         "sys.exit(code or 'torch' in sys.modules)"
@@ -209,10 +240,7 @@ def test_a_recipe_alone_names_the_command_that_fetches_its_weights(
 
 def test_damaged_weights_are_refused_when_used(cache: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects from a cache that changed under us: found before the file is loaded."""
-    cache.mkdir()
-    file = cache / "emanet_resnet50os8_voc_train.pth"
-    file.write_bytes(CONTENT)
-    emaseg(capsys, "download-weights", "--verify")
+    file = recorded(cache / "emanet_resnet50os8_voc_train.pth")
     file.write_bytes(weights(seed=1))
     code, _, err = emaseg(capsys, "predict", photo, "--recipe", "voc_r50_d8")
     assert code == 3
@@ -285,7 +313,7 @@ def test_a_dry_run_only_says_what_it_would_download(
 
 def test_stopping_while_it_downloads_ends_the_run_before_it_began(mirror: Server, cache: Path, tmp_path: Path) -> None:
     """Protects Ctrl-C and Slurm's signal at the very start: what has arrived is kept, and no run pretends to exist."""
-    mirror.files["/resnet50_v1c-2cccc1ad.pth"] = CONTENT
+    mirror.files[f"/{BACKBONE}"] = plausible("resnet50_v1c")
     mirror.faults = [faulty.slowly(0.05)]
     path, *values = small(tmp_path, "resnet50_v1c")
     stop = threading.Event()

@@ -1,0 +1,80 @@
+"""Opening files in a folder that others can write to, too.
+
+Room: weights; imports nothing of ours.
+
+Threat: in a shared cache somebody may have put a link to a file of ours, a FIFO or a device under a name that we are
+about to use. Nothing is written through a link or into a file that also has another name, and no open waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+WRITE = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+MODE = 0o644  # of what we make, less the umask: others read it, nobody else changes it
+
+_MOST_TEXT = 1 << 16  # bytes of a hash record or of a note; ours have less than a thousand
+
+
+def user() -> int:
+    """The number of the user whose rights we have; 0 where users have none."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
+def open_regular(path: Path, flags: int = READ) -> int:
+    """A handle of a regular file; FIFOs and devices are refused and not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    handle = os.open(path, flags)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def read_text(path: Path, flags: int = READ, *, owner: int | None = None) -> str:
+    """A small text file.
+
+    Args:
+        owner: whose it must be; None = anybody's.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, too large for a text of ours, or not of `owner`.
+        UnicodeDecodeError: not UTF-8.
+    """
+    with os.fdopen(open_regular(path, flags), "rb") as file:
+        if owner is not None and os.fstat(file.fileno()).st_uid != owner:
+            raise PermissionError(errno.EPERM, "Somebody else's file", str(path))
+        content = file.read(_MOST_TEXT + 1)
+    if len(content) > _MOST_TEXT:
+        raise OSError(errno.EFBIG, "Too large for a text", str(path))
+    return content.decode("utf-8")
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is the one that `path` itself names now, not by way of a link."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    return False
+
+
+def is_ours_alone(handle: int) -> bool:
+    """Whether the open file is a regular one of this user's, without a second name somewhere else."""
+    status = os.fstat(handle)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == user() and status.st_nlink == 1
+
+
+def forbid_others(handle: int) -> None:
+    """Take from others the right to change the open file."""
+    if hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):
+            os.fchmod(handle, os.fstat(handle).st_mode & MODE)
