@@ -21,8 +21,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from emaseg.data.colour import Photometric, apply_photometric
 from emaseg.data.resize import resize_image, resize_label
+from emaseg.data.rotation import rotate_image
 from emaseg.data.sample import Sample, UInt8
-from emaseg.data.transforms import acceptable, normalise, rotate_image, sample_rng, train_crop
+from emaseg.data.transforms import acceptable, normalise, sample_rng, train_crop
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline import MEAN, STD, sample_image, sample_label
 
