@@ -39,6 +39,8 @@ def test_images_and_labels_equal_opencv_4_5_5() -> None:
 @pytest.mark.parametrize("degrees", [17, -23])
 def test_rotation_equals_the_published_pipeline(degrees: int) -> None:
     """Protects against a wrong centre or order of steps: what sssegmentation's own transform gave, exactly."""
+    forward = np.vstack([ARRAYS[f"rotation_{degrees}__matrix"], [0, 0, 1]])
+    np.testing.assert_allclose(rotation._source_of_rotation(375, 500, degrees), np.linalg.inv(forward)[:2], atol=1e-12)
     label = rotate_label(sample_label(375, 500), degrees)
     np.testing.assert_array_equal(label[::4, ::4], ARRAYS[f"rotation_{degrees}__label"])
     assert int((label == 255).sum()) == FACTS["rotation_ignored"][str(degrees)]

@@ -20,7 +20,7 @@ def fixture_attention(unit: dict[str, np.ndarray]) -> EMAttention:
 
 def test_unit_fixture() -> None:
     """Protects the published iteration and its moving average: two training passes, then evaluation."""
-    unit = golden("ssseg/em_unit.npz")
+    unit = golden("ssseg/unit.npz")
     attention = fixture_attention(unit)
     x = torch.from_numpy(unit["ema/x"])
     for name, after in (("ema/recon_train", "ema/bases_after1"), ("ema/recon_train_second", "ema/bases_after2")):
