@@ -77,11 +77,6 @@ def test_authors_average_is_not_normalised() -> None:
         assert torch.allclose(attention.bases, 0.9 * before + 0.1 * mean, atol=1e-6)
 
 
-def test_start_values() -> None:
-    """Protects the documented start: bases of unit length."""
-    assert torch.allclose(EMAttention(64, 16).bases.norm(dim=1), torch.ones(1, 16), atol=1e-6)
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6), st.integers(1, 4))
 def test_laws(batch: int, channels: int, bases: int, h: int, w: int, stages: int) -> None:
