@@ -20,6 +20,9 @@ def learning_rate(step: int, total: int, optim: Optim) -> float:
 
     (lr - min_lr) * (1 - i / total)^power + min_lr with i = step. With `lr_every` above 1 steps are counted from 1
     and rounded down to a multiple of it, as the EMANet authors' loop does (their steps 1 to 9 run at full rate).
+
+    sssegmentation divides by `total`, and so did mmcv 1.x, which trained mmsegmentation's EMANet rows in 2020. mmengine,
+    which mmsegmentation trains with today, divides by total - 1 and so reaches min_lr in the last step.
     """
     i = step if optim.lr_every == 1 else (step + 1) // optim.lr_every * optim.lr_every
     share = float(max(0.0, 1 - i / total) ** optim.power)

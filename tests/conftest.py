@@ -1,11 +1,63 @@
-"""What tests of several rooms share."""
+"""What tests of several rooms share, and the surroundings of every test: no variable of the machine, no network.
+
+A test that needs a variable sets it with monkeypatch; a test that needs a server starts one on this machine.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
+import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
+
+# They change what the program finds, asks for or prints: of the machine, nobody's choice here.
+FOREIGN = {
+    *("EMASEG_DATA", "EMASEG_MIRROR", "EMASEG_OFFLINE"),
+    *(f"{kind}_proxy" for kind in ("http", "https", "ftp", "all", "no")),
+    *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "FTP", "ALL", "NO")),
+    *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS"),
+    *("GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+}
+_CACHES = Path(tempfile.gettempdir(), f"emaseg-tests-{os.getpid()}")
+_number = itertools.count()
+
+
+def pytest_sessionstart() -> None:
+    """Before any test module is imported: some libraries read variables as they are imported."""
+    for name in list(os.environ):
+        if name in FOREIGN or name.startswith("XDG_"):
+            del os.environ[name]
+    os.environ["EMASEG_CACHE"] = str(_CACHES / "modules")  # of fixtures that several tests share
+    os.environ["TERM"] = "xterm"
+    for name in ("connect", "connect_ex", "sendto"):
+        setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+        setattr(socket, name, _guarded_lookup(getattr(socket, name)))
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(_CACHES, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def surroundings() -> Iterator[None]:
+    """A cache folder of the test's own, not made yet; and the working directory is where it was."""
+    before = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMASEG_CACHE", str(_CACHES / str(next(_number))))
+        yield
+    if Path.cwd() != before:
+        left = Path.cwd()
+        os.chdir(before)
+        pytest.fail(f"the test left the working directory at {left}; use monkeypatch.chdir")
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +67,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def _guarded(method: Any) -> Any:
+    """A method of socket whose last argument is an address: refused unless that is on this machine."""
+
+    def guarded(self: socket.socket, *arguments: Any) -> Any:
+        address = arguments[-1]
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_here(address[0]):
+            _refuse(address[0])
+        return method(self, *arguments)
+
+    return guarded
+
+
+def _guarded_lookup(function: Any) -> Any:
+    def guarded(host: Any, *arguments: Any, **named: Any) -> Any:
+        if host not in (None, "", b"") and not _is_here(host):
+            _refuse(host)
+        return function(host, *arguments, **named)
+
+    return guarded
+
+
+def _is_here(host: Any) -> bool:
+    name = host.decode() if isinstance(host, bytes) else str(host)
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def _refuse(host: Any) -> NoReturn:
+    """Ends the test at once: no handler of Exception, which may try again for half a minute, sees this."""
+    pytest.fail(f"a test asked the network for {host!r}; only this machine may be asked")

@@ -34,6 +34,18 @@ def test_mmseg_rate_falls_to_its_floor() -> None:
     assert rates[0] > rates[1] > rates[2] > rates[3] > 1e-4
 
 
+def test_mmseg_rows_divide_by_their_iterations() -> None:
+    """Protects the header's sentence: the rates are mmcv 1.x's; mmengine's lie up to 3.8e-7 below them."""
+    row = load_recipe("mmseg_cityscapes_r50_d8_512x1024_80k")
+    total = row.train.iterations
+    ours = [learning_rate(step, total, row.optim) for step in range(total)]
+    mmengine = [learning_rate(step, total - 1, row.optim) for step in range(total)]
+    apart = [a - b for a, b in zip(ours, mmengine, strict=True)]
+    assert min(apart) >= 0
+    assert 3.75e-7 < max(apart) <= 3.85e-7
+    assert mmengine[-1] == row.optim.min_lr < ours[-1]
+
+
 def test_authors_groups_of_the_whole_network() -> None:
     """Protects the three groups: convolution weights; norm weights; every bias, of convolutions and of norms."""
     recipe = load_recipe("paper_voc_val_r101_emanet512")

@@ -1,5 +1,8 @@
 """Context within the image: atrous spatial pyramid pooling (DeepLabV3, Chen et al. 2017).
 
+Paper: Chen et al. 2017, https://arxiv.org/abs/1706.05587.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1.
+
 Room: models; imports torch and models.layers. Legend: B batch, C channels, h w feature grid.
 """
 

@@ -1,5 +1,8 @@
 """EMANet: expectation-maximization attention (Li et al., ICCV 2019), in its three published implementations.
 
+Paper: Li et al., ICCV 2019, https://arxiv.org/abs/1907.13426.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1; mmsegmentation 1.2.2; the authors' XiaLiPKU/EMANet at f09ffac.
+
 Room: models; imports torch, recipe schema, losses. Legend: B batch, C channels, h w feature grid, N = h*w pixels,
 M bases (the paper's K), K classes, T iterations.
 
@@ -27,6 +30,10 @@ from emaseg.models.backbones import build_backbone
 from emaseg.models.layers import ConvNormAct, Head, Norm, Step
 from emaseg.models.network import Network
 from emaseg.recipe.schema import Backbone, EMANetModel, Loss
+
+_ADDED = 1e-6  # to the length that a vector is divided by: the authors' guard against 0
+_LEAST = 1e-12  # of such a length: sssegmentation's and mmsegmentation's guard
+_CLASSIFIER_DEVIATION = 0.01  # mmsegmentation's start of the classifiers
 
 
 class EMAttention(nn.Module):
@@ -91,8 +98,8 @@ class EMAttention(nn.Module):
     def _unit(self, x: torch.Tensor, *, dim: int, power: int) -> torch.Tensor:
         if self.add_epsilon:
             length: torch.Tensor = torch.linalg.vector_norm(x, power, dim=dim, keepdim=True)
-            return x / (1e-6 + length)
-        return F.normalize(x, p=power, dim=dim, eps=1e-12)
+            return x / (_ADDED + length)
+        return F.normalize(x, p=power, dim=dim, eps=_LEAST)
 
     @torch.no_grad()
     def update(self, adapted: torch.Tensor) -> None:
@@ -211,7 +218,7 @@ def _initialise(network: EMANet, rule: str) -> None:
         if not isinstance(module, nn.Conv2d) or name.startswith("backbone."):
             continue
         if module in classifiers:
-            nn.init.normal_(module.weight, 0.0, 0.01)
+            nn.init.normal_(module.weight, 0.0, _CLASSIFIER_DEVIATION)
         else:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:

@@ -1,5 +1,8 @@
 """The class memory of MemoryNet (Jin et al., ICCV 2021: MCIBI): one feature for each class, gathered while training.
 
+Paper: Jin et al., ICCV 2021, https://arxiv.org/abs/2108.11819.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1.
+
 Room: models; imports torch, distributed, recipe schema, models.memory_update, models.network.
 Legend: B batch, C channels, H W labels, h w feature grid, N = h*w pixels, K classes.
 

@@ -1,5 +1,8 @@
 """MemoryNet's feature memory, moved towards the features of one batch (Jin et al., MCIBI, ICCV 2021).
 
+Paper: Jin et al., ICCV 2021, https://arxiv.org/abs/2108.11819.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1.
+
 Room: models; imports torch, distributed. Legend: B batch, C channels, h w feature grid, H W labels, K classes,
 m memory row of a class, f feature of a pixel.
 

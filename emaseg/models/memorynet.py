@@ -1,6 +1,9 @@
 """MemoryNet: a DeepLabV3 that also asks what the data set taught it (Jin et al., ICCV 2021: "Mining Contextual
 Information Beyond Image", MCIBI), as sssegmentation implements it.
 
+Paper: Jin et al., ICCV 2021, https://arxiv.org/abs/2108.11819.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1; the rows are those of 6385ddc.
+
 Room: models; imports torch, recipe schema, losses. Legend: B batch, C channels, H W crop, h w feature grid, K classes.
 
 The network, in this order (names in brackets are the attributes below):
@@ -30,9 +33,10 @@ from emaseg.models.memory import ClassMemory, blend_weight
 from emaseg.models.network import Network, Report
 from emaseg.recipe.schema import Backbone, Loss, MemoryNetModel, ViTBackbone
 
-_LEAK = {"relu": 0.0, "leaky_relu": 0.01}  # slope below zero
+_LEAK = {"relu": 0.0, "leaky_relu": 0.01}  # slope below zero; 0.01 in the LIP rows R-50 and R-101
 _VIT_UPSAMPLING = 4  # after each of an auxiliary head's two convolutions
-_LAYER_NORM_EPSILON = 1e-6
+_LAYER_NORM_EPSILON = 1e-6  # the head's layer norms have the ViT's own epsilon
+_COPIES = 4  # of the HRNet's map that the published network puts through `downsample`
 
 
 class UpsamplingHead(nn.Module):
@@ -198,5 +202,5 @@ def _downsample(channels: int, norm: Norm, leak: float) -> ConvNormAct:
     statistics move four times in a step by the same amount. One move with weight 1 - (1 - m)^4 is equal.
     """
     layer = ConvNormAct(channels, channels, 3, norm, stride=2, leak=leak)
-    layer.norm.momentum = 1 - (1 - norm.momentum) ** 4
+    layer.norm.momentum = 1 - (1 - norm.momentum) ** _COPIES
     return layer

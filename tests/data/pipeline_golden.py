@@ -1,6 +1,6 @@
 """The synthetic sample and the golden numbers of the pipeline tests.
 
-Golden: what the published system's own transforms gave for this sample with OpenCV 4.5.5 (rotated images: 5.0.0).
+Golden: what the published system's own transforms gave for this sample with OpenCV 4.5.5.
 Arrays hold every n-th pixel; whole results are given by their SHA-256.
 """
 

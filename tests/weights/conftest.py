@@ -1,4 +1,4 @@
-"""Every test of this folder has a cache, a server and an environment of its own."""
+"""Every test of this folder has a cache and a server of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from tests.weights.server import Server, running
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache folder, and no proxy, mirror or offline setting of the machine's."""
-    for name in ("EMASEG_OFFLINE", "EMASEG_MIRROR", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    """The cache folder, where the test can see into it."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("EMASEG_CACHE", str(folder))
     return folder

@@ -1,6 +1,6 @@
 """The training pipeline from a sample to a batch, and the evaluation pipeline from an image to a network input.
 
-Room: data. Imports data.resize, data.colour, data.sample, errors, the recipe schema, numpy and torch.
+Room: data. Imports data.resize, data.rotation, data.colour, data.sample, errors, the recipe schema, numpy and torch.
 Legend: B batch, H W image, h w crop.
 
 Training: resize -> crop -> mirror -> rotate -> colour -> normalise -> pad, the order of sssegmentation and
@@ -33,6 +33,7 @@ from emaseg.data.pipeline.resize import (
     resize_label,
     resize_region,
 )
+from emaseg.data.pipeline.rotation import rotate_image, rotate_label
 from emaseg.data.sample import IGNORE, Box, Sample, UInt8, published_label
 from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Augment, Inference
@@ -181,48 +182,6 @@ def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) 
     if mirrored:
         pixels, part = pixels[:, ::-1], flip_label(part, augment.flip_pairs)
     return Crop(pixels, part, mirrored, sample.name)
-
-
-# ----------------------------------------------------------------------------------------------- rotation
-def rotate_image(image: UInt8, degrees: float) -> UInt8:
-    """(h, w, 3) turned counter-clockwise about its centre; bicubic, black where nothing was.
-
-    OpenCV 5's warpAffine to one level on 0.1 % of all values (4.5 rounds positions to 1/32 pixel and differs more).
-    """
-    height, width = image.shape[:2]
-    (a, b, x0), (c, d, y0) = _source_of_rotation(height, width, degrees)
-    y, x = torch.arange(height, dtype=torch.float64)[:, None], torch.arange(width, dtype=torch.float64)
-    source = torch.stack([(a * x + b * y + x0 + 0.5) / width, (c * x + d * y + y0 + 0.5) / height], dim=-1)
-    grid = (2 * source - 1).to(torch.float32)[None]
-    planes = as_tensor(image).permute(2, 0, 1)[None].to(torch.float32)
-    turned = F.grid_sample(planes, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
-    result: UInt8 = turned[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return result
-
-
-def rotate_label(label: UInt8, degrees: float) -> UInt8:
-    """(h, w) turned like its image; nearest pixel, ignored where nothing was.
-
-    OpenCV's warpAffine exactly: positions in 1/1024 pixel, the column's and the row's share rounded separately.
-    """
-    height, width = label.shape
-    x, y = np.arange(width), np.arange(height)[:, None]
-    columns, rows = (
-        (np.rint(a * x * 1024).astype(np.int64) + np.rint((b * y + start) * 1024).astype(np.int64) + 512) >> 10
-        for a, b, start in _source_of_rotation(height, width, degrees)
-    )
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    return np.where(inside, label[rows.clip(0, height - 1), columns.clip(0, width - 1)], np.uint8(IGNORE))
-
-
-def _source_of_rotation(height: int, width: int, degrees: float) -> tuple[tuple[float, float, float], ...]:
-    """Two rows (a, b, start): source x and y of a result pixel are a * x + b * y + start.
-
-    The centre is (width / 2, height / 2) counted in pixel indices: half a pixel off the middle, as published.
-    """
-    c, s = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
-    cx, cy = width / 2, height / 2
-    return (c, -s, cx - c * cx + s * cy), (s, c, cy - s * cx - c * cy)
 
 
 # ------------------------------------------------------------------------------------- what networks read

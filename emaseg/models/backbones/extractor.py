@@ -45,7 +45,9 @@ def cells(batch: int, height: int, width: int, stride: int) -> int:
 
 
 def initialise(network: nn.Module) -> None:
-    """Start from nothing: convolutions Kaiming normal over the outputs (He et al. 2015), norms 1 and 0.
+    """Start from nothing: convolutions Kaiming normal over the outputs, norms 1 and 0.
+
+    Paper: He et al., ICCV 2015, https://arxiv.org/abs/1502.01852.
 
     Tensors on the meta device are left alone: torch would first import its compiler, for seconds, to do nothing.
     """

@@ -1,5 +1,8 @@
 """HRNetV2p (Sun et al. 2019): four resolutions side by side, exchanged after every module, joined at stride 4.
 
+Paper: Sun et al. 2019, https://arxiv.org/abs/1904.04514.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1; stem_relu = false is the stem before 4602275d.
+
 Room: models/backbones; imports torch, extractor, resnet and models.layers. Legend: B batch, C channels, H W image,
 h w feature grid.
 
@@ -18,7 +21,7 @@ from emaseg.models.backbones.extractor import FeatureExtractor, cells, initialis
 from emaseg.models.backbones.resnet import EXPANSION, Bottleneck
 from emaseg.models.layers import Norm
 
-STEM_CHANNELS = 64
+STEM_CHANNELS = 64  # of both stem convolutions, whatever the width
 STRIDE = 4  # of the finest branch
 
 
@@ -152,7 +155,7 @@ class HRNet(FeatureExtractor):
 
     def norm_values(self, batch: int, height: int, width: int) -> int:
         """The coarsest branch has the fewest."""
-        return cells(batch, height, width, STRIDE * 8)
+        return cells(batch, height, width, STRIDE * 2**3)
 
 
 def _stage(channels: tuple[int, ...], modules: int, blocks: int, norm: Norm) -> nn.Sequential:

@@ -1,5 +1,8 @@
 """ResNeSt (Zhang et al. 2020): dilated ResNet whose 3x3 convolutions are split attention, radix 2, one group.
 
+Paper: Zhang et al. 2020, https://arxiv.org/abs/2004.08955.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1.
+
 Room: models/backbones; imports torch, resnet and models.layers. Legend: B batch, C channels, H W image,
 h w feature grid, R splits (the paper's radix).
 
@@ -16,8 +19,9 @@ from torch import nn
 from emaseg.models.backbones.resnet import EXPANSION, ResNet
 from emaseg.models.layers import Norm
 
-SPLITS = 2
-LEAST_CHANNELS = 32  # of the attention's hidden layer
+SPLITS = 2  # the paper's radix
+REDUCTION = 4  # of the channels of all splits, in the attention's hidden layer
+LEAST_CHANNELS = 32  # of that hidden layer
 
 
 class SplitAttention(nn.Module):
@@ -28,7 +32,7 @@ class SplitAttention(nn.Module):
 
     def __init__(self, channels: int, norm: Norm, *, dilation: int = 1) -> None:
         super().__init__()
-        hidden = max(channels * SPLITS // 4, LEAST_CHANNELS)
+        hidden = max(channels * SPLITS // REDUCTION, LEAST_CHANNELS)
         self.conv = nn.Conv2d(
             channels, channels * SPLITS, 3, padding=dilation, dilation=dilation, groups=SPLITS, bias=False
         )

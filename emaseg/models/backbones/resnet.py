@@ -1,5 +1,8 @@
 """Dilated ResNet (He et al. 2016) with bottleneck blocks, at output stride 8, 16 or 32.
 
+Paper: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1; XiaLiPKU/EMANet at f09ffac (stem, multi-grid).
+
 Room: models/backbones; imports torch, extractor and models.layers. Legend: B batch, C channels, H W image.
 
 Numerically equal to torchvision's ResNet with `replace_stride_with_dilation` (tested). What the published networks

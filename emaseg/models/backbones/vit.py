@@ -1,5 +1,8 @@
 """Vision transformer (Dosovitskiy et al. 2021), plain, with taps after chosen layers.
 
+Paper: Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929.
+Reference: SegmentationBLWX/sssegmentation at eb1878c1.
+
 Room: models/backbones; imports torch and extractor. Legend: B batch, C channels, H W image, h w patch grid,
 N = 1 + h*w tokens (the class token first), D heads.
 
@@ -18,8 +21,8 @@ from torch import nn
 
 from emaseg.models.backbones.extractor import FeatureExtractor, cells
 
-NORM_EPSILON = 1e-6
-START_DEVIATION = 0.02  # of the truncated normal that everything starts from
+NORM_EPSILON = 1e-6  # of sssegmentation's ViT
+START_DEVIATION = 0.02  # of the truncated normal that everything starts from; own choice, the rows load weights
 
 
 class SelfAttention(nn.Module):

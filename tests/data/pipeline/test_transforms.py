@@ -1,4 +1,4 @@
-"""The pipelines: normalisation, crops, mirroring, rotation and padding against the published system, then their laws."""
+"""The pipelines: normalisation, crops, mirroring and padding against the published system, then their laws."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from emaseg.data.pipeline.transforms import (
     eval_image,
     flip_label,
     normalise,
-    rotate_image,
-    rotate_label,
     sample_rng,
     train_crop,
 )
@@ -87,18 +85,6 @@ def test_crops_are_accepted_and_rejected_as_published() -> None:
 def test_mirroring_swaps_the_limbs_as_published() -> None:
     after = flip_label(ARRAYS["flip__before"][None], LIP_PAIRS)[0]
     np.testing.assert_array_equal(after, ARRAYS["flip__after"])
-
-
-@pytest.mark.parametrize("degrees", [17, -23])
-def test_rotation_equals_the_published_one(degrees: int) -> None:
-    """Labels exactly; images to one level on 0.1 % of all values."""
-    label = rotate_label(sample_label(375, 500), degrees)
-    np.testing.assert_array_equal(label[::4, ::4], ARRAYS[f"rotation_{degrees}__label"])
-    assert int((label == 255).sum()) == FACTS["rotation_ignored"][str(degrees)]
-    image = rotate_image(sample_image(375, 500), degrees)[::4, ::4].astype(int)
-    difference = np.abs(image - ARRAYS[f"rotation_{degrees}__image"])
-    assert difference.max() <= 1
-    assert np.mean(difference > 0) <= 1e-3
 
 
 @pytest.mark.parametrize("case", FACTS["padding"])
@@ -217,15 +203,6 @@ def test_flip_probabilities_0_and_1_mean_never_and_always() -> None:
     for p, expected in ((0.0, False), (1.0, True)):
         crops = [train_crop(sample(), replace(VOC, flip=p), sample_rng(0, 0, i)) for i in range(20)]
         assert {crop.mirrored for crop in crops} == {expected}
-
-
-def test_rotation_by_nothing_and_by_a_half_turn() -> None:
-    """A half turn about (w / 2, h / 2) leaves row and column 0 empty and turns the rest: the published centre."""
-    image, label = sample_image(20, 31), sample_label(20, 31)
-    np.testing.assert_array_equal(rotate_image(image, 0), image)
-    np.testing.assert_array_equal(rotate_label(label, 0), label)
-    np.testing.assert_array_equal(rotate_label(label, 180)[1:, 1:], label[1:, 1:][::-1, ::-1])
-    assert (rotate_label(label, 180)[0] == 255).all()
 
 
 # --------------------------------------------------------------------------------- the authors' pipeline

@@ -26,11 +26,6 @@ SIXTY, FIFTY_NINE = tuple(map(str, range(60))), tuple(map(str, range(59)))
 DETAIL, OWNERS, RAW = [0, 1, 2, 6, 59, 0], [0, 1, 21, 2, 59, 0], [0, 2, 9, 23, 458, 459]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMASEG_CACHE", str(tmp_path / "cache"))
-
-
 def tree(top: Path, lists: str | None = "ImageSets/SegmentationContext") -> Path:
     """Images 2008_b, 2008_a of train and 2008_c of val, without labels."""
     for name in ("2008_a", "2008_b", "2008_c", "2008_unused"):
