@@ -71,7 +71,7 @@ def _png_part(content: bytes, name: str, box: Box) -> Part | None:
     rows, (height, width) = box[0] + box[2], header.size
     if height * width > MAX_PIXELS:
         return None
-    decode = png_decoder() if rows > _NEARLY_ALL * height else None
+    decode = png_decoder() if rows > _NEARLY_ALL * height and not header.unusual else None
     if decode and (image := decode(png.bare(content, header))) is not None:
         return Part.whole(image)
     return Part(read_image(png.first_rows(content, header, rows), name, box), box[0], box[1], header.size)

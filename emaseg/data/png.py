@@ -24,6 +24,8 @@ _TEXTS = frozenset(
     )
 )
 _LONGEST = 1 << 20  # pixels: OpenCV's limit for a side
+_BLOCK = 1 << 13  # bytes that libpng looks at together; Pillow a multiple of it
+_TAIL = 64  # bytes: more than the end of a stream and its checksum take
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,15 @@ class Header:
     """A PNG of 8 bits with all its parts, its rows stored from top to bottom, which nothing in the file turns.
 
     size: (H, W). kind: GREY, RGB or PALETTE. see_through: one of its colours is transparent.
-    pixels: (start, end) of the parts of the file with pixels, which follow one another.
+    pixels: (start, end) of the parts of the file with pixels, which follow one another. unusual: a decoder may not
+    notice that the checksum at the end of their stream is wrong.
     """
 
     size: tuple[int, int]
     kind: int
     see_through: bool
     pixels: tuple[int, int]
+    unusual: bool
 
 
 def read_header(content: bytes) -> Header | None:
@@ -52,7 +56,7 @@ def read_header(content: bytes) -> Header | None:
         return None
     if max(height, width) > _LONGEST or not _is_sound(content, len(START), _DATA_AT):
         return None
-    at, see_through, start, stop = _DATA_AT, False, 0, 0
+    at, see_through, start, stop, last = _DATA_AT, False, 0, 0, 0
     while (part := content[at + 4 : at + 8]) != b"IEND":
         end = at + int.from_bytes(content[at : at + 4]) + 12
         if not _is_sound(content, at, end):
@@ -60,13 +64,20 @@ def read_header(content: bytes) -> Header | None:
         if part == b"IDAT":
             if start and at != stop:
                 return None
-            start, stop = start or at, end
+            start, stop, last = start or at, end, end - at - 12
         elif part == b"tRNS":
             see_through = True
         elif part not in _SILENT and not (part == b"tEXt" and content[at + 8 : end].split(b"\0", 1)[0] in _TEXTS):
             return None
         at = end
-    return Header((height, width), kind, see_through, (start, stop)) if start else None
+    if not start or not _is_sound(content, at, at + 12):
+        return None
+    return Header((height, width), kind, see_through, (start, stop), _has_loose_end(last))
+
+
+def _has_loose_end(size: int) -> bool:
+    """Whether the end of a stream is in a block that a decoder needs no byte of, by the size of the last part."""
+    return size % _BLOCK < _TAIL
 
 
 def _is_sound(content: bytes, at: int, end: int) -> bool:
@@ -86,6 +97,33 @@ def bare(content: bytes, header: Header) -> bytes:
     return _rebuilt(header.size, kind, memoryview(content)[start:end], _END)
 
 
+def looks_plain(content: bytes, header: Header) -> bool:
+    """Whether the first rows of a file of one channel are stored as they are, as in most files with a palette."""
+    start, width = header.pixels[0] + 8, 1 + header.size[1]
+    try:
+        rows = zlib.decompressobj().decompress(content[start : start + _BLOCK], 4 * width)
+    except zlib.error:
+        return False
+    return not any(rows[::width])
+
+
+def unfolded(content: bytes, header: Header) -> bytes | None:
+    """The rows of a file of one channel, each after the byte that says how it is stored; None unless the compressed
+    stream holds just these and agrees with its checksum."""
+    at, (height, width) = header.pixels[0], header.size
+    stored = []
+    while at < header.pixels[1]:
+        end = at + int.from_bytes(content[at : at + 4]) + 12
+        stored.append(content[at + 8 : end - 4])
+        at = end
+    unfold, needed = zlib.decompressobj(), height * (1 + width)
+    try:
+        rows = unfold.decompress(b"".join(stored), needed + 1)
+    except zlib.error:
+        return None
+    return rows if len(rows) == needed and unfold.eof else None
+
+
 def _rebuilt(size: tuple[int, int], kind: int, *rest: bytes | memoryview) -> bytes:
     head = b"IHDR" + _HEADER.pack(size[1], size[0], 8, kind, 0, 0, 0)
     return b"".join((START, _HEADER.size.to_bytes(4), head, zlib.crc32(head).to_bytes(4), *rest))
@@ -96,8 +134,6 @@ _CRITICAL = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by what it is
 # The passes of an interlaced file: first row, first column, steps between rows and columns.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-_BLOCK = 1 << 16  # Pillow hands so many bytes at once to its decoder
-_TAIL = 64  # bytes: more than the end of a stream and its checksum take
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +153,9 @@ class Parts:
 
     @property
     def unusual(self) -> bool:
-        """Whether a decoder may have stopped before the end of the stream without noticing: the last row is not
-        written last, or the stream's checksum is in a block that it had no need to read."""
+        """Whether a decoder may have stopped before the end of the stream without noticing."""
         start, end = self.pixels[-1]
-        return self.interlaced or (end - start) % _BLOCK < _TAIL
+        return self.interlaced or _has_loose_end(end - start)
 
 
 def read_parts(content: bytes) -> Parts | str:
@@ -158,8 +193,8 @@ def read_parts(content: bytes) -> Parts | str:
     return Parts((height, width), bits, what, bool(interlaced), colours, tuple(pixels))
 
 
-def holds_all_rows(content: bytes, parts: Parts) -> bool:
-    """Whether the compressed stream holds all the rows that the header promises, and ends well if it ends with them.
+def holds_rows(content: bytes, parts: Parts, *, more: bool) -> bool:
+    """Whether the compressed stream holds the rows that the header promises, and its checksum is right; or more rows.
 
     A decoder that meets the end of a stream between two rows may leave the other rows black, without a word.
     """
@@ -170,8 +205,8 @@ def holds_all_rows(content: bytes, parts: Parts) -> bool:
             while stored and not unfold.eof:
                 needed -= len(unfold.decompress(stored, 1 << 20))
                 stored = unfold.unconsumed_tail
-                if needed < 0:  # rows beyond the last one do no harm
-                    return True
+                if needed < 0:
+                    return more
     except zlib.error:
         return False
     return needed == 0 and unfold.eof

@@ -42,10 +42,9 @@ def read_ordinary(path: Path | str, most: int = LARGEST) -> bytes:
     """
     with open_ordinary(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(most + 1) if size <= most else b""  # a file may grow meanwhile
-    if max(size, len(content)) > most:
-        raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
-    return content
+        if size > most:
+            raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
+        return file.read(size)
 
 
 def _at_once(path: str, flags: int) -> int:
