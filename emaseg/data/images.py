@@ -201,16 +201,17 @@ def _check_png(file: BinaryIO, picture: Image.Image, name: str, first_rows: bool
 
 def _check_jpeg(file: BinaryIO, picture: Image.Image, name: str) -> None:
     """Stop if a JPEG's pixels end early. Missing ones are grey, so only a file with a grey end is decoded again."""
+    file.seek(0)
+    content = file.read()
+    end = jpeg.end_of(content)
+    if end is None:
+        raise DataError(f"{name}: the image file is cut short (its end is missing)", _AGAIN)
     last = picture.getpixel((picture.width - 1, picture.height - 1))
     if not jpeg.looks_short(last if isinstance(last, tuple) else (int(last or 0),)):
         return
-    file.seek(0)
-    longer = jpeg.lengthened(file.read())
-    if longer is not None:
-        with Image.open(io.BytesIO(longer), formats=("JPEG",)) as other:
-            if other.tobytes() == picture.tobytes():
-                return
-    raise DataError(f"{name}: a damaged image: its pixels end early", _AGAIN)
+    with Image.open(io.BytesIO(jpeg.lengthened(content, end)), formats=("JPEG",)) as other:
+        if other.tobytes() != picture.tobytes():
+            raise DataError(f"{name}: a damaged image: its pixels end early", _AGAIN)
 
 
 def _check_tiff(picture: Any, name: str) -> None:

@@ -103,33 +103,25 @@ def looks_short(corner: Iterable[int]) -> bool:
     return all(value in _GREY for value in corner)
 
 
-def lengthened(content: bytes) -> bytes | None:
-    """The file with more coded bytes after those of its last scan; None where that has no end.
+def end_of(content: bytes) -> int | None:
+    """Where the mark at the end of the first picture is; others may follow, or anything else. None: it has none."""
+    at = len(START)
+    while mark := _NEXT.search(content, at):
+        if mark[0] == END:
+            return mark.start()
+        at = mark.end()
+        if mark[0] != START:
+            at += int.from_bytes(content[at : at + 2])
+    return None
+
+
+def lengthened(content: bytes, end: int) -> bytes:
+    """The file with more coded bytes before the mark at its end, which is at `end`.
 
     Of a file that holds all its pixels a decoder makes the same picture: it needs no more of them. Where the scan ends
     too early (and decoders then make the rest up, grey, without an error) it makes another one.
     """
-    end = _end(content)
-    if end is None:
-        return None
     noise = bytes((7 + 31 * i + i * i // 5) % 251 for i in range(1024))  # no 255, which begins a mark
     if b"\xff\xdd\x00\x04" in content[:end]:  # a decoder that waits for one of the marks between rows meets each
-        noise = b"".join(bytes((0xFF, 0xD0 + i % 8)) + noise[i : i + 200] for i in range(16))
-    return b"".join((content[:end], noise, content[end:]))
-
-
-def _end(content: bytes) -> int | None:
-    """Where the mark at the end of the first picture is; others may follow, or anything else."""
-    at = len(START)
-    while at + 4 <= len(content) + 2 and content[at : at + 1] == b"\xff":
-        marker = content[at + 1 : at + 2]
-        if marker == END[1:]:
-            return at
-        if marker == b"\xff":
-            at += 1
-            continue
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
-        if marker == bytes((_SCAN,)):
-            mark = _NEXT.search(content, at)
-            at = mark.start() if mark else len(content)
-    return None
+        noise += b"".join(bytes((0xFF, 0xD0 + i % 8)) + noise[i : i + 200] for i in range(16))
+    return b"".join((content[:end].rstrip(b"\xff"), noise, content[end:]))
