@@ -137,8 +137,10 @@ def _numbers(content: bytes) -> UInt8 | None:
         return None
     if png.looks_plain(content, header):
         rows = png.unfolded(content, header)
-        table = np.frombuffer(rows or b"", np.uint8).reshape(-1, 1 + header.size[1])
-        if len(table) and not table[:, 0].any():
+        if rows is None:
+            return None
+        table = np.frombuffer(rows, np.uint8).reshape(header.size[0], 1 + header.size[1])
+        if not table[:, 0].any():
             return table[:, 1:].copy()
     decode = numbers_decoder()
     return decode(png.bare(content, header)) if decode and not header.unusual else None

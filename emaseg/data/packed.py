@@ -180,8 +180,8 @@ def open_packed(path: Path) -> PackedFiles:
     Raises:
         DataError: as `packed`.
     """
-    if not path.is_file():
-        part = part_of(path).is_file()
+    if not os.path.lexists(path):
+        part = os.path.lexists(part_of(path))
         raise DataError(
             f"{path}: no such file" + ("; packing it was not finished" if part else ""),
             "run data_scripts/pack.py again" if part else "check data.root, or make it with data_scripts/pack.py",

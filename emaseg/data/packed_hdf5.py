@@ -38,6 +38,14 @@ def structure(path: str) -> dict[str, Any]:
         }
 
 
+def answer(path: str) -> dict[str, Any]:
+    """`structure`, or what the library says instead."""
+    try:
+        return structure(path)
+    except Exception as error:  # noqa: BLE001 (the library raises whatever the bytes lead it to)
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
 def main(path: str) -> None:
     try:
         import resource
@@ -45,11 +53,7 @@ def main(path: str) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     except (ImportError, ValueError, OSError):
         pass  # the time limit stays
-    try:
-        found = structure(path)
-    except Exception as error:  # noqa: BLE001 (the library raises whatever the bytes lead it to)
-        found = {"error": f"{type(error).__name__}: {error}"}
-    json.dump(found, sys.stdout)
+    json.dump(answer(path), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from emaseg.data import packed_hdf5
 from emaseg.data.label_files import MAX_CLASSES, LabelRule
 from emaseg.data.reading import open_ordinary
 from emaseg.data.sample import UInt8
-from emaseg.errors import DataError
+from emaseg.errors import DataError, SystemFault
 
 MAGIC = b"emaseg packed 2\n"
 HEADER = struct.Struct("<16s5Q32sQ32s32s")
@@ -94,6 +94,8 @@ def read_content(path: Path) -> Content:
         return _old(path, size)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", "check the path and the disk") from error
+    except MemoryError as error:
+        raise SystemFault(f"{path}: its index does not fit into memory", "free memory, or check the file") from error
     except (_Wrong, ValueError, RecursionError) as error:  # ValueError: of JSON and Unicode too
         raise DataError(f"{path}: damaged, or not a packed file ({error})", AGAIN) from error
 
