@@ -5,7 +5,8 @@
 
 RECIPE: a file, or the name of a shipped recipe. Image and label files go in byte for byte, so training on the packed
 file gives the same numbers. Progress goes to stderr; at the end the [data] section that reads the files is printed. A
-run that was stopped leaves FILE.part, which the next run continues. --verify compares a file with its checksum.
+run that was stopped leaves FILE.part, which the next run continues, unless an image or label has changed. --verify
+compares a file with its checksum, and with the images and labels that it was packed from, where they are there.
 Exit code 0: done. 2: the recipe, 3: the data, 4: the disk or the memory is at fault.
 """
 

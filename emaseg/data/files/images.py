@@ -1,6 +1,6 @@
 """Reading a picture, whatever its file is like, as (H, W, 3) uint8 RGB.
 
-Room: data. Imports errors, NumPy and Pillow; never torch or torchvision. Legend: H W image height and width.
+Room: data. Imports errors, jpeg, png, reading, NumPy and Pillow; never torch or torchvision. Legend: H W image height and width.
 
 What a file becomes:
   * EXIF (or XMP) orientation is applied: the array is what a viewer shows.
@@ -11,23 +11,25 @@ What a file becomes:
   * Of several frames (GIF, APNG, MPO, TIFF) the first is read.
 
 Files come from strangers. Only the decoders of FORMATS are tried, the number of pixels is limited, and whatever
-Pillow raises on a damaged file (about ten exception types) becomes one DataError.
+Pillow raises on a damaged file (about ten exception types) becomes one DataError. So does a file whose pixels end too
+early where Pillow shows black or grey instead: in PNG, JPEG and TIFF.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from emaseg.data.files import jpeg, png
+from emaseg.data.files.reading import LARGEST, open_ordinary, read_ordinary
 from emaseg.errors import DataError, SystemFault, UserError
 
 if TYPE_CHECKING:
@@ -93,8 +95,10 @@ def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Bo
         SystemFault: it does not fit into memory.
     """
     name = name or _name_of(source)
-    picture = decode(source, name)
+    picture, colours = _decoded(source, name, first_rows=box is not None)
     with _translated(name):
+        if colours and picture.mode == "P" and np.asarray(picture).max() >= colours:
+            raise DataError(f"{name}: a damaged image: pixels of colours beyond its palette of {colours}", _AGAIN)
         if box is not None:
             top, left, height, width = box
             kind, picture = picture.format, picture.crop((left, top, left + width, top + height))
@@ -112,9 +116,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
         DataError: missing, not an image, or its header is damaged.
     """
     name = name or _name_of(source)
-    _check_source(source, name)
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with _translated(name, source), Image.open(file, formats=FORMATS) as picture:
+    with _opened(source, name) as file, _translated(name, file), Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
         # Pillow reports the turned size of a TIFF itself. A PNG's orientation may follow its pixels: it is decoded.
         turned = picture.format != "TIFF" and _orientation(picture) >= 5
@@ -140,8 +142,8 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
 def file_bytes(path: Path) -> bytes:
     """The file's bytes; none where it is no ordinary file or cannot be read, which read_image and decode explain."""
     try:
-        return path.read_bytes() if path.is_file() else b""
-    except (OSError, ValueError, MemoryError):
+        return read_ordinary(path)
+    except (OSError, MemoryError):
         return b""
 
 
@@ -153,19 +155,75 @@ def decode(source: Path | bytes | BinaryIO, name: str | None = None) -> Image.Im
     Raises:
         DataError, SystemFault: as read_image.
     """
-    name = name or _name_of(source)
-    _check_source(source, name)
-    if not isinstance(source, (str, Path, bytes)):
-        source = source.read()
-    with _translated(name, source):
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
+    return _decoded(source, name or _name_of(source), first_rows=False)[0]
+
+
+def _decoded(source: Path | bytes | BinaryIO, name: str, *, first_rows: bool) -> tuple[Image.Image, int]:
+    """The picture that `decode` gives, and the number of colours of a PNG's palette, else 0.
+
+    first_rows: a PNG may hold more rows than its header says.
+    """
+    with _opened(source, name) as file, _translated(name, file):
+        start, colours = file.read(8), 0
+        file.seek(0)
+        if start == png.START and not isinstance(file, io.BytesIO):
+            file = io.BytesIO(file.read())
         with Image.open(file, formats=FORMATS) as picture:
             _check_pixels(picture.size, name)
+            if picture.format == "TIFF":
+                _check_tiff(picture, name)
             picture.load()
+            match picture.format:
+                case "PNG":
+                    colours = _check_png(file, picture, name, first_rows)
+                case "JPEG" | "MPO":
+                    _check_jpeg(file, picture, name)
             turn = _TURNS.get(_orientation(picture))
             turned = picture.transpose(turn) if turn is not None else picture
             turned.format = picture.format  # transpose() forgets it
-            return turned
+            return turned, colours
+
+
+# ------------------------------------------------------------------- files that end early, which Pillow does not say
+def _check_png(file: BinaryIO, picture: Image.Image, name: str, first_rows: bool) -> int:
+    """The number of colours of a PNG's palette, if the file is whole.
+
+    Where rows are missing they stay black, so only a file whose last row is black can lack any: most files need no
+    second look at their pixels, which takes half the time of decoding them.
+    """
+    file.seek(0)
+    content = file.read()
+    parts = png.read_parts(content)
+    if isinstance(parts, str):
+        raise DataError(f"{name}: a damaged image ({parts})", _AGAIN)
+    last = np.asarray(picture.crop((0, picture.height - 1, *picture.size)))
+    if (parts.unusual or not last.any()) and not png.holds_rows(content, parts, more=first_rows):
+        raise DataError(f"{name}: a damaged image: its pixels end early, or differ from their checksum", _AGAIN)
+    return parts.colours
+
+
+def _check_jpeg(file: BinaryIO, picture: Image.Image, name: str) -> None:
+    """Stop if a JPEG's pixels end early. Missing ones are grey, so only a file with a grey end is decoded again."""
+    file.seek(0)
+    content = file.read()
+    end = jpeg.end_of(content)
+    if end is None:
+        raise DataError(f"{name}: the image file is cut short (its end is missing)", _AGAIN)
+    last = picture.getpixel((picture.width - 1, picture.height - 1))
+    if not jpeg.looks_short(last if isinstance(last, tuple) else (int(last or 0),)):
+        return
+    with Image.open(io.BytesIO(jpeg.lengthened(content, end)), formats=("JPEG",)) as other:
+        if other.tobytes() != picture.tobytes():
+            raise DataError(f"{name}: a damaged image: its pixels end early", _AGAIN)
+
+
+def _check_tiff(picture: Any, name: str) -> None:
+    """Stop if the strips of a TIFF, which is not yet decoded, do not reach its last pixel, or one of them lies nowhere."""
+    end = picture.tag_v2.get(256), picture.tag_v2.get(257)  # its width and height before it is turned
+    if all(tile[1][2:] != end for tile in picture.tile) or any(
+        tile[0] == "raw" and tile[2] < 8 for tile in picture.tile
+    ):
+        raise DataError(f"{name}: a damaged image: some of its pixels are missing", _AGAIN)
 
 
 def _rgb(picture: Image.Image, name: str) -> UInt8:
@@ -214,8 +272,8 @@ def _orientation(picture: Image.Image) -> int:
 
 # ------------------------------------------------------------------------------------------- what can go wrong
 @contextlib.contextmanager
-def _translated(name: str, source: Path | str | bytes | None = None) -> Iterator[None]:
-    """Run Pillow: its warnings are dropped, its exceptions become a DataError about `name`.
+def _translated(name: str, file: BinaryIO | None = None) -> Iterator[None]:
+    """Run Pillow: its warnings are dropped, its exceptions become a DataError about `name`, which it reads from `file`.
 
     The filter names Pillow's modules only. Filters belong to the whole process: of two threads that read at once,
     one may at worst let a warning of Pillow's through. A lock would cure that and could hang a forked worker.
@@ -227,7 +285,7 @@ def _translated(name: str, source: Path | str | bytes | None = None) -> Iterator
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise _not_an_image(name, source) from error
+        raise _not_an_image(name, _head(file)) from error
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
     except MemoryError as error:
@@ -249,9 +307,8 @@ def _damaged(name: str, error: Exception) -> DataError:
     )
 
 
-def _not_an_image(name: str, source: Path | str | bytes | None) -> DataError:
+def _not_an_image(name: str, head: bytes) -> DataError:
     """Say what a file that no decoder accepts looks like instead."""
-    head = _head(source)
     if not head:
         return DataError(f"{name}: the file is empty (0 bytes)", _AGAIN)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()  # a text may open with a byte-order mark and blanks
@@ -264,13 +321,11 @@ def _not_an_image(name: str, source: Path | str | bytes | None) -> DataError:
     return DataError(f"{name}: not an image that can be read: it begins with the bytes {head[:8].hex(' ')}", _READABLE)
 
 
-def _head(source: Path | str | bytes | None) -> bytes:
-    if isinstance(source, bytes):
-        return source[:64]
-    if source is None:
+def _head(file: BinaryIO | None) -> bytes:
+    if file is None:
         return b""
-    with open(source, "rb") as file:
-        return file.read(64)
+    file.seek(0)
+    return file.read(64)
 
 
 def _too_large(name: str) -> DataError:
@@ -286,20 +341,27 @@ def _check_pixels(size: tuple[int, int], name: str) -> None:
         raise DataError(f"{name}: the image has no pixels ({height} x {width})", _AGAIN)
 
 
-def _check_source(source: Path | bytes | BinaryIO, name: str) -> None:
-    """Refuse folders, and pipes and devices, on which an ordinary read would wait for ever."""
-    if not isinstance(source, (str, Path)):
-        return
+def _opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
+    """A file at its start; a folder, a pipe or a device is refused, for it could keep us waiting for ever."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
     try:
-        mode = os.stat(source).st_mode
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:  # no permission on the way; a null byte in the name
+        if isinstance(source, (str, Path)):
+            return open_ordinary(source)
+        content = source.read(LARGEST + 1)
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file", "check the path") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{name}: a folder, not an image", "name a file in it") from error
+    except MemoryError as error:
+        raise SystemFault(f"{name}: not enough memory to read it", "use a smaller image or free memory") from error
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise DataError(f"{name}: {error.strerror}", "copy the image into an ordinary file first") from error
         raise _damaged(name, error) from error
-    if stat.S_ISDIR(mode):
-        raise DataError(f"{name}: a folder, not an image", "name a file in it")
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{name}: not an ordinary file", "copy the image into a file first")
+    if len(content) > LARGEST:
+        raise _too_large(name)
+    return io.BytesIO(content)
 
 
 def _name_of(source: Path | bytes | BinaryIO) -> str:

@@ -1,4 +1,4 @@
-"""What a JPEG's header says, and the same file with fewer rows.
+"""What a JPEG's header says, and the same file with fewer rows; and a way to see that its pixels end too early.
 
 Room: data. Imports nothing of it. Legend: H W image height, width.
 """
@@ -6,6 +6,7 @@ Room: data. Imports nothing of it. Legend: H W image height, width.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 START, END = b"\xff\xd8", b"\xff\xd9"
@@ -17,8 +18,10 @@ _JFIF, _ADOBE = 0xE0, 0xEE
 # Segments that say nothing about how to show the picture; besides these two Photoshop's, tables, a comment.
 _SILENT = frozenset((_JFIF, _ADOBE, 0xED, 0xC4, 0xDB, 0xFE))
 _JFIF_1, _ADOBE_100 = b"\x00\x10JFIF\x00\x01", b"\x00\x0eAdobe"  # their usual lengths and names
+_GREY = range(120, 137)  # what a decoder makes up for pixels that are not there, in any colour space
 _ALL = b"\x00\x3f"  # of a scan: it holds every frequency
 
+_NEXT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # the mark after a scan; 208 to 215 are marks between its rows
 _MARK = re.compile(rb"\xff[^\x00\xff]")  # among pixels; 255 itself is followed by 0
 _MORE = 8  # rows: colour of half or a quarter of the height is interpolated from the rows below, too
 _WORTH = 64  # rows, more than the largest block has: a decoder that wants the rest of a block must not find the end
@@ -92,3 +95,33 @@ def first_rows(content: bytes, frame: Frame, rows: int) -> bytes | None:
     if not mark or mark[0] != END or content[mark.end() :].strip(b"\0"):
         return None
     return b"".join((content[: frame.at + 5], rows.to_bytes(2), memoryview(content)[frame.at + 7 : mark.start()]))
+
+
+# ------------------------------------------------------------------------------------------------ whole or not
+def looks_short(corner: Iterable[int]) -> bool:
+    """Whether the values of the last pixel are those that a decoder makes up where a scan ends too early."""
+    return all(value in _GREY for value in corner)
+
+
+def end_of(content: bytes) -> int | None:
+    """Where the mark at the end of the first picture is; others may follow, or anything else. None: it has none."""
+    at = len(START)
+    while mark := _NEXT.search(content, at):
+        if mark[0] == END:
+            return mark.start()
+        at = mark.end()
+        if mark[0] != START:
+            at += int.from_bytes(content[at : at + 2])
+    return None
+
+
+def lengthened(content: bytes, end: int) -> bytes:
+    """The file with more coded bytes before the mark at its end, which is at `end`.
+
+    Of a file that holds all its pixels a decoder makes the same picture: it needs no more of them. Where the scan ends
+    too early (and decoders then make the rest up, grey, without an error) it makes another one.
+    """
+    noise = bytes((7 + 31 * i + i * i // 5) % 251 for i in range(1024))  # no 255, which begins a mark
+    if b"\xff\xdd\x00\x04" in content[:end]:  # a decoder that waits for one of the marks between rows meets each
+        noise += b"".join(bytes((0xFF, 0xD0 + i % 8)) + noise[i : i + 200] for i in range(16))
+    return b"".join((content[:end].rstrip(b"\xff"), noise, content[end:]))

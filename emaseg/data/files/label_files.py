@@ -129,12 +129,23 @@ def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
 
 
 def _numbers(content: bytes) -> UInt8 | None:
-    """(H, W) stored values of an ordinary PNG of one channel by OpenCV, if it is there: what _indices gives for it."""
+    """(H, W) stored values of an ordinary PNG of one channel, without Pillow: what _indices gives for it.
+
+    Rows that are stored as they are need unfolding only. Others are OpenCV's, if it is there, which refuses a file that
+    lacks rows. None: Pillow's, and so are the messages.
+    """
     header = png.read_header(content)
     if not header or header.kind == png.RGB or header.size[0] * header.size[1] > MAX_PIXELS:
         return None
+    if png.looks_plain(content, header):
+        rows = png.unfolded(content, header)
+        if rows is None:
+            return None
+        table = np.frombuffer(rows, np.uint8).reshape(header.size[0], 1 + header.size[1])
+        if not table[:, 0].any():
+            return table[:, 1:].copy()
     decode = numbers_decoder()
-    return decode(png.bare(content, header)) if decode else None
+    return decode(png.bare(content, header)) if decode and not header.unusual else None
 
 
 def _indices(picture: Image.Image, path: Path) -> npt.NDArray[np.generic]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from emaseg.data.files import jpeg, png
 from emaseg.data.files.decoders import jpeg_decoder, png_decoder
 from emaseg.data.files.images import MAX_PIXELS, file_bytes, plain_jpeg_size, read_image
-from emaseg.data.sample import Box, Region
+from emaseg.data.sample import Box, Region, UInt8
 
 _NEARLY_ALL = 7 / 8  # of a PNG's rows: OpenCV, which cannot stop, then decodes all in less time than Pillow these
 
@@ -48,14 +48,19 @@ def _jpeg_region(content: bytes, name: str, box: Box) -> Region | None:
     inside, rows = _lies_in(box, size), box[0] + box[2]
     short = jpeg.first_rows(content, frame, rows) if inside else None
     if jpeg.is_complete(content) and (decode := jpeg_decoder()):
-        if short and (image := decode(short)) is not None:
+        if short and (image := decode(short)) is not None and _ends_well(image):
             return Region(image[:rows], 0, 0, size)
         if (image := decode(content)) is not None:
-            return Region.whole(image)
+            return Region.whole(image) if _ends_well(image) else None
     if not inside:
         return None
     # Pillow, for its part, wants the mark at the end, and does not complain.
     return Region(read_image(short + jpeg.END if short else content, name, box), box[0], box[1], size)
+
+
+def _ends_well(image: UInt8) -> bool:
+    """Whether a JPEG's pixels do not look as if they ended too early; if they do, read_image finds out."""
+    return not jpeg.looks_short(image[-1, -1].tolist())
 
 
 def _png_region(content: bytes, name: str, box: Box) -> Region | None:
@@ -66,7 +71,7 @@ def _png_region(content: bytes, name: str, box: Box) -> Region | None:
     rows, (height, width) = box[0] + box[2], header.size
     if height * width > MAX_PIXELS:
         return None
-    decode = png_decoder() if rows > _NEARLY_ALL * height else None
+    decode = png_decoder() if rows > _NEARLY_ALL * height and not header.unusual else None
     if decode and (image := decode(png.bare(content, header))) is not None:
         return Region.whole(image)
     return Region(read_image(png.first_rows(content, header, rows), name, box), box[0], box[1], header.size)

@@ -19,7 +19,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from emaseg.data.files.images import MAX_PIXELS
 from emaseg.data.files.label_files import LabelRule, apply_rule
+from emaseg.data.files.reading import open_ordinary
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
 from emaseg.data.sets.masks import paint
@@ -87,6 +89,10 @@ class DrawnFiles:
 
     def _label(self, line: int) -> UInt8:
         drawing, source = read_drawing(self.index, line), self.index.source
+        if not all(type(side) is int and 0 < side <= MAX_PIXELS for side in drawing.size) or (
+            drawing.size[0] * drawing.size[1] > MAX_PIXELS
+        ):
+            raise DataError(f"{source}: {drawing.name} has a wrong size there, {drawing.size}", _AGAIN)
         label = np.zeros(drawing.size, np.uint16)
         try:
             for value, segmentation in drawing.shapes:
@@ -122,10 +128,10 @@ def _opened(path: Path, source: Path) -> Index | None:
             end = file.seek(0, 2)
         sizes = [int(size) for _, _, size in rows]
         offsets = [start, *(start + np.cumsum(sizes)).tolist()]
-        if offsets[-1] != end:
+        if offsets[-1] != end or min(sizes, default=0) < 0:
             return None
         names, groups = tuple(str(row[0]) for row in rows), tuple(str(row[1]) for row in rows)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, IndexError, OverflowError, RecursionError):
         return None
     return Index(path, source, names, groups, tuple(zip(offsets[:-1], sizes, strict=True)))
 
@@ -153,7 +159,7 @@ def _made(path: Path, source: Path, drawings: Callable[[Mapping[str, Any]], Iter
 
 def _drawings(source: Path, drawings: Callable[[Mapping[str, Any]], Iterable[Drawing]]) -> Iterator[Drawing]:
     try:
-        with source.open("rb") as file:
+        with open_ordinary(source) as file:
             content = json.load(file)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror})", _AGAIN) from error
@@ -183,8 +189,9 @@ def read_drawing(index: Index, line: int) -> Drawing:
         with index.path.open("rb") as file:
             file.seek(offset)
             name, group, (height, width), shapes = json.loads(file.read(size))
-    except (OSError, ValueError) as error:
+        drawn = tuple((value, segmentation) for value, segmentation in shapes)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{index.path}: the index of {index.source} is gone or damaged ({error})", "remove it and start again"
         ) from error
-    return Drawing(name, group, (height, width), tuple((value, segmentation) for value, segmentation in shapes))
+    return Drawing(name, group, (height, width), drawn)

@@ -1,17 +1,19 @@
 """A data set packed into one HDF5 file for each part: for file systems on which many small files are slow.
 
-Room: data. Imports errors, files, resources, the schema, h5py and the data room's readers. Legend: H W image height
-and width, K classes, N samples.
+Room: data. Imports errors, files, packed_index, resources, the schema and the data room's readers; h5py to write.
+Legend: H W image height and width, K classes, N samples.
 
     bytes   (total,) uint8   the image and label files one after the other, byte for byte
     spans   (N, 4) int64     of each sample: image offset, image bytes, label offset, label bytes
     names   (N, 2) text      its image's and its label's path where they were packed; messages use them
-    state   (40,) uint8      samples written so far (8 bytes, little endian), then the SHA-256 of it all
     about   attribute, JSON: classes, palette, what the labels' values mean, layout
 
+That is for other programs. This one reads only the header of its own that lies in front of the HDF5 structure, with
+checksums of everything that decides which bytes are read (packed_index).
+
 The structure is complete before the first sample is written and never changes afterwards: packing then fills `bytes`
-and `state` in place, by plain writes. A process killed half-way therefore leaves a sound .part file that the next run
-continues, and readers need no HDF5 library in their inner loop.
+and the header's state in place, by plain writes. A process killed half-way therefore leaves a sound .part file that the
+next run continues.
 """
 
 from __future__ import annotations
@@ -21,20 +23,33 @@ import hashlib
 import json
 import os
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from emaseg.data.files.label_files import LabelRule, read_label
+from emaseg.data.files.reading import open_ordinary
 from emaseg.data.files.sample import FileSample
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Dataset, Sample, UInt8
+from emaseg.data.sets.packed_index import (
+    AGAIN,
+    HEADER,
+    INDEX_AT,
+    MAGIC,
+    STATE_AT,
+    STATE_END,
+    Content,
+    checksum,
+    read_about,
+    read_content,
+)
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import fault
@@ -43,9 +58,8 @@ from emaseg.resources import data_root
 if TYPE_CHECKING:
     from emaseg.recipe.schema import PackedData
 
-FORMAT = "emaseg packed 1"
+FORMAT = "emaseg packed 2"
 _STEP = 64 << 20  # bytes between two notes of progress on the disk, and of one reading of the checksum
-_AGAIN = "pack it again with data_scripts/pack.py"
 
 
 class _Handle:
@@ -60,7 +74,7 @@ class _Handle:
     def read(self, offset: int, size: int) -> bytes:
         who = os.getpid(), threading.get_ident()
         if who not in self.files:
-            self.files[who] = self.path.open("rb")
+            self.files[who] = open_ordinary(self.path)
         file = self.files[who]
         file.seek(offset)
         return file.read(size)
@@ -77,12 +91,13 @@ class _Handle:
 class PackedFiles:
     """Images with labels out of one packed file; satisfies sample.Dataset.
 
-    spans: (N, 4) int64, counted from the file's start. names: (image, label) paths at packing. rule: what the labels'
-    values mean. palette: (K, 3) uint8 RGB.
+    spans: (N, 4) int64, counted from the file's start. sums: (N, 2) uint32, CRC-32 of image and label file; None in old
+    files. names: (image, label) paths at packing. rule: what the labels' values mean. palette: (K, 3) uint8 RGB.
     """
 
     path: Path
     spans: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.uint32] | None
     names: tuple[tuple[str, str], ...]
     rule: LabelRule
     palette: UInt8
@@ -104,7 +119,7 @@ class PackedFiles:
         """The image file and the label file of a sample, byte for byte.
 
         Raises:
-            DataError: the packed file cannot be read, or is cut short.
+            DataError: the packed file cannot be read, is cut short, or other bytes were packed there.
         """
         offset, size, label_offset, label_size = self.spans[index].tolist()
         try:
@@ -112,7 +127,11 @@ class PackedFiles:
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror})", "check the disk") from error
         if (len(image), len(label)) != (size, label_size):
-            raise DataError(f"{self.path}: the packed file is cut short", f"copy it again, or {_AGAIN}")
+            raise DataError(f"{self.path}: the packed file is cut short", f"copy it again, or {AGAIN}")
+        if self.sums is not None:
+            for stored, wanted, name in zip((image, label), self.sums[index], self.names[index], strict=True):
+                if zlib.crc32(stored) != wanted:
+                    raise DataError(f"{self.path}: damaged where it holds {name}", f"copy it again, or {AGAIN}")
         return image, label
 
     def open(self, index: int) -> Sample:
@@ -146,23 +165,26 @@ def open_packed(path: Path) -> PackedFiles:
     Raises:
         DataError: as `packed`.
     """
-    if not path.is_file():
-        part = part_of(path).is_file()
+    if not os.path.lexists(path):
+        part = os.path.lexists(part_of(path))
         raise DataError(
             f"{path}: no such file" + ("; packing it was not finished" if part else ""),
             "run data_scripts/pack.py again" if part else "check data.root, or make it with data_scripts/pack.py",
         )
-    content = _structure(path)
-    about = content.about
-    if content.end > path.stat().st_size or content.done != len(content.names):
-        raise DataError(f"{path}: the packed file is cut short", f"copy it again, or {_AGAIN}")
+    content = read_content(path)
+    if not content.sealed:
+        raise DataError(
+            f"{path}: the packed file is unfinished, or its table of checksums damaged", f"copy it again, or {AGAIN}"
+        )
+    rule, palette, layout = read_about(content.about, path)
     return PackedFiles(
         path=path,
         spans=content.spans,
+        sums=content.sums,
         names=content.names,
-        rule=_rule(about["rule"]),
-        palette=np.array(about["palette"], np.uint8),
-        layout=f"{path}: packed from {about['layout'] or 'files'}",
+        rule=rule,
+        palette=palette,
+        layout=f"{path}: packed from {layout or 'files'}",
         handle=_Handle(path),
     )
 
@@ -199,61 +221,46 @@ def part_of(path: Path) -> Path:
 
 
 def verify(path: Path) -> None:
-    """Compare a packed file with its checksum.
+    """Compare a packed file with its checksum, and the files that it was packed from with it, where they are there.
 
     Raises:
-        DataError: it is unfinished, or differs from what was packed.
+        DataError: it is unfinished, differs from what was packed, or a source has changed since.
     """
-    open_packed(path)
-    content = _structure(path)
-    digest = _head(content)
-    with path.open("rb") as file:
-        for piece in _pieces(file, content.start, content.end):
-            digest.update(piece)
-        file.seek(content.state + 8)
-        if file.read(32) != digest.digest():
-            raise DataError(f"{path}: differs from its checksum: the file is damaged", f"copy it again, or {_AGAIN}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Structure:
-    """What a packed file says of itself. spans count from the file's start; start, end: of all stored bytes; state:
-    place of the state; done: samples written."""
-
-    text: str  # the attribute `about`
-    spans: npt.NDArray[np.int64]
-    names: tuple[tuple[str, str], ...]
-    start: int
-    end: int
-    state: int
-    done: int
-
-    @property
-    def about(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.text)
-        return content
-
-
-def _structure(path: Path) -> _Structure:
+    found, content = open_packed(path), read_content(path)
     try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise DataError(f"{path}: an HDF5 file, but not one that data_scripts/pack.py made", _AGAIN)
-            names = file["names"].asstr()[()].reshape(-1, 2).tolist()
-            start, size = file["bytes"].id.get_offset(), file["bytes"].shape[0]
-            spans = file["spans"][()]
-            spans[:, ::2] += start
-            return _Structure(
-                text=str(file.attrs["about"]),
-                spans=spans,
-                names=tuple((image, label) for image, label in names),
-                start=start,
-                end=start + size,
-                state=file["state"].id.get_offset(),
-                done=int.from_bytes(file["state"][:8].tobytes(), "little"),
-            )
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{path}: damaged, or not a packed file ({error})", _AGAIN) from error
+        with open_ordinary(path) as file:
+            if content.digest != _digest(file, content):
+                raise DataError(f"{path}: differs from its checksum: the file is damaged", f"copy it again, or {AGAIN}")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", "check the disk") from error
+    for index, names in enumerate(found.names):
+        for name, stored in zip(names, found.stored(index), strict=True):
+            if Path(name).is_absolute() and not _is_same(Path(name), stored):
+                raise DataError(f"{path}: {name} has changed since it was packed", f"{AGAIN}, or restore that file")
+
+
+def _is_same(source: Path, stored: bytes) -> bool:
+    """Whether a file holds these bytes, or is not there (any more)."""
+    try:
+        with open_ordinary(source) as file:
+            return file.read(len(stored) + 1) == stored
+    except OSError:
+        return True
+
+
+def _digest(file: BinaryIO, content: Content) -> bytes:
+    """The SHA-256 of a finished file, as it was computed when it was packed."""
+    if content.sums is None:  # an old file: about, names, sizes, and the stored bytes
+        digest = hashlib.sha256(content.about.encode())
+        digest.update(json.dumps(content.names).encode())
+        digest.update((content.spans[:, 1::2]).astype("<i8").tobytes())
+        stretches = [(content.start, content.end)]
+    else:
+        digest, stretches = hashlib.sha256(), [(0, STATE_AT), (STATE_END, content.size)]
+    for start, end in stretches:
+        for piece in _pieces(file, start, end):
+            digest.update(piece)
+    return digest.digest()
 
 
 def _about(dataset: PairedFiles) -> str:
@@ -262,112 +269,124 @@ def _about(dataset: PairedFiles) -> str:
     return json.dumps(content, sort_keys=True)
 
 
-def _rule(stored: dict[str, Any]) -> LabelRule:
-    def colours(rows: list[list[int]]) -> tuple[tuple[int, int, int], ...]:
-        return tuple((r, g, b) for r, g, b in rows)
-
-    return LabelRule(
-        classes=tuple(stored["classes"]),
-        lut=bytes.fromhex(stored["lut"]),
-        palette=colours(stored["palette"]),
-        ignore_colours=colours(stored["ignore_colours"]),
-        layout=stored["layout"],
-        empty_ok=stored["empty_ok"],
-        mat=tuple(stored["mat"]),
-    )
-
-
-def _sizes(dataset: PairedFiles) -> npt.NDArray[np.int64]:
-    """(N, 2) bytes of each image and label file."""
-    sizes = np.empty((len(dataset), 2), np.int64)
-    for row, paths in zip(sizes, dataset.items, strict=True):
+def _states(dataset: PairedFiles) -> npt.NDArray[np.int64]:
+    """(N, 2, 2): bytes and time of change of each image and label file."""
+    states = np.empty((len(dataset), 2, 2), np.int64)
+    for row, paths in zip(states, dataset.items, strict=True):
         for column, path in enumerate(paths):
             try:
-                row[column] = path.stat().st_size
+                found = path.stat()
             except OSError as error:
                 raise DataError(f"{path}: cannot be read ({error.strerror})", "check the data set") from error
-    return sizes
+            row[column] = found.st_size, found.st_mtime_ns
+    return states
 
 
-def _begun(part: Path, dataset: PairedFiles) -> _Structure:
+def _begun(part: Path, dataset: PairedFiles) -> Content:
     """A new file with everything but the samples."""
-    sizes = _sizes(dataset)
+    import h5py
+
+    states = _states(dataset)
+    sizes = states[..., 0]
     ends = np.cumsum(sizes.reshape(-1)).reshape(sizes.shape)
-    spans = np.stack([ends - sizes, sizes], axis=-1).reshape(-1, 4)
-    with h5py.File(part, "w") as file:
-        file.attrs["format"], file.attrs["about"] = FORMAT, _about(dataset)
-        file["spans"] = spans
-        file["names"] = np.array([[str(path) for path in pair] for pair in dataset.items], dtype=h5py.string_dtype())
-        for name, size in (("state", 40), ("bytes", int(ends[-1, -1]))):
-            kind = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            kind.set_layout(h5py.h5d.CONTIGUOUS)
-            kind.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # its place in the file is known from now on
-            kind.set_fill_time(h5py.h5d.FILL_TIME_NEVER if name == "bytes" else h5py.h5d.FILL_TIME_ALLOC)
-            space = h5py.h5s.create_simple((size,))
-            h5py.h5d.create(file.id, name.encode(), h5py.h5t.NATIVE_UINT8, space, kind)
-    return _structure(part)
+    total = int(ends[-1, -1])
+    names = [[str(path) for path in pair] for pair in dataset.items]
+    content = {"about": _about(dataset), "names": names, "sizes": sizes.tolist(), "times": states[..., 1].tolist()}
+    index = json.dumps(content).encode()
+    block = INDEX_AT
+    while block < INDEX_AT + len(index) + 8 * len(names):
+        block *= 2  # as HDF5 wants it
+    with h5py.File(part, "w", userblock_size=block) as file:
+        file.attrs["format"], file.attrs["about"] = FORMAT, content["about"]
+        file["spans"] = np.stack([ends - sizes, sizes], axis=-1).reshape(-1, 4)
+        file["names"] = np.array(names, dtype=h5py.string_dtype())
+        kind = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        kind.set_layout(h5py.h5d.CONTIGUOUS)
+        kind.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # its place in the file is known from now on
+        kind.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        stored = h5py.h5d.create(file.id, b"bytes", h5py.h5t.NATIVE_UINT8, h5py.h5s.create_simple((total,)), kind)
+        start = stored.get_offset()
+    places = block, len(index), INDEX_AT + len(index), start, total
+    signed = checksum(HEADER.pack(MAGIC, *places, b"", 0, b"", b""), index)
+    with part.open("r+b") as file:
+        file.seek(INDEX_AT)
+        file.write(index)
+        file.seek(0)
+        file.write(HEADER.pack(MAGIC, *places, signed, 0, b"", b""))
+    return read_content(part)
 
 
-def _continued(part: Path, dataset: PairedFiles) -> _Structure | None:
-    """The unfinished file of an earlier run, if it was of the same files."""
+def _continued(part: Path, dataset: PairedFiles) -> Content | None:
+    """The unfinished file of an earlier run, if it was of the same files and none of them has changed since."""
     if not part.is_file():
         return None
     try:
-        found = _structure(part)
-    except DataError:  # killed before the structure was complete
+        found = read_content(part)
+    except DataError:  # killed before the structure was complete, damaged, or of an earlier version
+        return None
+    if found.times is None or found.sums is None:
         return None
     names = tuple((str(image), str(label)) for image, label in dataset.items)
-    same = found.text == _about(dataset) and found.names == names
-    return found if same and np.array_equal(found.spans[:, 1::2], _sizes(dataset)) else None
+    states = np.stack([found.spans[:, 1::2], found.times], axis=-1)
+    same = found.about == _about(dataset) and found.names == names and np.array_equal(states, _states(dataset))
+    return found if same and _holds_its_samples(part, found) else None
 
 
-def _filled(part: Path, content: _Structure, dataset: PairedFiles) -> Iterator[tuple[int, int]]:
-    """Write the samples from content.done on, then the checksum."""
-    digest, total, unsaved = _head(content), len(dataset), 0
+def _holds_its_samples(part: Path, content: Content) -> bool:
+    """Whether what an earlier run wrote agrees with its checksums."""
+    sums = np.zeros((0, 2), np.uint32) if content.sums is None else content.sums
+    with part.open("rb") as file:
+        for span, wanted in zip(content.spans[: content.done].tolist(), sums[: content.done].tolist(), strict=True):
+            file.seek(span[0])
+            if [zlib.crc32(file.read(span[1])), zlib.crc32(file.read(span[3]))] != wanted:
+                return False
+    return True
+
+
+def _filled(part: Path, content: Content, dataset: PairedFiles) -> Iterator[tuple[int, int]]:
+    """Write the samples from content.done on, then the checksums."""
+    total, unsaved, noted = len(dataset), 0, content.done
+    sums = np.zeros((total, 2), "<u4")
+    times = np.zeros((total, 2), np.int64) if content.times is None else content.times
+    if content.sums is not None:
+        sums[:noted] = content.sums[:noted]
     with part.open("r+b") as file:
-        first = int(content.spans[content.done, 0]) if content.done < total else content.end
-        for piece in _pieces(file, content.start, first):
-            digest.update(piece)
-        for index in range(content.done, total):
-            file.seek(first)
-            for path, size in zip(dataset.items[index], content.spans[index, 1::2].tolist(), strict=True):
-                stored = _bytes_of(path, size)
+        for index in range(noted, total):
+            file.seek(int(content.spans[index, 0]))
+            for side, path in enumerate(dataset.items[index]):
+                stored = _bytes_of(path, int(content.spans[index, 1 + 2 * side]), int(times[index, side]))
                 file.write(stored)
-                digest.update(stored)
-                first, unsaved = first + size, unsaved + size
+                sums[index, side] = zlib.crc32(stored)
+                unsaved += len(stored)
             if unsaved >= _STEP or index + 1 == total:
-                _note(file, content.state, (index + 1).to_bytes(8, "little"))
-                unsaved = 0
+                _write(file, content.sums_at + 8 * noted, sums[noted : index + 1].tobytes())
+                noted, unsaved = index + 1, 0
+                _write(file, STATE_AT, noted.to_bytes(8, "little"))
             yield index + 1, total
-        _note(file, content.state, total.to_bytes(8, "little") + digest.digest())
+        _write(file, content.sums_at, sums.tobytes())
+        digests = hashlib.sha256(sums.tobytes()).digest() + _digest(file, content)
+        _write(file, STATE_AT, total.to_bytes(8, "little") + digests)
 
 
-def _note(file: BinaryIO, place: int, state: bytes) -> None:
-    """Write `state` after the samples that it speaks of have reached the disk."""
+def _write(file: BinaryIO, place: int, content: bytes) -> None:
+    """Write after everything before has reached the disk, and see that this reaches it, too."""
     file.flush()
     os.fsync(file.fileno())
     file.seek(place)
-    file.write(state)
+    file.write(content)
     file.flush()
     os.fsync(file.fileno())
 
 
-def _bytes_of(path: Path, size: int) -> bytes:
+def _bytes_of(path: Path, size: int, changed: int) -> bytes:
     try:
-        stored = path.read_bytes()
+        with open_ordinary(path) as file:
+            stored, time = file.read(size + 1), os.fstat(file.fileno()).st_mtime_ns
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", "check the data set") from error
-    if len(stored) != size:
+    if len(stored) != size or time != changed:
         raise DataError(f"{path}: changed while it was packed", "let nobody write to the data set, and start again")
     return stored
-
-
-def _head(content: _Structure) -> hashlib._Hash:
-    """The checksum's beginning: everything but the stored bytes."""
-    digest = hashlib.sha256(content.text.encode())
-    digest.update(json.dumps(content.names).encode())
-    digest.update((content.spans[:, 1::2]).astype("<i8").tobytes())
-    return digest
 
 
 def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:

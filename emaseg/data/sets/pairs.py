@@ -1,6 +1,6 @@
 """A data set of image files, each with a mask file; and the list files and folders that such sets are made of.
 
-Room: data. Imports errors, images, label_files, sample. Legend: H W image height and width, K classes.
+Room: data. Imports errors, images, label_files, part, reading, sample. Legend: H W image height and width, K classes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from emaseg.data.files.label_files import LabelRule, read_label
+from emaseg.data.files.reading import read_ordinary
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
 from emaseg.errors import DataError, nearest
+
+_LONGEST = 256 << 20  # bytes of a list file: millions of names
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,11 +79,14 @@ def read_names(path: Path) -> list[str]:
         DataError: the file is unreadable, is not text, or names nothing.
     """
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        text = read_ordinary(path, _LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start})", "save the list as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: the list file cannot be read ({error.strerror})", "check the path") from error
+    if "\0" in text:  # no file name holds one
+        raise DataError(f"{path}: not a text file (character {text.index(chr(0)) + 1} is null)", "write the list again")
+    names = [line.strip() for line in text.splitlines()]
     names = [name for name in names if name]
     if not names:
         raise DataError(f"{path}: the list file is empty", "write one image name a line")
