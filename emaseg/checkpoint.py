@@ -173,6 +173,17 @@ def read_file(path: Path) -> Mapping[str, Any]:
     return read_content(path)
 
 
+def read_header(path: Path) -> Mapping[str, Any]:
+    """What a weight file holds beside its tensors' numbers, which are not read: tensors are on the meta device.
+
+    Whoever uses the numbers reads the file whole, and compares its checksums then.
+
+    Raises:
+        WeightsError: as `read_file`.
+    """
+    return read_content(path, numbers=False)
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """One of our checkpoints, every key of it checked.
 
@@ -180,12 +191,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
         WeightsError: not readable, not one of ours, or one whose keys are not what they must be.
     """
     content = read_file(path)
-    if content.get("format") != FORMAT:
-        hint = "give a checkpoint written by `emaseg train`, or name a RECIPE together with --weights"
-        raise WeightsError(f"{path}: not an emaseg checkpoint", hint)
+    _check_ours(content, path)
     check_contents(content, str(path))
     fields = {key: content[key] for key in Checkpoint.__dataclass_fields__}
     return Checkpoint(**{**fields, "recipe": recipe_inside(content["recipe"], path)})
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe inside one of our checkpoints; its numbers are not read.
+
+    Raises:
+        WeightsError: not readable, not one of ours, or without a recipe that can be used.
+    """
+    content = read_header(path)
+    _check_ours(content, path)
+    if not isinstance(content.get("recipe"), str):
+        raise WeightsError(f"{path}: incomplete checkpoint, no recipe", "use another checkpoint")
+    return recipe_inside(content["recipe"], path)
+
+
+def _check_ours(content: Mapping[str, Any], path: Path) -> None:
+    if content.get("format") != FORMAT:
+        hint = "give a checkpoint written by `emaseg train`, or name a RECIPE together with --weights"
+        raise WeightsError(f"{path}: not an emaseg checkpoint", hint)
 
 
 def recipe_inside(text: str, path: Path) -> Recipe:

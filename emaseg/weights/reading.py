@@ -51,8 +51,12 @@ _DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeErr
 _MORE_DAMAGE = (AssertionError, MemoryError, OverflowError, DamagedError, pickle.UnpicklingError)
 
 
-def read_content(path: Path) -> Mapping[str, Any]:
+def read_content(path: Path, *, numbers: bool = True) -> Mapping[str, Any]:
     """Content of a weight file: nested dictionaries, lists and tuples of strided CPU tensors, numbers and text.
+
+    Args:
+        numbers: whether the tensors' numbers are wanted. If not, they are neither read nor compared with their
+            checksums, and tensors may be on the meta device; the rest is.
 
     Raises:
         WeightsError: missing, truncated, damaged, not a weight file, or one that holds anything else.
@@ -62,7 +66,7 @@ def read_content(path: Path) -> Mapping[str, Any]:
         if size > MOST_BYTES:
             raise WeightsError(f"{path}: has {size:,} bytes, more than any network here", "check the path")
         file.seek(0)
-        content = _archived(path, file, size) if file.read(4) == b"PK\3\4" else _legacy(file, size)
+        content = _archived(path, file, size, numbers) if file.read(4) == b"PK\3\4" else _legacy(file, size)
         content = _plain(content)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights", _REMEDY)
@@ -89,7 +93,7 @@ def _in_words(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path}: not a weight file, or damaged{reason}", _REMEDY) from error
 
 
-def _archived(path: Path, file: FileIO, size: int) -> object:
+def _archived(path: Path, file: FileIO, size: int, numbers: bool) -> object:
     """The content of an archive, with its SHA-256 or else every member's checksum compared."""
     archive = read_archive(file, size)
     members = archive.members
@@ -105,10 +109,13 @@ def _archived(path: Path, file: FileIO, size: int) -> object:
     for key, length in check_program(small["data.pkl"]).storages.items():
         if f"data/{key}" not in members or members[f"data/{key}"].size != length:
             raise DamagedError("a tensor's numbers are missing, or not as many as it claims")
+    rewritten = cast("IO[bytes]", Rewritten(file, members, small))
+    if not numbers:
+        return _load(rewritten, "meta")
     with ThreadPoolExecutor(1) as pool:  # a second core where there is one: PyTorch copies while this one compares
         verified = pool.submit(_verify, path, archive)
         try:
-            content = _load(cast("IO[bytes]", Rewritten(file, members, small)))
+            content = _load(rewritten)
         finally:
             verified.result()
     return content
@@ -148,10 +155,10 @@ def _legacy(file: FileIO, size: int) -> object:
     return _load(cast("IO[bytes]", file))
 
 
-def _load(file: IO[bytes]) -> object:
+def _load(file: IO[bytes], device: str = "cpu") -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of odd files
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location=device, weights_only=True)
 
 
 def _plain(value: object) -> Any:
@@ -177,7 +184,7 @@ def _plain(value: object) -> Any:
 
 
 def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
-    odd = value.layout != torch.strided or value.is_quantized or value.device.type != "cpu"
+    odd = value.layout != torch.strided or value.is_quantized or value.device.type not in ("cpu", "meta")
     if odd or value.is_conj() or value.is_neg():
         raise RefusedError("tensors of a special kind, not plain numbers", "use a file of plain weights")
     # Threat: strides of 0 unfold a few bytes into terabytes as soon as somebody copies.
