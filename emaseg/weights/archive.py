@@ -33,6 +33,7 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _MOST_DIRECTORY = MOST_MEMBERS * 256
 _KEPT = re.compile(r"data\.pkl|version|byteorder|data/[A-Za-z0-9_.-]{1,64}")
+_GAP = 24  # bytes behind a member: its size and checksum once more
 _CHUNK = 1 << 20
 
 
@@ -171,7 +172,8 @@ def _located(file: FileIO, entries: Sequence[tuple[bytes, int, int, int]], stop:
             raise DamagedError("members that overlap, or are not where the directory says")
         *_, n, m = _LOCAL.unpack_from(raw)
         start = place + _LOCAL.size + n + m
-        if n != len(name) or start + size > stop or (not members and place):
+        gap = place - behind
+        if n != len(name) or start + size > stop or gap > (_GAP if members else 0):
             raise DamagedError("members that overlap, or are not where the directory says")
         behind = start + size
         folder, _, rest = name.decode("utf-8", "replace").partition("/")
@@ -179,6 +181,8 @@ def _located(file: FileIO, entries: Sequence[tuple[bytes, int, int, int]], stop:
         if rest in members:
             raise DamagedError("two members of one name")
         members[rest] = Member(start, size, crc)
+    if stop - behind > _GAP:
+        raise DamagedError("something between its members and its directory")
     if len(folders) != 1:
         raise DamagedError("members outside its one folder")
     return members
