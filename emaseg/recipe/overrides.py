@@ -21,6 +21,9 @@ _IN_INFERENCE = re.compile(r"^\s*inference(?=\s*[.=])")
 _EXAMPLE = "--set optim.lr=0.02"
 _MOST = 64 << 10  # characters of one --set; all of a [data] section with 255 classes has less
 _DEPTH = 8  # parts of a key, and tables and arrays inside each other
+# Never back over what it has matched: a word of a megabyte is looked at once.
+_PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{64}}")
 _SHOWN = 200  # characters of a text that a message repeats
 
 
@@ -86,6 +89,8 @@ def _parse(item: str) -> Override | str:
         return f"--set {item}: `{key}` is no key; write section.key=VALUE, as in {_EXAMPLE}"
     if not text:
         return f"--set {key}: the value is empty; {_instead_of_nothing(key)}"
+    if has_long_key(text):
+        return f"--set {key}: a key of more than 64 parts"
     try:
         document = tomllib.loads(f"x = {text}")
     except (ValueError, RecursionError):
@@ -97,6 +102,11 @@ def _parse(item: str) -> Override | str:
     if nested(document["x"], _DEPTH):
         return f"--set {key}: tables and arrays are nested more than {_DEPTH} deep"
     return Override(key, document["x"])
+
+
+def has_long_key(text: str) -> bool:
+    """Whether a TOML text has a key such as a.a.a.a without end; asked before tomllib takes quadratic time over it."""
+    return _LONG_KEY.search(text) is not None
 
 
 def nested(value: object, most: int) -> bool:

@@ -22,7 +22,7 @@ from emaseg.errors import RecipeError, nearest
 from emaseg.files import open_plain
 from emaseg.recipe.check import check
 from emaseg.recipe.lines import dotted, key_lines
-from emaseg.recipe.overrides import Override, apply_overrides, nested, parse_overrides, replaced_kinds
+from emaseg.recipe.overrides import Override, apply_overrides, has_long_key, nested, parse_overrides, replaced_kinds
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem, read_section
 from emaseg.resources import shipped_recipe_text, shipped_recipes
@@ -213,6 +213,8 @@ def _unknown_name(name: str) -> RecipeError:
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
     if len(text) > MOST_BYTES:
         raise _too_long(source)
+    if has_long_key(text):
+        raise RecipeError(f"{source}:1: a key of more than 64 parts", "see `emaseg recipes`")
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
