@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_PROGRAM = 16 << 20  # bytes; a file of 4,000 tensors has about one million
-MOST_STEPS = 500_000  # about 45 for one tensor
+MOST_STEPS = 300_000  # about 45 for one tensor; HRNet with momentum has 150,000
 MOST_DEPTH = 64  # values inside values
 MOST_PARTS = 4_000_000  # of one value, where what is used twice counts twice
 
@@ -196,7 +196,7 @@ def _tuple(machine: _Machine, items: list[_Value]) -> None:
 def _fill(machine: _Machine, items: list[_Value], *, keys: bool = False) -> None:
     """Items for the container on top of the stack."""
     container = machine.top()
-    if container.used:
+    if container.used or any(item is container for item in items):
         raise RefusedError("a value changes after it was used", _PLAIN)
     if keys and any(key.depth for key in items[::2]):
         raise RefusedError("a key that is neither text nor a number", _PLAIN)
@@ -216,7 +216,7 @@ def _take(value: _Value, items: list[_Value]) -> None:
 def _call(machine: _Machine) -> None:
     arguments, function = machine.pop(), machine.pop()
     machine.work += arguments.parts
-    if machine.work > MOST_PARTS or not isinstance(function.plain, str):
+    if machine.work > MOST_PARTS or function.plain not in _CALLS:
         raise RefusedError("it makes more values than any network has", _PLAIN)
     value = _Value()
     _take(value, [arguments])
@@ -248,24 +248,32 @@ def _allowed(name: str) -> bool:
 def _in_words(data: bytes) -> RefusedError:
     """Why a program has an instruction that no plain weight file has, told from all of it."""
     strings: list[str] = []
+    memo: dict[int, str | None] = {}
+    top: str | None = None  # the text on top of the stack
     protocol = 0
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            protocol = max(protocol, opcode.proto)
-            asked = argument if opcode.name == "GLOBAL" else " ".join(strings[-2:])
-            if opcode.name in ("GLOBAL", "STACK_GLOBAL") and not _allowed(str(asked)):
-                return _code(str(asked))
-            if opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
+            name = opcode.name
+            if name == "PROTO":
+                protocol = max(protocol, int(argument or 0))
+            asked = str(argument) if name == "GLOBAL" else " ".join(strings[-2:])
+            if name in ("GLOBAL", "STACK_GLOBAL") and not _allowed(asked):
+                return _code(asked)
+            if name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
                 return _code("")
-            if isinstance(argument, str) and opcode.name.endswith("UNICODE"):
-                strings.append(argument)
+            if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
+                memo[len(memo) if argument is None else argument] = top
+            else:
+                top = memo.get(int(argument or 0)) if name in ("BINGET", "LONG_BINGET") else None
+                top = argument if name.endswith("UNICODE") else top
+                strings += [top] if top is not None else []
             if step > MOST_STEPS:
                 break
     except (ValueError, IndexError, OverflowError):
         pass  # damaged further on
     if protocol > 2:
         return RefusedError(
-            f"it was saved with pickle protocol {max(protocol, 4)}, which PyTorch's safe reader does not know",
+            f"it was saved with pickle protocol {protocol}, which PyTorch's safe reader does not know",
             "load it where it was made and save it again with torch.save(content, FILE), whose protocol is 2",
         )
     return _code("")
