@@ -12,31 +12,45 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     sampler    {seed, epoch, offset}: position in the sample order; {images, names, eval_images, eval_names}: counts of
                the two image lists and hashes of their names, as plan.image_lists has them
     recipe     the resolved recipe as TOML text
+The archive's comment is the SHA-256 of everything before it; whoever reads the file compares it. Files of earlier
+versions have none, and then the members' checksums are compared alone.
 """
 
 from __future__ import annotations
 
 import errno
-import pickle
-import warnings
-import zipfile
+import hashlib
+import os
+import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 import torch
 from torch import nn
 
-from emaseg.errors import WeightsError
+from emaseg.errors import RecipeError, WeightsError
 from emaseg.files import atomic
 from emaseg.models.backbones import FeatureExtractor
 from emaseg.models.network import Network
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
+from emaseg.weights.archive import COMMENT, MARK
+from emaseg.weights.contents import (
+    check_contents,
+    check_finite,
+    is_table_of_tensors,
+    optimizer_faults,
+    rng_faults,
+    shown,
+)
 from emaseg.weights.convert import State, recognise, recognise_backbone
 from emaseg.weights.fits import classes, describe, fitting_recipes
+from emaseg.weights.reading import read_content
 
 FORMAT = "emaseg/1"
+_PIECE = 16 << 20  # bytes that are hashed at once while a checkpoint is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +84,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "sampler": checkpoint.sampler,
         "recipe": recipe_to_toml(checkpoint.recipe),
     }
-    with atomic(path) as file:
-        writer = _Writer(file)
+    with atomic(path) as file, _Writer(file) as writer:
         try:
             torch.save(content, cast("IO[bytes]", writer))
         except (OSError, RuntimeError) as error:
             raise writer.error or error from error
+        writer.sign()
 
 
 def _on_cpu(value: Any) -> Any:
@@ -88,15 +102,32 @@ def _on_cpu(value: Any) -> Any:
 
 
 class _Writer:
-    """Hands bytes on and remembers the first operating-system error: torch.save replaces it by one of its own."""
+    """Hands bytes on, and appends their SHA-256 as the archive's comment.
 
-    def __init__(self, file: Any) -> None:
+    A second thread hashes what was written while the first goes on. The first operating-system error is remembered:
+    torch.save replaces it by one of its own.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.error: OSError | None = None
+        self._written = self._hashed = 0
+        self._digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1)
+        self._pieces: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
     def write(self, data: Any) -> int:
         try:
             written: int = self.file.write(data)
+            self._written += written
+            if self._written - self._hashed >= _PIECE:
+                self._hash(self._written - _PIECE // 2)  # never the end, which `sign` changes
         except OSError as error:
             self.error = self.error or error
             raise
@@ -105,57 +136,125 @@ class _Writer:
     def flush(self) -> None:
         self.file.flush()
 
+    def sign(self) -> None:
+        """End the archive with a comment: the length of the comment are its last two bytes, which are 0 so far."""
+        if not hasattr(os, "pread"):  # Windows: files without a digest, as from earlier versions
+            return
+        self._hash(self._written - 2)
+        for piece in self._pieces:
+            piece.result()
+        length = COMMENT.to_bytes(2, "little")
+        self._digest.update(length)
+        self.file.seek(-2, os.SEEK_END)
+        self.file.write(length + MARK + self._digest.hexdigest().encode())
+
+    def _hash(self, end: int) -> None:
+        """Let the second thread hash what was written since the last time, up to `end`."""
+        if hasattr(os, "pread"):
+            self.file.flush()
+            self._pieces.append(self._pool.submit(self._read, self._hashed, end))
+            self._hashed = end
+
+    def _read(self, start: int, end: int) -> None:
+        while start < end:
+            data = os.pread(self.file.fileno(), min(end - start, 1 << 20), start)
+            if not data:
+                raise OSError(errno.EIO, "it became shorter while it was written")
+            self._digest.update(data)
+            start += len(data)
+
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """Content of a weight file; nothing in it is executed.
+    """Content of a weight file; nothing in it is executed, and its checksums are compared.
 
     Raises:
-        WeightsError: missing, truncated, damaged, not a weight file, or one that wants to run code.
+        WeightsError: missing, truncated, damaged, not a weight file, or one that holds more than plain weights.
     """
-    remedy = "check the path, or copy or download the file again"
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of odd files
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such weight file", remedy) from None
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            reason = "it holds more than tensors, numbers and text, so loading it could run code"
-            raise WeightsError(f"{path}: refused: {reason}", "use a file of plain weights") from error
-        raise WeightsError(f"{path}: not a weight file, or damaged", remedy) from error
-    except IsADirectoryError:
-        raise WeightsError(f"{path}: is a folder, not a weight file", remedy) from None
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # a seek to where a whole file would go on
-            raise WeightsError(f"{path}: not a weight file, or damaged", remedy) from error
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})", remedy) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise WeightsError(f"{path}: not a weight file, or damaged", remedy) from error
-    except (zipfile.BadZipFile, ImportError, AssertionError, MemoryError, OverflowError) as error:
-        raise WeightsError(f"{path}: not a weight file, or damaged", remedy) from error
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights", remedy)
-    return content
+    return read_content(path)
+
+
+def read_header(path: Path) -> Mapping[str, Any]:
+    """What a weight file holds beside its tensors' numbers, which are not read: tensors are on the meta device.
+
+    Whoever uses the numbers reads the file whole, and compares its checksums then.
+
+    Raises:
+        WeightsError: as `read_file`.
+    """
+    return read_content(path, numbers=False)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """One of our checkpoints.
+    """One of our checkpoints, every key of it checked.
 
     Raises:
-        WeightsError: not readable, or not one of ours.
+        WeightsError: not readable, not one of ours, or one whose keys are not what they must be.
     """
     content = read_file(path)
+    _check_ours(content, path)
+    check_contents(content, str(path))
+    fields = {key: content[key] for key in Checkpoint.__dataclass_fields__}
+    return Checkpoint(**{**fields, "recipe": recipe_inside(content["recipe"], path)})
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe inside one of our checkpoints; its numbers are not read.
+
+    Raises:
+        WeightsError: not readable, not one of ours, or without a recipe that can be used.
+    """
+    content = read_header(path)
+    _check_ours(content, path)
+    if not isinstance(content.get("recipe"), str):
+        raise WeightsError(f"{path}: incomplete checkpoint, no recipe", "use another checkpoint")
+    return recipe_inside(content["recipe"], path)
+
+
+def _check_ours(content: Mapping[str, Any], path: Path) -> None:
     if content.get("format") != FORMAT:
         hint = "give a checkpoint written by `emaseg train`, or name a RECIPE together with --weights"
         raise WeightsError(f"{path}: not an emaseg checkpoint", hint)
-    missing = [key for key in Checkpoint.__dataclass_fields__ if key not in content]
-    if missing:
-        raise WeightsError(f"{path}: incomplete checkpoint, no {', '.join(missing)}", "use another checkpoint")
-    fields = {key: content[key] for key in Checkpoint.__dataclass_fields__}
-    recipe = parse_recipe(str(content["recipe"]), f"{path} (recipe inside)").recipe
-    return Checkpoint(**{**fields, "recipe": recipe})
+
+
+def recipe_inside(text: str, path: Path) -> Recipe:
+    """The recipe of a checkpoint.
+
+    Raises:
+        WeightsError: it is no recipe, or one that no recipe file may be.
+    """
+    try:
+        return parse_recipe(text, f"{path} (recipe inside)").recipe
+    except RecipeError as error:
+        raise WeightsError(error.message, error.hint or "use another checkpoint") from error
+
+
+def check_resumable(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, total: int, source: str
+) -> None:
+    """Refuse a checkpoint from which this training cannot go on exactly, before anything of it is loaded.
+
+    Args:
+        model, optimizer: as they were built from the recipe. total: steps of the whole training.
+
+    Raises:
+        WeightsError: its weights, momentum, step or generator states are not of this training; says what is wrong.
+    """
+    if not checkpoint.optimizer or not checkpoint.rng:
+        raise WeightsError(
+            f"{source}: holds weights alone, so this training cannot go on from it",
+            f"start a new run from it: --init-from {shlex.quote(source)}",
+        )
+    _check_fits(model.state_dict(), checkpoint.model, source)
+    check_finite(checkpoint.model, source)
+    faults = optimizer_faults(checkpoint.optimizer, optimizer, checkpoint.step) + rng_faults(checkpoint.rng)
+    if checkpoint.step > total:
+        faults.insert(0, f"it is at step {checkpoint.step}, and this training ends with step {total}")
+    if faults:
+        more = f"\n  ... and {len(faults) - 6} more" if len(faults) > 6 else ""
+        raise WeightsError(
+            "\n  ".join((f"{source}: this training cannot go on from it", *faults[:6])) + more,
+            "resume from another checkpoint of this run, or start a new run",
+        )
 
 
 def weights_format(content: Mapping[str, Any]) -> str:
@@ -221,12 +320,12 @@ def _network_state(path: Path) -> tuple[str, State]:
     content = read_file(path)
     if content.get("format") == FORMAT:
         state = content.get("model")
-        if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        if not is_table_of_tensors(state):
             raise WeightsError(f"{path}: a checkpoint without a table of tensors", "use another checkpoint")
         return "emaseg", dict(state)
     known = recognise(content)
     if known is None:
-        keys = ", ".join(list(map(str, content))[:4]) or "nothing"
+        keys = ", ".join([shown(key) for key in content][:4]) or "nothing"
         raise WeightsError(
             f"{path}: no known weight format (it holds {keys})",
             "known are emaseg's own checkpoints and files of sssegmentation, mmsegmentation and the EMANet authors",
@@ -251,16 +350,21 @@ def load_state(model: nn.Module, state: State, source: str) -> None:
     """`load_state_dict` with a readable report instead of a partial load.
 
     Raises:
-        WeightsError: names or shapes differ.
+        WeightsError: names or shapes differ, or the weights are not finite.
     """
     own = model.state_dict()
+    _check_fits(own, state, source)
+    state = {key: value.to(own[key].dtype) for key, value in state.items()}
+    check_finite(state, source)
+    on_meta = any(value.is_meta for value in own.values())
+    model.load_state_dict(state, strict=True, assign=on_meta)
+
+
+def _check_fits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], source: str) -> None:
     problems = mismatches(own, state)
     if problems:
         message = f"{source}: these weights are of another network"
         raise WeightsError("\n".join([message, *_compared(own, state), *problems]), _advice(own, state))
-    state = {key: value.to(own[key].dtype) for key, value in state.items()}
-    on_meta = any(value.is_meta for value in own.values())
-    model.load_state_dict(state, strict=True, assign=on_meta)
 
 
 def mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], limit: int = 6) -> list[str]:
@@ -276,7 +380,7 @@ def mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor
         ("not in the file", [k for k in own if k not in given]),
         ("not in the network", [k for k in given if k not in own]),
     ):
-        lines += _listed([f"  {what}: {k}" for k in keys], limit)
+        lines += _listed([f"  {what}: {shown(k)}" for k in keys], limit)
     lines += _listed(
         [f"  {k}: {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the network" for k in shapes], limit
     )
@@ -308,18 +412,3 @@ def _advice(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) 
     if classes(given) != classes(own):
         return "use the recipe these weights were trained with, or one whose data has the same classes"
     return "use the recipe these weights were trained with (backbone, stem and head must agree)"
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse archives that torch.save does not write: compressed entries could unfold to any size.
-
-    Raises:
-        zipfile.BadZipFile: so, or damaged.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    stored = all(m.compress_type == zipfile.ZIP_STORED and m.file_size == m.compress_size for m in members)
-    if not stored or sum(m.file_size for m in members) > path.stat().st_size:
-        raise zipfile.BadZipFile("entries that are larger than the archive")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -87,3 +89,21 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def open_plain(path: Path) -> FileIO:
+    """Open a file for reading, without a buffer, and only a regular one.
+
+    Threat: a named pipe or a device in a file's place makes the reader wait for ever, or read without end.
+
+    Raises:
+        OSError: it cannot be opened, or is none; the error's `strerror` says it in words.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return FileIO(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.ENODEV, "it is a pipe or a device, not a file", str(path))

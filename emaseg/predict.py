@@ -81,12 +81,12 @@ class Predictor:
         Raises:
             WeightsError: missing, damaged, of another model, or foreign and without a recipe.
         """
-        from emaseg.checkpoint import load_weights, read_checkpoint
+        from emaseg.checkpoint import load_weights, read_recipe
         from emaseg.models import build_model
 
         check_kind(Path(path))
         if recipe is None:
-            recipe = read_checkpoint(Path(path)).recipe
+            recipe = read_recipe(Path(path))
         with torch.device("meta"):  # no random start values for what is loaded anyway
             model = build_model(recipe)
         load_weights(model, path)

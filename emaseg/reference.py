@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from emaseg.errors import RecipeError, WeightsError, nearest
 from emaseg.exported.info import is_exported, read_info, settings
 from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
+from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.recipe.schema import EMANetModel
 from emaseg.resources import HINTS, beside, cache_folder, expanded, shipped_recipes
 from emaseg.run_folder import pick_checkpoint
@@ -135,7 +136,7 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
     """The same network with `count` EM iterations at evaluation and prediction (the paper's ablation of T).
 
     Raises:
-        RecipeError: a network without EM iterations.
+        RecipeError: a network without EM iterations, or too many.
     """
     model = resolved.recipe.model
     if is_exported(resolved.weights):
@@ -148,6 +149,8 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
             f"--em-iterations {count}: {resolved.recipe.name} is a {model.kind}, which has no EM iterations",
             "leave --em-iterations out; EMANet alone iterates",
         )
+    if not 1 <= count <= EM_ITERATIONS:
+        raise RecipeError(f"--em-iterations {count}: must be 1 to {EM_ITERATIONS}", "the paper uses 3")
     recipe = replace(resolved.recipe, model=replace(model, stages_eval=count))
     return replace(resolved, recipe=recipe)
 
@@ -178,15 +181,17 @@ def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Rec
     if is_exported(file):
         return _recipe_of_exported(file, overrides, tta)
     check_kind(file)
-    from emaseg.checkpoint import FORMAT, read_file
+    from emaseg.checkpoint import FORMAT, read_header, recipe_inside
 
-    content = read_file(file)
+    content = read_header(file)
     if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
         raise WeightsError(
             f"{file}: holds no recipe, so it does not say which network it belongs to",
             f"name the recipe too: RECIPE --weights {file}",
         )
     text, source = content["recipe"], f"{file} (recipe inside)"
+    if not overrides:
+        recipe_inside(text, file)  # what is wrong in it is the file's fault, not that of who names it
     written, recipe = _readings(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
     _check_network(written, recipe, "checkpoint", ("weights", "stages_eval"))
     return written, recipe

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.nn.utils import get_total_norm
 
-from emaseg.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from emaseg.checkpoint import Checkpoint, check_resumable, read_checkpoint, save_checkpoint
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
@@ -356,6 +356,7 @@ def _restore(session: _Session, checkpoint: Checkpoint) -> None:
             f"the training set had {then} images when this run started and has {now} now",
             "bring it back to what it was, or start a new run",
         )
+    check_resumable(checkpoint, session.model, session.optimizer, session.plan.total, str(session.run.last))
     session.model.load_state_dict(checkpoint.model)
     session.optimizer.load_state_dict(checkpoint.optimizer)
     session.step = checkpoint.step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from emaseg.recipe.check import check, num_classes
 from emaseg.recipe.overrides import for_tta
 from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, parse_recipe
+from emaseg.recipe.rule import Rule
 from emaseg.recipe.schema import (
     SCHEMA_VERSION,
     ADE20KData,
@@ -30,7 +31,6 @@ from emaseg.recipe.schema import (
     Recipe,
     ResNeStBackbone,
     ResNetBackbone,
-    Rule,
     ShapesData,
     Train,
     ViTBackbone,

@@ -31,6 +31,7 @@ from emaseg.recipe.sections import Problem
 
 LONGEST = 1_000_000_000  # epochs or iterations
 MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
+MOST_OVERLAP = 16  # windows that cover a pixel, along one side; a published protocol has two
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
@@ -124,6 +125,7 @@ def _folder(data: FolderData) -> Iterator[Problem]:
         yield Problem("data.classes", "is empty; name at least one class")
     if count > MOST_CLASSES:
         yield Problem("data.classes", f"{count} names; at most {MOST_CLASSES} fit, as 255 means ignore")
+        return
     if "" in data.classes:
         yield Problem("data.classes", f"class {data.classes.index('')} has an empty name")
     twice = [name for index, name in enumerate(data.classes) if name and name in data.classes[:index]]
@@ -131,6 +133,7 @@ def _folder(data: FolderData) -> Iterator[Problem]:
         yield Problem("data.classes", f'"{twice[0]}" stands twice')
     if data.values and len(data.values) != count:
         yield Problem("data.values", f"{len(data.values)} values for {count} classes; give one each, or none")
+        return
     same = [value for index, value in enumerate(data.values) if value in data.values[:index]]
     if same:
         yield Problem("data.values", f"{same[0]} stands twice; a mask value is one class")
@@ -184,6 +187,11 @@ def _inference(inference: Inference, section: str, classes: int) -> Iterator[Pro
                 yield Problem(f"{section}.{name}", 'is empty; mode "slide" needs it: [height, width]')
         if window and stride and (stride[0] > window[0] or stride[1] > window[1]):
             text = f"{list(stride)} is larger than window = {list(window)}; pixels would be left out"
+            yield Problem(f"{section}.stride", text)
+        # Threat: a stride of 1 in a stranger's checkpoint would compute every pixel a quarter of a million times.
+        elif window and stride and any(w > MOST_OVERLAP * s for w, s in zip(window, stride, strict=True)):
+            least = [-(-side // MOST_OVERLAP) for side in window]
+            text = f"{list(stride)} would compute every pixel again and again; at least {least} with window = {list(window)}"
             yield Problem(f"{section}.stride", text)
     yield from _long_short(inference.resize_long_short, f"{section}.resize_long_short")
     yield from _pairs(inference.flip_pairs, f"{section}.flip_pairs", classes)

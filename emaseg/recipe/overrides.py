@@ -19,6 +19,12 @@ from emaseg.recipe.writer import toml_value
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _IN_INFERENCE = re.compile(r"^\s*inference(?=\s*[.=])")
 _EXAMPLE = "--set optim.lr=0.02"
+_MOST = 64 << 10  # characters of one --set; all of a [data] section with 255 classes has less
+_DEPTH = 8  # parts of a key, and tables and arrays inside each other
+# Never back over what it has matched: a word of a megabyte is looked at once.
+_PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{64}}")
+_SHOWN = 200  # characters of a text that a message repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +78,54 @@ def replaced_kinds(table: Mapping[str, Any], overrides: Sequence[Override]) -> d
 
 def _parse(item: str) -> Override | str:
     """The override, or what is wrong with the text."""
+    if len(item) > _MOST:
+        return f"--set {item[:_SHOWN]}...: has more than {_MOST >> 10} kB, which no value needs"
     key, equals, text = (part.strip() for part in item.partition("="))
     if not equals:
         return f"--set {item}: no value; write key=VALUE, as in {_EXAMPLE}"
-    if not _KEY.fullmatch(key):
+    if not _KEY.fullmatch(key) or key.count(".") >= _DEPTH:
+        key = key if len(key) <= _SHOWN else f"{key[:_SHOWN]}..."
+        item = item if len(item) <= _SHOWN else f"{item[:_SHOWN]}..."
         return f"--set {item}: `{key}` is no key; write section.key=VALUE, as in {_EXAMPLE}"
     if not text:
         return f"--set {key}: the value is empty; {_instead_of_nothing(key)}"
+    if has_long_key(text):
+        return f"--set {key}: a key of more than 64 parts"
     try:
         document = tomllib.loads(f"x = {text}")
     except (ValueError, RecursionError):
+        if len(text) > _SHOWN:
+            return f"--set {key}: {text[:_SHOWN]}... is not a TOML value; put it into a recipe file"
         return f"--set {key}: {text} is not a TOML value; {_instead(key, text)}"
     if list(document) != ["x"]:
         return f"--set {key}: more than one value given"
+    if nested(document["x"], _DEPTH):
+        return f"--set {key}: tables and arrays are nested more than {_DEPTH} deep"
     return Override(key, document["x"])
+
+
+def has_long_key(text: str) -> bool:
+    """Whether a TOML text has a key such as a.a.a.a without end; asked before tomllib takes quadratic time over it."""
+    return _LONG_KEY.search(text) is not None
+
+
+def nested(value: object, most: int) -> bool:
+    """Whether tables and arrays lie inside each other more than `most` deep; tomllib itself has no such limit.
+
+    Threat: what walks such a value afterwards, one call a level, would run out of stack.
+    """
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _instead_of_nothing(key: str) -> str:

@@ -1,6 +1,6 @@
 """Recipes from files, shipped names and texts: strict, with file and line in every complaint.
 
-Room: recipe. Imports the rest of the room, resources and errors; never torch.
+Room: recipe. Imports the rest of the room, resources, files and errors; never torch.
 
     text -> tomllib -> --set -> sections.read_section -> check -> Recipe
                  \\-> lines.key_lines, when a message or an origin has to name a place
@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from emaseg.errors import RecipeError, nearest
+from emaseg.files import open_plain
 from emaseg.recipe.check import check
 from emaseg.recipe.lines import dotted, key_lines
-from emaseg.recipe.overrides import Override, apply_overrides, parse_overrides, replaced_kinds
+from emaseg.recipe.overrides import Override, apply_overrides, has_long_key, nested, parse_overrides, replaced_kinds
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem, read_section
 from emaseg.resources import shipped_recipe_text, shipped_recipes
 
+MOST_BYTES = 256 << 10  # of a recipe's text; the longest shipped one has 6 kB, one of 255 classes and colours 20 kB
+_DEPTH = 8  # tables and arrays inside each other; the format has 4
 _ROW = 100  # characters of a damaged line that a message repeats
 _AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
@@ -163,7 +166,8 @@ def _is_path(name: str) -> bool:
 
 def _read_file(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with open_plain(path) as file:
+            data = file.read(MOST_BYTES + 1) or b""
     except FileNotFoundError as error:
         if path.stem in shipped_recipes():
             raise RecipeError(f"`{path}` is not here", f"the shipped recipe is called `{path.stem}`") from error
@@ -174,12 +178,18 @@ def _read_file(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"`{path}` cannot be read: {reason}", "check the path and its permissions") from error
+    if len(data) > MOST_BYTES:
+        raise _too_long(str(path))
     try:
         return data.decode("utf-8-sig")  # some editors put a byte order mark in front
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         message = f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8 text"
         raise RecipeError(message, "save the file as UTF-8") from error
+
+
+def _too_long(source: str) -> RecipeError:
+    return RecipeError(f"{source}:1: has more than {MOST_BYTES >> 10} kB, which no recipe needs", "is it another file?")
 
 
 def _neighbours(path: Path) -> str:
@@ -201,14 +211,21 @@ def _unknown_name(name: str) -> RecipeError:
 
 # ----------------------------------------------------------------------------------------------------- TOML
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    if len(text) > MOST_BYTES:
+        raise _too_long(source)
+    if has_long_key(text):
+        raise RecipeError(f"{source}:1: a key of more than 64 parts", "see `emaseg recipes`")
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _bad_toml(text, source, str(error)) from error
     except ValueError as error:  # an integer of thousands of digits
         raise RecipeError(f"{source}:1: not valid TOML: a number is too long") from error
     except RecursionError as error:
         raise RecipeError(f"{source}:1: not valid TOML: brackets are nested too deeply") from error
+    if nested(table, _DEPTH):
+        raise RecipeError(f"{source}:1: tables and arrays are nested more than {_DEPTH} deep", "see `emaseg recipes`")
+    return table
 
 
 def _bad_toml(text: str, source: str, message: str) -> RecipeError:
@@ -222,6 +239,7 @@ def _bad_toml(text: str, source: str, message: str) -> RecipeError:
         key, before = first
         return RecipeError(f"{source}:{line}: {key}: stands twice; first in line {before}", "keep one of them")
     what = message[: at.start()] if at else message
+    row = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in row[: _ROW + 1])
     row = row if len(row) <= _ROW else f"{row[: _ROW - 3]}..."
     hint = "text needs double quotes; true and false are lower case; a # starts a comment"
     return RecipeError(f"{source}:{line}: not valid TOML: {what}: {row}", hint)

@@ -9,39 +9,14 @@ Sizes are (height, width) unless a name says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+from emaseg.recipe.rule import CHANNELS, COUNT, EM_ITERATIONS, FACTOR, IMAGES, RATE, SCALE, SEED, SIDE, key
 
 SCHEMA_VERSION = 1
 
 IGNORE = 255  # the label, everywhere inside the program, of a pixel that is neither trained nor scored
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
-    """What a key means and which values it may hold; lives in the field's metadata under "rule"."""
-
-    doc: str
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None  # exclusive lower limit
-    choices: tuple[Any, ...] = ()
-    lengths: tuple[int, ...] = ()  # allowed lengths of an array
-
-
-def key(
-    doc: str,
-    default: Any = MISSING,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[Any, ...] = (),
-    lengths: tuple[int, ...] = (),
-) -> Any:
-    """A recipe key: its one-line meaning, its default (none = the recipe must state it) and its limits."""
-    rule = Rule(doc=doc, low=low, high=high, above=above, choices=choices, lengths=lengths)
-    return field(default=default, metadata={"rule": rule})
 
 
 # ------------------------------------------------------------------------------------------------- backbone
@@ -62,17 +37,25 @@ class ResNetBackbone:
         (32, 32, 64),
         low=1,
         lengths=(0, 3),
+        ceiling=1024,
     )
-    width: int = key("channels of the first stage's 3x3 convolutions; 64 is the published network", 64, low=4)
+    width: int = key(
+        "channels of the first stage's 3x3 convolutions; 64 is the published network", 64, low=4, ceiling=512
+    )
     multi_grid: tuple[int, ...] = key(
         "factors on the dilation of the last stage's blocks after the first: [1, 2, 4] (EMANet authors); [] none",
         (),
         low=1,
         lengths=(0, 3),
+        ceiling=64,
     )
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
-    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +64,16 @@ class ResNeStBackbone:
 
     kind: Literal["resnest101"] = key("depth")
     output_stride: Literal[8, 16, 32] = key("input pixels for one cell of the last stage")
-    stem_channels: tuple[int, ...] = key("widths of the three stem convolutions", (64, 64, 128), low=1, lengths=(3,))
+    stem_channels: tuple[int, ...] = key(
+        "widths of the three stem convolutions", (64, 64, 128), low=1, lengths=(3,), ceiling=1024
+    )
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
-    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +84,12 @@ class HRNetBackbone:
     output_stride: Literal[4] = key("input pixels for one cell of the output", 4)
     stem_relu: bool = key("ReLU after the stem's first norm; false in every released MemoryNet checkpoint", True)
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
-    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,11 +98,19 @@ class ViTBackbone:
 
     kind: Literal["vit_large_p16_384"] = key("size")
     output_stride: Literal[16] = key("patch side", 16)
-    image_size: tuple[int, int] = key("input size whose whole patches the position embedding holds", (512, 512), low=16)
-    taps: tuple[int, ...] = key("layers (from 0) whose outputs the heads read", (9, 14, 19, 23), low=0, high=23)
+    image_size: tuple[int, int] = key(
+        "input size whose whole patches the position embedding holds", (512, 512), low=16, ceiling=4096
+    )
+    taps: tuple[int, ...] = key(
+        "layers (from 0) whose outputs the heads read", (9, 14, 19, 23), low=0, high=23, most=24
+    )
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key("RGB mean on 0..255 that the weights expect", _MEAN)
-    std: tuple[float, float, float] = key("RGB deviation on 0..255 that the weights expect", _STD, above=0)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
 
 
 Backbone = ResNetBackbone | ResNeStBackbone | HRNetBackbone | ViTBackbone
@@ -121,14 +122,20 @@ class EMANetModel:
     """Expectation-maximization attention network; the options span its three published implementations."""
 
     kind: Literal["emanet"] = key("network family")
-    bases: int = key("number of bases (K of the paper)", 64, low=1)
-    stages: int = key("EM iterations in training (T of the paper)", 3, low=1)
-    stages_eval: int = key("EM iterations at evaluation and prediction", 3, low=1)
-    attention_channels: int = key("width of the EM attention", 512, low=1)
-    bottleneck_channels: int = key("width after the attention: 512 (sssegmentation), 256 (mmseg, authors)", 512, low=1)
+    bases: int = key("number of bases (K of the paper)", 64, low=1, ceiling=4096)
+    stages: int = key("EM iterations in training (T of the paper)", 3, low=1, ceiling=EM_ITERATIONS)
+    stages_eval: int = key("EM iterations at evaluation and prediction", 3, low=1, ceiling=EM_ITERATIONS)
+    attention_channels: int = key("width of the EM attention", 512, low=1, ceiling=CHANNELS)
+    bottleneck_channels: int = key(
+        "width after the attention: 512 (sssegmentation), 256 (mmseg, authors)", 512, low=1, ceiling=CHANNELS
+    )
     concat_input: bool = key("join the attention with the backbone's last stage (not in the paper or authors')", True)
-    decoder_channels: int = key("width of the convolution after the join; unused without it", 512, low=1)
-    auxiliary_channels: int = key("width of the training-only head on stage 3; 0 = none (authors)", 512, low=0)
+    decoder_channels: int = key(
+        "width of the convolution after the join; unused without it", 512, low=1, ceiling=CHANNELS
+    )
+    auxiliary_channels: int = key(
+        "width of the training-only head on stage 3; 0 = none (authors)", 512, low=0, ceiling=CHANNELS
+    )
     dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
     bases_momentum: float = key("weight of the NEW bases in the moving average (paper: 1 - alpha)", 0.1, low=0, high=1)
     bases_average: Literal["normalised", "plain"] = key(
@@ -143,7 +150,7 @@ class EMANetModel:
         '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
     )
     norm_momentum: float = key("weight of the new batch statistics: 0.1, or 3e-4 (authors)", 0.1, low=0, high=1)
-    norm_epsilon: float = key("added to the variance", 1e-5, above=0)
+    norm_epsilon: float = key("added to the variance", 1e-5, above=0, ceiling=1)
     init: Literal["torch", "mmseg", "authors"] = key(
         "random start of the head: torch's defaults (sssegmentation), mmseg's Kaiming, the authors' normal", "torch"
     )
@@ -154,21 +161,25 @@ class MemoryNetModel:
     """MCIBI: DeepLabV3 context with a data-set level feature memory."""
 
     kind: Literal["memorynet"] = key("network family")
-    channels: int = key("width of the context, memory and decoder features", 512, low=1)
-    attention_channels: int = key("width of the attention's queries and keys", 256, low=1)
-    aspp_dilations: tuple[int, ...] = key("dilations of the context's four branches", (1, 12, 24, 36), low=1)
+    channels: int = key("width of the context, memory and decoder features", 512, low=1, ceiling=CHANNELS)
+    attention_channels: int = key("width of the attention's queries and keys", 256, low=1, ceiling=CHANNELS)
+    aspp_dilations: tuple[int, ...] = key(
+        "dilations of the context's four branches", (1, 12, 24, 36), low=1, ceiling=1024, most=24
+    )
     downsample: bool = key("halve the backbone's resolution first (HRNet on Cityscapes and LIP)", False)
     activation: Literal["relu", "leaky_relu"] = key("head activation; leaky_relu in LIP's R-50 and R-101 rows", "relu")
-    auxiliary_channels: int = key("width of the training-only heads; 0 = none (HRNet)", 512, low=0)
-    stage1_weight: float = key("loss weight of the coarse prediction that reads the memory", 0.4, low=0)
+    auxiliary_channels: int = key("width of the training-only heads; 0 = none (HRNet)", 512, low=0, ceiling=CHANNELS)
+    stage1_weight: float = key("loss weight of the coarse prediction that reads the memory", 0.4, low=0, ceiling=FACTOR)
     dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
     memory_hard: bool = key("read the memory by arg max instead of softmax", False)
     memory_strategy: Literal["cosine_similarity", "mean"] = key("weights of a class's pixels", "cosine_similarity")
     memory_momentum: float = key("blend weight of the new feature at base_lr", 0.9, low=0, high=1)
-    memory_base_lr: float = key("learning rate at which memory_momentum holds; COCO-Stuff, Cityscapes: 0.9 lr", above=0)
+    memory_base_lr: float = key(
+        "learning rate at which memory_momentum holds; COCO-Stuff, Cityscapes: 0.9 lr", above=0, ceiling=RATE
+    )
     memory_momentum_follows_lr: bool = key("scale the momentum with the learning rate", True)
-    memory_loss_weight: float = key("loss of classifying the memory itself; 0 = none", 0.0, low=0)
-    memory_loss_from_epoch: int = key("first epoch (from 1) with that loss", 2, low=1)
+    memory_loss_weight: float = key("loss of classifying the memory itself; 0 = none", 0.0, low=0, ceiling=FACTOR)
+    memory_loss_from_epoch: int = key("first epoch (from 1) with that loss", 2, low=1, ceiling=COUNT)
     memory_loss_statistics: Literal["apart", "shared"] = key(
         'running norm statistics: "apart" from that loss, or "shared": its few rows move them too (published)', "apart"
     )
@@ -184,7 +195,7 @@ class MemoryNetModel:
         '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
     )
     norm_momentum: float = key("weight of the new batch statistics", 0.1, low=0, high=1)
-    norm_epsilon: float = key("added to the variance", 1e-5, above=0)
+    norm_epsilon: float = key("added to the variance", 1e-5, above=0, ceiling=1)
     init: Literal["torch"] = key("random start of the head", "torch")
 
 
@@ -204,7 +215,7 @@ class VOCData:
     train_split: str = key("list file below ImageSets/Segmentation", "trainaug")
     eval_split: str = key("list file below ImageSets/Segmentation", "val")
     label_folders: tuple[str, ...] = key(
-        "label folders, searched in this order for each image", ("SegmentationClass", "SegmentationClassAug")
+        "label folders, searched in this order for each image", ("SegmentationClass", "SegmentationClassAug"), most=16
     )
 
 
@@ -279,21 +290,25 @@ class FolderData:
 
     kind: Literal["folder"] = key("layout")
     root: str = key(_ROOT_DOC)
-    classes: tuple[str, ...] = key("class names; a mask value is the position in this list, or see values")
+    classes: tuple[str, ...] = key("class names; a mask value is the position in this list, or see values", longest=200)
     train_images: str = key("training images below root")
     train_masks: str = key("their masks below root: PNG, 8-bit grey or palette, or RGB in the palette's colours")
     eval_images: str = key("evaluation images below root")
     eval_masks: str = key("their masks below root")
     train_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
     eval_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
-    holdout: int = key("every n-th image, by path, is for evaluation, the others for training; 0 = no", 0, low=0)
+    holdout: int = key(
+        "every n-th image, by path, is for evaluation, the others for training; 0 = no", 0, low=0, ceiling=COUNT
+    )
     mask_suffix: str = key("added to an image's stem to name its mask", "")
     values: tuple[int, ...] = key("mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=255)
-    ignore: tuple[int, ...] = key("mask values that are neither trained nor scored", (255,), low=0, high=255)
+    ignore: tuple[int, ...] = key("mask values that are neither trained nor scored", (255,), low=0, high=255, most=256)
     palette: tuple[tuple[int, int, int], ...] = key(
         "a colour for each class; needed for RGB masks", (), low=0, high=255
     )
-    ignore_colours: tuple[tuple[int, int, int], ...] = key("RGB masks: colours to ignore", (), low=0, high=255)
+    ignore_colours: tuple[tuple[int, int, int], ...] = key(
+        "RGB masks: colours to ignore", (), low=0, high=255, most=256
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -301,10 +316,10 @@ class ShapesData:
     """Drawn shapes in random colours: a data set that needs no download; shape tells the class, colour does not."""
 
     kind: Literal["shapes"] = key("built-in generator")
-    size: tuple[int, int] = key("image size", (96, 96), low=16)
-    train_images: int = key("number of training images", 2000, low=1)
-    eval_images: int = key("number of held-out images", 200, low=1)
-    seed: int = key("of the drawings; training and evaluation never share an image", 0, low=0)
+    size: tuple[int, int] = key("image size", (96, 96), low=16, ceiling=SIDE)
+    train_images: int = key("number of training images", 2000, low=1, ceiling=IMAGES)
+    eval_images: int = key("number of held-out images", 200, low=1, ceiling=IMAGES)
+    seed: int = key("of the drawings; training and evaluation never share an image", 0, low=0, ceiling=SEED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -315,7 +330,7 @@ class PackedData:
     root: str = key(_ROOT_DOC)
     train_file: str = key("packed training part below root", "train.h5")
     eval_file: str = key("packed evaluation part below root", "eval.h5")
-    classes: tuple[str, ...] = key("class names, as the packed files have them")
+    classes: tuple[str, ...] = key("class names, as the packed files have them", longest=200)
     palette: tuple[tuple[int, int, int], ...] = key("a colour for each class; [] = VOC's", (), low=0, high=255)
 
 
@@ -343,22 +358,27 @@ class Augment:
         (),
         low=1,
         lengths=(0, 2),
+        ceiling=SIDE,
     )
     keep_ratio: bool = key("keep the aspect ratio inside the limits", True)
-    scale: tuple[float, float] = key("random scale is uniform in [low, high)", (1.0, 1.0), above=0)
-    scale_choices: tuple[float, ...] = key("pick the scale from this list instead (EMANet authors)", (), above=0)
+    scale: tuple[float, float] = key(
+        "random scale is uniform in [low, high)", (1.0, 1.0), above=0, floor=0.01, ceiling=SCALE
+    )
+    scale_choices: tuple[float, ...] = key(
+        "pick the scale from this list instead (EMANet authors)", (), above=0, floor=0.01, ceiling=SCALE, most=100
+    )
     interpolation: Literal["pixel", "align_corners"] = key(
         '"pixel": 8-bit bilinear on pixel centres (OpenCV\'s); "align_corners": on the normalised tensor (authors)',
         "pixel",
     )
-    crop: tuple[int, int] = key("crop (height, width); what is smaller is padded up to it", low=1)
-    crop_draws: int = key("crops drawn at most; the last one is used whatever it holds", 10, low=1)
+    crop: tuple[int, int] = key("crop (height, width); what is smaller is padded up to it", low=1, ceiling=SIDE)
+    crop_draws: int = key("crops drawn at most; the last one is used whatever it holds", 10, low=1, ceiling=1000)
     max_class_share: float = key(
         "redraw while one class covers this share of the labelled pixels; 1 = never", 0.75, above=0, high=1
     )
     flip: float = key("probability of the left-right mirror image", 0.5, low=0, high=1)
     flip_pairs: tuple[tuple[int, int], ...] = key(
-        "classes that swap when mirrored (LIP's left and right limbs)", (), low=0
+        "classes that swap when mirrored (LIP's left and right limbs)", (), low=0, ceiling=255, most=128
     )
     rotation: float = key("probability of a rotation (LIP)", 0.0, low=0, high=1)
     rotation_degrees: int = key("largest rotation angle", 30, low=1, high=180)
@@ -380,7 +400,7 @@ class Loss:
     reduction: Literal["valid_pixels", "all_pixels"] = key(
         "divide by the labelled pixels (sssegmentation), or by all pixels (mmseg, EMANet authors)", "valid_pixels"
     )
-    auxiliary_weight: float = key("weight of the auxiliary heads; the main head has 1", 0.4, low=0)
+    auxiliary_weight: float = key("weight of the auxiliary heads; the main head has 1", 0.4, low=0, ceiling=FACTOR)
 
 
 # ---------------------------------------------------------------------------------------------------- optim
@@ -389,8 +409,8 @@ class Group:
     """Parameters that deviate from the common learning rate and weight decay; the last match wins."""
 
     match: Literal["backbone", "norm_weight", "bias"] = key("which parameters")
-    lr_scale: float = key("factor on the learning rate", 1.0, low=0)
-    weight_decay_scale: float = key("factor on the weight decay", 1.0, low=0)
+    lr_scale: float = key("factor on the learning rate", 1.0, low=0, ceiling=FACTOR)
+    weight_decay_scale: float = key("factor on the weight decay", 1.0, low=0, ceiling=FACTOR)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -398,14 +418,18 @@ class Optim:
     """SGD with a polynomial schedule: lr(i) = (lr - min_lr) * (1 - i / iterations)^power + min_lr."""
 
     kind: Literal["sgd"] = key("optimiser", "sgd")
-    lr: float = key("learning rate of iteration 0", above=0)
-    min_lr: float = key("learning rate that the schedule falls to", 0.0, low=0)
-    power: float = key("exponent of the schedule; 0 = constant", 0.9, low=0)
-    lr_every: int = key("iterations between refreshes of the learning rate: 1, or 10 (EMANet authors)", 1, low=1)
+    lr: float = key("learning rate of iteration 0", above=0, ceiling=RATE)
+    min_lr: float = key("learning rate that the schedule falls to", 0.0, low=0, ceiling=RATE)
+    power: float = key("exponent of the schedule; 0 = constant", 0.9, low=0, ceiling=100)
+    lr_every: int = key(
+        "iterations between refreshes of the learning rate: 1, or 10 (EMANet authors)", 1, low=1, ceiling=COUNT
+    )
     momentum: float = key("SGD momentum", 0.9, low=0, high=1)
     nesterov: bool = key("Nesterov's momentum", False)
-    weight_decay: float = key("L2 penalty, on every trained parameter unless a group says otherwise", 0.0, low=0)
-    groups: tuple[Group, ...] = key("deviating parameter groups", ())
+    weight_decay: float = key(
+        "L2 penalty, on every trained parameter unless a group says otherwise", 0.0, low=0, ceiling=FACTOR
+    )
+    groups: tuple[Group, ...] = key("deviating parameter groups", (), most=64)
 
 
 # ---------------------------------------------------------------------------------------------------- train
@@ -415,19 +439,22 @@ class Train:
 
     epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0)
     iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
-    batch: int = key("images of one optimiser step, all processes together", 16, low=1)
+    batch: int = key("images of one optimiser step, all processes together", 16, low=1, ceiling=65536)
     init_from: str = key(
         'start from this model: a recipe\'s newest run, a run folder, a checkpoint or a weight file; "" = none', ""
     )
-    workers: int = key("loading processes; -1 = as many as pay on this machine", -1, low=-1)
-    threads: int = key("CPU threads of the network; 0 = as many as there are cores", 0, low=0)
-    seed: int = key("of start weights, sample order, augmentation and dropout", 0, low=0)
+    workers: int = key("loading processes; -1 = as many as pay on this machine", -1, low=-1, ceiling=256)
+    threads: int = key("CPU threads of the network; 0 = as many as there are cores", 0, low=0, ceiling=1024)
+    seed: int = key("of start weights, sample order, augmentation and dropout", 0, low=0, ceiling=SEED)
     evaluate_every: int = key(
-        "epochs (or iterations, where those are given) between evaluations; 0 = only at the end", 0, low=0
+        "epochs (or iterations, where those are given) between evaluations; 0 = only at the end",
+        0,
+        low=0,
+        ceiling=COUNT,
     )
-    save_seconds: float = key("seconds between checkpoints", 600.0, above=0)
-    keep_every: int = key("also keep step_XXXXXXXX.pt after so many iterations; 0 = never", 0, low=0)
-    log_every: int = key("iterations between rows of metrics.csv", 50, low=1)
+    save_seconds: float = key("seconds between checkpoints", 600.0, above=0, ceiling=1e9)
+    keep_every: int = key("also keep step_XXXXXXXX.pt after so many iterations; 0 = never", 0, low=0, ceiling=COUNT)
+    log_every: int = key("iterations between rows of metrics.csv", 50, low=1, ceiling=COUNT)
 
 
 # ------------------------------------------------------------------------------------------------ inference
@@ -436,19 +463,21 @@ class Inference:
     """From an image to its label map, at evaluation and prediction."""
 
     resize_long_short: tuple[int, ...] = key(
-        "limits (long side, short side); [] keeps the image's own size", (), low=1, lengths=(0, 2)
+        "limits (long side, short side); [] keeps the image's own size", (), low=1, lengths=(0, 2), ceiling=SIDE
     )
     keep_ratio: bool = key("keep the aspect ratio inside the limits", True)
     pad: Literal["none", "8k+1"] = key('"8k+1" pads below and right to multiples of 8 plus 1 (EMANet authors)', "none")
     mode: Literal["whole", "slide"] = key("the whole image at once, or windows", "whole")
-    window: tuple[int, ...] = key("window (height, width) of slide", (), low=1, lengths=(0, 2))
-    stride: tuple[int, ...] = key("window step (down, right) of slide", (), low=1, lengths=(0, 2))
-    scales: tuple[float, ...] = key("scales whose results are averaged", (1.0,), above=0)
+    window: tuple[int, ...] = key("window (height, width) of slide", (), low=1, lengths=(0, 2), ceiling=SIDE)
+    stride: tuple[int, ...] = key("window step (down, right) of slide", (), low=1, lengths=(0, 2), ceiling=SIDE)
+    scales: tuple[float, ...] = key(
+        "scales whose results are averaged", (1.0,), above=0, floor=0.01, ceiling=SCALE, most=32
+    )
     scale_source: Literal["tensor", "image"] = key(
         "rescale the normalised tensor by the factor (sssegmentation), or the original image again (mmseg)", "tensor"
     )
     flip: bool = key("average with the mirrored image", False)
-    flip_pairs: tuple[tuple[int, int], ...] = key("classes that swap when mirrored", (), low=0)
+    flip_pairs: tuple[tuple[int, int], ...] = key("classes that swap when mirrored", (), low=0, ceiling=255, most=128)
     average: Literal["logits", "probs_before_resize", "probs_after_resize"] = key(
         "what is averaged; sssegmentation takes the softmax before resizing, mmseg after", "logits"
     )
@@ -468,10 +497,10 @@ class Published:
     miou_flip: float | None = key("mIoU, mirrored", None, low=0, high=100)
     miou_other: float | None = key("mIoU whose protocol the table does not state", None, low=0, high=100)
     checkpoint: str = key("URL of the released weights", "")
-    checkpoint_mirrors: tuple[str, ...] = key("the same weights under newer names", ())
+    checkpoint_mirrors: tuple[str, ...] = key("the same weights under newer names", (), most=16)
     log: str = key("URL of the training log", "")
-    memory_gb: float | None = key("training memory of one GPU", None, low=0)
-    images_per_second: float | None = key("inference speed", None, low=0)
+    memory_gb: float | None = key("training memory of one GPU", None, low=0, ceiling=FACTOR)
+    images_per_second: float | None = key("inference speed", None, low=0, ceiling=FACTOR)
     hardware: str = key("what those two were measured on", "")
     note: str = key("what a reader should know", "")
 
@@ -482,8 +511,8 @@ class Recipe:
     """One run: everything that decides its result."""
 
     schema: Literal[1] = key("version of this format", SCHEMA_VERSION)
-    name: str = key("short name; the run folder carries it")
-    title: str = key("one line for people", "")
+    name: str = key("short name; the run folder carries it", longest=100)
+    title: str = key("one line for people", "", longest=1000)
     model: Model = key("the network")
     backbone: Backbone = key("its feature extractor")
     data: Data = key("images and labels")

@@ -20,11 +20,14 @@ from functools import cache
 from typing import Any, Literal
 
 from emaseg.errors import RecipeError, nearest
-from emaseg.recipe.schema import Recipe, Rule
+from emaseg.recipe.rule import Rule
+from emaseg.recipe.schema import Recipe
 from emaseg.recipe.writer import toml_key, toml_value
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d{1,18}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|\d{1,18}")
 _SHOWN = 60  # characters of a given value that a message repeats
+_MANY = 200  # parts of a value that are looked at to show it
+_FEW = 20  # unknown keys that are reported one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,7 @@ def read_section(
             values[name] = _read(key.type, key.rule, table[name], _join(path, name), problems, replaced)
         elif key.default is MISSING:
             problems.append(Problem(_join(path, name), f"is missing: {key.rule.doc} ({expected(key.type, key.rule)})"))
-    for name in table:
-        if name not in keys:
-            problems.append(Problem(_join(path, name), _unknown(name, table[name], section, path)))
+    _report_unknown([name for name in table if name not in keys], table, section, path, problems)
     return section(**values) if len(problems) == before else None
 
 
@@ -195,8 +196,8 @@ def _read(
         return result
     item, _ = _array(type_, rule)
     if section_classes(item):
-        if not isinstance(value, list):
-            problems.append(Problem(path, f"got {_shown(value)}; must be an array of tables"))
+        if not isinstance(value, list) or len(value) > (rule.most or len(value)):
+            problems.append(Problem(path, f"got {_shown(value)}; must be an array of tables" + _too_many(rule, value)))
             return None
         tables = enumerate(value)
         return tuple(_read_table(item, table, f"{path}.{index}", problems, replaced) for index, table in tables)
@@ -226,10 +227,18 @@ def _read_table(type_: Any, value: object, path: str, problems: list[Problem], r
     else:
         problems.append(Problem(f"{path}.kind", f"is missing: {choices}"))
     known = {name for cls in classes for name in section_keys(cls)}
-    for name in value:
-        if name not in known:
-            problems.append(Problem(_join(path, name), _unknown(name, value[name], classes[0], path)))
+    _report_unknown([name for name in value if name not in known], value, classes[0], path, problems)
     return None
+
+
+def _report_unknown(
+    names: list[str], table: Mapping[str, object], section: type, path: str, problems: list[Problem]
+) -> None:
+    """One problem for each of the first unknown keys: looking for what was meant takes its time."""
+    for name in names[:_FEW]:
+        problems.append(Problem(_join(path, name), _unknown(name, table[name], section, path)))
+    if len(names) > _FEW:
+        problems.append(Problem(_join(path, names[_FEW]), f"and {len(names) - _FEW} keys more are unknown"))
 
 
 def _without_left_over(
@@ -253,6 +262,8 @@ def _scalar(type_: Any, rule: Rule, value: object) -> Any:
         value = _float(value)
     if type(value) is not type_ or (rule.choices and value not in rule.choices):
         return None
+    if isinstance(value, str):
+        return value if len(value) <= rule.longest else None
     return value if not isinstance(value, int | float) or _within(value, rule) else None
 
 
@@ -269,6 +280,8 @@ def _within(value: float, rule: Rule) -> bool:
         and (rule.low is None or value >= rule.low)
         and (rule.high is None or value <= rule.high)
         and (rule.above is None or value > rule.above)
+        and (rule.floor is None or value >= rule.floor)
+        and (rule.ceiling is None or value <= rule.ceiling)
     )
 
 
@@ -282,7 +295,9 @@ def _tuple(type_: Any, rule: Rule, value: object) -> tuple[Any, ...] | None:
         return None
     if open_end and rule.lengths and len(value) not in rule.lengths:
         return None
-    inner = dataclasses.replace(rule, lengths=())
+    if open_end and rule.most is not None and len(value) > rule.most:
+        return None
+    inner = dataclasses.replace(rule, lengths=(), most=None)
     read = _tuple if typing.get_origin(args[0]) is tuple else _scalar
     items = [read(args[0], inner, item) for item in value]
     return None if any(item is None for item in items) else tuple(items)
@@ -290,10 +305,40 @@ def _tuple(type_: Any, rule: Rule, value: object) -> tuple[Any, ...] | None:
 
 # ---------------------------------------------------------------------------------------------------- words
 def _refusal(type_: Any, rule: Rule, value: object) -> str:
-    text = f"got {_shown(value)}; must be {expected(type_, rule)}"
+    text = f"got {_shown(value)}; must be {expected(type_, _in_full(rule, value))}" + _too_many(rule, value)
+    if any(len(one) > rule.longest for one in _leaves(value) if isinstance(one, str)):
+        text += f", of at most {rule.longest} characters"
     if typing.get_origin(type_) is Literal and isinstance(value, str):
         text += _also(nearest(value, [choice for choice in typing.get_args(type_) if isinstance(choice, str)]))
     return text
+
+
+def _in_full(rule: Rule, value: object) -> Rule:
+    """The rule with its outer limits, where the value lies beyond them."""
+    low = rule.floor if rule.low is None else rule.low
+    high = rule.ceiling if rule.high is None else rule.high
+    for one in _leaves(value):
+        if not isinstance(one, int) and not (isinstance(one, float) and math.isfinite(one)):
+            continue
+        beyond = rule.ceiling is not None and one > rule.ceiling
+        if beyond or (rule.floor is not None and one < rule.floor and (rule.above is None or one > rule.above)):
+            above = None if rule.floor is not None else rule.above
+            return dataclasses.replace(rule, low=low, high=high, above=above)
+    return rule
+
+
+def _too_many(rule: Rule, value: object) -> str:
+    many = isinstance(value, list) and rule.most is not None and len(value) > rule.most
+    return f", at most {rule.most} of them" if many else ""
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """The values of an array, and of the arrays in it."""
+    for item in value if isinstance(value, list) else (value,):
+        if isinstance(item, list):
+            yield from item
+        else:
+            yield item
 
 
 def _unknown(name: str, value: object, section: type, path: str) -> str:
@@ -369,18 +414,24 @@ def _noun(type_: Any, plural: bool = False) -> str:
 
 def _limits(rule: Rule) -> str:
     if rule.low is not None and rule.high is not None:
-        return f"{rule.low:g} to {rule.high:g}"
+        return f"{_limit(rule.low)} to {_limit(rule.high)}"
     words = []
     if rule.above is not None:
-        words.append(f"above {rule.above:g}")
+        words.append(f"above {_limit(rule.above)}")
     if rule.low is not None:
-        words.append(f"at least {rule.low:g}")
+        words.append(f"at least {_limit(rule.low)}")
     if rule.high is not None:
-        words.append(f"at most {rule.high:g}")
+        words.append(f"at most {_limit(rule.high)}")
     return " and ".join(words)
 
 
+def _limit(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 def _shown(value: object) -> str:
+    if isinstance(value, str | list | dict) and len(value) > _MANY:
+        value = value[:_MANY] if isinstance(value, str | list) else dict(list(value.items())[:_MANY])
     text = toml_value(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 

@@ -156,7 +156,9 @@ def recognise(content: Mapping[str, object]) -> tuple[str, State] | None:
 def _completed(state: State) -> State:
     """A MemoryNet's state with the ages of its memory rows, which no published file records: all unknown (-1)."""
     memory = state.get("memory.features")
-    return state if memory is None else state | {"memory.age": torch.full((len(memory),), -1)}
+    if memory is None or not memory.numel():  # of no numbers, which claims any length: a strict loader reports it
+        return state
+    return state | {"memory.age": torch.full((memory.shape[0] if memory.ndim else 1,), -1)}
 
 
 def recognise_backbone(content: Mapping[str, object]) -> State:

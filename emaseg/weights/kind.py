@@ -1,6 +1,6 @@
 """What a file is that was given in a weight file's place, by its first bytes.
 
-Room: weights; imports weights.cache and errors; never torch.
+Room: weights; imports weights.cache, files and errors; never torch.
 
 PyTorch takes anything for a pickle. Of a photograph it says that loading it could run code, which is true of no
 photograph and helps nobody; so this is asked first.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emaseg.errors import WeightsError
+from emaseg.files import open_plain
 from emaseg.weights.cache import not_weights
 
 _HEAD = 64  # bytes that are looked at
@@ -43,8 +44,8 @@ def check_kind(path: Path) -> None:
         WeightsError: an image, a web page, text or the like; says what it looks like and what to give instead.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
+        with open_plain(path) as file:
+            head = file.read(_HEAD) or b""
     except OSError:
         return
     reason = not_weights(head)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emaseg.recipe import Recipe, load_recipe, load_recipe_with_origins, parse_recipe, recipe_to_toml, toml_value
-from emaseg.recipe.schema import Rule
+from emaseg.recipe.rule import Rule
 from emaseg.recipe.sections import Problem, read_section, section_classes, section_keys
 from emaseg.resources import shipped_recipes
 from tests.recipe.samples import MINIMAL
@@ -34,13 +34,12 @@ def values(type_: Any, rule: Rule) -> st.SearchStrategy[Any]:
             lengths = rule.lengths or (0, 1, 3)
             return st.sampled_from(lengths).flatmap(lambda n: st.tuples(*[values(item, rule)] * n))
         return st.tuples(*[values(item, rule)] * (1 + len(rest)))
+    high = rule.ceiling if rule.high is None else rule.high
     if type_ is float:
-        low = rule.low if rule.above is None else rule.above
-        return st.floats(
-            low, rule.high, exclude_min=rule.above is not None, allow_nan=False, allow_infinity=False, width=64
-        )
+        low = next((limit for limit in (rule.low, rule.floor, rule.above) if limit is not None), None)
+        return st.floats(low, high, exclude_min=low == rule.above, allow_nan=False, allow_infinity=False, width=64)
     if type_ is int:
-        return st.integers(None if rule.low is None else int(rule.low), None if rule.high is None else int(rule.high))
+        return st.integers(None if rule.low is None else int(rule.low), None if high is None else int(high))
     return {bool: st.booleans(), str: st.text(max_size=6)}[type_]
 
 

@@ -1,0 +1,71 @@
+"""What the schema says of one key, and the limits that many keys share.
+
+Room: recipe. Imports nothing of ours; never torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+# Upper limits. Threat: a recipe also comes inside a stranger's checkpoint, and a number without a limit is a machine
+# that computes for ever or a memory that is full. They lie far above what any published or sensible run needs.
+CHANNELS = 8192
+EM_ITERATIONS = 100
+SIDE = 16384  # pixels
+SCALE = 8  # of an image
+COUNT = 1_000_000_000  # steps or epochs
+IMAGES = 10_000_000
+SEED = 2**63 - 1  # what NumPy and PyTorch both take
+FACTOR = 1_000_000  # loss weights and factors
+RATE = 1e30  # a learning rate; beyond that single precision ends
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """What a key means and which values it may hold; lives in the field's metadata under "rule".
+
+    floor, ceiling, most and longest keep out what no run needs; messages and lists of keys name them only when a value
+    lies beyond.
+    """
+
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None  # exclusive lower limit
+    choices: tuple[Any, ...] = ()
+    lengths: tuple[int, ...] = ()  # allowed lengths of an array
+    floor: float | None = None
+    ceiling: float | None = None
+    most: int | None = None  # items of an array without such lengths; None = as many as a recipe file holds
+    longest: int = 4096  # characters of a text
+
+
+def key(
+    doc: str,
+    default: Any = MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[Any, ...] = (),
+    lengths: tuple[int, ...] = (),
+    floor: float | None = None,
+    ceiling: float | None = None,
+    most: int | None = None,
+    longest: int = 4096,
+) -> Any:
+    """A recipe key: its one-line meaning, its default (none = the recipe must state it) and its limits."""
+    rule = Rule(
+        doc=doc,
+        low=low,
+        high=high,
+        above=above,
+        choices=choices,
+        lengths=lengths,
+        floor=floor,
+        ceiling=ceiling,
+        most=most,
+        longest=longest,
+    )
+    return field(default=default, metadata={"rule": rule})
