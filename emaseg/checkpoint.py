@@ -10,7 +10,9 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     best       {miou, step, evaluated}: highest mIoU so far, where, and the last step that was evaluated
     rng        {cpu, cuda}: generator states that dropout draws from
     sampler    {seed, epoch, offset}: position in the sample order; {images, names, eval_images, eval_names}: counts of
-               the two image lists and hashes of their names, as plan.image_lists has them
+               the two image lists and hashes of their names, and more of what a result depends on, as image_state.py and
+               resuming.surroundings have it
+    running    sums of the losses since the last row of metrics.csv, as meter.Meter keeps them; {} in older files
     recipe     the resolved recipe as TOML text
 """
 
@@ -21,7 +23,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -51,6 +53,7 @@ class Checkpoint:
     rng: dict[str, Any]
     sampler: dict[str, int | str]
     recipe: Recipe
+    running: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -68,6 +71,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "best": checkpoint.best,
         "rng": checkpoint.rng,
         "sampler": checkpoint.sampler,
+        "running": checkpoint.running,
         "recipe": recipe_to_toml(checkpoint.recipe),
     }
     with atomic(path) as file:
@@ -150,6 +154,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if content.get("format") != FORMAT:
         hint = "give a checkpoint written by `emaseg train`, or name a RECIPE together with --weights"
         raise WeightsError(f"{path}: not an emaseg checkpoint", hint)
+    content = {"running": {}, **content}  # older files lack it
     missing = [key for key in Checkpoint.__dataclass_fields__ if key not in content]
     if missing:
         raise WeightsError(f"{path}: incomplete checkpoint, no {', '.join(missing)}", "use another checkpoint")

@@ -16,8 +16,10 @@ ROWS = (
     ("errors", "words"),
     ("files", "device", "distributed", "recipe", "resources"),
     ("data", "events", "losses", "metrics", "optim", "models", "weights"),
-    ("inference", "visual", "checkpoint", "run_folder"),
-    ("evaluate", "export", "predict", "reference", "plan", "submit"),
+    ("inference", "visual", "checkpoint", "image_state", "metrics_file", "run_lock"),
+    ("run_folder",),
+    ("evaluate", "export", "predict", "reference", "plan", "resuming", "submit"),
+    ("meter",),
     ("train", "check_data", "starter"),
 )
 FORBIDDEN = {("models", "data"), ("data", "models"), ("losses", "data"), ("metrics", "data")}
