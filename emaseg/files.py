@@ -5,6 +5,7 @@ Room: next to errors; imports errors only.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
@@ -152,10 +153,12 @@ def uninterrupted(work: Callable[[], None]) -> None:
     Raises:
         whatever `work` raises.
     """
-    done = threading.Event()
+    once, done = threading.Lock(), threading.Event()
     failures: list[BaseException] = []
 
     def job() -> None:
+        if not once.acquire(blocking=False):
+            return
         try:
             work()
         except BaseException as error:  # noqa: BLE001  (raised below, in the caller's thread)
@@ -163,11 +166,16 @@ def uninterrupted(work: Callable[[], None]) -> None:
         finally:
             done.set()
 
-    threading.Thread(target=job, name="uninterrupted").start()
+    begun = False
     interruption: BaseException | None = None
     while not done.is_set():
         try:
+            if not begun:
+                _thread.start_new_thread(job, ())  # Thread.start waits, and would leave with the exception
+                begun = True
             done.wait()
+        except RuntimeError:  # the system gives no more threads
+            job()
         except BaseException as error:  # noqa: BLE001  (raised below)
             interruption = interruption or error
     if interruption is not None:

@@ -53,6 +53,8 @@ def changed_images(then: Mapping[str, int | str], now: Mapping[str, int | str]) 
 
     Silent for checkpoints from before these were kept.
     """
+    if "names" not in then:
+        return []
     listed = _parts_where(then, now, "names")
     if listed:
         text = (

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import multiprocessing.util
 import os
@@ -274,22 +275,32 @@ def reserve(root: Path) -> Iterator[Path]:
     Raises:
         SystemFault: it cannot be made.
     """
-    with _made(root.parent):
-        number, path = 1, root
-        while True:
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-                path = root.with_name(f"{root.name}-{number}")
-            except OSError as error:
-                raise fault(error, path, "creating the folder") from error
+    with contextlib.ExitStack() as stack:
+        path = None
+        while path is None:  # again where another start that ends takes the folder above away
+            stack.enter_context(_made(root.parent))
+            path = _first_free(root)
         try:
             yield path
         finally:
             with contextlib.suppress(OSError):  # it holds something
                 path.rmdir()
+
+
+def _first_free(root: Path) -> Path | None:
+    """A new folder of the first free name; None where the one above is gone."""
+    path = root
+    for number in itertools.count(2):
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            path = root.with_name(f"{root.name}-{number}")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise fault(error, path, "creating the folder") from error
+    return path
 
 
 def is_lock(name: str) -> bool:
