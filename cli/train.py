@@ -71,13 +71,22 @@ def train(
     The run folder's path is the last line on stdout.
     """
     session = session_of(context, verbose)
-    with contextlib.nullcontext(Stop()) if dry_run else stop_on_signals() as stop:  # before anything that takes long
-        loaded = _loaded(recipe, overrides, init_from, verbose)
-        if dry_run:
-            return _dry_run(loaded.recipe, device, as_json)
-        with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
-            session.log = run / "log.txt"
-            return _train(loaded.recipe, run, resume, device, stop, Words(recipe, overrides, as_json, quiet))
+    if dry_run:
+        return _dry_run(_loaded(recipe, overrides, init_from, verbose).recipe, device, as_json)
+    with stop_on_signals() as stop:  # before anything that takes long
+        run, others = out, False
+        try:
+            others = out is not None and not resume and _can_resume(out)  # a run that this command will not touch
+            loaded = _loaded(recipe, overrides, init_from, verbose)
+            with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
+                session.log = run / "log.txt"
+                return _train(loaded.recipe, run, resume, device, stop, Words(recipe, overrides, as_json, quiet))
+        except SystemExit:  # a second signal
+            if run is None and resume:
+                run = _known_run(recipe, Path(recipe).stem)
+            if run is not None and not others and _can_resume(run):
+                return INTERRUPTED_WITH_CHECKPOINT
+            raise
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,27 +115,25 @@ def _loaded(recipe: str, overrides: list[str], init_from: str | None, verbose: b
 
 def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, words: Words) -> int:
     """Train, tell the result, and return the exit code."""
-    from emaseg.run_folder import can_resume
+    from emaseg.device import keep_freed_memory, pick_device
+    from emaseg.train import train as train_engine
 
-    others = not resume and can_resume(run)  # of a run that this command will not touch
-    try:
-        from emaseg.device import keep_freed_memory, pick_device
-        from emaseg.train import train as train_engine
-
-        keep_freed_memory()
-        events = train_engine(recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
-        with contextlib.closing(events):
-            finished = _shown(events, words.quiet)
-    except SystemExit:  # a second signal
-        if can_resume(run) and not others:
-            return INTERRUPTED_WITH_CHECKPOINT
-        raise
+    keep_freed_memory()
+    events = train_engine(recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
+    with contextlib.closing(events):
+        finished = _shown(events, words.quiet)
     if not finished.interrupted:
         _tell(finished, recipe.data, words)
         return 0
     with _deaf():
         _tell(finished, recipe.data, words)
-    return INTERRUPTED_WITH_CHECKPOINT if can_resume(run) else 128 + stop.signum  # without one: while it downloaded
+    return INTERRUPTED_WITH_CHECKPOINT if _can_resume(run) else 128 + stop.signum  # without one: while it downloaded
+
+
+def _can_resume(run: Path) -> bool:
+    from emaseg.run_folder import can_resume
+
+    return can_resume(run)
 
 
 def _shown(events: Iterator[TrainEvent], quiet: bool) -> Finished:

@@ -234,9 +234,10 @@ class RunLock:
         )
 
     def _remove_leftovers(self) -> None:
-        """Files of starts that were killed; young ones may belong to one that goes on."""
+        """Files of starts that were killed."""
         for path in self.path.parent.glob(f".{NAME}.*"):
-            if path != self._mine and self._age(path) > STALE_SECONDS:
+            owner = None if path == self._mine else _read(path)
+            if owner is not None and not _alive(owner, path, self._owner, self._age(path)):
                 _remove(path)
 
     def _beat(self) -> None:

@@ -295,6 +295,7 @@ def test_leftovers_of_killed_starts_go(tmp_path: Path) -> None:
     for name, age in ((".lock.old", 1), (".lock.young", time.time())):
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (age, age))
+    (tmp_path / ".lock.dead").write_text(json.dumps(asdict(replace(HERE, pid=2**30))))
     with hold(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock.young", "lock"]
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-import emaseg.train  # noqa: F401  (imported once, before the forks: a start then takes a moment)
 from emaseg.metrics_file import TIMED
-from tests.helpers import TINY, equal
+from tests.helpers import TINY, equal, run, tiny
 
 main = importlib.import_module("emaseg.cli").main
 
@@ -28,6 +27,12 @@ SMALL = (
     "--device", "cpu", "-q", "--set", "train.iterations=12", "--set", "train.save_seconds=0.02",
     "--set", "train.keep_every=4", "--set", "train.threads=1", "--set", "train.log_every=5",
 )  # fmt: skip
+
+
+def warm(folder: Path) -> None:
+    """Train something here, so that everything is imported before the forks: a start then takes a moment."""
+    torch.set_num_threads(1)  # a forked process has only this one
+    run(tiny("train.iterations=1"), folder / "warm")
 
 
 def small_recipe(folder: Path) -> tuple[str, ...]:
@@ -48,11 +53,12 @@ def spawn(arguments: Sequence[object], log: Path, before: Callable[[], None] = l
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
         before()
         code = main(["train", *map(str, arguments)])
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (this is the end of the process)
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.stress.common import DEMO, differences, small_recipe, table, train
+from tests.stress.common import DEMO, differences, small_recipe, table, train, warm
 
 
 def full_disk(count: int, small: bool, top: Path) -> bool:
@@ -78,4 +78,5 @@ if __name__ == "__main__":
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as top:
+        warm(Path(top))
         sys.exit(not full_disk(given.count, given.small, Path(top)))

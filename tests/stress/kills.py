@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, train
+from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, train, warm
 
 
 def kills(count: int, small: bool, seed: int, top: Path) -> bool:
@@ -55,4 +55,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        warm(Path(folder))
         sys.exit(not kills(given.count, given.small, given.seed, Path(folder)))

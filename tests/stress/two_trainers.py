@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, train
+from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, train, warm
 
 
 def two_trainers(rounds: int, small: bool, top: Path) -> bool:
@@ -60,4 +60,5 @@ if __name__ == "__main__":
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as top:
+        warm(Path(top))
         sys.exit(not two_trainers(given.count, given.small, Path(top)))
