@@ -19,9 +19,9 @@ main = importlib.import_module("emaseg.cli").main
 
 DEMO = (
     "demo", "--device", "cpu", "-q",
-    "--set", "train.iterations=48", "--set", "train.batch=8", "--set", "data.train_images=200",
-    "--set", "data.eval_images=12", "--set", "train.evaluate_every=16", "--set", "train.log_every=7",
-    "--set", "train.save_seconds=0.2",
+    "--set", "train.iterations=24", "--set", "train.batch=4", "--set", "data.train_images=200",
+    "--set", "data.eval_images=6", "--set", "train.evaluate_every=8", "--set", "train.log_every=5",
+    "--set", "train.save_seconds=0.05",
 )  # fmt: skip
 SMALL = (
     "--device", "cpu", "-q", "--set", "train.iterations=12", "--set", "train.save_seconds=0.02",

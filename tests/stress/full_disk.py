@@ -22,7 +22,7 @@ from tests.stress.common import DEMO, differences, small_recipe, table, train, w
 
 def full_disk(count: int, small: bool, top: Path) -> bool:
     """Whether nothing was lost at `count` sizes of the disk."""
-    base, log = small_recipe(top) if small else (*DEMO, "--set", "train.keep_every=8"), top / "log"
+    base, log = small_recipe(top) if small else (*DEMO, "--set", "train.keep_every=4"), top / "log"
     codes = Counter([train((*base, "--out", top / "whole"), log)])
     files = [path.stat().st_size for path in (top / "whole").rglob("*") if path.is_file()]
     mounted = can_mount(top)
