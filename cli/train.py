@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ import typer
 from .options import SCHEMA, Device, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.events import Finished
+    from emaseg.events import Finished, TrainEvent
     from emaseg.recipe import LoadedRecipe, Recipe
     from emaseg.recipe.schema import Data
 
@@ -71,44 +71,107 @@ def train(
     The run folder's path is the last line on stdout.
     """
     session = session_of(context, verbose)
+    if dry_run:
+        return _dry_run(_loaded(recipe, overrides, init_from, verbose).recipe, device, as_json)
+    with stop_on_signals() as stop:  # before anything that takes long
+        run, others = out, False
+        try:
+            others = out is not None and not resume and _can_resume(out)  # a run that this command will not touch
+            loaded = _loaded(recipe, overrides, init_from, verbose)
+            with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
+                session.log = run / "log.txt"
+                return _train(loaded.recipe, run, resume, device, stop, Words(recipe, overrides, as_json, quiet))
+        except SystemExit:  # a second signal
+            if run is None and resume:
+                run = _known_run(recipe, Path(recipe).stem)
+            if run is not None and not others and _can_resume(run):
+                return INTERRUPTED_WITH_CHECKPOINT
+            raise
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Words:
+    """What the last words need: the command's recipe and overrides, and how to print."""
+
+    recipe: str
+    overrides: Sequence[str]
+    as_json: bool
+    quiet: bool
+
+
+def _loaded(recipe: str, overrides: list[str], init_from: str | None, verbose: bool) -> LoadedRecipe:
+    """The recipe; with -v the origin of every key is shown."""
     from emaseg.recipe import load_recipe_with_origins, toml_value
 
     if init_from is not None:
         overrides = [*overrides, f"train.init_from={toml_value(init_from)}"]
     loaded = load_recipe_with_origins(recipe, overrides)
-    from .render import print_grid, print_json, print_lines, print_result
-
     if verbose:
+        from .render import print_grid
+
         print_grid(_origins(loaded), sys.stderr)
-    if dry_run:
-        return _dry_run(loaded.recipe, device, as_json)
+    return loaded
 
-    run = out or _default_run(recipe, loaded.recipe.name, resume)
-    session.log = run / "log.txt"
-    with stop_on_signals() as stop:
-        from emaseg.device import keep_freed_memory, pick_device
-        from emaseg.train import train as train_engine
 
-        from .progress import show_training
+def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, words: Words) -> int:
+    """Train, tell the result, and return the exit code."""
+    from emaseg.device import keep_freed_memory, pick_device
+    from emaseg.train import train as train_engine
 
-        keep_freed_memory()
-        events = train_engine(loaded.recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
-        try:
-            finished = show_training(events, quiet)
-        except SystemExit:  # a second signal
-            if (run / "checkpoints" / "last.pt").is_file():
-                return INTERRUPTED_WITH_CHECKPOINT
-            raise
-    if not quiet:
-        print_lines(_last_words(finished, recipe, loaded.recipe.data, overrides))
-    if as_json:
+    keep_freed_memory()
+    events = train_engine(recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
+    with contextlib.closing(events):
+        finished = _shown(events, words.quiet)
+    if not finished.interrupted:
+        _tell(finished, recipe.data, words)
+        return 0
+    with _deaf():
+        _tell(finished, recipe.data, words)
+    return INTERRUPTED_WITH_CHECKPOINT if _can_resume(run) else 128 + stop.signum  # without one: while it downloaded
+
+
+def _can_resume(run: Path) -> bool:
+    from emaseg.run_folder import can_resume
+
+    return can_resume(run)
+
+
+def _shown(events: Iterator[TrainEvent], quiet: bool) -> Finished:
+    """Draw a run to its end. One whose terminal is gone, or whose messages find no room, goes on without a word."""
+    from emaseg.events import Finished
+
+    from .progress import show_training
+
+    try:
+        return show_training(events, quiet)
+    except OSError:
+        for event in events:  # nothing comes where the error was the run's own
+            if isinstance(event, Finished):
+                return event
+        raise
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Within the block, and at the program's end, it does not matter whether anybody can read what is printed."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        for stream in (1, 2):
+            _silence(stream)
+
+
+def _tell(finished: Finished, data: Data, words: Words) -> None:
+    from .render import print_json, print_lines, print_result
+
+    if not words.quiet:
+        print_lines(_last_words(finished, words.recipe, data, words.overrides))
+    if words.as_json:
         content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
     else:
         print_result(str(finished.run))
-    if finished.interrupted and not (run / "checkpoints" / "last.pt").is_file():  # while it downloaded
-        return 128 + stop.signum
-    return INTERRUPTED_WITH_CHECKPOINT if finished.interrupted else 0
 
 
 def _origins(loaded: LoadedRecipe) -> Iterator[tuple[str, str, str]]:
@@ -139,23 +202,34 @@ def _dry_run(recipe: Recipe, device: str, as_json: bool) -> int:
     return 0
 
 
-def _default_run(recipe: str, name: str, resume: bool) -> Path:
-    """A new folder below runs/<recipe>; to resume, the run whose own recipe was named, or else the newest one there
-    (names are times), if there is any."""
+@contextlib.contextmanager
+def _run_folder(out: Path | None, recipe: str, name: str, resume: bool) -> Iterator[Path]:
+    """The folder to train in: the one given; to resume, the run whose own recipe was named, or else the newest one there
+    (names are times), if there is any; else a new one below runs/<recipe>, which another start cannot get as well."""
+    known = out or (_known_run(recipe, name) if resume else None)
+    if known is not None:
+        yield known
+        return
     from emaseg.resources import default_run_folder
+    from emaseg.run_lock import reserve
+
+    with reserve(default_run_folder(name, datetime.now())) as run:
+        yield run
+
+
+def _known_run(recipe: str, name: str) -> Path | None:
+    from emaseg.resources import runs_folder
     from emaseg.run_folder import run_of
 
-    own = run_of(Path(recipe)) if resume else None
+    own = run_of(Path(recipe))
     if own is not None:
         return own
-    fresh = default_run_folder(name, datetime.now())
-    if resume and fresh.parent.is_dir():
-        runs = sorted(folder for folder in fresh.parent.iterdir() if (folder / "recipe.toml").is_file())
-        return runs[-1] if runs else fresh
-    return fresh
+    folder = runs_folder(name)
+    runs = sorted(run for run in folder.iterdir() if (run / "recipe.toml").is_file()) if folder.is_dir() else []
+    return runs[-1] if runs else None
 
 
-def _last_words(finished: Finished, recipe: str, data: Data, overrides: list[str]) -> list[str]:
+def _last_words(finished: Finished, recipe: str, data: Data, overrides: Sequence[str]) -> list[str]:
     """How it ended, and commands to go on with."""
     from emaseg.submit import layout_of
 
@@ -188,17 +262,24 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """Within the block, Ctrl-C, SIGTERM and SIGUSR1 (Slurm's early warning) ask the run to save and end.
 
+    So does SIGHUP, a lost terminal: nothing more is written there. Where it is ignored (nohup), it stays ignored.
     A second signal ends the command at once, by SystemExit so that half-written files are removed; a third kills it.
+    SIGHUP is no second one: shell and system both send it for one terminal, and nobody who lost it can mean more.
     """
     stop = Stop()
     owner = os.getpid()
+    hang_up = getattr(signal, "SIGHUP", None)
+    terminals = [stream for stream in (1, 2) if _is_terminal(stream)]
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked loading process: Ctrl-C reaches it too, but its parent decides
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return
-        again = stop.flag.is_set()
+        again = stop.flag.is_set() and signum != hang_up
+        if signum == hang_up:
+            for stream in terminals:  # to write there fails from now on
+                _silence(stream)
         stop.signum = signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM
         stop.flag.set()
         if again:
@@ -207,10 +288,28 @@ def stop_on_signals() -> Iterator[Stop]:
         with contextlib.suppress(OSError):  # print is not safe in a handler; nobody may be reading
             os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
-    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    wanted = [signum for signum in wanted if signum != hang_up or signal.getsignal(signum) != signal.SIG_IGN]
     before = {signum: signal.signal(signum, ask) for signum in wanted}
     try:
         yield stop
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _is_terminal(stream: int) -> bool:
+    try:
+        return os.isatty(stream)
+    except OSError:  # closed
+        return False
+
+
+def _silence(stream: int) -> None:
+    """Send what is written to a file descriptor from now on nowhere."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        if nowhere != stream:  # else it was closed, and is open now
+            os.dup2(nowhere, stream)
+            os.close(nowhere)

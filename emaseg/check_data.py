@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,7 @@ from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary,
 from emaseg.data.pipeline.resize import limit_size
 from emaseg.data.sample import Dataset, LabelError, SizeError, Split
 from emaseg.data.sets import build_dataset
-from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.data.sets.folder import usable
-from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError
 from emaseg.recipe import FolderData, Recipe
 from emaseg.schedule import schedule
@@ -307,18 +305,12 @@ def _duplicates(
 
 def _by_length(dataset: Dataset, chosen: list[int]) -> Mapping[int, list[Path]]:
     lengths: dict[int, list[Path]] = defaultdict(list)
-    for path in _image_files(dataset, chosen):
+    for path in (path for index in chosen for path in dataset.files(index)[:1]):
         try:
             lengths[path.stat().st_size].append(path)
         except OSError:  # told as an unreadable image
             continue
     return lengths
-
-
-def _image_files(dataset: Dataset, chosen: list[int]) -> Iterator[Path]:
-    if isinstance(dataset, PairedFiles | DrawnFiles):
-        for index in chosen:
-            yield dataset.items[index][0]
 
 
 def _digest(path: Path) -> bytes:

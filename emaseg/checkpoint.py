@@ -10,7 +10,9 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     best       {miou, step, evaluated}: highest mIoU so far, where, and the last step that was evaluated
     rng        {cpu, cuda}: generator states that dropout draws from
     sampler    {seed, epoch, offset}: position in the sample order; {images, names, eval_images, eval_names}: counts of
-               the two image lists and hashes of their names, as plan.image_lists has them
+               the two image lists and hashes of their names, and more of what a result depends on, as image_state.py and
+               resuming.surroundings have it
+    running    sums of the losses since the last row of metrics.csv, as meter.Meter keeps them; {} in older files
     recipe     the resolved recipe as TOML text
 The archive's comment is the SHA-256 of everything before it; whoever reads the file compares it. Files of earlier
 versions have none, and then the members' checksums are compared alone.
@@ -21,10 +23,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
@@ -65,6 +66,7 @@ class Checkpoint:
     rng: dict[str, Any]
     sampler: dict[str, int | str]
     recipe: Recipe
+    running: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -82,6 +84,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "best": checkpoint.best,
         "rng": checkpoint.rng,
         "sampler": checkpoint.sampler,
+        "running": checkpoint.running,
         "recipe": recipe_to_toml(checkpoint.recipe),
     }
     with atomic(path) as file, _Writer(file) as writer:
@@ -190,7 +193,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: not readable, not one of ours, or one whose keys are not what they must be.
     """
-    content = read_file(path)
+    content = {"running": {}, **read_file(path)}  # files of earlier versions lack it
     _check_ours(content, path)
     check_contents(content, str(path))
     fields = {key: content[key] for key in Checkpoint.__dataclass_fields__}
@@ -242,7 +245,7 @@ def check_resumable(
     if not checkpoint.optimizer or not checkpoint.rng:
         raise WeightsError(
             f"{source}: holds weights alone, so this training cannot go on from it",
-            f"start a new run from it: --init-from {shlex.quote(source)}",
+            "--init-from starts a new run from such a file",
         )
     _check_fits(model.state_dict(), checkpoint.model, source)
     check_finite(checkpoint.model, source)

@@ -5,12 +5,14 @@ Room: next to errors; imports errors only.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import IO
@@ -61,6 +63,127 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with atomic(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add whole lines to a file; all of them or none.
+
+    A disk that is nearly full takes a part of a write: the rest is tried again, and where that fails the file is cut
+    back to what it was. A line that a crash left half written is ended first, so that it spoils no other.
+
+    Raises:
+        SystemFault: disk full, no permission, or another operating-system error.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            whole = os.fstat(handle).st_size
+            data = text.encode("utf-8", "backslashreplace")
+            if whole and not _ends_a_line(handle, whole):
+                data = b"\n" + data
+            try:
+                while data:
+                    data = data[os.write(handle, data) :]
+            except BaseException:
+                os.ftruncate(handle, whole)
+                raise
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise fault(error, path, "adding a line") from error
+
+
+def _ends_a_line(handle: int, size: int) -> bool:
+    os.lseek(handle, size - 1, os.SEEK_SET)
+    return os.read(handle, 1) == b"\n"
+
+
+def sync(path: Path) -> None:
+    """Bring what was added to a file onto the disk; nothing happens where there is no such file.
+
+    Raises:
+        SystemFault: the disk does not take it.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise fault(error, path, "writing it") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename whatever is at `path` (a link itself, not what it leads to) to a free name beside it; returns that name.
+
+    Raises:
+        SystemFault: it cannot be renamed.
+    """
+    number = 1
+    aside = path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        raise fault(error, path, "moving it out of the way") from error
+    return aside
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a regular file or a link to one; False for what is not there, and for what cannot be a file.
+
+    Raises:
+        SystemFault: the folder does not let us look.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise fault(error, path, "looking at it") from error
+
+
+def uninterrupted(work: Callable[[], None]) -> None:
+    """Do `work` to its end, then let a signal's exception pass that came meanwhile.
+
+    Python runs signal handlers in the main thread only, so `work` runs in another one: an exception out of a handler
+    would otherwise rise anywhere in it, also out of C++ code that answers with an error of its own.
+
+    Raises:
+        whatever `work` raises.
+    """
+    once, done = threading.Lock(), threading.Event()
+    failures: list[BaseException] = []
+
+    def job() -> None:
+        if not once.acquire(blocking=False):
+            return
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  (raised below, in the caller's thread)
+            failures.append(error)
+        finally:
+            done.set()
+
+    begun = False
+    interruption: BaseException | None = None
+    while not done.is_set():
+        try:
+            if not begun:
+                _thread.start_new_thread(job, ())  # Thread.start waits, and would leave with the exception
+                begun = True
+            done.wait()
+        except RuntimeError:  # the system gives no more threads
+            job()
+        except BaseException as error:  # noqa: BLE001  (raised below)
+            interruption = interruption or error
+    if interruption is not None:
+        raise interruption
+    if failures:
+        raise failures[0]
 
 
 def make_folder(path: Path) -> None:

@@ -5,11 +5,8 @@ Room: plan; below train, above models, data, optim, inference. Yields nothing, w
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,44 +56,6 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
             text += " ..." if len(report.never_seen) > 8 else ""
         notes.append(Note(text))
     return (*sets, notes)
-
-
-def image_lists(train_set: Dataset, eval_set: Dataset) -> dict[str, int | str]:
-    """What a checkpoint remembers of the data: how many images each part has, and SHA-256 of their names, in order.
-
-    Names count from the folder that all of a part share, so a data set that was moved as a whole is the same.
-    """
-    train_names, eval_names = _names_sha256(train_set), _names_sha256(eval_set)
-    return {"images": len(train_set), "names": train_names, "eval_images": len(eval_set), "eval_names": eval_names}
-
-
-def _names_sha256(dataset: Dataset) -> str:
-    names = [dataset.name(index) for index in range(len(dataset))]
-    try:
-        shared = len(os.path.commonpath({os.path.dirname(name) for name in names}))
-    except ValueError:  # no names, or on two drives
-        shared = 0
-    text = "\n".join(name[shared:].replace(os.sep, "/").lstrip("/") for name in names)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def changed_images(then: Mapping[str, int | str], now: Mapping[str, int | str]) -> list[Note]:
-    """A warning where a resumed run meets other images than those it was saved with; both as `image_lists` has them.
-
-    Silent for checkpoints from before these were kept.
-    """
-    parts = {"training": "names", "evaluation": "eval_names"}
-    other = [part for part, key in parts.items() if then.get(key, now[key]) != now[key]]
-    if not other:
-        return []
-    text = (
-        f"not the same {' and '.join(other)} images as when this run was saved: {then.get('images')} to train on and "
-        f"{then.get('eval_images')} to evaluate then, {now['images']} and {now['eval_images']} now; from here on the run "
-        "is no longer bit for bit the uninterrupted one"
-    )
-    if "evaluation" in other:
-        text += "; scores before and after are not of the same images, so best.pt may be stale"
-    return [Note(text, warning=True)]
 
 
 def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:

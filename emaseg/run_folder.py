@@ -1,42 +1,48 @@
 """A training run on disk.
 
-Room: run_folder; imports recipe, files, errors. Layout:
+Room: run_folder; imports recipe, files, run_lock, errors. Layout:
 
-    RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,best,step_XXXXXXXX}.pt
+    RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,previous,best,step_XXXXXXXX}.pt
     RUN/env.json      each start: versions, command         RUN/samples.png   image, truth, prediction
-    RUN/metrics.csv   one row a log interval and one an evaluation
+    RUN/metrics.csv   one row a log interval and one an evaluation (metrics_file.py)
     RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
+    RUN/lock          who trains it just now (run_lock.py)
+
+previous.pt is the last.pt before, for the day when that one is damaged: a run takes the disk space of one checkpoint
+more than it did, but no more than before while one is written.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import importlib.metadata
-import io
+import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emaseg.errors import RecipeError, WeightsError
-from emaseg.files import fault, make_folder, write_text
+from emaseg.errors import RecipeError, SystemFault, WeightsError
+from emaseg.files import append_text, fault, is_file, make_folder, set_aside, write_text
 from emaseg.recipe import Recipe, recipe_to_toml
+from emaseg.run_lock import NAME as LOCK
+from emaseg.run_lock import RunLock, hold, is_lock
 
 if TYPE_CHECKING:
     import torch
 
-CHOICES = ("best", "last")  # what `--checkpoint` calls a run's checkpoints
-PACKAGES = ("emaseg", "torch", "torchvision", "numpy", "pillow", "scipy", "h5py")
+_KEPT = re.compile(r"step_[0-9]{8,}\.pt")
 
-# Columns of metrics.csv after the fixed first ones are the model's loss terms; the last ones belong to evaluations.
-FIRST = ("step", "epoch", "lr", "loss")
-LAST = ("images_per_second", "miou", "pixel_accuracy", "mean_accuracy")
+CHOICES = ("best", "last")  # what `--checkpoint` calls a run's checkpoints
+
+PACKAGES = ("emaseg", "torch", "torchvision", "numpy", "pillow", "scipy", "h5py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,10 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        return self.checkpoints / "previous.pt"
 
     @property
     def best(self) -> Path:
@@ -87,8 +97,38 @@ class RunFolder:
 def run_of(recipe: Path) -> Path | None:
     """The run folder whose own recipe.toml this file is; None for any other file."""
     run = RunFolder(recipe.parent)
-    own = recipe.name == run.recipe.name and run.checkpoints.is_dir() and run.environment.is_file()
-    return run.root if own else None
+    own = recipe.name == run.recipe.name and run.checkpoints.is_dir()
+    return run.root if own and (run.environment.is_file() or found_checkpoints(run)) else None
+
+
+def found_checkpoints(run: RunFolder) -> list[Path]:
+    """What lies where a resume looks for checkpoints, usable or not: last, previous, best, then kept ones, newest first.
+
+    Raises:
+        WeightsError: the folder of the checkpoints is no folder, or a link to nowhere.
+        SystemFault: it cannot be looked into.
+    """
+    if not os.path.lexists(run.checkpoints):
+        return []
+    try:
+        names = os.listdir(run.checkpoints)
+    except (NotADirectoryError, FileNotFoundError):
+        what = "a link to nowhere" if run.checkpoints.is_symlink() else "no folder"
+        hint = "bring the folder back, or move that away to start at step 0"
+        raise WeightsError(f"{run.checkpoints}: is {what}", hint) from None
+    except OSError as error:
+        raise fault(error, run.checkpoints, "looking into it") from error
+    kept = sorted((name for name in names if _KEPT.fullmatch(name)), key=lambda name: (len(name), name), reverse=True)
+    first = [path.name for path in (run.last, run.previous, run.best) if path.name in names]
+    return [run.checkpoints / name for name in (*first, *kept)]
+
+
+def can_resume(root: Path) -> bool:
+    """Whether a folder holds a file that --resume can be expected to go on from; looks at names only."""
+    try:
+        return any(path.is_file() for path in found_checkpoints(RunFolder(root)))
+    except (OSError, WeightsError, SystemFault):
+        return False
 
 
 def pick_checkpoint(run: Path, checkpoint: str | None = None) -> Path:
@@ -116,35 +156,80 @@ def resume_command(run: RunFolder) -> str:
     return f"emaseg train {shlex.quote(str(run.recipe))} --out {shlex.quote(str(run.root))} --resume"
 
 
-def check_target(root: Path, resume: bool) -> None:
-    """Refuse to mix two runs in one folder.
+@contextlib.contextmanager
+def hold_target(root: Path, resume: bool) -> Iterator[RunLock]:
+    """The lock of the folder that a run goes into. Nobody's files are touched before it is held.
 
     Raises:
-        RecipeError: `root` holds something and this is not a resume, or `root` is a file.
-        SystemFault: `root` cannot be read.
+        RecipeError: somebody trains there; `root` holds something and this is no resume, or `root` is a file.
+        SystemFault: `root` cannot be read or written.
     """
+    if not os.path.lexists(root / LOCK):  # else who trains there is the better answer
+        _check_target(root, resume)
+    with hold(root) as lock:
+        _check_target(root, resume)
+        yield lock
+
+
+def _check_target(root: Path, resume: bool) -> None:
+    """Refuse to mix two runs in one folder."""
     try:
         if root.exists() and not root.is_dir():
             raise RecipeError(f"--out {root}: is a file", "name a folder")
-        occupied = root.is_dir() and any(root.iterdir())
+        occupied = root.is_dir() and any(not is_lock(entry.name) for entry in root.iterdir())
     except OSError as error:
         raise fault(error, root, "looking into it") from error
     if occupied and not resume:
         raise RecipeError(f"--out {root}: the folder is not empty", "add --resume to continue it, or choose another")
 
 
-def create(run: RunFolder, recipe: Recipe, device: torch.device) -> None:
+def create(run: RunFolder, recipe: Recipe, device: torch.device) -> list[str]:
     """Make the folder with recipe.toml and env.json. Called once everything else is known to work.
 
-    A resumed run's env.json keeps the first start and adds a line for each later one.
+    A resumed run's env.json keeps the first start and adds a line for each later one. What is in the place of a file of
+    the run and cannot be one (a folder, a link to nowhere, a broken env.json) is moved aside.
+
+    Returns:
+        Lines that say what was moved.
+
+    Raises:
+        SystemFault: disk full, no permission.
     """
     make_folder(run.checkpoints)
-    for leftover in run.checkpoints.glob(".*.part"):  # of a process that was killed while writing
-        leftover.unlink(missing_ok=True)
+    files = (run.recipe, run.environment, run.log, run.samples)
+    notes = [_cleared(path) for path in (*files, run.last, run.previous, run.best)]
+    own = [run.root.glob(f".{path.name}.*.part") for path in (*files, run.metrics)]
+    for leftover in (*run.checkpoints.glob(".*.part"), *itertools.chain(*own)):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            leftover.unlink()
     write_text(run.recipe, recipe_to_toml(recipe))
-    file = run.environment
-    starts = json.loads(file.read_text())["starts"] if file.exists() else []
-    write_text(file, json.dumps({"schema": 1, "starts": [*starts, environment(device)]}, indent=2) + "\n")
+    starts, note = _starts(run.environment)
+    content = {"schema": 1, "starts": [*starts, environment(device)]}
+    write_text(run.environment, json.dumps(content, indent=2) + "\n")
+    return [text for text in (*notes, note) if text]
+
+
+def _cleared(path: Path) -> str:
+    """Move aside what is at `path` unless a file can be; returns a line that says so, or ""."""
+    if is_file(path) or not os.path.lexists(path):
+        return ""
+    return f"{path}: is no file; it is kept as {set_aside(path).name}"
+
+
+def _starts(path: Path) -> tuple[list[object], str]:
+    """The starts that env.json tells of; none, and a line that says so, where it is damaged: it is then moved aside."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return [], ""
+    except (ValueError, RecursionError):
+        content = None
+    except OSError as error:
+        raise fault(error, path, "reading it") from error
+    starts = content.get("starts") if isinstance(content, dict) else None
+    if isinstance(starts, list):
+        return starts, ""
+    return [], f"{path}: damaged; it is kept as {set_aside(path).name}"
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -173,48 +258,4 @@ def _version(package: str) -> str | None:
 def append_log(run: RunFolder, text: str) -> None:
     """Add a line with the time to log.txt."""
     stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-    _append(run.log, f"{stamp} {text}\n")
-
-
-def append_metrics(run: RunFolder, row: Mapping[str, float], terms: tuple[str, ...]) -> None:
-    """Add a row to metrics.csv, with the header before the first. Columns without a value stay empty.
-
-    Args:
-        row: values by column.
-        terms: the model's loss terms, in a fixed order; their columns are called loss_<term>.
-    """
-    columns = (*FIRST, *(f"loss_{term}" for term in terms), *LAST)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    if not run.metrics.exists():
-        writer.writeheader()
-    writer.writerow({key: _number(value) for key, value in row.items()})
-    _append(run.metrics, buffer.getvalue())
-
-
-def cut_metrics(run: RunFolder, step: int, evaluated: int) -> None:
-    """Drop rows of steps after `step`, and of evaluations after `evaluated`: a resumed run writes them again."""
-    if not run.metrics.exists():
-        return
-    with run.metrics.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    miou = header.index("miou")
-    kept = [row for row in rows if int(row[0]) <= (evaluated if row[miou] else step)]
-    if len(kept) != len(rows):
-        write_text(run.metrics, "".join(",".join(row) + "\n" for row in (header, *kept)))
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
-def _append(path: Path, text: str) -> None:
-    """One write call, so that a line is never torn by another process's."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(handle, text.encode("utf-8"))
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise fault(error, path, "adding a line") from error
+    append_text(run.log, f"{stamp} {text}\n")

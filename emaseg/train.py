@@ -3,13 +3,14 @@
 Room: train; imports every engine room below it. Legend: B batch, H W crop.
 
 What a step computes is a pure function of (recipe, step, state), and the state is in the checkpoint: parameters,
-buffers, momentum, the generator that dropout draws from. The sample order and every augmentation derive from
+buffers, momentum, the generator that dropout draws from, the sums of the row of metrics.csv to come. The sample order and every augmentation derive from
 (seed, epoch, sample), so they need no state. That is why a run that was interrupted equals one that was not: exactly on
 a CPU with the same number of threads; on CUDA as far as its kernels repeat themselves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import threading
@@ -22,30 +23,42 @@ from typing import Any
 import torch
 from torch.nn.utils import get_total_norm
 
-from emaseg.checkpoint import Checkpoint, check_resumable, read_checkpoint, save_checkpoint
+from emaseg.checkpoint import Checkpoint, save_checkpoint
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
-from emaseg.errors import DataError, Diverged, RecipeError, SystemFault
+from emaseg.errors import DataError, Diverged, SystemFault
 from emaseg.evaluate import evaluate
-from emaseg.events import Evaluated, Finished, Note, Saved, Started, Stepped, TrainEvent
-from emaseg.files import atomic
+from emaseg.events import Evaluated, Finished, Note, Saved, Started, TrainEvent
+from emaseg.files import atomic, is_file, sync, uninterrupted
+from emaseg.image_state import changed_images, image_state
+from emaseg.meter import Meter
+from emaseg.metrics_file import append_row, repair
 from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.optim import build_optimizer, learning_rate, set_learning_rate
 from emaseg.plan import (
-    changed_images,
     check_batch,
     datasets,
     dry_run,
-    image_lists,
     load_start_weights,
     loader_notes,
     loader_workers,
     write_samples,
 )
-from emaseg.recipe import Recipe, toml_value
-from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics, resume_command
+from emaseg.recipe import Recipe
+from emaseg.resuming import (
+    Origin,
+    changed_surroundings,
+    keep_previous,
+    misfit,
+    newest_valid,
+    put_away,
+    same_training,
+    surroundings,
+)
+from emaseg.run_folder import RunFolder, append_log, create, found_checkpoints, hold_target, resume_command
+from emaseg.run_lock import RunLock
 from emaseg.schedule import Schedule, schedule
 from emaseg.weights.start import fetch_backbone
 
@@ -62,9 +75,12 @@ class _Session:
     plan: Schedule
     train_set: Dataset
     eval_set: Dataset
-    lists: Mapping[str, int | str]  # of plan.image_lists
+    state: Mapping[str, int | str]  # of image_state and surroundings
+    lock: RunLock
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)  # miou, step; evaluated = last step that was evaluated
+    running: dict[str, float] = field(default_factory=dict)  # of Meter
+    saved: tuple[float, ...] = ()  # step and last evaluated step of last.pt
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -80,14 +96,14 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     stop: threading.Event | None = None,
-) -> Iterator[TrainEvent]:
+) -> Generator[TrainEvent, None, None]:
     """Train a recipe into the folder `out`, or continue there.
 
     Args:
         recipe: what to do.
         out: the run's folder; must be empty or absent unless `resume`.
-        resume: continue from out/checkpoints/last.pt, whatever train.init_from says; without one, start at step 0
-            and say so.
+        resume: continue from out/checkpoints/last.pt, or where that is damaged from the newest checkpoint that is not,
+            whatever train.init_from says; without any, start at step 0 and say so.
         device: where to compute; the CPU if None.
         stop: when set, the run saves a checkpoint after the current step and ends with Finished(interrupted=True).
 
@@ -95,35 +111,52 @@ def train(
         Events; the last one is Finished.
 
     Raises:
-        RecipeError: `out` is taken, the checkpoint is of another recipe, a batch is too small for its norm layers.
+        RecipeError: `out` is taken or being trained, the checkpoint is of another recipe, a batch is too small for its
+            norm layers.
         DataError: the data set cannot be used.
+        WeightsError: start weights or every checkpoint of the run are damaged.
         SystemFault: disk, memory or permission.
         Diverged: a loss that is not finite; the batch is saved, the parameters were not touched by it.
     """
-    device = device or torch.device("cpu")
-    stop = stop or threading.Event()
-    check_target(out, resume)
-    run = RunFolder(out)
+    device, stop = device or torch.device("cpu"), stop or threading.Event()
+    finished = Finished(out, 0, None, interrupted=True)
+    with hold_target(out, resume) as lock:
+        if lock.took_over:
+            yield Note(f"{lock.path}: left by {lock.took_over}, which has ended; taken over", warning=True)
+        with contextlib.closing(_train(recipe, RunFolder(out), resume, device, stop, lock)) as events:
+            for event in events:
+                if isinstance(event, Finished):
+                    finished = event  # told when the lock is gone
+                    break
+                yield event
+    yield finished
+
+
+def _train(
+    recipe: Recipe, run: RunFolder, resume: bool, device: torch.device, stop: threading.Event, lock: RunLock
+) -> Generator[TrainEvent, None, None]:
+    """As `train`, by the owner of the folder."""
     train_set, eval_set, notes = datasets(recipe)
     yield from notes
-    if not (resume and run.last.exists()):
+    if not (resume and found_checkpoints(run)):
         for event in fetch_backbone(recipe):
             yield event
             if stop.is_set():
-                yield Finished(out, 0, None, interrupted=True)
+                yield Finished(run.root, 0, None, interrupted=True)
                 return
-    session, remarks = _open(recipe, run, device, train_set, eval_set, resume)
-    yield from remarks
-    if session.complete and run.samples.exists():
-        yield Finished(out, session.step, session.best.get("miou"), already=True, scored=session.plan.scored)
-        return
     threads = torch.get_num_threads()
+    session, origin, remarks = _open(recipe, run, device, train_set, eval_set, resume, lock)
+    yield from remarks
+    best = session.best.get("miou")
+    if session.complete and is_file(run.samples):
+        yield Finished(run.root, session.step, best, already=True, scored=session.plan.scored)
+        return
+    if origin is not None and stop.is_set():  # nothing is new
+        yield Finished(run.root, session.step, best, interrupted=True)
+        return
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        create(run, session.recipe, device)
-        cut_metrics(run, session.step, int(session.best.get("evaluated", 0)))
-        for note in (*notes, *remarks):
-            append_log(run, note.text)
+        yield from _prepare(session, origin, [*notes, *remarks])
         yield _started(session)
         yield from _loop(session, stop)
     except torch.OutOfMemoryError as error:
@@ -131,6 +164,20 @@ def train(
         raise SystemFault(f"{device}: out of memory with a batch of {recipe.train.batch}", hint) from error
     finally:
         torch.set_num_threads(threads)
+
+
+def _prepare(session: _Session, origin: Origin | None, said: list[Note]) -> Iterator[Note]:
+    """Bring the folder into the state of step `session.step`; what a crash left is repaired or moved aside, and said."""
+    run, notes = session.run, []
+    if origin is not None:
+        notes.append(put_away(run, origin.path))
+    notes += create(run, session.recipe, session.device)
+    evaluated = int(session.best.get("evaluated", 0))
+    notes += repair(run.metrics, session.model.loss_names, session.step, evaluated)
+    repairs = [Note(text, warning=True) for text in notes if text]
+    for note in (*said, *repairs):
+        append_log(run, note.text)
+    yield from repairs
 
 
 def _started(session: _Session) -> Started:
@@ -149,40 +196,54 @@ def _started(session: _Session) -> Started:
 
 
 def _open(
-    recipe: Recipe, run: RunFolder, device: torch.device, train_set: Dataset, eval_set: Dataset, resume: bool
-) -> tuple[_Session, list[Note]]:
-    """Model and optimiser at their first step, or as the last checkpoint has them."""
+    recipe: Recipe,
+    run: RunFolder,
+    device: torch.device,
+    train_set: Dataset,
+    eval_set: Dataset,
+    resume: bool,
+    lock: RunLock,
+) -> tuple[_Session, Origin | None, list[Note]]:
+    """Model and optimiser at their first step, or as the newest checkpoint that can be used has them."""
     notes: list[Note] = []
     plan = schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
-    checkpoint = None
-    if resume:
-        if run.last.exists():
-            checkpoint = read_checkpoint(run.last)
-            _same_training(recipe, checkpoint.recipe, run.last)
-            origin = checkpoint.recipe.train.init_from  # stays on record; the checkpoint has everything
-            recipe = replace(recipe, train=replace(recipe.train, init_from=origin))
-        else:
-            notes.append(Note(f"{run.last}: no checkpoint yet; starting at step 0"))
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe)
     check_batch(model, recipe)
-    if checkpoint is None:
+    optimizer = build_optimizer(model, recipe.optim)
+
+    def unfit(checkpoint: Checkpoint) -> str:
+        same_training(recipe, checkpoint.recipe, run)
+        return misfit(checkpoint, model, optimizer, plan.total, len(train_set))
+
+    origin = newest_valid(run, unfit) if resume else None
+    if origin is None:
+        if resume:
+            notes.append(Note(f"{run.last}: no checkpoint yet; starting at step 0"))
         notes += load_start_weights(model, recipe)
+    else:
+        start = origin.checkpoint.recipe.train.init_from  # stays on record; the checkpoint has everything
+        recipe = replace(recipe, train=replace(recipe.train, init_from=start))
     notes += loader_notes(recipe, device)
     model.to(device).train()
-    optimizer, lists = build_optimizer(model, recipe.optim), image_lists(train_set, eval_set)
-    session = _Session(recipe, run, device, model, optimizer, plan, train_set, eval_set, lists)
-    if checkpoint is not None:
-        _restore(session, checkpoint)
+    optimizer = build_optimizer(model, recipe.optim)
+    threads = recipe.train.threads or torch.get_num_threads()
+    state = {**image_state(train_set, eval_set), **surroundings(device, threads)}
+    session = _Session(recipe, run, device, model, optimizer, plan, train_set, eval_set, state, lock)
+    if origin is not None:
+        _restore(session, origin.checkpoint)
         if not session.complete:
-            notes += changed_images(checkpoint.sampler, lists)
-        notes.append(Note(f"continuing at step {session.step} of {plan.total} from {run.last}"))
-    return session, notes
+            then = origin.checkpoint.sampler
+            notes += (*origin.notes, *changed_images(then, state), *changed_surroundings(then, state))
+        notes.append(Note(f"continuing at step {session.step} of {plan.total} from {origin.path}"))
+        if origin.path == run.last:
+            session.saved = _mark(session)
+    return session, origin, notes
 
 
 def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, None, None]:
     """Steps, evaluations and checkpoints until the end or until `stop`."""
-    meter = _Meter(session)
+    meter = Meter(session.recipe, session.plan, session.running)
     stream = _stream(session)
     saved = session.step
     try:
@@ -192,7 +253,8 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
                     yield _save(session)
                 yield from _evaluate(session, stop)
             if stop.is_set():
-                yield _save(session)
+                if session.saved != _mark(session):
+                    yield _save(session)
                 append_log(session.run, f"interrupted after step {session.step}")
                 yield Finished(session.run.root, session.step, session.best.get("miou"), interrupted=True)
                 return
@@ -205,12 +267,17 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
             waited = time.perf_counter() - began
             parts = _step(session, batch)
             session.step += 1
-            yield meter.event(parts, waited, time.perf_counter() - began)
+            event = meter.event(session.step, parts, waited, time.perf_counter() - began)
+            row = meter.row(event)
+            if row is not None:
+                session.lock.check()
+                append_row(session.run.metrics, row, session.model.loss_names)
+            yield event
             yield from _checkpoint_if_due(session)
     except DataError as error:  # a damaged image costs that image, not the steps since the last checkpoint
-        append_log(session.run, f"after step {session.step}: {error.message}")
         if session.step > saved:
             _save(session)
+        append_log(session.run, f"after step {session.step}: {error.message}")
         raise _with_the_way_on(error, session) from error
     finally:
         stream.close()
@@ -281,16 +348,39 @@ def _diverged(session: _Session, batch: Batch, parts: dict[str, float]) -> Diver
 def _checkpoint_if_due(session: _Session) -> Iterator[TrainEvent]:
     keep = session.recipe.train.keep_every
     if keep and session.step % keep == 0:
-        save_checkpoint(session.run.kept(session.step), _snapshot(session))
+        _write(session, session.run.kept(session.step))
         yield Saved(session.run.kept(session.step), "checkpoint")
     if time.monotonic() - session.saved_at >= session.recipe.train.save_seconds:
         yield _save(session)
 
 
 def _save(session: _Session) -> Saved:
-    save_checkpoint(session.run.last, _snapshot(session))
-    session.saved_at = time.monotonic()
+    _write(session, session.run.last)
+    session.saved, session.saved_at = _mark(session), time.monotonic()
     return Saved(session.run.last, "checkpoint")
+
+
+def _mark(session: _Session) -> tuple[float, ...]:
+    """What tells the checkpoints of a run apart."""
+    return session.step, session.best.get("evaluated", -1)
+
+
+def _write(session: _Session, path: Path) -> None:
+    """Save a checkpoint, and before it the rows of metrics.csv that it counts on; no signal comes in between.
+
+    Raises:
+        SystemFault: disk full; the run is another process's by now.
+    """
+    session.lock.check()
+    snapshot = _snapshot(session)
+
+    def work() -> None:
+        sync(session.run.metrics)
+        if path == session.run.last:
+            keep_previous(session.run)
+        save_checkpoint(path, snapshot)
+
+    uninterrupted(work)
 
 
 def _evaluate(session: _Session, stop: threading.Event) -> Iterator[TrainEvent]:
@@ -311,7 +401,7 @@ def _evaluate(session: _Session, stop: threading.Event) -> Iterator[TrainEvent]:
     finally:
         session.model.train()
     if session.best["step"] == session.step:
-        save_checkpoint(run.best, _snapshot(session))
+        _write(session, run.best)
         yield Saved(run.best, "best")
     yield _save(session)
 
@@ -326,7 +416,8 @@ def _record(session: _Session, event: Evaluated) -> Evaluated:
     row: dict[str, float] = {"step": step, "epoch": session.plan.epoch(max(0, step - 1)), "miou": miou}
     row["pixel_accuracy"] = scores.pixel_accuracy or 0.0
     row["mean_accuracy"] = scores.mean_accuracy or 0.0
-    append_metrics(session.run, row, session.model.loss_names)
+    session.lock.check()
+    append_row(session.run.metrics, row, session.model.loss_names)
     append_log(session.run, f"step {step}: mIoU {100 * miou:.2f} on {scores.images} images")
     return Evaluated(scores, step, better)
 
@@ -344,116 +435,20 @@ def _snapshot(session: _Session) -> Checkpoint:
         epoch=epoch,
         best=dict(session.best),
         rng=rng,
-        sampler={"seed": seed, "epoch": epoch, "offset": offset, **session.lists},
+        sampler={"seed": seed, "epoch": epoch, "offset": offset, **session.state},
+        running=dict(session.running),
         recipe=session.recipe,
     )
 
 
 def _restore(session: _Session, checkpoint: Checkpoint) -> None:
-    then, now = checkpoint.sampler.get("images", len(session.train_set)), len(session.train_set)
-    if then != now:
-        raise DataError(
-            f"the training set had {then} images when this run started and has {now} now",
-            "bring it back to what it was, or start a new run",
-        )
-    check_resumable(checkpoint, session.model, session.optimizer, session.plan.total, str(session.run.last))
     session.model.load_state_dict(checkpoint.model)
     session.optimizer.load_state_dict(checkpoint.optimizer)
     session.step = checkpoint.step
-    session.best = dict(checkpoint.best)
+    session.best, session.running = dict(checkpoint.best), dict(checkpoint.running)
     torch.set_rng_state(checkpoint.rng["cpu"])
     if session.device.type == "cuda" and checkpoint.rng["cuda"]:
         torch.cuda.set_rng_state(checkpoint.rng["cuda"][0], session.device)
-
-
-# Changing these does not change what a step computes (but threads its rounding).
-_FREE = {
-    "train": ("init_from", "workers", "threads", "save_seconds", "keep_every", "log_every", "evaluate_every"),
-    "data": ("root",),
-}
-_FREE_SECTIONS = ("title", "inference", "inference_tta", "published", "name")
-
-
-def _same_training(recipe: Recipe, saved: Recipe, path: Path) -> None:
-    """A resumed run keeps its recipe, but for what does not change the result.
-
-    Raises:
-        RecipeError: names the first keys that differ.
-    """
-    differing = []
-    for section in type(recipe).__dataclass_fields__:
-        now, then = getattr(recipe, section), getattr(saved, section)
-        if section in _FREE_SECTIONS or now == then:
-            continue
-        if type(now) is not type(then) or not hasattr(now, "__dataclass_fields__"):
-            differing.append(section)
-            continue
-        for key in type(now).__dataclass_fields__:
-            if getattr(now, key) != getattr(then, key) and key not in _FREE.get(section, ()):
-                differing.append(
-                    f"{section}.{key} = {_shown(getattr(then, key))} there, {_shown(getattr(now, key))} now"
-                )
-    if differing:
-        raise RecipeError(
-            f"{path}: this run was started with another recipe\n  " + "\n  ".join(differing[:5]),
-            f"resume with its own, or start a new run in another folder\n  {resume_command(RunFolder(path.parent.parent))}",
-        )
-
-
-def _shown(value: object) -> str:
-    return "absent" if value is None else toml_value(value)
-
-
-class _Meter:
-    """Rates, time left and the rows of metrics.csv."""
-
-    def __init__(self, session: _Session) -> None:
-        self.session = session
-        self.seconds = 0.0  # of one step, smoothed
-        self.waiting = 0.0  # of it, for data
-        self.window: list[dict[str, float]] = []
-
-    def event(self, parts: dict[str, float], waited: float, took: float) -> Stepped:
-        """The event of the step that has just been counted; adds a row to metrics.csv when one is due.
-
-        Args:
-            waited: seconds it waited for data; took: seconds in all.
-        """
-        session = self.session
-        fresh = self.seconds == 0.0
-        self.seconds = took if fresh else 0.9 * self.seconds + 0.1 * took
-        self.waiting = waited if fresh else 0.9 * self.waiting + 0.1 * waited
-        done, total = session.step, session.plan.total
-        lr = learning_rate(done - 1, total, session.recipe.optim)
-        self.window.append(parts)
-        event = Stepped(
-            step=done,
-            total_steps=total,
-            epoch=session.plan.epoch(done - 1),
-            loss=sum(parts.values()),
-            parts=parts,
-            lr=lr,
-            images_per_second=session.recipe.train.batch / self.seconds,
-            data_wait=min(1.0, self.waiting / self.seconds),
-            seconds_left=(total - done) * self.seconds,
-        )
-        if done % session.recipe.train.log_every == 0 or done == total:
-            self._row(event)
-        return event
-
-    def _row(self, event: Stepped) -> None:
-        """Means over the steps since the last row; a loss that started in between, over the steps that had it."""
-        loss = _mean([sum(parts.values()) for parts in self.window])
-        row: dict[str, float] = {"step": event.step, "epoch": event.epoch, "lr": event.lr, "loss": loss}
-        for name in event.parts:
-            row[f"loss_{name}"] = _mean([parts[name] for parts in self.window if name in parts])
-        self.window.clear()
-        row["images_per_second"] = event.images_per_second
-        append_metrics(self.session.run, row, self.session.model.loss_names)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 __all__ = ["dry_run", "train"]

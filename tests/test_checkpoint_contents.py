@@ -143,7 +143,7 @@ def test_exported_weights_say_how_to_train_on(tmp_path: Path) -> None:
     save_checkpoint(file, Checkpoint(build_model(RECIPE).state_dict(), {}, 0, 0, {}, {}, {}, RECIPE))
     with pytest.raises(WeightsError, match="holds weights alone") as caught:
         next(iter(_first_step(RECIPE, tmp_path / "run")))
-    assert "--init-from" in caught.value.hint
+    assert "--init-from" in caught.value.message
 
 
 # ---------------------------------------------------------------------------------------------------- finite weights

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 
 from emaseg.errors import DataError, RecipeError
 from emaseg.events import Note, TrainEvent
+from emaseg.image_state import _contents
+from emaseg.plan import datasets
 from emaseg.recipe import Recipe
 from tests.helpers import emaseg, run, tiny
 
@@ -66,6 +70,48 @@ def test_other_training_images_alone_leave_the_scores(tmp_path: Path) -> None:
     (warning,) = warnings(run(recipe, tmp_path / "run", resume=True, stop_after=3))
     assert "the same training images" in warning
     assert "stale" not in warning
+
+
+def test_images_whose_contents_changed_are_said(tmp_path: Path) -> None:
+    """Protects from other weights without a word: an image drawn again, a label of the same size changed in one pixel;
+    said once, for the part that it concerns."""
+    recipe = own_data(tmp_path / "data", 23)
+    run(recipe, tmp_path / "run", stop_after=1)
+    rng = np.random.default_rng(9)
+    Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "data/images/00.png")
+    (warning,) = warnings(run(recipe, tmp_path / "run", resume=True, stop_after=2))
+    assert "training images or labels have other contents" in warning
+    assert "no longer bit for bit" in warning
+    assert "stale" not in warning
+    held_out = Path(datasets(recipe)[1].name(0))
+    label = tmp_path / "data/masks" / held_out.name
+    pixels = np.asarray(Image.open(label)).copy()
+    pixels[0, 0] ^= 1
+    size = label.stat().st_size
+    Image.fromarray(pixels).save(label)
+    label.write_bytes(label.read_bytes()[:size].ljust(size, b"\0"))
+    (warning,) = warnings(run(recipe, tmp_path / "run", resume=True, stop_after=3))
+    assert "evaluation images or labels have other contents" in warning
+    assert "best.pt may be stale" in warning
+    assert warnings(run(recipe, tmp_path / "run", resume=True, stop_after=4)) == []
+
+
+def test_images_that_were_only_touched_are_a_remark(tmp_path: Path) -> None:
+    """Protects from a false alarm: files written again with the bytes that they had are told of, and no warning."""
+    recipe = own_data(tmp_path / "data", 23)
+    run(recipe, tmp_path / "run", stop_after=1)
+    os.utime(tmp_path / "data/images/00.png", (2e9, 2e9))
+    events = run(recipe, tmp_path / "run", resume=True, stop_after=2)
+    assert warnings(events) == []
+    assert any(isinstance(e, Note) and e.text.startswith("some training images or labels were written") for e in events)
+
+
+def test_the_state_of_many_images_is_cheap(tmp_path: Path) -> None:
+    """Protects the start with a large data set: 20,000 files are asked in a fraction of a second of work."""
+    (tmp_path / "a").write_bytes(bytes(100_000))
+    began = time.process_time()
+    _contents([tmp_path / "a"] * 20_000)
+    assert time.process_time() - began < 2
 
 
 def test_a_data_set_that_moved_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("distributed", "errors", "metrics", "threads", "visual", "words"),
     ("device", "events", "files", "resources"),
-    ("recipe",),
+    ("metrics_file", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder"),
     ("data/files", "models"),
     ("data/pipeline", "data/sets", "exported", "weights"),
-    ("checkpoint", "inference", "schedule", "starter"),
-    ("check_data", "evaluate", "plan", "predict", "reference", "submit"),
+    ("checkpoint", "image_state", "inference", "schedule", "starter"),
+    ("check_data", "evaluate", "meter", "plan", "predict", "reference", "resuming", "submit"),
     ("export", "train"),
     ("__init__",),
 )

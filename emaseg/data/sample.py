@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -100,7 +101,16 @@ class Dataset(Protocol):
         """Who keeps the labels of a test set unpublished; "" = the labels are here."""
         ...
 
+    @property
+    def common_files(self) -> tuple[Path, ...]:
+        """Files that every sample is read from, such as a packed file."""
+        ...
+
     def __len__(self) -> int: ...
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files that sample `index` alone is read from, its image first; () for what is drawn or packed."""
+        ...
 
     def name(self, index: int) -> str:
         """As Sample.name, without reading anything."""
@@ -155,8 +165,15 @@ class Subset:
     def withheld_by(self) -> str:
         return self.dataset.withheld_by
 
+    @property
+    def common_files(self) -> tuple[Path, ...]:
+        return self.dataset.common_files
+
     def __len__(self) -> int:
         return len(self.indices)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.dataset.files(self.indices[index])
 
     def name(self, index: int) -> str:
         return self.dataset.name(self.indices[index])

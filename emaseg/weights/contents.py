@@ -107,6 +107,12 @@ def _is_sampler(value: object) -> bool:
     )
 
 
+def _is_running(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and type(item) in (int, float) and math.isfinite(item) for key, item in value.items()
+    )
+
+
 _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "model": ("a table of tensors", is_table_of_tensors),
     "optimizer": ("an optimiser's state, or empty", _is_optimizer),
@@ -115,6 +121,7 @@ _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "best": ("miou from 0 to 1, step and evaluated, or empty", _is_best),
     "rng": ("the generators' states, or empty", _is_rng),
     "sampler": ("a table of whole numbers and short texts", _is_sampler),
+    "running": ("a table of numbers", _is_running),
     "recipe": ("a recipe's text", lambda value: isinstance(value, str) and len(value) <= MOST_TEXT),
 }
 

@@ -224,7 +224,7 @@ class _Reader:
 
 def _start_worker(_: int) -> None:
     # A terminal or a batch system signals the whole group: the training process alone decides what that means.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -77,8 +77,15 @@ class DrawnFiles:
     def classes(self) -> tuple[str, ...]:
         return self.rule.classes
 
+    @property
+    def common_files(self) -> tuple[Path, ...]:
+        return (self.index.source,)
+
     def __len__(self) -> int:
         return len(self.items)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return (self.items[index][0],)
 
     def name(self, index: int) -> str:
         return str(self.items[index][0])

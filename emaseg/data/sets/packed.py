@@ -109,8 +109,15 @@ class PackedFiles:
     def classes(self) -> tuple[str, ...]:
         return self.rule.classes
 
+    @property
+    def common_files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def __len__(self) -> int:
         return len(self.names)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return ()
 
     def name(self, index: int) -> str:
         return f"{self.path}: {self.names[index][0]}"

@@ -33,6 +33,7 @@ class PairedFiles:
     palette: UInt8
     layout: str = ""
     withheld_by: ClassVar[str] = ""
+    common_files: ClassVar[tuple[Path, ...]] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,6 +41,9 @@ class PairedFiles:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return self.items[index]
 
     def name(self, index: int) -> str:
         return str(self.items[index][0])

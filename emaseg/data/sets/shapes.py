@@ -11,6 +11,7 @@ An image is a pure function of (seed, part, index).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -56,6 +57,13 @@ class Shapes:
     @property
     def withheld_by(self) -> str:
         return ""
+
+    @property
+    def common_files(self) -> tuple[Path, ...]:
+        return ()
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return ()
 
     def open(self, index: int) -> Sample:
         rng = np.random.default_rng((self.data.seed, _PARTS[self.part], index))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
@@ -165,9 +166,13 @@ class UnlabelledFiles:
     palette: UInt8
     withheld_by: str
     layout: str = ""
+    common_files: ClassVar[tuple[Path, ...]] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return (self.images[index],)
 
     def name(self, index: int) -> str:
         return str(self.images[index])

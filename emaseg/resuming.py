@@ -1,0 +1,219 @@
+"""Going on with a run: which checkpoint is used, whether it fits, and what is said about what has changed since.
+
+Room: resuming; imports checkpoint, models, recipe, run_folder, metrics_file, files, events, errors.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import math
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from emaseg.checkpoint import Checkpoint, check_resumable, read_checkpoint
+from emaseg.errors import DataError, RecipeError, UserError, WeightsError
+from emaseg.events import Note
+from emaseg.files import fault, set_aside
+from emaseg.metrics_file import last_step
+from emaseg.models import Network
+from emaseg.recipe import Recipe, toml_value
+from emaseg.run_folder import RunFolder, found_checkpoints, resume_command
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a run goes on from: a checkpoint, its file, and lines that say what was passed over."""
+
+    checkpoint: Checkpoint
+    path: Path
+    notes: tuple[Note, ...] = ()
+
+
+def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin | None:
+    """last.pt where it can be used, else of previous.pt, best.pt and the kept ones that with most steps; None where
+    there is no checkpoint at all.
+
+    Args:
+        misfit: what is wrong with a checkpoint for this run, or "".
+
+    Raises:
+        WeightsError: there are checkpoints, but none that can be used; says what is wrong with each.
+        RecipeError, DataError: what `misfit` raises.
+    """
+    paths = found_checkpoints(run)
+    skipped: list[str] = []
+    chosen: tuple[Checkpoint, Path] | None = None
+    for path in paths:
+        if chosen is not None and (chosen[1] == run.last or _step_in(path) <= chosen[0].step):
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:  # damaged, or the recipe in it is
+            skipped.append(f"{path.name}: {error.message.partition(chr(10))[0].removeprefix(f'{path}: ')}")
+            continue
+        reason = misfit(checkpoint)
+        if reason:
+            skipped.append(f"{path.name}: {reason}")
+        elif chosen is None or checkpoint.step > chosen[0].step:
+            chosen = checkpoint, path
+    if chosen is None:
+        if not paths:
+            return None
+        raise WeightsError(
+            f"{run.checkpoints}: no checkpoint that can be used\n  " + "\n  ".join(skipped),
+            "copy one there from a backup, or start anew in another folder\n"
+            f"  emaseg train {shlex.quote(str(run.recipe))} --out ANOTHER",
+        )
+    if chosen[1] == run.last:
+        return Origin(*chosen)
+    text = f"{run.last}: not there" if run.last not in paths else f"{run.checkpoints}: passed over {'; '.join(skipped)}"
+    again = max(0, last_step(run.metrics) - chosen[0].step)
+    text += f"; going on from {chosen[1].name}, step {chosen[0].step}: at least {again} steps are done again"
+    return Origin(*chosen, (Note(text, warning=True),))
+
+
+def _step_in(path: Path) -> float:
+    """The step that a kept checkpoint's name tells; more than any where the name tells none."""
+    digits = path.stem.removeprefix("step_")
+    return int(digits) if digits.isdigit() else math.inf
+
+
+def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.SGD, total: int, images: int) -> str:
+    """What keeps a checkpoint from being gone on from, in a line, or "". Nothing is changed.
+
+    Args:
+        model, optimizer: as the recipe builds them. total: the run's steps. images: to train on.
+
+    Raises:
+        DataError: it was saved with another number of images to train on: the order of the samples would be another.
+    """
+    then = checkpoint.sampler.get("images", images)
+    if type(then) is not int:
+        return "its sampler does not say how many images there are"
+    if then != images:
+        raise DataError(
+            f"the training set had {then} images when this run started and has {images} now",
+            "bring it back to what it was, or start a new run",
+        )
+    try:
+        check_resumable(checkpoint, model, optimizer, total, "it")
+    except WeightsError as error:
+        reason = "; ".join(line.strip() for line in error.message.splitlines()).removeprefix("it: ")
+        return reason if checkpoint.optimizer else f"{reason}; {error.hint}"
+    return ""
+
+
+def put_away(run: RunFolder, origin: Path) -> str:
+    """Move a last.pt that was passed over out of the way of the next one; returns a line that says so, or ""."""
+    if origin == run.last or not os.path.lexists(run.last):
+        return ""
+    return f"{run.last}: kept as {set_aside(run.last).name}"
+
+
+def keep_previous(run: RunFolder) -> None:
+    """Let previous.pt be the last.pt of now, before a new one is written: then the space of the one before is free.
+
+    At every instant there is a last.pt, but on a disk without links, where previous.pt is there in its place.
+
+    Raises:
+        SystemFault: disk full, no permission; last.pt is there.
+    """
+    if not run.last.is_file():
+        return
+    second = run.checkpoints / f".{run.previous.name}.link.part"
+    try:
+        second.unlink(missing_ok=True)
+        try:
+            os.link(run.last, second)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.replace(run.last, run.previous)  # no links on this disk
+            return
+        os.replace(second, run.previous)
+        second.unlink(missing_ok=True)  # to rename one name of a file to another name of the same file does nothing
+    except OSError as error:
+        raise fault(error, run.previous, "writing it") from error
+
+
+# ------------------------------------------------------------------------------------- what has changed since
+# Changing these does not change what a step computes (but threads its rounding).
+_FREE = {
+    "train": ("init_from", "workers", "threads", "save_seconds", "keep_every", "log_every", "evaluate_every"),
+    "data": ("root",),
+}
+_FREE_SECTIONS = ("title", "inference", "inference_tta", "published", "name")
+
+
+def same_training(recipe: Recipe, saved: Recipe, run: RunFolder) -> None:
+    """A resumed run keeps its recipe, but for what does not change the result.
+
+    Raises:
+        RecipeError: names the first keys that differ.
+    """
+    differing = []
+    for section in type(recipe).__dataclass_fields__:
+        now, then = getattr(recipe, section), getattr(saved, section)
+        if section in _FREE_SECTIONS or now == then:
+            continue
+        if type(now) is not type(then) or not hasattr(now, "__dataclass_fields__"):
+            differing.append(section)
+            continue
+        for key in type(now).__dataclass_fields__:
+            if getattr(now, key) != getattr(then, key) and key not in _FREE.get(section, ()):
+                differing.append(
+                    f"{section}.{key} = {_shown(getattr(then, key))} there, {_shown(getattr(now, key))} now"
+                )
+    if differing:
+        raise RecipeError(
+            f"{run.last}: this run was started with another recipe\n  " + "\n  ".join(differing[:5]),
+            f"resume with its own, or start a new run in another folder\n  {resume_command(run)}",
+        )
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is None else toml_value(value)
+
+
+def surroundings(device: torch.device, threads: int) -> dict[str, int | str]:
+    """What the rounding of a step depends on beside recipe and images, as checkpoints remember it.
+
+    threads: that compute on the CPU.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "threads": threads,
+        "device": name,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        **{package: importlib.metadata.version(package) for package in ("emaseg", "torch", "numpy", "pillow")},
+    }
+
+
+_SAID = {
+    "threads": "threads (train.threads, or the cores where that is 0)",
+    "device": "device",
+    "cpu": "instructions of the processor",
+    "emaseg": "version of emaseg",
+    "torch": "version of torch",
+    "numpy": "version of numpy",
+    "pillow": "version of pillow",
+}
+
+
+def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | str]) -> list[Note]:
+    """A warning for each thing that changes the rounding; silent for checkpoints from before these were kept."""
+    return [
+        Note(
+            f"{what}: {then[key]} when this run was saved, {now[key]} now; from here on the run is no longer bit for bit the "
+            "uninterrupted one",
+            warning=True,
+        )
+        for key, what in _SAID.items()
+        if then.get(key, now[key]) != now[key]
+    ]

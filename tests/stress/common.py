@@ -1,0 +1,110 @@
+"""What the stress scripts share: training in a forked process, and comparing two runs bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from emaseg.metrics_file import TIMED
+from tests.helpers import TINY, equal, run, tiny
+
+main = importlib.import_module("emaseg.cli").main
+
+DEMO = (
+    "demo", "--device", "cpu", "-q",
+    "--set", "train.iterations=24", "--set", "train.batch=4", "--set", "data.train_images=200",
+    "--set", "data.eval_images=6", "--set", "train.evaluate_every=8", "--set", "train.log_every=5",
+    "--set", "train.save_seconds=0.05",
+)  # fmt: skip
+SMALL = (
+    "--device", "cpu", "-q", "--set", "train.iterations=12", "--set", "train.save_seconds=0.02",
+    "--set", "train.keep_every=4", "--set", "train.threads=1", "--set", "train.log_every=5",
+)  # fmt: skip
+
+
+def warm(folder: Path) -> None:
+    """Train something here, so that everything is imported before the forks: a start then takes a moment."""
+    torch.set_num_threads(1)  # a forked process has only this one
+    run(tiny("train.iterations=1"), folder / "warm")
+
+
+def small_recipe(folder: Path) -> tuple[str, ...]:
+    """Arguments that train the tests' tiny recipe."""
+    path = folder / "tiny.toml"
+    path.write_text(TINY)
+    return (str(path), *SMALL)
+
+
+def spawn(arguments: Sequence[object], log: Path, before: Callable[[], None] = lambda: None) -> int:
+    """Start `emaseg train ...` in a forked process; returns its id. What it says goes to `log`."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
+        before()
+        code = main(["train", *map(str, arguments)])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001  (this is the end of the process)
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(child: int, within: float | None = None) -> int | None:
+    """Exit code (negative: the signal that ended it), or None if it still runs after `within` seconds."""
+    deadline = None if within is None else time.monotonic() + within
+    while True:
+        done, status = os.waitpid(child, 0 if deadline is None else os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+        time.sleep(0.002)
+
+
+def train(arguments: Sequence[object], log: Path, before: Callable[[], None] = lambda: None) -> int:
+    """Train to the end; returns the exit code."""
+    code = ended(spawn(arguments, log, before))
+    assert code is not None
+    return code
+
+
+def differences(whole: Path, out: Path) -> list[str]:
+    """What of a run is not, bit for bit, as in the uninterrupted one; and what should not lie there any more."""
+    found = []
+    for name in ("last.pt", "best.pt"):
+        a, b = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (whole, out))
+        found += [f"{name}: {key}" for key in a if key != "digest" and not equal(a[key], b.get(key))]
+    if untimed(whole) != untimed(out):
+        found.append("metrics.csv")
+    if (whole / "samples.png").read_bytes() != (out / "samples.png").read_bytes():
+        found.append("samples.png")
+    left = [str(path.relative_to(out)) for path in out.rglob("*") if path.name.endswith((".part", ".damaged"))]
+    return [*found, *left, *(path.name for path in out.glob("*lock*"))]
+
+
+def untimed(run: Path) -> list[list[str]]:
+    """metrics.csv but for the columns of measured time."""
+    rows = [line.split(",") for line in (run / "metrics.csv").read_bytes().decode().split("\n")]
+    timed = [rows[0].index(name) for name in TIMED]
+    return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]
+
+
+def table(title: str, rows: Sequence[tuple[str, object]]) -> None:
+    """The one table that a script prints."""
+    width = max(len(name) for name, _ in rows)
+    print(title, *(f"  {name:<{width}}  {value}" for name, value in rows), sep="\n")
