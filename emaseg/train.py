@@ -23,7 +23,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from emaseg.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from emaseg.data.loading import batches
+from emaseg.data.loading import Stream, batches
 from emaseg.data.sample import Batch, Dataset
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault
 from emaseg.evaluate import evaluate
@@ -41,7 +41,6 @@ from emaseg.plan import (
     image_lists,
     is_scored,
     load_start_weights,
-    loader_notes,
     loader_workers,
     schedule,
     write_samples,
@@ -169,7 +168,6 @@ def _open(
     check_batch(model, recipe)
     if checkpoint is None:
         notes += load_start_weights(model, recipe)
-    notes += loader_notes(recipe, device)
     model.to(device).train()
     optimizer, lists = build_optimizer(model, recipe.optim), image_lists(train_set, eval_set)
     session = _Session(recipe, run, device, model, optimizer, plan, train_set, eval_set, lists)
@@ -202,7 +200,9 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
                     yield _save(session)
                 break
             began = time.perf_counter()
-            batch = next(stream)
+            batch = yield from _next(session, stream, stop)
+            if batch is None:
+                continue
             waited = time.perf_counter() - began
             parts = _step(session, batch)
             session.step += 1
@@ -231,7 +231,20 @@ def _with_the_way_on(error: DataError, session: _Session) -> DataError:
     return DataError(f"{error.message}\nstopped {saved}", "\n".join((hint, *commands)))
 
 
-def _stream(session: _Session) -> Generator[Batch, None, None]:
+def _next(session: _Session, stream: Stream, stop: threading.Event) -> Generator[TrainEvent, None, Batch | None]:
+    """The next batch; None when `stop` was set while there was none."""
+    for item in stream.items:
+        if isinstance(item, Batch):
+            return item
+        if item.text:
+            append_log(session.run, item.text)
+            yield Note(item.text, warning=True)
+        if stop.is_set():
+            break
+    return None
+
+
+def _stream(session: _Session) -> Stream:
     recipe, backbone = session.recipe, session.recipe.backbone
     return batches(
         session.train_set,
