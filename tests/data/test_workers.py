@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import multiprocessing
+import multiprocessing.popen_fork  # else imported when files of the system cannot be read any more
 import os
 import resource
 import signal
