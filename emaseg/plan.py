@@ -14,7 +14,7 @@ import torch
 
 from emaseg.checkpoint import load_backbone, load_start
 from emaseg.data.checks import check_dataset
-from emaseg.data.pipeline.loading import batches, default_workers, shared_memory_bytes, shared_memory_problem
+from emaseg.data.pipeline.loading import batches, default_workers
 from emaseg.data.sample import Dataset, read_pair
 from emaseg.data.sets import build_dataset
 from emaseg.errors import RecipeError
@@ -88,15 +88,6 @@ def loader_workers(recipe: Recipe, device: torch.device) -> int:
     return default_workers(device) if recipe.train.workers < 0 else recipe.train.workers
 
 
-def loader_notes(recipe: Recipe, device: torch.device) -> list[Note]:
-    """A warning when the memory that loading processes share is too small."""
-    workers = loader_workers(recipe, device)
-    if not workers:
-        return []
-    problem = shared_memory_problem(shared_memory_bytes(recipe.augment, recipe.train.batch, workers))
-    return [Note(problem, warning=True)] if problem else []
-
-
 def check_batch(model: Network, recipe: Recipe) -> None:
     """Refuse a batch that leaves a norm layer a single value for a channel: its variance would be undefined.
 
@@ -154,7 +145,6 @@ def dry_run(recipe: Recipe, *, device: torch.device) -> DryRun:
         notes += load_start_weights(model, recipe)
     else:  # a dry run measures as well without them
         notes.append(Note(f"backbone: {missing.name} would be downloaded first (at least {missing.megabytes} MB)"))
-    notes += loader_notes(recipe, device)
     model.to(device).train()
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)

@@ -1,20 +1,29 @@
 """Reading many files at once, with a word on how far it is, or the next one ahead of its use.
 
 Room: data. Imports nothing of it.
+
+The threads are daemons, and nobody waits for one that is at work: a file on a network disk that hangs must not keep
+Ctrl-C from ending the program, as the standard library's pool would.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_PATIENCE = 1.0  # seconds that threads get to finish what they are at when nobody wants it any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +48,67 @@ def read_all(
     start = time.monotonic()
     with warnings.catch_warnings():  # the readers' own filters belong to the process, and threads mix them up
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-        pool = ThreadPoolExecutor(_threads())
-        try:
-            for result in pool.map(read, items):
-                results.append(result)
-                rate = len(results) / max(time.monotonic() - start, 1e-6)
-                yield Reading(what, len(results), len(items), rate, (len(items) - len(results)) / rate)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for result in _in_threads(read, items, _threads(), len(items), "read"):
+            results.append(result)
+            rate = len(results) / max(time.monotonic() - start, 1e-6)
+            yield Reading(what, len(results), len(items), rate, (len(items) - len(results)) / rate)
     return results
 
 
-def read_ahead(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def read_ahead(read: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
     """`read` of every item, in order; the next one is read by a thread while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
-        ahead = reader.submit(read, items[0])
-        for item in items[1:]:
-            result = ahead.result()
-            ahead = reader.submit(read, item)
+    return _in_threads(read, items, 1, 1, "read-ahead")
+
+
+def _in_threads(
+    read: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int, name: str
+) -> Generator[Result, None, None]:
+    """`read` of every item, in order, by so many threads; at most `ahead` are read or waiting to be beside the one in
+    use. A wait for a result obeys signals."""
+    tasks: SimpleQueue[tuple[Future[Result], Item] | None] = SimpleQueue()
+    futures: deque[Future[Result]] = deque()
+    rest = iter(items)
+
+    def submit(count: int) -> None:
+        for item in itertools.islice(rest, count):
+            future: Future[Result] = Future()
+            futures.append(future)
+            tasks.put((future, item))
+
+    pool = [
+        threading.Thread(target=_work, args=[tasks, read], name=f"{name}_{number}", daemon=True)
+        for number in range(threads)
+    ]
+    for thread in pool:
+        thread.start()
+    try:
+        submit(ahead)
+        while futures:
+            result = futures.popleft().result()
+            submit(1)
             yield result
-        yield ahead.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        for _ in pool:
+            tasks.put(None)
+        deadline = time.monotonic() + _PATIENCE
+        for thread in pool:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _work(tasks: SimpleQueue[tuple[Future[Result], Item] | None], read: Callable[[Item], Result]) -> None:
+    while (task := tasks.get()) is not None:
+        future, item = task
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            result = read(item)
+        except BaseException as error:  # noqa: BLE001  (it is raised where the result is asked for)
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        del future, item, task  # a thread that waits keeps no image in memory
 
 
 def _threads() -> int:

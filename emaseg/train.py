@@ -24,7 +24,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from emaseg.checkpoint import Checkpoint, save_checkpoint
-from emaseg.data.pipeline.loading import batches
+from emaseg.data.pipeline.loading import Stream, batches
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
 from emaseg.errors import DataError, Diverged, SystemFault
@@ -42,7 +42,6 @@ from emaseg.plan import (
     datasets,
     dry_run,
     load_start_weights,
-    loader_notes,
     loader_workers,
     write_samples,
 )
@@ -224,7 +223,6 @@ def _open(
     else:
         start = origin.checkpoint.recipe.train.init_from  # stays on record; the checkpoint has everything
         recipe = replace(recipe, train=replace(recipe.train, init_from=start))
-    notes += loader_notes(recipe, device)
     model.to(device).train()
     optimizer = build_optimizer(model, recipe.optim)
     threads = recipe.train.threads or torch.get_num_threads()
@@ -263,7 +261,9 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
                     yield _save(session)
                 break
             began = time.perf_counter()
-            batch = next(stream)
+            batch = yield from _next(session, stream, stop)
+            if batch is None:
+                continue
             waited = time.perf_counter() - began
             parts = _step(session, batch)
             session.step += 1
@@ -297,7 +297,20 @@ def _with_the_way_on(error: DataError, session: _Session) -> DataError:
     return DataError(f"{error.message}\nstopped {saved}", "\n".join((hint, *commands)))
 
 
-def _stream(session: _Session) -> Generator[Batch, None, None]:
+def _next(session: _Session, stream: Stream, stop: threading.Event) -> Generator[TrainEvent, None, Batch | None]:
+    """The next batch; None when `stop` was set while there was none."""
+    for item in stream.items:
+        if isinstance(item, Batch):
+            return item
+        if item.text:
+            append_log(session.run, item.text)
+            yield Note(item.text, warning=True)
+        if stop.is_set():
+            break
+    return None
+
+
+def _stream(session: _Session) -> Stream:
     recipe, backbone = session.recipe, session.recipe.backbone
     return batches(
         session.train_set,

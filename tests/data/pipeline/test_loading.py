@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import errno
-import gc
 import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from multiprocessing import resource_sharer
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import get_worker_info
 
 from emaseg.data.pipeline import loading
 from emaseg.data.pipeline.loading import (
+    Stream,
+    Waiting,
     batches,
     default_workers,
     epoch_order,
-    shared_memory_bytes,
-    shared_memory_problem,
+    one_ahead,
+    parcel_bytes,
     steps_per_epoch,
 )
-from emaseg.data.pipeline.transforms import Batch
+from emaseg.data.pipeline.transforms import Batch, Parcel
 from emaseg.data.sample import MemorySample, Sample, UInt8
-from emaseg.errors import DataError, RecipeError, SystemFault
+from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline_golden import MEAN, STD, sample_image, sample_label
 
@@ -85,12 +83,13 @@ def trouble(what: str, name: str, token: Path | None) -> None:
         raise ZeroDivisionError("a bug")
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "interrupt" and get_worker_info() is not None:
-        os.kill(os.getpid(), signal.SIGINT)
+    if what == "interrupt" and multiprocessing.parent_process() is not None:
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(os.getpid(), signum)
     if what in ("fade", "hang") and token is not None:
-        if what == "fade":
-            resource_sharer.stop()  # what hands prepared batches over
         token.touch()
+        if what == "fade":
+            os.closerange(3, 256)  # as a dying process does
         time.sleep(0.3 if what == "fade" else 2 * TOO_LONG)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -114,7 +113,7 @@ def stream(
     augment: Augment = AUGMENT,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[Batch]:
+) -> Stream:
     return batches(
         dataset,
         augment,
@@ -230,60 +229,25 @@ def test_a_process_that_dies_names_what_it_was_reading() -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_dies_at_once_is_an_error_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first process dies while the others still wait for work: the loader reports that from a signal handler."""
-
-    def order(count: int, seed: int, epoch: int) -> np.ndarray:
-        if epoch == 1:  # the training process hands out the second batch when the first one's reader is dead
-            wait([process.sentinel for process in multiprocessing.active_children()], TOO_LONG)
-        return np.arange(count)
-
-    monkeypatch.setattr(loading, "epoch_order", order)
-    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)  # as in a new program
+def test_a_process_that_dies_at_once_is_an_error_like_any_other() -> None:
+    """Before the other one has got its first batch, too."""
     before = signal.getsignal(signal.SIGCHLD)
-    with pytest.raises(DataError, match=r"while reading image_0\.png"):
-        list(stream(Pictures(4, what="kill", at=0), 2))
+    first = int(epoch_order(8, 0, 0)[0])
+    with pytest.raises(DataError, match=rf"ended by SIGKILL while reading image_{first}\.png"):
+        list(stream(Pictures(8, what="kill", at=first), 2))
     assert signal.getsignal(signal.SIGCHLD) is before
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_is_about_to_die_has_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dying process closes its connections first: what it has prepared cannot be fetched while it still exists."""
-    monkeypatch.setattr(loading, "_PATIENCE", TOO_LONG)
+def test_a_process_that_is_about_to_die_has_died(tmp_path: Path) -> None:
+    """A dying process closes its connections first: how it ends is known a little later."""
     dataset = Pictures(20, what="fade", at=int(epoch_order(20, 0, 0)[9]), token=tmp_path / "fading")
     loaded = stream(dataset, 1)
     next(loaded)  # the second batch is prepared then, the third will not be
     assert appears(tmp_path / "fading")
-    with pytest.raises(DataError, match="while reading " + re.escape(dataset.name(dataset.at))):
+    with pytest.raises(DataError, match="by SIGKILL while reading " + re.escape(dataset.name(dataset.at))):
         list(loaded)
     assert multiprocessing.active_children() == []
-
-
-def test_processes_that_cannot_be_started_are_a_fault_of_the_system(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two, one starts: it must end, too, though it ignores SIGTERM by then."""
-    start_worker, fork = loading._start_worker, os.fork
-    ready = tmp_path / "ready"
-
-    def announce(number: int) -> None:
-        start_worker(number)
-        ready.touch()
-
-    def fork_once() -> int:
-        if multiprocessing.active_children() and appears(ready):
-            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        return fork()
-
-    monkeypatch.setattr(loading, "_start_worker", announce)
-    monkeypatch.setattr(os, "fork", fork_once)
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # the loader complains of being half made
-    with pytest.raises(SystemFault, match="2 loading processes cannot be started: Resource") as caught:
-        next(stream(Pictures(), 2))
-    assert "train.workers" in caught.value.hint
-    assert multiprocessing.active_children() == []
-    del caught
-    gc.collect()
 
 
 def test_an_interrupt_is_left_to_the_training_process() -> None:
@@ -296,18 +260,17 @@ def test_a_stream_can_be_closed_early(workers: int) -> None:
     loaded = stream(Pictures(), workers, total=1000)
     next(loaded)
     assert len(multiprocessing.active_children()) == workers
-    loaded.close()  # type: ignore[attr-defined]
+    loaded.close()
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_never_returns_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network disk that went away, say: SIGTERM, which is all that the loader does about it, is ignored."""
-    monkeypatch.setattr(loading, "_PATIENCE", 0.1)
+def test_a_process_that_never_returns_is_ended(tmp_path: Path) -> None:
+    """A network disk that went away, say."""
     dataset = Pictures(what="hang", at=int(epoch_order(10, 0, 0)[5]), token=tmp_path / "hanging")
     hanging = stream(dataset, 2, total=1000)
     next(hanging)
     assert appears(tmp_path / "hanging")
-    hanging.close()  # type: ignore[attr-defined]
+    hanging.close()
     assert multiprocessing.active_children() == []
 
 
@@ -327,16 +290,35 @@ def test_too_few_images_are_refused_at_once() -> None:
         stream(Pictures(), world=3)
 
 
-def test_shared_memory_is_counted_and_checked(tmp_path: Path) -> None:
-    needed = shared_memory_bytes(AUGMENT, 4, 2)
-    assert needed == 24 * 24 * 4 * 4 * 5
-    assert shared_memory_bytes(FLOATS, 4, 2) == needed * 13 // 4
-    assert shared_memory_problem(needed, tmp_path) is None
-    assert shared_memory_problem(needed, tmp_path / "absent") is None
-    problem = shared_memory_problem(2**60, tmp_path)
-    assert problem is not None
-    assert str(tmp_path) in problem
-    assert "--set train.workers" in problem
+def test_the_memory_of_a_batch_is_counted() -> None:
+    """Protects the slots in shared memory: a batch must fit in one."""
+    for augment in (AUGMENT, FLOATS):
+        plan = loading._Plan(10, 4, 0, 1, 0, 0, 1)
+        parcel = loading._Work(Pictures(), augment, plan)(0, lambda _: None)
+        assert parcel.pixels.nbytes + parcel.labels.nbytes == parcel_bytes(augment, 4)
+
+
+def test_page_locked_copies_are_made_ahead_by_a_thread() -> None:
+    """What a GPU's batches pass through: every item once and in order, errors as themselves, no thread left."""
+
+    def items(fail: bool) -> Generator[Parcel | Waiting, None, None]:
+        yield Waiting("first")
+        for step in range(3):
+            yield Parcel(torch.full((1,), step), torch.zeros(1), (), ())
+        if fail:
+            raise DataError("damaged")
+
+    def twice(parcel: Parcel) -> Parcel:
+        return replace(parcel, pixels=2 * parcel.pixels)
+
+    seen = [item for item in one_ahead(items(False), twice) if not (isinstance(item, Waiting) and not item.text)]
+    assert [item.text if isinstance(item, Waiting) else int(item.pixels) for item in seen] == ["first", 0, 2, 4]
+    with pytest.raises(DataError, match="damaged"):
+        list(one_ahead(items(True), twice))
+    early = one_ahead(items(False), twice)
+    next(early)
+    early.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "one-ahead"]
 
 
 def test_workers_pay_only_beside_an_accelerator() -> None:
