@@ -35,6 +35,7 @@ from emaseg.models.network import Network
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.weights.convert import State, recognise, recognise_backbone
 from emaseg.weights.fits import classes, describe, fitting_recipes
+from emaseg.words import Lines
 
 FORMAT = "emaseg/1"
 
@@ -257,7 +258,7 @@ def load_state(model: nn.Module, state: State, source: str) -> None:
     problems = mismatches(own, state)
     if problems:
         message = f"{source}: these weights are of another network"
-        raise WeightsError("\n".join([message, *_compared(own, state), *problems]), _advice(own, state))
+        raise WeightsError(Lines(message, *_compared(own, state), *problems), _advice(own, state))
     state = {key: value.to(own[key].dtype) for key, value in state.items()}
     on_meta = any(value.is_meta for value in own.values())
     model.load_state_dict(state, strict=True, assign=on_meta)

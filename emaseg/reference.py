@@ -13,7 +13,6 @@ A REF is
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,10 +23,11 @@ from emaseg.export.info import is_exported, read_info, settings
 from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
 from emaseg.recipe.schema import EMANetModel
 from emaseg.resources import cache_folder, expanded, runs_folder, shipped_recipes
-from emaseg.run_folder import RunFolder
+from emaseg.run_folder import RunFolder, resume_command
 from emaseg.weights.cache import locate, manual, trusted
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
+from emaseg.words import quoted, quoted_path
 
 if TYPE_CHECKING:
     import torch
@@ -201,9 +201,10 @@ def _newest_run(name: str, ref: str) -> Path:
     if entry and file and not runs:
         trusted(entry, file)
         return file
-    remedy = f"train it first: emaseg train {ref if ref in shipped_recipes() or ref != name else f'{ref}.toml'}"
+    named = ref if ref in shipped_recipes() or ref != name else f"{ref}.toml"
+    remedy = f"train it first: emaseg train {quoted_path(named)}"
     if runs:
-        remedy = f"finish the newest: emaseg train {runs[0] / 'recipe.toml'} --out {runs[0]} --resume"
+        remedy = f"finish the newest: {resume_command(RunFolder(runs[0]))}"
     elif entry:
         remedy = f"fetch its released weights: emaseg download-weights {entry.name}; or {remedy}"
     raise WeightsError(
@@ -259,7 +260,7 @@ def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Rec
     if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
         raise WeightsError(
             f"{file}: holds no recipe, so it does not say which network it belongs to",
-            f"name the recipe too: RECIPE --weights {file}",
+            f"name the recipe too: RECIPE --weights {quoted_path(file)}",
         )
     text, source = content["recipe"], f"{file} (recipe inside)"
     written, recipe = _readings(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
@@ -273,7 +274,7 @@ def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tupl
     include = read_info(file).include
     needed = settings(recipe.inference, include)
     if needed:
-        remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {shlex.quote(text)}' for text in needed)}"
+        remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {quoted(text)}' for text in needed)}"
         raise RecipeError(
             f"{file}: {' and '.join(include)} inside: it cannot follow its recipe's protocol",
             f"{remedy}, or export it without",

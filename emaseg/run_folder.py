@@ -16,7 +16,6 @@ import io
 import json
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 from emaseg.errors import RecipeError
 from emaseg.files import fault, make_folder, write_text
 from emaseg.recipe import Recipe, recipe_to_toml
+from emaseg.words import quoted_path, shown
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def run_of(recipe: Path) -> Path | None:
 
 def resume_command(run: RunFolder) -> str:
     """What to type to go on with a run as it was started."""
-    return f"emaseg train {shlex.quote(str(run.recipe))} --out {shlex.quote(str(run.root))} --resume"
+    return f"emaseg train {quoted_path(run.recipe)} --out {quoted_path(run.root)} --resume"
 
 
 def check_target(root: Path, resume: bool) -> None:
@@ -152,7 +152,7 @@ def _version(package: str) -> str | None:
 def append_log(run: RunFolder, text: str) -> None:
     """Add a line with the time to log.txt."""
     stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-    _append(run.log, f"{stamp} {text}\n")
+    _append(run.log, f"{stamp} {shown(text)}\n")
 
 
 def append_metrics(run: RunFolder, row: Mapping[str, float], terms: tuple[str, ...]) -> None:

@@ -11,7 +11,6 @@ a CPU with the same number of threads; on CUDA as far as its kernels repeat them
 from __future__ import annotations
 
 import math
-import shlex
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -49,6 +48,7 @@ from emaseg.plan import (
 from emaseg.recipe import Recipe, toml_value
 from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics, resume_command
 from emaseg.weights.start import fetch_backbone
+from emaseg.words import Lines, quoted_path
 
 
 @dataclass(slots=True)
@@ -224,11 +224,11 @@ def _with_the_way_on(error: DataError, session: _Session) -> DataError:
     run = session.run
     saved = f"after step {session.step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
     commands = (
-        f"  every such file: emaseg check-data {shlex.quote(str(run.recipe))}",
+        f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
         f"  then go on with: {resume_command(run)}",
     )
     hint = error.hint or "mend the file"
-    return DataError(f"{error.message}\nstopped {saved}", "\n".join((hint, *commands)))
+    return DataError(Lines(error.message, f"stopped {saved}"), Lines(hint, *commands))
 
 
 def _stream(session: _Session) -> Generator[Batch, None, None]:
@@ -395,8 +395,11 @@ def _same_training(recipe: Recipe, saved: Recipe, path: Path) -> None:
                 )
     if differing:
         raise RecipeError(
-            f"{path}: this run was started with another recipe\n  " + "\n  ".join(differing[:5]),
-            f"resume with its own, or start a new run in another folder\n  {resume_command(RunFolder(path.parent.parent))}",
+            Lines(f"{path}: this run was started with another recipe", *(f"  {line}" for line in differing[:5])),
+            Lines(
+                "resume with its own, or start a new run in another folder",
+                f"  {resume_command(RunFolder(path.parent.parent))}",
+            ),
         )
 
 

@@ -25,6 +25,7 @@ from emaseg.recipe.overrides import Override, apply_overrides, parse_overrides, 
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem, read_section
 from emaseg.resources import shipped_recipe_text, shipped_recipes
+from emaseg.words import Lines
 
 _ROW = 100  # characters of a damaged line that a message repeats
 _AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -82,7 +83,7 @@ def _read_recipe(text: str, source: str, overrides: Sequence[str]) -> tuple[Reci
     if recipe is not None and not problems:
         problems.extend(check(recipe))
     if problems:
-        raise RecipeError("\n".join(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0])))
+        raise RecipeError(Lines(*(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0]))))
     return recipe, places
 
 

@@ -43,7 +43,7 @@ from emaseg.weights.cache import accept, free_bytes, locate, manual, not_weights
 from emaseg.weights.lock import Lock
 from emaseg.weights.part import Version, arrived, begin, discard, length
 from emaseg.weights.released import Released, file_name
-from emaseg.words import size
+from emaseg.words import Lines, size
 
 Events = Generator[Downloading | Note, None, Path]
 
@@ -185,11 +185,12 @@ def _from_any(
             other = file_name(url)
             yield Note(f"{entry.name}: {final}" + (f" (from its newer name {other})" if other != entry.file else ""))
             return final
-    tried = "".join(f"\n  {url}: {reason}" for url, reason in failures)
+    tried = [f"  {url}: {reason}" for url, reason in failures]
     by_hand = f"{manual(entry, final.parent)}; or run emaseg download-weights {entry.name} --from FOLDER_THAT_HOLDS_IT"
     kind: type[UserError] = WeightsError if refused else SystemFault
     hint = refused.hint if refused else "try again later"
-    raise kind(f"{entry.name}: could not be downloaded{tried}", f"{hint}; or {by_hand}" if hint else by_hand)
+    message = Lines(f"{entry.name}: could not be downloaded", *tried)
+    raise kind(message, f"{hint}; or {by_hand}" if hint else by_hand)
 
 
 # ------------------------------------------------------------------------------------------------------ one address
