@@ -61,7 +61,7 @@ def download_weights(
     fetch from instead of the owners' servers (a served cache will do); EMASEG_OFFLINE=1 forbids the network; HTTPS_PROXY
     and SSL_CERT_FILE are obeyed.
     """
-    session_of(context, verbose)
+    session_of(context, verbose, keeps_files=not (listing or verify))
     names = names or []
     filtered = bool(dataset or model)
     if names and (filtered or everything):
@@ -182,7 +182,7 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
     """A line for each file that is here; 3 when one has changed, or when `strict` and one is not here."""
     from emaseg.weights.cache import locate, state, trusted
 
-    from .render import print_error, print_lines, print_result
+    from .render import print_error, print_line, print_lines
 
     failed = False
     files = []
@@ -203,7 +203,7 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
             continue
         files.append(_file(entry, path, digest, verdict))
         if not as_json:
-            print_result(f"{digest}  {path}  {verdict}")
+            print_line(f"{digest}  {path}  {verdict}")
     if as_json:
         _print_files(files)
     elif not files and not strict:
@@ -214,7 +214,7 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
 def _take(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool, *, strict: bool) -> int:
     from emaseg.weights.cache import take, trusted
 
-    from .render import print_error, print_lines, print_result
+    from .render import print_error, print_lines, print_path
 
     if not source.is_dir():
         raise WeightsError(f"--from {source}: no such folder", "name the folder that holds the weight files")
@@ -231,7 +231,7 @@ def _take(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool,
             continue
         files.append(_file(entry, path, trusted(entry, path).sha256, "here"))
         if not as_json:
-            print_result(str(path))
+            print_path(path)
     if missing and (strict or not (files or failed)):
         expected = [name for entry in missing for name in entry.files]
         more = f" and {len(expected) - 6} more" if len(expected) > 6 else ""
@@ -255,7 +255,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
     from emaseg.weights.download import fetch, sources
 
     from .progress import Meter, show_download
-    from .render import print_error, print_result
+    from .render import print_error, print_path
 
     files: list[dict[str, Any]] = []
     last: UserError | None = None
@@ -275,7 +275,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
                 continue
             files.append(_file(entry, path, trusted(entry, path).sha256, "here" if had else "downloaded"))
             if not as_json:
-                print_result(str(path))
+                print_path(path)
     if as_json:
         _print_files(files)
     return last.exit_code if last else 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -70,13 +69,13 @@ def train(
 
     The run folder's path is the last line on stdout.
     """
-    session = session_of(context, verbose)
+    session = session_of(context, verbose, keeps_files=not dry_run)
     from emaseg.recipe import load_recipe_with_origins, toml_value
 
     if init_from is not None:
         overrides = [*overrides, f"train.init_from={toml_value(init_from)}"]
     loaded = load_recipe_with_origins(recipe, overrides)
-    from .render import print_grid, print_json, print_lines, print_result
+    from .render import print_grid, print_json, print_lines, print_path
 
     if verbose:
         print_grid(_origins(loaded), sys.stderr)
@@ -105,7 +104,7 @@ def train(
         content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
     else:
-        print_result(str(finished.run))
+        print_path(finished.run)
     if finished.interrupted and not (run / "checkpoints" / "last.pt").is_file():  # while it downloaded
         return 128 + stop.signum
     return INTERRUPTED_WITH_CHECKPOINT if finished.interrupted else 0
@@ -158,11 +157,13 @@ def _default_run(recipe: str, name: str, resume: bool) -> Path:
 def _last_words(finished: Finished, recipe: str, data: Data, overrides: list[str]) -> list[str]:
     """How it ended, and commands to go on with."""
     from emaseg.submit import layout_of
+    from emaseg.words import quoted, quoted_path
 
-    run = shlex.quote(str(finished.run))
+    run = quoted_path(finished.run)
     if finished.interrupted:
-        changes = "".join(f" --set {shlex.quote(change)}" for change in overrides)
-        again = f"emaseg train {shlex.quote(recipe)} --out {run} --resume{changes}"
+        changes = "".join(f" --set {quoted(change)}" for change in overrides)
+        typed = quoted_path(recipe) if recipe.startswith("-") else quoted(recipe)
+        again = f"emaseg train {typed} --out {run} --resume{changes}"
         return [f"interrupted after step {finished.step}; continue with:", f"  {again}"]
     best = "" if finished.best_miou is None else f"; best mIoU {100 * finished.best_miou:.2f}"
     state = "was complete already" if finished.already else "done"
