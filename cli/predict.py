@@ -5,7 +5,6 @@ Room: cli.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -112,12 +111,13 @@ def _folder(out: str, alone: bool) -> Path | None:
 
     if out != "-":
         path = expanded(out)
-        there = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
-        if os.path.exists(there) and not there.is_dir():
+        there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+        if os.path.lexists(there) and not there.is_dir():
             hint = "--out is the folder for the results"
             if alone and there == path:
                 hint += f"; for one mask in a file of your choice: --out - > {quoted(out)}"
-            raise RecipeError(f"--out {out}: {there} is a file, not a folder", hint)
+            what = "a link to nothing" if there.is_symlink() and not os.path.exists(there) else "a file"
+            raise RecipeError(f"--out {out}: {there} is {what}, not a folder", hint)
         return path
     if not alone:
         raise RecipeError(
@@ -198,7 +198,7 @@ def _line(image: ImageDone) -> str:
 
 def _mask_to_stdout(predictor: Predictor, item: ImageInput) -> int:
     from emaseg.data.images import read_image
-    from emaseg.visual import palette_png
+    from emaseg.predict import mask_png
 
     from .render import print_error
 
@@ -207,9 +207,7 @@ def _mask_to_stdout(predictor: Predictor, item: ImageInput) -> int:
     except DataError as error:
         print_error(error.message, error.hint)
         return 1  # as for every image that fails
-    png = io.BytesIO()
-    palette_png(prediction.labels, predictor.palette).save(png, format="PNG")
-    sys.stdout.buffer.write(png.getvalue())
+    sys.stdout.buffer.write(mask_png(prediction.labels, predictor.palette))
     return 0
 
 
