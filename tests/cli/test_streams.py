@@ -99,7 +99,7 @@ def test_a_listing(state: str) -> None:
         assert len(json.loads(done.stdout)["recipes"]) > 40
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", ["2>&-", "2>full", "both"])
 def test_an_error_has_its_own_exit_code(state: str) -> None:
     """Protects from a usage error that looks like a broken disk because it could not be told."""
     assert shell(f"{EMASEG} train nonsense {STATES[state]}").returncode == 2
@@ -112,30 +112,31 @@ def test_work_is_done_whatever_happened_to_the_streams(trained: Path, tmp_path: 
         picture(pictures / name)
     recipe = tmp_path / "tiny.toml"
     recipe.write_text((trained / "recipe.toml").read_text())
-    states = [
-        ({"2": "closed"}, 0),
-        ({"2": "full"}, 0),
-        ({"2": "gone"}, 0),
-        ({"1": "closed"}, 4),
-        ({"1": "full"}, 4),
-        ({"1": "gone"}, 0),
-        ({"1": "closed", "2": "closed"}, 4),
-        ({"0": "closed", "1": "closed", "2": "closed"}, 4),
-        ({"0": "closed"}, 0),
+    states: list[tuple[dict[str, str], int, tuple[str, ...]]] = [
+        ({"2": "closed"}, 0, ("train", "eval", "predict")),
+        ({"2": "full"}, 0, ("eval", "predict")),
+        ({"2": "gone"}, 0, ("predict",)),
+        ({"1": "closed"}, 4, ("eval", "predict")),
+        ({"1": "full"}, 4, ("predict",)),
+        ({"1": "gone"}, 0, ("eval", "predict")),
+        ({"0": "closed", "1": "closed", "2": "closed"}, 4, ("train", "eval", "predict")),
     ]
     jobs: list[tuple[dict[str, str], list[str]]] = []
     expected: list[int] = []
     files: list[Path] = []
-    for number, (state, code) in enumerate(states):
-        train, scores, masks = tmp_path / f"run{number}", tmp_path / f"scores{number}", tmp_path / f"masks{number}"
-        device = ["--device", "cpu"]
-        jobs.append((state, ["train", str(recipe), "--out", str(train), *device]))
-        jobs.append((state, ["eval", str(trained), "--out", str(scores), *device]))
-        jobs.append((state, ["predict", str(pictures), "--weights", str(trained), "--out", str(masks), *device]))
-        expected += [code] * 3
-        files += [train / "samples.png", scores / "metrics.json", masks / "c_mask.png", masks / "c_overlay.png"]
+    for number, (state, code, commands) in enumerate(states):
+        for command in commands:
+            out = tmp_path / f"{command}{number}"
+            arguments, made = {
+                "train": ([str(recipe), "--set", "train.iterations=1"], ["samples.png"]),
+                "eval": ([str(trained)], ["metrics.json"]),
+                "predict": ([str(pictures), "--weights", str(trained)], ["c_mask.png", "c_overlay.png"]),
+            }[command]
+            jobs.append((state, [command, *arguments, "--out", str(out), "--device", "cpu"]))
+            expected.append(code)
+            files += [out / name for name in made]
     done = subprocess.run(
-        [sys.executable, "-c", FORKS, json.dumps(jobs)], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", FORKS, json.dumps(jobs)], capture_output=True, text=True, timeout=280, check=True
     )
     assert json.loads(done.stdout) == expected
     assert [file for file in files if not file.is_file()] == []
@@ -176,7 +177,7 @@ def test_a_stream_that_cannot_wait_loses_nothing(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["weights"]
 
 
-@pytest.mark.parametrize("columns", ["1", "5", "20", "0", "-3", "garbage", "1000000000", "²", "9" * 5000])
+@pytest.mark.parametrize("columns", ["1", "0", "garbage", "1000000000", "²"])
 def test_any_width_of_a_terminal(columns: str) -> None:
     """Protects tables and messages from a COLUMNS that rich cannot read or would draw for hours."""
     code = (
@@ -195,7 +196,7 @@ def test_any_width_of_a_terminal(columns: str) -> None:
     assert b"voc_r50_d8" in done.stdout
 
 
-@pytest.mark.parametrize("term", ["dumb", "", None])
+@pytest.mark.parametrize("term", ["dumb", None])
 def test_a_terminal_that_can_do_nothing_gets_text(term: str | None) -> None:
     """Protects editors and logs that show a terminal without its codes."""
     code = (
