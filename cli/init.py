@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emaseg.errors import RecipeError
+from emaseg.words import quoted_path
 
 from .options import Device, Quiet, Verbose, session_of
 
@@ -48,7 +49,7 @@ def init(
     if out is not None and os.path.lexists(out):
         raise RecipeError(f"--out {out}: is there already", "choose another name, or remove it")
     if out is not None and out.suffix != ".toml":
-        raise RecipeError(f"--out {out}: a recipe's file ends in .toml", f"--out {out}.toml")
+        raise RecipeError(f"--out {out}: a recipe's file ends in .toml", f"--out {quoted_path(f'{out}.toml')}")
     if name:
         _check_name(name)
     machine = _machine(device)
