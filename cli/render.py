@@ -23,7 +23,7 @@ from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
-from emaseg.words import Lines, printable, shown
+from emaseg.words import Lines, lines_of, printable, shown
 
 if TYPE_CHECKING:
     from emaseg.evaluate import Comparison
@@ -229,7 +229,7 @@ def print_finding(level: Literal["error", "warning"], title: str, lines: Iterabl
     head = f"{level}: "
     text = Text("\n" + fitted(shown(title), out, head))
     text.stylize("bold red" if level == "error" else "yellow", 0, len(head) + 1)
-    for line in lines:
+    for line in (part for example in lines for part in lines_of(example)):
         text.append("\n").append_text(_text(f"  {line}"))
     out.print(text.append_text(_remedy(remedy, out)))
 

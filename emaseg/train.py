@@ -48,7 +48,7 @@ from emaseg.plan import (
 from emaseg.recipe import Recipe, toml_value
 from emaseg.run_folder import RunFolder, append_log, append_metrics, check_target, create, cut_metrics, resume_command
 from emaseg.weights.start import fetch_backbone
-from emaseg.words import Lines, quoted_path
+from emaseg.words import Lines, lines_of, quoted_path
 
 
 @dataclass(slots=True)
@@ -209,7 +209,8 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
             yield meter.event(parts, waited, time.perf_counter() - began)
             yield from _checkpoint_if_due(session)
     except DataError as error:  # a damaged image costs that image, not the steps since the last checkpoint
-        append_log(session.run, f"after step {session.step}: {error.message}")
+        first, *rest = lines_of(error.message)
+        append_log(session.run, Lines(f"after step {session.step}: {first}", *rest))
         if session.step > saved:
             _save(session)
         raise _with_the_way_on(error, session) from error
