@@ -19,6 +19,7 @@ import emaseg
 from emaseg.data.signed import is_signed, signed
 from emaseg.errors import DataError, RecipeError, SystemFault
 from emaseg.predict import ImageDone, Predictor, find_images, predict_files
+from emaseg.visual import overlay
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name == "nt", reason="POSIX file systems")]
 
@@ -173,6 +174,14 @@ def test_the_mark_is_a_part_of_a_valid_png(tmp_path: Path) -> None:
     for damaged in (path.read_bytes()[:-1], path.read_bytes()[:60], b"", plain[:33] + path.read_bytes()[33:] + b"x"):
         path.write_bytes(damaged)
         assert not is_signed(path)
+
+
+def test_any_class_name_can_be_drawn() -> None:
+    """Protects overlays and sample sheets from class names with line breaks, controls or half characters."""
+    names = ["a\nb", "\x1b[31m", "\udcff", "\u2028", ""]
+    labels = np.arange(100, dtype=np.uint8).reshape(10, 10) % len(names)
+    palette = np.zeros((len(names), 3), np.uint8)
+    assert overlay(np.zeros((10, 10, 3), np.uint8), labels, palette, names).width == 10
 
 
 def test_resume_replaces_nothing_either(predictor: Predictor, here: Path) -> None:
