@@ -13,7 +13,7 @@ import select
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TextIO, cast
+from typing import IO, TextIO, cast
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -34,18 +34,19 @@ class Guarded(io.FileIO):
 
     def write(self, content: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
         """Write all of `content`, waiting where the other end set the stream to non-blocking."""
-        size = memoryview(content).nbytes
+        rest = memoryview(content).cast("B")
+        size = rest.nbytes
         if self.failure is not None and self._once:
             return size
         try:
-            written = super().write(content)
-            while written is None:
-                select.select([], [self], [])
-                written = super().write(content)
+            while rest:
+                written = super().write(rest)
+                if written is None:
+                    select.select([], [self], [])
+                rest = rest[written or 0 :]
         except OSError as error:
             self.failure = self.failure or error
-            return size
-        return written
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,6 @@ def _text(raw: Guarded, like: TextIO | None) -> TextIO:
             like.flush()
     encoding = "utf-8" if like is None else like.encoding
     lines = True if like is None else bool(like.line_buffering)
-    return io.TextIOWrapper(
-        io.BufferedWriter(cast(io.RawIOBase, raw)), encoding, errors="backslashreplace", line_buffering=lines
-    )
+    # No io.BufferedWriter between: Ctrl-C can arrive after the system took the bytes, and before it hears that; it
+    # would write them again. The text's own buffer lets go of them first.
+    return io.TextIOWrapper(cast(IO[bytes], raw), encoding, errors="backslashreplace", line_buffering=lines)

@@ -209,3 +209,21 @@ def test_a_terminal_that_can_do_nothing_gets_text(term: str | None) -> None:
     assert done.returncode == 2
     assert b"error: no shipped recipe" in done.stdout
     assert b"\x1b" not in done.stdout
+
+
+def test_ctrl_c_writes_nothing_twice(tmp_path: Path) -> None:
+    """Protects lines of results from standing there twice: the interrupt comes right after the system took the bytes."""
+    code = (
+        "import importlib, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "streams = importlib.import_module('emaseg.cli.streams')\n"
+        "with streams.guarded():\n"
+        "    sys.setprofile(lambda frame, event, arg: event == 'c_return' and arg.__name__ == 'write'\n"
+        "        and isinstance(arg.__self__, streams.Guarded) and (sys.setprofile(None), os.kill(os.getpid(), signal.SIGINT)))\n"
+        "    try:\n"
+        "        print('once', flush=True)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("once\ninterrupted\n", "")
