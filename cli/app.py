@@ -15,15 +15,15 @@ import errno
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from emaseg import __version__
 from emaseg.errors import SystemFault, UserError, nearest
+from emaseg.files import fault as file_fault
 
 from .check_data import check_data
 from .download_weights import download_weights
@@ -33,6 +33,7 @@ from .init import init
 from .options import INTERRUPTED, Session
 from .predict import predict
 from .recipes import recipes
+from .streams import Streams, guarded
 from .train import train
 
 NOT_ACCEPTABLE = 1
@@ -122,34 +123,50 @@ def run(command: Any, arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    for stream in (sys.stdout, sys.stderr):
-        _print_anything(stream)
-    session = Session()
-    try:
-        with command.make_context("emaseg", arguments, obj=session) as context:
-            code = command.invoke(context)
-        sys.stdout.flush()  # a full disk or a closed pipe shows here, not at the interpreter's exit
-    except typer.Exit as finished:
-        code = finished.exit_code
-    except SystemExit as finished:
-        code = finished.code
-    except BaseException as error:  # noqa: BLE001  (this is the boundary: nothing passes it)
-        code = _report(error, session)
-    return code if isinstance(code, int) else 0
+    with guarded() as streams:
+        session = Session()
+        try:
+            with command.make_context("emaseg", arguments, obj=session) as context:
+                code = command.invoke(context)
+            sys.stdout.flush()  # of a stream that is not ours: a full disk or a closed pipe shows here
+        except typer.Exit as finished:
+            code = finished.exit_code
+        except SystemExit as finished:
+            code = finished.code
+        except BaseException as error:  # noqa: BLE001  (this is the boundary: nothing passes it)
+            code = _report(error, session, streams)
+        code = code if isinstance(code, int) else 0
+        failure = streams.failure()
+        return code if failure is None else _undelivered(failure, code, session)
+
+
+def _undelivered(failure: OSError, code: int, session: Session) -> int:
+    """The exit code when results could not be written to stdout; the work itself is done and ended with `code`."""
+    if isinstance(failure, BrokenPipeError):  # whoever read them had enough
+        return code or (0 if session.keeps_files else NOT_ACCEPTABLE)
+    from .render import print_error
+
+    if failure.errno == errno.EBADF:
+        fault = SystemFault("stdout is closed: the results could not be printed", "leave >&- out")
+    else:
+        fault = file_fault(failure, Path("stdout"), "writing the results")
+    kept = "; what the command writes to files is complete" if session.keeps_files and not code else ""
+    print_error(fault.message + kept, fault.hint)
+    return code or fault.exit_code
 
 
 # typer may carry its own click, whose classes have no public name; BadParameter's bases are them in every version
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
-def _report(error: BaseException, session: Session) -> int:
+def _report(error: BaseException, session: Session, streams: Streams) -> int:
     """Tell `error` on stderr; returns the exit code."""
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError) and streams.results is None:
         return _leave_quietly()
-    from .render import print_error  # rich is worth its import only now
+    from .render import print_error, print_traceback  # rich is worth its import only now
 
     if session.verbose:
-        traceback.print_exception(error, file=sys.stderr)
+        print_traceback(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         print_error("interrupted", "")
         return INTERRUPTED
@@ -195,15 +212,15 @@ def _system_fault(error: BaseException) -> SystemFault | None:
             "smaller images or batch, e.g. --set train.batch=4 or --set augment.crop=[256,256]; or another --device",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        from emaseg.files import fault
-
-        return fault(error, Path(error.filename or "output"), "reading or writing it")
+        return file_fault(error, Path(error.filename or "output"), "reading or writing it")
     return None
 
 
 def _write_log(error: BaseException, log: Path | None) -> Path | None:
     """Append the traceback to the run's log, or to a fresh temporary file; None when neither can be written."""
-    text = "".join(traceback.format_exception(error))
+    from .render import traceback_lines
+
+    text = "\n".join([*traceback_lines(error), ""])
     try:
         if log is not None and log.parent.is_dir():
             with log.open("a", encoding="utf-8") as file:
@@ -227,9 +244,3 @@ def _leave_quietly() -> int:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _print_anything(stream: TextIO) -> None:
-    """File names hold characters that a terminal's encoding may lack: escape them instead of failing."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")

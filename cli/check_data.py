@@ -62,17 +62,17 @@ def check_data(
 def _print(report: DataReport) -> None:
     from emaseg.check_data import WORDS
 
-    from .render import print_table
+    from .render import print_line, print_table
 
     _print_classes(report)
     if report.findings:
-        print()
+        print_line()
         rows = [(f.level, WORDS[f.part], f"{f.count:,}", _title(f)) for f in report.findings]
         print_table(("", "part", "number", "finding"), rows, numbers=("number",))
     for finding in report.findings:
         _print_finding(finding)
-    print()
-    print(_verdict(report))
+    print_line()
+    print_line(_verdict(report))
 
 
 def _title(finding: Finding) -> str:
@@ -85,7 +85,7 @@ def _print_classes(report: DataReport) -> None:
     """Share and number of masks of each class, a pair of columns for each part."""
     from emaseg.check_data import WORDS, class_shares
 
-    from .render import percent, print_grid, print_table
+    from .render import percent, print_grid, print_line, print_table
 
     parts = [part for part in report.parts if part.labels is not None]
     columns: list[tuple[str, ...]] = []
@@ -98,7 +98,7 @@ def _print_classes(report: DataReport) -> None:
         columns.append(tuple(f"{count:,}" for count in part.labels.class_images))
     if parts:
         print_table(headings, zip(parts[0].classes, *columns, strict=True), numbers=headings[1:])
-        print()
+        print_line()
     lines = []
     for part in report.parts:
         read = f"{part.images:,} images" if part.chosen == part.images else f"{part.chosen:,} of {part.images:,} images"

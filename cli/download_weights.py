@@ -62,7 +62,7 @@ def download_weights(
     and neither password nor token is shown); EMASEG_OFFLINE=1 forbids the network; HTTPS_PROXY and SSL_CERT_FILE are
     obeyed.
     """
-    session_of(context, verbose)
+    session_of(context, verbose, keeps_files=not (listing or verify))
     names = names or []
     filtered = bool(dataset or model)
     if names and (filtered or everything):
@@ -183,7 +183,7 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
     """A line for each file that is here; 3 when one has changed, or when `strict` and one is not here."""
     from emaseg.weights.cache import locate, state, trusted, unfit
 
-    from .render import print_error, print_lines, print_result
+    from .render import print_error, print_line, print_lines
 
     failed = False
     files = []
@@ -208,7 +208,7 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
         verdict = "ok" if had else "recorded now" if state(entry) == "recorded" else "not recorded"
         files.append(_file(entry, path, digest, verdict))
         if not as_json:
-            print_result(f"{digest}  {path}  {verdict}")
+            print_line(f"{digest}  {path}  {verdict}")
     if as_json:
         _print_files(files)
     elif not files and not strict:
@@ -219,7 +219,7 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
 def _take(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool, *, strict: bool) -> int:
     from emaseg.weights.cache import take, trusted
 
-    from .render import print_error, print_lines, print_result
+    from .render import print_error, print_lines, print_path
 
     if not source.is_dir():
         raise WeightsError(f"--from {source}: no such folder", "name the folder that holds the weight files")
@@ -236,7 +236,7 @@ def _take(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool,
             continue
         files.append(_file(entry, path, trusted(entry, path).sha256, "here"))
         if not as_json:
-            print_result(str(path))
+            print_path(path)
     if missing and (strict or not (files or failed)):
         expected = [name for entry in missing for name in entry.files]
         more = f" and {len(expected) - 6} more" if len(expected) > 6 else ""
@@ -260,7 +260,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
     from emaseg.weights.download import fetch, sources
 
     from .progress import Meter, show_download
-    from .render import print_error, print_result
+    from .render import print_error, print_path
 
     files: list[dict[str, Any]] = []
     last: UserError | None = None
@@ -280,7 +280,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
                 continue
             files.append(_file(entry, path, trusted(entry, path).sha256, "here" if had else "downloaded"))
             if not as_json:
-                print_result(str(path))
+                print_path(path)
     if as_json:
         _print_files(files)
     return last.exit_code if last else 0

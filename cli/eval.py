@@ -9,7 +9,6 @@ import dataclasses
 import errno
 import json
 import os
-import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ import typer
 
 from emaseg.errors import RecipeError
 from emaseg.files import fault
+from emaseg.words import quoted_path
 
 from .options import SCHEMA, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
@@ -96,7 +96,7 @@ def evaluate(
       emaseg eval memorynet_cityscapes_r50_d8 --tta --submit results.zip
       emaseg eval runs/first --em-iterations 1
     """
-    session_of(context, verbose)
+    session_of(context, verbose, keeps_files=True)
     if submit is not None:
         _check_archive(submit)
     if out is not None and out.exists() and not out.is_dir():
@@ -122,7 +122,7 @@ def evaluate(
     from emaseg.submit import write_submission
 
     from .progress import show_evaluation, show_submission
-    from .render import print_json, print_lines, print_scores
+    from .render import print_json, print_lines, print_path, print_scores
 
     keep_freed_memory()
     target = pick_device(device)
@@ -139,6 +139,7 @@ def evaluate(
     model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
     manner = recipe.inference, recipe.backbone.mean, recipe.backbone.std, target
     if not dataset.withheld_by:
+        _check_metrics(file)
         make_folder(file.parent)  # before the work, not after it
     if submission is None:
         scores = show_evaluation(evaluate_engine(model, dataset, *manner), quiet)
@@ -156,11 +157,12 @@ def evaluate(
         print_json(content)
     else:
         print_scores(scores, comparison, way, report.lines if report else ())
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(file, text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes JSON's own escape
     if not as_json:
-        print(file)
+        print_path(file)
         if submission is not None:
-            print(submission.path)
+            print_path(submission.path)
     if not check or published is None:
         return 0
     passed, verdict = _check(scores, published)
@@ -215,14 +217,31 @@ def _check_archive(path: Path) -> None:
     """
     if path.is_dir() or path.suffix.lower() != ".zip":
         name = path / "results.zip" if path.is_dir() else path.with_name(path.stem.removesuffix(".tar") + ".zip")
-        raise RecipeError(f"--submit {path}: not the name of a ZIP file", f"--submit {shlex.quote(str(name))}")
-    if path.exists():
+        raise RecipeError(f"--submit {path}: not the name of a ZIP file", f"--submit {quoted_path(name)}")
+    if os.path.lexists(path):
         raise RecipeError(f"--submit {path}: is there already", "choose another name, or remove it")
     folder = next(above for above in path.absolute().parents if os.path.exists(above))
     if not os.path.isdir(folder):
         raise fault(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), folder, "writing the ZIP there")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), folder, "writing the ZIP there")
+
+
+def _check_metrics(file: Path) -> None:
+    """Before any work: an earlier evaluation's scores may be replaced, nothing else.
+
+    Raises:
+        RecipeError: something else is called like that.
+    """
+    if not os.path.lexists(file):
+        return
+    try:
+        with file.open("rb") as opened:
+            ours = opened.read(20).lstrip().startswith(b'{\n  "schema":') if file.is_file() else False
+    except OSError:
+        ours = False
+    if file.is_symlink() or not ours:
+        raise RecipeError(f"{file}: is there already, and no evaluation wrote it", "choose another folder with --out")
 
 
 def _submission(path: Path, data: Data) -> Submission:
@@ -269,7 +288,7 @@ def _tell_submission(
     quiet: bool,
 ) -> None:
     """What is in a ZIP that only its server can score."""
-    from .render import percent, print_grid, print_json, print_lines
+    from .render import percent, print_grid, print_json, print_lines, print_path
 
     if as_json:
         content = {"submission": str(submission.path), "images": images, "published": comparison.miou}
@@ -284,9 +303,9 @@ def _tell_submission(
                 ("protocol", protocol),
             ]
         )
-        print(submission.path)
+        print_path(submission.path)
     if submission.layout.repack and not quiet:
-        command = submission.layout.repack.format(shlex.quote(str(submission.path)))
+        command = submission.layout.repack.format(quoted_path(submission.path))
         print_lines(["users report that this server takes .tar.gz only; to repack the ZIP:", f"  {command}"])
 
 

@@ -5,6 +5,7 @@ Room: cli.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,7 @@ def export(
       emaseg export runs/first --format torch --shape 512x1024
       emaseg export voc_r50_d8 --weights voc_r50_d8.pth --format weights
     """
-    session_of(context, verbose)
+    session_of(context, verbose, keeps_files=True)
     from emaseg.export.request import make_request, target
 
     request = make_request(format_, precision, shape, dynamic=dynamic, include=include, calibrate=calibrate)
@@ -101,7 +102,7 @@ def _tell(done: Exported, quiet: bool) -> None:
     from emaseg.export.usage import command, snippet
     from emaseg.words import size
 
-    from .render import percent, print_error, print_lines, print_result
+    from .render import percent, print_error, print_lines, print_path
 
     if not done.passed:
         limits = _limits(done.tolerance)
@@ -120,9 +121,9 @@ def _tell(done: Exported, quiet: bool) -> None:
         lines = [f"{size(done.size)}, compared with the model and kept"]
         if done.info is not None:
             lines += [f"run it:  {command(done.path, done.info)}", "or without emaseg:", ""]
-            lines += [textwrap.indent(snippet(done.path, done.info), "    "), ""]
+            lines += [*textwrap.indent(snippet(done.path, done.info), "    ").split("\n"), ""]
         print_lines(lines)
-    print_result(str(done.path))
+    print_path(done.path)
 
 
 def _line(check: Check, tolerance: Tolerance) -> str:
@@ -141,7 +142,7 @@ def _json(done: Exported) -> dict[str, Any]:
     from emaseg.export.usage import command, snippet
 
     def finite(value: float | None) -> float | None:
-        return None if value is None or value == float("inf") else value
+        return value if value is not None and math.isfinite(value) else None
 
     return {
         "schema": SCHEMA,

@@ -5,12 +5,14 @@ Room: cli.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emaseg.errors import RecipeError
+from emaseg.words import quoted_path
 
 from .options import Device, Quiet, Verbose, session_of
 
@@ -43,11 +45,11 @@ def init(
     The split comes from train and val folders or lists, else every fifth image is for evaluation. What was found and
     guessed is told on stderr and stands in the recipe's comments. Sizes suit --device: a GPU if there is one.
     """
-    session_of(context, verbose)
-    if out is not None and out.exists():
+    session_of(context, verbose, keeps_files=out is not None)
+    if out is not None and os.path.lexists(out):
         raise RecipeError(f"--out {out}: is there already", "choose another name, or remove it")
     if out is not None and out.suffix != ".toml":
-        raise RecipeError(f"--out {out}: a recipe's file ends in .toml", f"--out {out}.toml")
+        raise RecipeError(f"--out {out}: a recipe's file ends in .toml", f"--out {quoted_path(f'{out}.toml')}")
     if name:
         _check_name(name)
     machine = _machine(device)
@@ -56,17 +58,17 @@ def init(
     from emaseg.starter import start_recipe
 
     from .progress import Meter, show_reading
-    from .render import print_lines
+    from .render import print_lines, print_path, print_toml
 
     with Meter(quiet) as meter:
         started = show_reading(start_recipe(folder, machine, name, "" if out is None else str(out)), meter)
     if not quiet:
         print_lines(started.notes)
     if out is None:
-        print(started.text, end="")
+        print_toml(started.text)
     else:
         write_text(out, started.text)
-        print(out)
+        print_path(out)
     return 0
 
 

@@ -21,12 +21,14 @@ class Session:
 
     verbose: bool = False  # show tracebacks
     log: Path | None = None  # where the traceback of a bug goes; None = a temporary file
+    keeps_files: bool = False  # its work is in files; without: what it prints is all there is
 
 
-def session_of(context: typer.Context, verbose: bool) -> Session:
+def session_of(context: typer.Context, verbose: bool, *, keeps_files: bool = False) -> Session:
     """The session of this invocation, with the verbosity that the command was given."""
     session: Session = context.obj
     session.verbose = verbose
+    session.keeps_files = keeps_files
     return session
 
 

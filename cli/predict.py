@@ -5,9 +5,7 @@ Room: cli.
 
 from __future__ import annotations
 
-import io
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from emaseg.errors import DataError, RecipeError, WeightsError, nearest
+from emaseg.words import quoted
 
 from .options import INTERRUPTED, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
@@ -68,7 +67,7 @@ def predict(
       emaseg predict photo.jpg --recipe voc_r50_d8 --weights voc_r50_d8.pth
       emaseg predict - --weights runs/first --out - < photo.jpg > mask.png
     """
-    session_of(context, verbose)
+    session_of(context, verbose, keeps_files=out != "-")
     wanted = _what_to_save(save)
     for option, value in (("--weights", weights), ("--recipe", recipe), ("--out", out)):
         if value == "":  # it would read as "not given", and as the current folder
@@ -112,12 +111,13 @@ def _folder(out: str, alone: bool) -> Path | None:
 
     if out != "-":
         path = expanded(out)
-        there = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
-        if os.path.exists(there) and not there.is_dir():
+        there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+        if os.path.lexists(there) and not there.is_dir():
             hint = "--out is the folder for the results"
             if alone and there == path:
-                hint += f"; for one mask in a file of your choice: --out - > {shlex.quote(out)}"
-            raise RecipeError(f"--out {out}: {there} is a file, not a folder", hint)
+                hint += f"; for one mask in a file of your choice: --out - > {quoted(out)}"
+            what = "a link to nothing" if there.is_symlink() and not os.path.exists(there) else "a file"
+            raise RecipeError(f"--out {out}: {there} is {what}, not a folder", hint)
         return path
     if not alone:
         raise RecipeError(
@@ -163,7 +163,7 @@ def _default_model(quiet: bool) -> str:
 def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bool) -> int:
     """A line on stdout for each image that went well, the others on stderr; 1 if there were any."""
     from .progress import Meter
-    from .render import console, print_error, print_json
+    from .render import print_error, print_json, print_line, print_lines
 
     done = failed = 0
     told = total == 1 or sys.stdout.isatty()  # the lines on stdout are progress enough
@@ -176,7 +176,7 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
                 if as_json:
                     print_json(image.json())
                 elif image.error is None:
-                    print(_line(image), flush=True)
+                    print_line(_line(image))
                 meter.update("predict", done, total, f"{failed} failed" if failed else "")
     except KeyboardInterrupt:
         if done == 0:
@@ -185,7 +185,7 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
         print_error(f"interrupted after {done} of {total} images", "go on with the same command and --resume")
         return INTERRUPTED
     if failed:
-        console().print(f"{failed} of {total} images failed")
+        print_lines([f"{failed} of {total} images failed"])
     return 1 if failed else 0
 
 
@@ -198,7 +198,7 @@ def _line(image: ImageDone) -> str:
 
 def _mask_to_stdout(predictor: Predictor, item: ImageInput) -> int:
     from emaseg.data.files.images import read_image
-    from emaseg.visual import palette_png
+    from emaseg.predict import mask_png
 
     from .render import print_error
 
@@ -207,9 +207,7 @@ def _mask_to_stdout(predictor: Predictor, item: ImageInput) -> int:
     except DataError as error:
         print_error(error.message, error.hint)
         return 1  # as for every image that fails
-    png = io.BytesIO()
-    palette_png(prediction.labels, predictor.palette).save(png, format="PNG")
-    sys.stdout.buffer.write(png.getvalue())
+    sys.stdout.buffer.write(mask_png(prediction.labels, predictor.palette))
     return 0
 
 

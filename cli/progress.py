@@ -16,7 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from emaseg.events import Downloading, Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
-from emaseg.words import duration, rate, size
+from emaseg.words import duration, printable, rate, shown, size
 
 from .render import console, fitted, percent, print_note
 
@@ -41,12 +41,14 @@ class Meter:
         self._next_line: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
-        if self.out.is_terminal and not self.out.is_dumb_terminal and not quiet:
+        if self.out.draws and not quiet:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=40 if self.out.width >= _WIDE else 6),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}", table_column=Column(no_wrap=False)),  # a second line, if it must
+                TextColumn(
+                    "{task.fields[text]}", markup=False, table_column=Column(no_wrap=False)
+                ),  # a second line, if it must
             )
             self._bars = Progress(*columns, console=self.out, transient=True, refresh_per_second=4)
 
@@ -64,7 +66,7 @@ class Meter:
     def say(self, line: str, style: str = "") -> None:
         """A line that stays, above the bars."""
         if not self._quiet:
-            self.out.print(Text(fitted(line, self.out), style=style))
+            self.out.print(Text(fitted(shown(line), self.out), style=style))
 
     def note(self, note: Note) -> None:
         """A line of the engine's; warnings are shown also when quiet."""
@@ -73,6 +75,7 @@ class Meter:
 
     def update(self, job: str, done: int, total: int, text: str) -> None:
         """`done` of `total` steps of `job` are done; `text` says the rest."""
+        job, text = printable(job), printable(text)
         if self._bars is not None:
             if job not in self._tasks:
                 self._tasks[job] = self._bars.add_task(job, total=total, text=text)
@@ -97,6 +100,7 @@ class Meter:
 
     def close(self, job: str) -> None:
         """`job` is over: its bar goes, and its next first step is shown again."""
+        job = printable(job)
         self._next_line.pop(job, None)
         if self._bars is not None and job in self._tasks:
             self._bars.remove_task(self._tasks.pop(job))

@@ -10,15 +10,20 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from textwrap import TextWrapper
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
+
+from emaseg.words import Lines, lines_of, printable, shown
 
 if TYPE_CHECKING:
     from emaseg.evaluate import Comparison
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 _ERROR, _TRY = "error: ", "  try: "
 _TYPED = re.compile(r"\b(emaseg|pip|python3?) |--set |https?://")  # what people copy from a message
 _PIPE_WIDTH = 10_000  # a table in a pipe or file is as wide as its content
+_NARROWEST, _WIDEST = 20, 1000  # columns that a terminal is taken to have, whatever it or COLUMNS says
 
 _STATUS = {
     "ok": "",
@@ -37,12 +43,35 @@ _STATUS = {
 }
 
 
-def print_result(text: str) -> None:
-    """One line on stdout; when its reader is gone, nothing, and the command's exit code stands."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+# Threat: names of files, classes, servers and keys are a stranger's (emaseg/words.py). All that this program prints goes
+# through this file: plain lines through print_line, paths through print_path, the rest through _text.
+
+
+def print_line(text: str = "") -> None:
+    """One line for people on stdout."""
+    print(printable(text), flush=True)
+
+
+def print_path(path: Path) -> None:
+    """A path on stdout, for scripts: its exact bytes; on a terminal, where they could do harm, as `print_line`."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None or os.name == "nt" or sys.stdout.isatty():
+        print_line(str(path))
+        return
+    sys.stdout.flush()
+    buffer.write(os.fsencode(path) + b"\n")
+    buffer.flush()
+
+
+def print_toml(text: str) -> None:
+    """A whole TOML file on stdout: UTF-8, as TOML must be, wherever it goes; a terminal gets its own encoding."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None or sys.stdout.isatty():
+        print(text, end="", flush=True)
+        return
+    sys.stdout.flush()
+    buffer.write(text.encode("utf-8"))
+    buffer.flush()
 
 
 class _Console(Console):
@@ -53,15 +82,55 @@ class _Console(Console):
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
+    @property
+    def size(self) -> ConsoleDimensions:
+        """A terminal of 1 or of 1e9 columns would be drawn for hours."""
+        width, height = super().size
+        return ConsoleDimensions(_bounded(width), max(height, 2))
 
-def console(stream: IO[str] | None = None) -> Console:
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is a terminal on which lines can be drawn again, as bars are. FORCE_COLOR makes none."""
+        return self.is_terminal and self.file.isatty() and not (self.is_dumb_terminal or _no_term())
+
+
+def console(stream: IO[str] | None = None) -> _Console:
     """A console on `stream` (default stderr) that prints text as it is: no markup, no wrapping of long lines.
 
-    Colour follows the terminal and NO_COLOR.
+    Colour follows the terminal and NO_COLOR. FORCE_COLOR colours messages in a pipe, results never: programs read them.
     """
     stream = sys.stderr if stream is None else stream
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    terminal = stream.isatty()
+    columns, lines = shutil.get_terminal_size()  # takes any COLUMNS and LINES, unlike rich
+    return _Console(
+        file=stream,
+        width=_PIPE_WIDTH if not terminal else _bounded(columns) if "COLUMNS" in os.environ else None,
+        height=lines if "LINES" in os.environ else None,
+        force_terminal=False if stream is sys.stdout and not terminal else None,
+        color_system=None if _no_term() else "auto",
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _bounded(columns: int) -> int:
+    return min(max(columns, _NARROWEST), _WIDEST)
+
+
+def _no_term() -> bool:
+    """Whether nothing says what the terminal can do."""
+    return os.name != "nt" and not os.environ.get("TERM")
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text for the terminal: every name in it made printable, line breaks only where we broke the line."""
+    return Text(shown(text), style=style)
 
 
 def fitted(text: str, out: Console, first: str = "", rest: str = "  ") -> str:
@@ -91,38 +160,49 @@ def fitted(text: str, out: Console, first: str = "", rest: str = "  ") -> str:
 def print_error(message: str, hint: str, out: Console | None = None) -> None:
     """`error: message` and, where there is one, `  try: hint` on `out` (default stderr)."""
     out = out or console()
-    text = Text(fitted(message, out, _ERROR))
+    text = Text(fitted(shown(message), out, _ERROR))
     text.stylize("bold red", 0, len(_ERROR))
     out.print(text.append_text(_remedy(hint, out)) if hint else text)
 
 
 def _remedy(hint: str, out: Console) -> Text:
-    text = Text("\n" + fitted(hint, out, _TRY, " " * len(_TRY)))
+    text = Text("\n" + fitted(shown(hint), out, _TRY, " " * len(_TRY)))
     text.stylize("bold", 0, len(_TRY) + 1)
     return text
 
 
+def print_traceback(error: BaseException) -> None:
+    """The traceback on stderr, indented: no line in it can be taken for one of ours."""
+    console().print(_text(Lines(*(f"  {line}" for line in traceback_lines(error)))))
+
+
+def traceback_lines(error: BaseException) -> list[str]:
+    """The traceback without anything that a terminal would obey."""
+    return [printable(line) for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n")]
+
+
 def print_note(note: Note, out: Console) -> None:
     """One line for people; warnings stand out."""
-    out.print(Text(fitted(note.text, out, "warning: " if note.warning else ""), style="yellow" if note.warning else ""))
+    text = fitted(shown(note.text), out, "warning: " if note.warning else "")
+    out.print(Text(text, style="yellow" if note.warning else ""))
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Lines for people on stderr."""
     out = console()
-    out.print(Text("\n".join(fitted(line, out) for line in lines)))
+    out.print(Text("\n".join(fitted(shown(line), out) for line in lines)))
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """One object on one line of stdout."""
-    print_result(json.dumps(content, ensure_ascii=False, allow_nan=False))
+    """One object on one line of stdout, in ASCII: JSON in every locale, with every name."""
+    print(json.dumps(content, allow_nan=False), flush=True)
 
 
 def print_grid(rows: Iterable[Sequence[str]], stream: IO[str] | None = None) -> None:
     """Labels and what belongs to them in columns without headings (default on stdout)."""
     table = Table.grid(padding=(0, 2))
     for label, *values in rows:
-        table.add_row(Text(label, style="bold"), *map(Text, values))
+        table.add_row(_text(label, "bold"), *map(_text, values))
     console(sys.stdout if stream is None else stream).print(table)
 
 
@@ -133,13 +213,13 @@ def print_table(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:
         table.add_column(
-            heading,
+            _text(heading),
             justify="right" if heading in numbers else "left",
             overflow="fold",  # lose no name
             no_wrap=heading == whole,
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(_text, row))
     console(sys.stdout).print(table)
 
 
@@ -147,10 +227,10 @@ def print_finding(level: Literal["error", "warning"], title: str, lines: Iterabl
     """A problem on stdout after an empty line: what it is, where, and the remedy."""
     out = console(sys.stdout)
     head = f"{level}: "
-    text = Text("\n" + fitted(title, out, head))
+    text = Text("\n" + fitted(shown(title), out, head))
     text.stylize("bold red" if level == "error" else "yellow", 0, len(head) + 1)
-    for line in lines:
-        text.append(f"\n  {line}")
+    for line in (part for example in lines for part in lines_of(example)):
+        text.append("\n").append_text(_text(f"  {line}"))
     out.print(text.append_text(_remedy(remedy, out)))
 
 
@@ -166,7 +246,7 @@ def print_scores(
         [(c.name, percent(c.iou), percent(c.accuracy), _STATUS[c.status]) for c in scores.per_class],
         numbers=("IoU", "accuracy"),
     )
-    print()
+    print_line()
     beside = "" if comparison.miou is None else f"  (published {percent(comparison.miou)})"
     missing = [("published", comparison.reason)] if comparison.reason else []
     print_grid(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -70,7 +69,7 @@ def train(
 
     The run folder's path is the last line on stdout.
     """
-    session = session_of(context, verbose)
+    session = session_of(context, verbose, keeps_files=not dry_run)
     if dry_run:
         return _dry_run(_loaded(recipe, overrides, init_from, verbose).recipe, device, as_json)
     with stop_on_signals() as stop:  # before anything that takes long
@@ -163,7 +162,7 @@ def _deaf() -> Iterator[None]:
 
 
 def _tell(finished: Finished, data: Data, words: Words) -> None:
-    from .render import print_json, print_lines, print_result
+    from .render import print_json, print_lines, print_path
 
     if not words.quiet:
         print_lines(_last_words(finished, words.recipe, data, words.overrides))
@@ -171,7 +170,7 @@ def _tell(finished: Finished, data: Data, words: Words) -> None:
         content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
     else:
-        print_result(str(finished.run))
+        print_path(finished.run)
 
 
 def _origins(loaded: LoadedRecipe) -> Iterator[tuple[str, str, str]]:
@@ -232,11 +231,13 @@ def _known_run(recipe: str, name: str) -> Path | None:
 def _last_words(finished: Finished, recipe: str, data: Data, overrides: Sequence[str]) -> list[str]:
     """How it ended, and commands to go on with."""
     from emaseg.submit import layout_of
+    from emaseg.words import quoted, quoted_path
 
-    run = shlex.quote(str(finished.run))
+    run = quoted_path(finished.run)
     if finished.interrupted:
-        changes = "".join(f" --set {shlex.quote(change)}" for change in overrides)
-        again = f"emaseg train {shlex.quote(recipe)} --out {run} --resume{changes}"
+        changes = "".join(f" --set {quoted(change)}" for change in overrides)
+        typed = quoted_path(recipe) if recipe.startswith("-") else quoted(recipe)
+        again = f"emaseg train {typed} --out {run} --resume{changes}"
         return [f"interrupted after step {finished.step}; continue with:", f"  {again}"]
     best = "" if finished.best_miou is None else f"; best mIoU {100 * finished.best_miou:.2f}"
     state = "was complete already" if finished.already else "done"

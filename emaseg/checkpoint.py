@@ -49,6 +49,7 @@ from emaseg.weights.contents import (
 from emaseg.weights.convert import State, recognise, recognise_backbone
 from emaseg.weights.fits import classes, describe, fitting_recipes
 from emaseg.weights.reading import read_content
+from emaseg.words import Lines
 
 FORMAT = "emaseg/1"
 _PIECE = 16 << 20  # bytes that are hashed at once while a checkpoint is written
@@ -253,9 +254,9 @@ def check_resumable(
     if checkpoint.step > total:
         faults.insert(0, f"it is at step {checkpoint.step}, and this training ends with step {total}")
     if faults:
-        more = f"\n  ... and {len(faults) - 6} more" if len(faults) > 6 else ""
+        more = [f"  ... and {len(faults) - 6} more"] if len(faults) > 6 else []
         raise WeightsError(
-            "\n  ".join((f"{source}: this training cannot go on from it", *faults[:6])) + more,
+            Lines(f"{source}: this training cannot go on from it", *(f"  {fault}" for fault in faults[:6]), *more),
             "resume from another checkpoint of this run, or start a new run",
         )
 
@@ -367,7 +368,7 @@ def _check_fits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tenso
     problems = mismatches(own, state)
     if problems:
         message = f"{source}: these weights are of another network"
-        raise WeightsError("\n".join([message, *_compared(own, state), *problems]), _advice(own, state))
+        raise WeightsError(Lines(message, *_compared(own, state), *problems), _advice(own, state))
 
 
 def mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], limit: int = 6) -> list[str]:

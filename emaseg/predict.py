@@ -7,10 +7,12 @@ Legend: H W image height and width, K classes.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import glob
 import io
 import os
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from emaseg.data.files.images import EXTENSIONS, read_image
+from emaseg.data.files.signed import Identity, check_place, identities, signed
 from emaseg.data.labels import label_set
-from emaseg.errors import DataError, RecipeError
+from emaseg.errors import DataError, RecipeError, SystemFault
 from emaseg.files import atomic
 from emaseg.inference import label_map
 from emaseg.recipe import Recipe
@@ -39,6 +42,11 @@ Share = tuple[str, float]
 
 JSON_SCHEMA = 1
 _RESULTS = ("_mask.png", "_overlay.png")  # how the files end that predict_files writes
+_MOST_OF_STDIN = 2**31  # bytes: more than any image that read_image accepts; /dev/zero has no end
+# What goes wrong with the name of one result. Disks and permissions concern them all.
+_OF_ONE_NAME = {
+    getattr(errno, name) for name in ("ENAMETOOLONG", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "EILSEQ", "EINVAL")
+}
 
 
 # ------------------------------------------------------------------------------------------------------ one image
@@ -147,11 +155,23 @@ class ImageInput:
     """An image to predict. source: its file, or its bytes (standard input). name: what messages call it.
 
     stem: where its outputs go below the output folder, without `_mask.png`; posix, e.g. `street/cat`.
+    problem: why there is no image; its error is reported like that of an image that cannot be read.
     """
 
     source: Path | bytes
     name: str
     stem: str
+    problem: DataError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What an argument led to: an image and its place below the argument, or why there is none."""
+
+    source: Path | bytes
+    name: str
+    relative: Path
+    problem: DataError | None = None
 
 
 def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInput]:
@@ -169,51 +189,98 @@ def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInp
     Args:
         out: the folder that results go to; links on the way make no difference. None: none.
 
+    Where some arguments or sub-folders lead to no image, that is the problem of an input of its own, and the other
+    images are found as ever.
+
     Raises:
-        RecipeError: an argument is the empty text.
-        DataError: no such path, or no image in a folder or for a pattern.
+        RecipeError: an argument is the empty text, or stdin is a terminal.
+        DataError: no image at all; says why the first argument leads to none.
     """
-    found: dict[str, tuple[Path | bytes, str, Path]] = {}
-    results = None if out is None else out.resolve()
+    found: dict[str, _Found] = {}
+    results = None if out is None else _real(out)
     for text in inputs:
         if not text:
             raise RecipeError("IMAGE: an empty name was given", "is it a shell variable that is not set?")
-        if text == "-":
-            found.setdefault("-", (sys.stdin.buffer.read(), "stdin", Path("stdin")))
-            continue
-        try:
-            files = _files(text, results)
-        except OSError as error:  # a name that the system does not take
-            raise DataError(f"{text[:80]}: cannot be looked up ({error.strerror})", "check the path") from error
-        for path, relative in files:
-            found.setdefault(str(path.resolve()), (path, str(path), relative))
-    if not found:
+        if text == "-" and "-" not in found:
+            found["-"] = _standard_input()
+        elif text != "-":
+            for one in _files(text, results):
+                key = (
+                    f"problem of {one.name}" if one.problem or isinstance(one.source, bytes) else str(_real(one.source))
+                )
+                found.setdefault(key, one)
+    good = [one for one in found.values() if one.problem is None]
+    for one in found.values():
+        if one.problem is not None and not good:
+            raise one.problem
+    if not good:
         raise DataError(f"{out}: no images here but the results of an earlier run", "name the images or their folder")
-    stems = _stems([relative for _, _, relative in found.values()])
-    return [ImageInput(source, name, stem) for (source, name, _), stem in zip(found.values(), stems, strict=True)]
+    stems = iter(_stems([one.relative for one in good]))
+    return [ImageInput(one.source, one.name, "" if one.problem else next(stems), one.problem) for one in found.values()]
 
 
-def _files(text: str, results: Path | None) -> list[tuple[Path, Path]]:
-    """(file, its place below the argument) of one argument; of the folder of `results` it may be none."""
+def _problem(name: str, message: str, hint: str) -> _Found:
+    return _Found(b"", name, Path(), DataError(f"{name[:200]}: {message}", hint))
+
+
+def _standard_input() -> _Found:
+    """All bytes of stdin, up to the limit.
+
+    Raises:
+        RecipeError: somebody would have to type the image.
+    """
+    if sys.stdin.isatty():
+        raise RecipeError("-: stdin is a terminal, no image", "send an image there: emaseg predict - < photo.jpg")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while part := sys.stdin.buffer.read(1 << 20):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_OF_STDIN:
+                return _problem("stdin", f"more than {_MOST_OF_STDIN:,} bytes, which no image has", "send one image")
+    except OSError as error:
+        return _problem("stdin", f"cannot be read ({error.strerror})", "send an image there: ... - < photo.jpg")
+    return _Found(b"".join(parts), "stdin", Path("stdin"))
+
+
+def _files(text: str, results: Path | None) -> list[_Found]:
+    """The images of one argument and the problems on the way; of the folder of `results` there may be none."""
+    try:
+        return list(_search(text, results))
+    except (OSError, ValueError) as error:  # a name that the system does not take
+        reason = error.strerror if isinstance(error, OSError) else error
+        return [_problem(text, f"cannot be looked up ({reason})", "check the path")]
+
+
+def _search(text: str, results: Path | None) -> Iterator[_Found]:
+    endings = f"images end in {' '.join(EXTENSIONS)}"
     path = expanded(text)
     if path.is_dir():
-        files = _below(path, results)
-        if not files and not _is_results(path, results):
-            apart = results is not None and results.is_relative_to(path.resolve()) and results.is_dir()
+        files, problems = _below(path, results)
+        if not files and not problems and not _is_results(path, results):
+            apart = results is not None and results.is_relative_to(_real(path)) and results.is_dir()
             where = f" outside of {results}, where results go" if apart else ""
-            raise DataError(f"{text}: no images in this folder{where}", f"images end in {' '.join(EXTENSIONS)}")
-        return [(file, file.relative_to(path)) for file in files]
-    if path.exists():
-        return [(path, Path(path.name))]
-    if not glob.has_magic(text):
-        raise DataError(f"{text}: no such file or folder", "check the path")
-    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    images = [match for match in matches if match.suffix.lower() in EXTENSIONS and match.is_file()]
-    if results is not None and not _fixed_part(path).resolve().is_relative_to(results):
-        images = [image for image in images if not image.parent.resolve().is_relative_to(results)]
-    if not images:
-        raise DataError(f"{text}: no image matches this pattern", f"images end in {' '.join(EXTENSIONS)}")
-    return [(image, Path(image.name)) for image in images]
+            yield _problem(text, f"no images in this folder{where}", endings)
+        yield from (_Found(file, str(file), file.relative_to(path)) for file in files)
+        yield from problems
+    elif os.path.lexists(path):  # a link to nothing or to itself, too: reading it says what is wrong
+        yield _Found(path, str(path), Path(path.name))
+    elif not glob.has_magic(text):
+        yield _problem(text, "no such file or folder", "check the path")
+    else:
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        images = [match for match in matches if match.suffix.lower() in EXTENSIONS and not match.is_dir()]
+        if results is not None and not _real(_fixed_part(path)).is_relative_to(results):
+            images = [image for image in images if not _real(image.parent).is_relative_to(results)]
+        if not images:
+            yield _problem(text, "no image matches this pattern", endings)
+        yield from (_Found(image, str(image), Path(image.name)) for image in images)
+
+
+def _real(path: Path) -> Path:
+    """The path without links; unlike Path.resolve it does not fail where a link leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -222,22 +289,25 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _is_results(folder: Path, results: Path | None) -> bool:
-    return results is not None and folder.resolve() == results
+    return results is not None and _real(folder) == results
 
 
-def _below(folder: Path, results: Path | None) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror})", "check the permissions") from error
+def _below(folder: Path, results: Path | None) -> tuple[list[Path], list[_Found]]:
+    """The images in a folder and its sub-folders, and the sub-folders that cannot be read."""
+    problems: list[_Found] = []
+
+    def note(error: OSError) -> None:
+        problems.append(_problem(str(error.filename), f"cannot be read ({error.strerror})", "check the permissions"))
 
     images: list[Path] = []
     shared = _is_results(folder, results)
-    for root, folders, names in os.walk(folder, onerror=refuse):
+    for root, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not _is_results(Path(root, name), results)]
         here = [Path(root, name) for name in names if not name.startswith(".")]
         here = [file for file in here if file.suffix.lower() in EXTENSIONS]
         stems = {stem for file in here for stem in (file.stem, file.name)}
         images += [file for file in here if not _is_output(file.name, None if shared else stems)]
-    return sorted(images)
+    return sorted(images), problems
 
 
 def _is_output(name: str, stems: Collection[str] | None) -> bool:
@@ -246,19 +316,24 @@ def _is_output(name: str, stems: Collection[str] | None) -> bool:
 
 
 def _stems(relatives: Sequence[Path]) -> list[str]:
-    """An output stem for each file, no two alike (capitals count as equal: some file systems think so)."""
+    """An output stem for each file, no two alike; capitals, and the ways to write an accent, count as equal: some
+    file systems think so."""
     plain = [relative.with_suffix("").as_posix() for relative in relatives]
-    times = Counter(stem.casefold() for stem in plain)
+    times = Counter(map(_folded, plain))
     taken: set[str] = set()
     stems = []
     for relative, short in zip(relatives, plain, strict=True):
-        base = stem = short if times[short.casefold()] == 1 else relative.as_posix()
+        base = stem = short if times[_folded(short)] == 1 else relative.as_posix()
         number = 2
-        while stem.casefold() in taken:
+        while _folded(stem) in taken:
             stem, number = f"{base}-{number}", number + 1
-        taken.add(stem.casefold())
+        taken.add(_folded(stem))
         stems.append(stem)
     return stems
+
+
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", stem).casefold())
 
 
 # ---------------------------------------------------------------------------------------------------- many files
@@ -298,7 +373,9 @@ def predict_files(
 ) -> Iterator[ImageDone]:
     """Write `<stem>_mask.png` and `<stem>_overlay.png` below `out` for every input, one after the other.
 
-    An image that cannot be read is reported and skipped. Files appear whole or not at all.
+    An image that cannot be read is reported and skipped. Files appear whole or not at all. Only earlier results, as
+    they were written, and empty files are replaced: where anything else is in the place of a result, or an input, that
+    is the image's error.
 
     Args:
         inputs: from find_images.
@@ -311,31 +388,64 @@ def predict_files(
     Raises:
         SystemFault: a file cannot be written (disk full, no permission).
     """
+    taken = identities(item.source for item in inputs)
     for item in inputs:
+        if item.problem is not None:
+            yield ImageDone(item.name, error=item.problem.message, hint=item.problem.hint)
+            continue
         mask = out / f"{item.stem}_mask.png" if "mask" in save else None
         picture = out / f"{item.stem}_overlay.png" if "overlay" in save else None
         done = ImageDone(item.name, mask, picture)
         earlier = _already(done, predictor.classes) if resume else None
-        yield earlier or _predict_file(predictor, item, done)
+        try:
+            yield earlier or _predict_file(predictor, item, done, taken)
+        except DataError as error:
+            yield ImageDone(item.name, error=error.message, hint=error.hint)
+        except SystemFault as fault:
+            cause = fault.__cause__
+            if not (isinstance(cause, OSError) and cause.errno in _OF_ONE_NAME and out.is_dir()):
+                raise
+            yield ImageDone(item.name, error=fault.message, hint="rename it, or choose another folder with --out")
 
 
-def _predict_file(predictor: Predictor, item: ImageInput, done: ImageDone) -> ImageDone:
+def _predict_file(predictor: Predictor, item: ImageInput, done: ImageDone, taken: Collection[Identity]) -> ImageDone:
+    """
+    Raises:
+        DataError: the image cannot be read, or what is in the place of a result must stay.
+        SystemFault: a file cannot be written.
+    """
+    for path in (done.mask, done.overlay):
+        if path is not None:
+            check_place(path, taken)  # before the work
     try:
         image = read_image(item.source, item.name)
-        prediction = predictor.predict(image)
-    except DataError as error:
-        return ImageDone(item.name, error=error.message, hint=error.hint)
+    except SystemFault as fault:  # too large for the memory: others are smaller
+        raise DataError(fault.message, fault.hint) from fault
+    prediction = predictor.predict(image)
     if done.overlay is not None:
         # Level 1: a quarter of the time for a tenth more bytes, and the overlay is for looking at.
-        _save(overlay(image, prediction.labels, predictor.palette, predictor.classes), done.overlay, level=1)
+        picture = overlay(image, prediction.labels, predictor.palette, predictor.classes)
+        _save(_png(picture, level=1), done.overlay, taken)
     if done.mask is not None:
-        _save(palette_png(prediction.labels, predictor.palette), done.mask, level=6)
+        _save(mask_png(prediction.labels, predictor.palette), done.mask, taken)
     return dataclasses.replace(done, width=prediction.width, height=prediction.height, shares=prediction.shares)
 
 
-def _save(picture: Image.Image, path: Path, *, level: int) -> None:
+def mask_png(labels: UInt8, palette: UInt8) -> bytes:
+    """The file of a mask: class ids (H, W) as a palette PNG, with the mark by which `predict_files` knows its own."""
+    return _png(palette_png(labels, palette), level=6)
+
+
+def _png(picture: Image.Image, *, level: int) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="PNG", compress_level=level)
+    return signed(file.getvalue())
+
+
+def _save(content: bytes, path: Path, taken: Collection[Identity]) -> None:
+    check_place(path, taken)  # the network took its time
     with atomic(path) as file:
-        picture.save(file, format="PNG", compress_level=level)
+        file.write(content)
 
 
 def _already(done: ImageDone, classes: Sequence[str]) -> ImageDone | None:

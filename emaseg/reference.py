@@ -13,7 +13,6 @@ A REF is
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from emaseg.run_folder import pick_checkpoint
 from emaseg.weights.cache import locate, manual, trusted
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
+from emaseg.words import quoted, quoted_path
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +187,7 @@ def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Rec
     if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
         raise WeightsError(
             f"{file}: holds no recipe, so it does not say which network it belongs to",
-            f"name the recipe too: RECIPE --weights {file}",
+            f"name the recipe too: RECIPE --weights {quoted_path(file)}",
         )
     text, source = content["recipe"], f"{file} (recipe inside)"
     if not overrides:
@@ -203,7 +203,7 @@ def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tupl
     include = read_info(file).include
     needed = settings(recipe.inference, include)
     if needed:
-        remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {shlex.quote(text)}' for text in needed)}"
+        remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {quoted(text)}' for text in needed)}"
         raise RecipeError(
             f"{file}: {' and '.join(include)} inside: it cannot follow its recipe's protocol",
             f"{remedy}, or export it without",

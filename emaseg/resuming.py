@@ -9,7 +9,6 @@ import errno
 import importlib.metadata
 import math
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from emaseg.metrics_file import last_step
 from emaseg.models import Network
 from emaseg.recipe import Recipe, toml_value
 from emaseg.run_folder import RunFolder, found_checkpoints, resume_command
+from emaseg.words import Lines, lines_of, quoted_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin 
         try:
             checkpoint = read_checkpoint(path)
         except UserError as error:  # damaged, or the recipe in it is
-            skipped.append(f"{path.name}: {error.message.partition(chr(10))[0].removeprefix(f'{path}: ')}")
+            skipped.append(f"{path.name}: {lines_of(error.message)[0].removeprefix(f'{path}: ')}")
             continue
         reason = misfit(checkpoint)
         if reason:
@@ -66,9 +66,11 @@ def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin 
         if not paths:
             return None
         raise WeightsError(
-            f"{run.checkpoints}: no checkpoint that can be used\n  " + "\n  ".join(skipped),
-            "copy one there from a backup, or start anew in another folder\n"
-            f"  emaseg train {shlex.quote(str(run.recipe))} --out ANOTHER",
+            Lines(f"{run.checkpoints}: no checkpoint that can be used", *(f"  {line}" for line in skipped)),
+            Lines(
+                "copy one there from a backup, or start anew in another folder",
+                f"  emaseg train {quoted_path(run.recipe)} --out ANOTHER",
+            ),
         )
     if chosen[1] == run.last:
         return Origin(*chosen)
@@ -104,7 +106,7 @@ def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.SGD, t
     try:
         check_resumable(checkpoint, model, optimizer, total, "it")
     except WeightsError as error:
-        reason = "; ".join(line.strip() for line in error.message.splitlines()).removeprefix("it: ")
+        reason = "; ".join(line.strip() for line in lines_of(error.message)).removeprefix("it: ")
         return reason if checkpoint.optimizer else f"{reason}; {error.hint}"
     return ""
 
@@ -172,8 +174,8 @@ def same_training(recipe: Recipe, saved: Recipe, run: RunFolder) -> None:
                 )
     if differing:
         raise RecipeError(
-            f"{run.last}: this run was started with another recipe\n  " + "\n  ".join(differing[:5]),
-            f"resume with its own, or start a new run in another folder\n  {resume_command(run)}",
+            Lines(f"{run.last}: this run was started with another recipe", *(f"  {line}" for line in differing[:5])),
+            Lines("resume with its own, or start a new run in another folder", f"  {resume_command(run)}"),
         )
 
 

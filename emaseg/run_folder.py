@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from emaseg.files import append_text, fault, is_file, make_folder, set_aside, wr
 from emaseg.recipe import Recipe, recipe_to_toml
 from emaseg.run_lock import NAME as LOCK
 from emaseg.run_lock import RunLock, hold, is_lock
+from emaseg.words import quoted_path, shown
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ def pick_checkpoint(run: Path, checkpoint: str | None = None) -> Path:
 
 def resume_command(run: RunFolder) -> str:
     """What to type to go on with a run as it was started."""
-    return f"emaseg train {shlex.quote(str(run.recipe))} --out {shlex.quote(str(run.root))} --resume"
+    return f"emaseg train {quoted_path(run.recipe)} --out {quoted_path(run.root)} --resume"
 
 
 @contextlib.contextmanager
@@ -258,4 +258,4 @@ def _version(package: str) -> str | None:
 def append_log(run: RunFolder, text: str) -> None:
     """Add a line with the time to log.txt."""
     stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-    append_text(run.log, f"{stamp} {text}\n")
+    append_text(run.log, f"{stamp} {shown(text)}\n")

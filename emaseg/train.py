@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -60,6 +59,7 @@ from emaseg.run_folder import RunFolder, append_log, create, found_checkpoints, 
 from emaseg.run_lock import RunLock
 from emaseg.schedule import Schedule, schedule
 from emaseg.weights.start import fetch_backbone
+from emaseg.words import Lines, lines_of, quoted_path
 
 
 @dataclass(slots=True)
@@ -277,7 +277,8 @@ def _loop(session: _Session, stop: threading.Event) -> Generator[TrainEvent, Non
     except DataError as error:  # a damaged image costs that image, not the steps since the last checkpoint
         if session.step > saved:
             _save(session)
-        append_log(session.run, f"after step {session.step}: {error.message}")
+        first, *rest = lines_of(error.message)
+        append_log(session.run, Lines(f"after step {session.step}: {first}", *rest))
         raise _with_the_way_on(error, session) from error
     finally:
         stream.close()
@@ -290,11 +291,11 @@ def _with_the_way_on(error: DataError, session: _Session) -> DataError:
     run = session.run
     saved = f"after step {session.step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
     commands = (
-        f"  every such file: emaseg check-data {shlex.quote(str(run.recipe))}",
+        f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
         f"  then go on with: {resume_command(run)}",
     )
     hint = error.hint or "mend the file"
-    return DataError(f"{error.message}\nstopped {saved}", "\n".join((hint, *commands)))
+    return DataError(Lines(error.message, f"stopped {saved}"), Lines(hint, *commands))
 
 
 def _next(session: _Session, stream: Stream, stop: threading.Event) -> Generator[TrainEvent, None, Batch | None]:

@@ -1,6 +1,6 @@
 """Pictures for people: a label map as a PNG, a photograph in class colours with its legend, a sheet of samples.
 
-Room: visual; imports numpy and Pillow. Legend: H W image height and width, K classes.
+Room: visual; imports words, numpy and Pillow. Legend: H W image height and width, K classes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from emaseg.words import printable
 
 UInt8 = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -183,6 +185,7 @@ def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
     placed: list[tuple[int, int, Entry]] = []
     x, y = pad, pad
     for colour, name, remark in entries:
+        name = printable(name)  # a line break or half a character cannot be drawn
         name = _fitted(name, room - _wide(font, f" {remark}") if remark else room, font)
         item = swatch + space + _wide(font, name) + (space + _wide(font, remark) if remark else 0)
         if x > pad and x + item > width - pad:

@@ -1,26 +1,93 @@
-"""Numbers as people say them, and strangers' text as it can be shown.
+"""Numbers as people say them, and text from outside as people may see it.
 
-Room: bottom; imports nothing of ours.
+Room: bottom; imports nothing.
+
+Threat: names of files, classes, servers' headers and checkpoints' keys are a stranger's. Shown as they are, an ESC
+moves the cursor or changes the terminal, a line break forges a line of ours, and U+202E turns "gpj.exe" round.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import os
+from typing import Self
 
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # controls, bidi and zero-width marks, lone halves, line separators
+# Spaces of other widths are no attack: macOS puts U+202F into the names of screenshots.
+_SPACES = frozenset("\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B))))
+# Letters and marks without any ink, which str.isprintable takes for visible.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
+
+
+class Lines(str):
+    """A message of several lines which we broke ourselves; equal to its parts joined by line breaks.
+
+    Every other line break in a message came with a name from outside and is shown as `\\n`. Joining or formatting
+    forgets the parts, which is safe: the breaks are shown then.
+
+    Attributes:
+        parts: the lines.
+    """
+
+    parts: tuple[str, ...]
+
+    def __new__(cls, *parts: str) -> Self:
+        flat = tuple(line for part in parts for line in lines_of(part))
+        self = super().__new__(cls, "\n".join(flat))
+        self.parts = flat
+        return self
+
+    def __reduce__(self) -> tuple[type[Lines], tuple[str, ...]]:
+        return Lines, self.parts  # survives the trip out of a data-loading worker
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines of a message: of Lines its parts, any other text is one line whatever it holds."""
+    return text.parts if isinstance(text, Lines) else (text,)
 
 
 def printable(text: str) -> str:
-    r"""`text` with every character that a terminal obeys or hides as a visible escape: \x1b, \n, \u202e.
+    """`text` on one line, with visible escapes for what a terminal obeys, hides or turns round.
 
-    Threat: names and messages of strangers that colour, move or forge lines on the reader's terminal.
+    Escaped, as `\\x1b`, `\\n`, `\\u202e`: control characters (C0, DEL, C1), line and paragraph separators, characters
+    for the direction of writing, characters of no width, lone surrogates, and code points without a character.
+    Backslashes stay single, so the result is for reading, not for reading back.
     """
-    if text.isprintable():
+    if text.isprintable() and _INVISIBLE.isdisjoint(text):
         return text
-    return "".join(
-        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _UNSEEN else character
-        for character in text
-    )
+    return "".join(char if _is_visible(char) else char.encode("unicode_escape").decode() for char in text)
+
+
+def _is_visible(char: str) -> bool:
+    return (char.isprintable() and char not in _INVISIBLE) or char in _SPACES
+
+
+def shown(text: str) -> str:
+    """A message as a terminal may have it: every line printable, and no line breaks but those of Lines."""
+    return "\n".join(map(printable, lines_of(text)))
+
+
+def quoted(word: str) -> str:
+    """One word of a command, to be pasted into a shell.
+
+    Words with characters that cannot be shown are written as `$'...'`, which bash, zsh and ksh read.
+    """
+    if printable(word) == word:
+        from shlex import quote
+
+        return quote(word)
+    return "$'" + "".join(map(_shell_escape, word)) + "'"
+
+
+def quoted_path(path: str | os.PathLike[str]) -> str:
+    """`quoted` for a file or folder: `./-x` is no option to our commands, and `./~` not the home folder."""
+    text = os.fspath(path)
+    return quoted(f"./{text}" if text.startswith(("-", "~")) else text)
+
+
+def _shell_escape(char: str) -> str:
+    """Inside $'...': bytes in octal have a fixed length, unlike \\x."""
+    if char in "\\'":
+        return f"\\{char}"
+    return char if _is_visible(char) else "".join(f"\\{byte:03o}" for byte in os.fsencode(char))
 
 
 def duration(seconds: float) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from emaseg.cli.app import main
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from emaseg.data.sets import build_dataset
-from emaseg.errors import DataError
-from emaseg.recipe import FolderData, load_recipe
+from emaseg.errors import DataError, UserError
+from emaseg.recipe import FolderData, load_recipe, parse_recipe
 from emaseg.starter import Machine, Started, start_recipe
+from emaseg.words import printable
 from tests.data.made import label, real
 from tests.test_check_data import report_of
 
@@ -290,3 +295,47 @@ def test_cracks_are_told_to_be_rare() -> None:
     started = start(real("crackforest"))
     assert any(note.startswith("background covers 98.4% of the pixels") for note in started.notes)
     assert started.recipe.augment.max_class_share == 1.0
+
+
+# ------------------------------------------------------------------------------------------------- hostile names
+NAMES = st.text(
+    st.one_of(st.characters(exclude_categories=("Cs",)), st.sampled_from("\x1b\x7f\x85\u2028\u202e\t\r\"\\#'")),
+    min_size=1,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(NAMES, min_size=2, max_size=4, unique=True))
+@example(["a\nb = 1", "\x1b[31mred\x85\u2028x"])
+def test_any_class_names_give_a_recipe_without_control_characters(tmp_path: Path, names: list[str]) -> None:
+    """Protects whoever shows, edits or trains what init wrote: comments and texts hold nothing that ends or hides them."""
+    folder = tmp_path / "set"
+    if not folder.exists():
+        plain(folder, list(range(4)), 4)
+    folder.joinpath("classes.txt").write_text("\n".join((*names, "c", "d", "e")[:6]), encoding="utf-8")
+    try:
+        started = start(folder)
+    except UserError:
+        return  # names that a list file cannot hold, such as blanks or two that are one
+    lines = started.text.split("\n")
+    assert [printable(line) for line in lines] == lines
+    assert parse_recipe(started.text, "again").recipe == started.recipe
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX file names")
+@pytest.mark.parametrize("name", ["x\x1b[31m\nname = 'forged'", "-dash", "~", 'it\'s "quoted"', "a\u2028b\u202e", "#"])
+def test_any_folder_name_gives_a_recipe_that_reads_its_images(tmp_path: Path, name: str) -> None:
+    """Protects from a folder's name that ends the comment it stands in, and from a path that is written wrongly."""
+    started = start(plain(tmp_path / name / "in" / name, [0, 1], 4))
+    lines = started.text.split("\n")
+    assert [printable(line) for line in lines] == lines
+    assert started.recipe.name != "forged"
+    assert len(build_dataset(started.recipe.data, "train")) + len(build_dataset(started.recipe.data, "eval")) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_folder_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    """Protects from a recipe that no TOML reader accepts."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/x\xff"))
+    with pytest.raises(UserError, match=r"no UTF-8"):
+        start(plain(folder, [0, 1], 4))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from emaseg.data.sample import IGNORE, Dataset, UInt8, published_label
 from emaseg.errors import DataError
+from emaseg.words import Lines, lines_of
 
 Counts = npt.NDArray[np.int64]
 
@@ -124,11 +125,11 @@ def _summary(problems: list[DataError], checked: int, total: int) -> DataError:
     if len(problems) == 1 and checked == 1:
         return problems[0]
     lines = [f"{len(problems):,} of {checked:,} samples checked (of {total:,}) cannot be used:"]
-    lines += ["  " + error.message.replace("\n", "\n  ") for error in problems[:_SHOWN]]
+    lines += [f"  {line}" for error in problems[:_SHOWN] for line in lines_of(error.message)]
     if len(problems) > _SHOWN:
         lines.append(f"  and {len(problems) - _SHOWN:,} more")
     hints = list(dict.fromkeys(error.hint for error in problems[:_SHOWN] if error.hint))  # each once, in order
-    return DataError("\n".join(lines), "; ".join(hints))
+    return DataError(Lines(*lines), "; ".join(hints))
 
 
 def hidden_binary(histograms: Counts, classes: int) -> bool:

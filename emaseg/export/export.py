@@ -31,6 +31,7 @@ from emaseg.exported.runtime import open_exported
 from emaseg.files import fault
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe
+from emaseg.words import lines_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
@@ -139,7 +140,7 @@ def _cost(full: Path, quantised: Path, info: FileInfo) -> Cost | str:
     try:
         return cost(full, quantised, info, build_dataset(info.recipe.data, "eval"))
     except (DataError, RecipeError) as error:
-        first = error.message.splitlines()[0]
+        first = lines_of(error.message)[0]
         return f"the cost of 8 bits in mIoU was not measured: {first} ({error.hint})"
 
 

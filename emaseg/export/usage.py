@@ -5,16 +5,16 @@ Room: export; imports export.info; never torch.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, settings
+from emaseg.words import quoted, quoted_path
 
 
 def command(path: Path, info: FileInfo) -> str:
     """The `emaseg predict` that runs the file, with the settings its protocol needs."""
-    extra = [part for text in settings(info.recipe.inference, info.include) for part in ("--set", text)]
-    return shlex.join(["emaseg", "predict", "photo.jpg", "--weights", str(path), *extra])
+    extra = [f" --set {quoted(text)}" for text in settings(info.recipe.inference, info.include)]
+    return f"emaseg predict photo.jpg --weights {quoted_path(path)}{''.join(extra)}"
 
 
 def snippet(path: Path, info: FileInfo) -> str:
@@ -25,7 +25,7 @@ def snippet(path: Path, info: FileInfo) -> str:
 
 def _opening(path: Path, torch: bool) -> list[str]:
     if torch:
-        opened = [f'program = torch.export.load("{path}", extra_files=(extra := {{"emaseg.json": ""}})).module()']
+        opened = [f'program = torch.export.load({str(path)!r}, extra_files=(extra := {{"emaseg.json": ""}})).module()']
         about = 'about = json.loads(extra["emaseg.json"])'
         return ["import json", "import numpy as np, torch", "from PIL import Image", "", *opened, about]
     return [
@@ -33,7 +33,7 @@ def _opening(path: Path, torch: bool) -> list[str]:
         "import numpy as np, onnxruntime",
         "from PIL import Image",
         "",
-        f'session = onnxruntime.InferenceSession("{path}")',
+        f"session = onnxruntime.InferenceSession({str(path)!r})",
         "about = session.get_modelmeta().custom_metadata_map  # classes, palette, mean, std, recipe ...",
     ]
 

@@ -6,7 +6,6 @@ Room: recipe. Imports the writer and errors; never torch. Values are parsed by t
 from __future__ import annotations
 
 import re
-import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from emaseg.errors import RecipeError
 from emaseg.recipe.sections import Problem, nearest_legal
 from emaseg.recipe.writer import toml_value
+from emaseg.words import Lines, quoted
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _IN_INFERENCE = re.compile(r"^\s*inference(?=\s*[.=])")
@@ -44,7 +44,7 @@ def parse_overrides(items: Sequence[str]) -> tuple[Override, ...]:
     read = [_parse(item) for item in items]
     failures = [one for one in read if isinstance(one, str)]
     if failures:
-        raise RecipeError("\n".join(failures))
+        raise RecipeError(Lines(*failures))
     return tuple(one for one in read if isinstance(one, Override))
 
 
@@ -160,7 +160,7 @@ def _holds_text(value: object) -> bool:
 
 
 def _typed(key: str, value: object) -> str:
-    return "--set " + shlex.quote(f"{key}={toml_value(value)}")
+    return "--set " + quoted(f"{key}={toml_value(value)}")
 
 
 def _put(table: dict[str, Any], override: Override, problems: list[Problem]) -> None:

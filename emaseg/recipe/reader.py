@@ -26,6 +26,7 @@ from emaseg.recipe.overrides import Override, apply_overrides, has_long_key, nes
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem, read_section
 from emaseg.resources import shipped_recipe_text, shipped_recipes
+from emaseg.words import Lines
 
 MOST_BYTES = 256 << 10  # of a recipe's text; the longest shipped one has 6 kB, one of 255 classes and colours 20 kB
 _DEPTH = 8  # tables and arrays inside each other; the format has 4
@@ -85,7 +86,7 @@ def _read_recipe(text: str, source: str, overrides: Sequence[str]) -> tuple[Reci
     if recipe is not None and not problems:
         problems.extend(check(recipe))
     if problems:
-        raise RecipeError("\n".join(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0])))
+        raise RecipeError(Lines(*(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0]))))
     return recipe, places
 
 

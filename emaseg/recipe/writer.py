@@ -1,6 +1,6 @@
 """Recipes and single values as TOML text.
 
-Room: recipe. Imports the schema only; never torch.
+Room: recipe. Imports the schema, errors and words; never torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Recipe
+from emaseg.words import printable
 
 _WIDTH = 110  # arrays on longer lines are written one element a line
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -21,7 +23,11 @@ def recipe_to_toml(recipe: Recipe, origins: Mapping[str, str] | None = None) -> 
     """The whole recipe as TOML that the reader turns into an equal recipe; keys that hold None are left out.
 
     With `origins` (of LoadedRecipe) the keys that no file states are marked `# default` or `# --set`.
+
+    Raises:
+        RecipeError: a text holds a lone surrogate, as names of files do whose bytes are no UTF-8; TOML cannot say it.
     """
+    _check_text(recipe, "")
     origins = origins or {}
     top: list[str] = []
     sections: list[str] = []
@@ -34,13 +40,37 @@ def recipe_to_toml(recipe: Recipe, origins: Mapping[str, str] | None = None) -> 
     return "\n".join([*top, *sections, ""])
 
 
+def _check_text(value: object, where: str) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RecipeError(
+                f"{where} = {printable(value)}: holds bytes that are no UTF-8, which a recipe cannot say",
+                "rename the file or folder, or the class",
+            ) from error
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_text(item, where)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_text(name, where)
+            _check_text(item, f"{where}.{name}")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            _check_text(getattr(value, field.name), f"{where}.{field.name}".lstrip("."))
+
+
 def toml_value(value: object) -> str:
-    """One value as TOML on one line; a section becomes an inline table."""
+    """One value as TOML on one line, with no character that cannot be seen; a section becomes an inline table.
+
+    A lone surrogate, which TOML cannot say, is shown as an escape that no reader accepts.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but TOML wants DEL escaped too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        text = json.dumps(value, ensure_ascii=False)  # JSON's escapes are TOML's
+        return text if printable(text) == text else "".join(map(_escape, text))
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, Mapping):
@@ -49,6 +79,13 @@ def toml_value(value: object) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return toml_value(_stated(value))
     return str(value)  # int; float: repr is TOML; the dates that tomllib returns
+
+
+def _escape(char: str) -> str:
+    """What TOML forbids (DEL), what breaks a line elsewhere (U+2028), what a terminal obeys or hides."""
+    if printable(char) == char:
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 def toml_key(name: str) -> str:

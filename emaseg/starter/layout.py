@@ -21,6 +21,8 @@ from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import MASK_EXTENSIONS, walk
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
+from emaseg.recipe import toml_value
+from emaseg.words import Lines, quoted
 
 IMAGE_NAMES = (
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "frames", "inputs", "input", "data", "x",
@@ -277,7 +279,7 @@ def _check_not_published(root: Path) -> None:
         if marks <= names:
             raise DataError(
                 f"{root}: this looks like {title}, which has a reader of its own",
-                f"""use a recipe of it: emaseg train {recipe} --set 'data.root="{root}"'""",
+                f"use a recipe of it: emaseg train {recipe} --set {quoted(f'data.root={toml_value(str(root))}')}",
             )
 
 
@@ -288,9 +290,11 @@ def _not_recognised(root: Path) -> DataError:
     there = first_few(folders, 12) or "no folders"
     there += f"; files: {first_few(files, 4)}" if files else "; no files"
     return DataError(
-        f"{root}: no images with masks were recognised\n"
-        "  looked for: images/ + masks/ (or labels/, annotations/, ...), the same below or above train/ and val/,\n"
-        "    train/ + trainannot/, or masks beside their images (a.jpg + a_mask.png); masks are PNG, TIFF, BMP or GIF\n"
-        f"  found: {there}",
+        Lines(
+            f"{root}: no images with masks were recognised",
+            "  looked for: images/ + masks/ (or labels/, annotations/, ...), the same below or above train/ and val/,",
+            "    train/ + trainannot/, or masks beside their images (a.jpg + a_mask.png); masks are PNG, TIFF, BMP or GIF",
+            f"  found: {there}",
+        ),
         "arrange the files like one of these; a mask has its image's name, or that name and an ending",
     )

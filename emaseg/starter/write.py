@@ -9,7 +9,6 @@ the published sizes.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from emaseg.starter.layout import Layout, find_layout
 from emaseg.starter.names import find_names
 from emaseg.starter.values import Classes, Held, classes_of, largest_share, read_masks, remark
 from emaseg.threads import Reading
+from emaseg.words import printable, quoted_path
 
 _SIZES_READ = 200  # headers read for the median image size
 _LISTED = 60  # classes that get a line of their own in the comments
@@ -96,7 +96,7 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     recipe = _recipe(name or _name_of(folder), data, len(train), size, machine)
     if share > _MOST_OF_ALL:
         recipe = replace(recipe, augment=replace(recipe.augment, max_class_share=1.0))
-    file = shlex.quote(file or f"{recipe.name}.toml")
+    file = quoted_path(file or f"{recipe.name}.toml")
     text = _text(recipe, file, layout, classes, size, (len(train), len(evaluation)), machine)
     checked = parse_recipe(text, "emaseg init").recipe
     first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
@@ -231,22 +231,32 @@ def _text(
     )
     width = len(commands[1][0])
     lines = [
-        f"# {recipe.title.replace(', from nothing', '')}: written by `emaseg init`; every value is yours to change.",
+        _comment(
+            f"{recipe.title.replace(', from nothing', '')}: written by `emaseg init`; every value is yours to change."
+        ),
         "#",
-        *(f"#   {command:<{width}}   {what}".rstrip() for command, what in commands),
+        *(_comment(f"  {command:<{width}}   {what}") for command, what in commands),
         "#",
-        f"# Found: {layout.words}.",
-        f"# {images[0]:,} training and {images[1]:,} evaluation images; the median is {size[0]} x {size[1]} (height x width).",
+        _comment(f"Found: {layout.words}."),
+        _comment(
+            f"{images[0]:,} training and {images[1]:,} evaluation images; "
+            f"the median is {size[0]} x {size[1]} (height x width)."
+        ),
         "",
     ]
     section = ""
-    for line in recipe_to_toml(recipe).splitlines():
+    for line in recipe_to_toml(recipe).split("\n")[:-1]:
         if line.startswith("["):
             section = line.strip("[]") + "."
         key = section + line.partition(" =")[0]
-        lines += [f"# {text}".rstrip() for text in comments.get(key, ())]
+        lines += [_comment(text) for text in comments.get(key, ())]
         lines.append(line)
     return "\n".join([*lines, ""])
+
+
+def _comment(text: str) -> str:
+    """The only way into a comment: names of classes and folders stand in it, and a line break would end it."""
+    return f"# {printable(text)}".rstrip()
 
 
 def _comments(
@@ -287,8 +297,9 @@ def _comments(
 def _class_lines(classes: Classes) -> list[str]:
     lines = [*classes.reasons]
     if len(classes.names) <= _LISTED:
-        width = max(map(len, classes.names))
-        rows = zip(classes.names, classes.remarks, strict=True)
+        names = [printable(name) for name in classes.names]
+        width = max(map(len, names))
+        rows = zip(names, classes.remarks, strict=True)
         lines += [f"  {index:>3}  {name:<{width}}  {remark}" for index, (name, remark) in enumerate(rows)]
     return lines
 

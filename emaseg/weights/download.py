@@ -28,7 +28,7 @@ from emaseg.weights.lock import STALE_SECONDS, Lock, UnusableError
 from emaseg.weights.part import Part, Version, claim
 from emaseg.weights.released import Released, file_name
 from emaseg.weights.web import Answer, DroppedError, StaleError, UselessError, ask, quoted
-from emaseg.words import printable, size
+from emaseg.words import Lines, printable, size
 
 Events = Generator[Downloading | Note, None, Path]
 
@@ -191,11 +191,12 @@ def _from_any(
             other = "" if source.name == entry.file else f" (from its newer name {source.name})"
             yield Note(f"{entry.name}: {final}{other}")
             return
-    tried = "".join(f"\n  {shown}: {reason}" for shown, reason in failures)
+    tried = [f"  {shown}: {reason}" for shown, reason in failures]
     by_hand = f"{manual(entry, final.parent)}; or run emaseg download-weights {entry.name} --from FOLDER_THAT_HOLDS_IT"
     kind: type[UserError] = WeightsError if refused else SystemFault
     hint = refused.hint if refused else "try again later"
-    raise kind(f"{entry.name}: could not be downloaded{tried}", f"{hint}; or {by_hand}" if hint else by_hand)
+    message = Lines(f"{entry.name}: could not be downloaded", *tried)
+    raise kind(message, f"{hint}; or {by_hand}" if hint else by_hand)
 
 
 # ------------------------------------------------------------------------------------------------------ one address

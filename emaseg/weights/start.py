@@ -12,11 +12,12 @@ from emaseg.errors import SystemFault, WeightsError, nearest
 from emaseg.events import Downloading, Note
 from emaseg.recipe import Recipe, load_recipe
 from emaseg.resources import HINTS, beside, cache_folder, expanded, offline, runs_folder, shipped_recipes
-from emaseg.run_folder import RunFolder, pick_checkpoint
+from emaseg.run_folder import RunFolder, pick_checkpoint, resume_command
 from emaseg.weights.cache import locate, manual, trusted
 from emaseg.weights.download import fetch, sources
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import Released, by_reference
+from emaseg.words import quoted_path
 
 _WITHOUT = "or train from nothing: --set 'backbone.weights=\"none\"'"
 
@@ -119,9 +120,10 @@ def _newest_run(name: str, ref: str) -> Path:
     if entry and file and not runs:
         trusted(entry, file)
         return file
-    remedy = f"train it first: emaseg train {ref if ref in shipped_recipes() or ref != name else f'{ref}.toml'}"
+    named = ref if ref in shipped_recipes() or ref != name else f"{ref}.toml"
+    remedy = f"train it first: emaseg train {quoted_path(named)}"
     if runs:
-        remedy = f"finish the newest: emaseg train {runs[0] / 'recipe.toml'} --out {runs[0]} --resume"
+        remedy = f"finish the newest: {resume_command(RunFolder(runs[0]))}"
     elif entry:
         remedy = f"fetch its released weights: emaseg download-weights {entry.name}; or {remedy}"
     raise WeightsError(

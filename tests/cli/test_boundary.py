@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, UserError, WeightsError
+from emaseg.words import Lines
 
 app_module = importlib.import_module("emaseg.cli.app")
 options = importlib.import_module("emaseg.cli.options")
@@ -62,6 +63,18 @@ def test_messages_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) ->
     path = "/data/[bold]x[/bold]/" + "very_long_folder/" * 30 + ":smile:.png"
     run(raising(DataError(f"{path}: crop = [3, 4]", "[/]")))
     assert capsys.readouterr().err == f"error: {path}: crop = [3, 4]\n  try: [/]\n"
+
+
+def test_our_own_line_breaks_stay_and_those_of_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects messages of several lines, and their readers from lines that a file's name forges; also with -v."""
+    error = DataError(Lines("a\nerror: forged", "  b\x1b[2J"), Lines("c\r", "d"))
+    assert run(raising(error)) == 3
+    expected = "error: a\\nerror: forged\n  b\\x1b[2J\n  try: c\\r\nd\n"
+    assert capsys.readouterr().err == expected
+    assert run(raising(error), "-v") == 3
+    err = capsys.readouterr().err
+    assert err.endswith(expected)
+    assert all(line.startswith("  ") and "\x1b" not in line for line in err.removesuffix(expected).splitlines())
 
 
 def test_names_that_the_terminal_cannot_encode_do_not_break_the_message() -> None:

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.errors import RecipeError
 from emaseg.recipe import Recipe, load_recipe, load_recipe_with_origins, parse_recipe, recipe_to_toml, toml_value
 from emaseg.recipe.rule import Rule
 from emaseg.recipe.sections import Problem, read_section, section_classes, section_keys
+from emaseg.recipe.writer import toml_key
 from emaseg.resources import shipped_recipes
+from emaseg.words import printable
 from tests.recipe.samples import MINIMAL
 
 
@@ -96,3 +99,34 @@ def test_parameter_groups_survive_with_their_origins() -> None:
     assert [group.lr_scale for group in loaded.recipe.optim.groups] == [2.0, 1.0]
     assert loaded.origins["optim.groups.1.match"] == "--set"
     assert parse_recipe(recipe_to_toml(loaded.recipe), "again").recipe == loaded.recipe
+
+
+# Anything a name can hold, lone surrogates aside, which TOML cannot say; and as much of what is dangerous in it.
+NAMES = st.text(
+    st.one_of(st.characters(exclude_categories=("Cs",)), st.sampled_from("\n\r\t\x1b\x7f\x85\u2028\u202e\"\\#'=["))
+)
+
+
+@given(st.dictionaries(NAMES, st.one_of(NAMES, st.lists(NAMES), st.dictionaries(NAMES, NAMES))))
+def test_any_key_and_any_text_reads_back_and_nothing_in_it_is_obeyed(table: dict[str, Any]) -> None:
+    """Protects a recipe that is shown on a terminal or edited: what is written is one line, printable and the same."""
+    text = toml_value(table)
+    assert printable(text) == text
+    assert tomllib.loads(f"x = {text}") == {"x": table}
+    lines = "\n".join(f"{toml_key(name)} = {toml_value(value)}" for name, value in table.items())
+    assert tomllib.loads(lines) == table
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda recipe: dataclasses.replace(recipe, title="\udcff"),
+        lambda recipe: dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, classes=("a", "b\udcff"))),
+        lambda recipe: dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root="x\udcff/y")),
+    ],
+)
+def test_a_name_that_is_no_utf_8_is_refused(edit: Any) -> None:
+    """Protects run folders from a recipe.toml that cannot be read, and the user from a bug report at the first write."""
+    recipe = parse_recipe(MINIMAL, "mine.toml").recipe
+    with pytest.raises(RecipeError, match=r"holds bytes that are no UTF-8"):
+        recipe_to_toml(edit(recipe))

@@ -24,6 +24,7 @@ from emaseg.data.files.images import MAX_PIXELS, decode, file_bytes
 from emaseg.data.files.mat import read_mat
 from emaseg.data.sample import IGNORE, LabelError, UInt8
 from emaseg.errors import RecipeError
+from emaseg.words import Lines
 
 ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file
 MAX_CLASSES = 254  # train ids 0..253: 254 and 255 are taken
@@ -315,7 +316,7 @@ def _unknown_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule)
         hint = "correct data.palette, or list the colours in data.ignore_colours"
     colours = "a colour" if len(values) == 1 else f"{len(values)} colours"
     message = f"{path}: the mask holds {colours} that data.palette does not declare:"
-    return LabelError("\n".join([message, *lines]), hint, "colours")
+    return LabelError(Lines(message, *lines), hint, "colours")
 
 
 def _nearest_class(colour: Colour, palette: tuple[Colour, ...]) -> int:

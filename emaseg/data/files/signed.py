@@ -1,0 +1,90 @@
+"""PNGs that say they were written by this program, and are as it wrote them; nothing else is ever replaced by one.
+
+Room: data. Imports errors only.
+
+Threat: `photo_mask.png` beside photo.png may be hours of somebody's drawing. Only what we wrote ourselves, and nobody
+has touched since, may be replaced without asking. The mark is a text part right after the header that holds the
+SHA-256 of all other bytes: a picture that was edited, even by a program that copies texts, does not carry it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import zlib
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from emaseg.errors import DataError
+
+Identity = tuple[int, int]  # device and number of a file
+
+_AT = 33  # behind the file's first bytes and the header, which have a fixed length
+_TEXT = b"tEXtSoftware\0emaseg predict "
+_LENGTH = 12 - 4 + len(_TEXT) + 64  # of the whole part: length and checksum, then the text with its type
+
+
+def signed(content: bytes) -> bytes:
+    """The PNG file with our mark."""
+    return content[:_AT] + _mark(content[:_AT], content[_AT:]) + content[_AT:]
+
+
+def is_signed(path: Path) -> bool:
+    """Whether an ordinary file, no link, is a PNG as `signed` made it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    with path.open("rb") as file:
+        head, mark = file.read(_AT), file.read(_LENGTH)
+        return mark[4:].startswith(_TEXT) and mark == _mark(head, file.read())
+
+
+def identities(sources: Iterable[Path | bytes]) -> frozenset[Identity]:
+    """Of all sources that are files, by whatever name."""
+    found = set()
+    for source in sources:
+        if isinstance(source, Path):
+            with contextlib.suppress(OSError, ValueError):
+                status = source.stat()
+                found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
+
+
+def check_place(path: Path, taken: Collection[Identity]) -> None:
+    """Whether a result may appear under `path`; links are not followed, they would be replaced themselves.
+
+    Args:
+        taken: the inputs, which results must not replace before or after they are read.
+
+    Raises:
+        DataError: it would replace what is not ours.
+    """
+    try:
+        status = os.lstat(path)
+        if (status.st_dev, status.st_ino) in taken:
+            problem = "is an input itself, where its result or another's belongs"
+        elif stat.S_ISDIR(status.st_mode):
+            problem = "a folder is in the place of the result"
+        elif not stat.S_ISREG(status.st_mode):
+            problem = "a link, pipe or device is in the place of the result"
+        elif status.st_size == 0 or is_signed(path):
+            return
+        else:
+            problem = "is there already, and it is not as predict wrote it, so it is kept"
+    except (FileNotFoundError, NotADirectoryError):
+        return  # atomic() says what is wrong with the folder
+    except OSError as error:
+        problem = f"no result can be called that ({error.strerror})"
+    raise DataError(f"{path}: {problem}", "move it away, or choose another folder with --out")
+
+
+def _mark(head: bytes, rest: bytes) -> bytes:
+    digest = hashlib.sha256(head)
+    digest.update(rest)
+    text = _TEXT + digest.hexdigest().encode()
+    return (len(text) - 4).to_bytes(4) + text + zlib.crc32(text).to_bytes(4)

@@ -1,0 +1,55 @@
+"""What eval and init are told to write, and what stands there already."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import emaseg, run, tiny
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name == "nt", reason="POSIX links")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run(tiny("train.iterations=1"), out)
+    return out
+
+
+def test_eval_replaces_its_own_scores_and_nobody_elses(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects a metrics.json of another program in the folder that --out names; a link is not written through."""
+    arguments = ("eval", trained, "--out", tmp_path, "--device", "cpu", "-q")
+    file = tmp_path / "metrics.json"
+    for content in ('{"accuracy": 1}', "", "\0"):
+        file.write_text(content)
+        code, out, err = emaseg(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert f"{file}: is there already, and no evaluation wrote it" in err
+        assert file.read_text() == content
+    file.unlink()
+    file.symlink_to("precious")
+    assert emaseg(capsys, *arguments)[0] == 2
+    assert not (tmp_path / "precious").exists()
+    file.unlink()
+    for _ in range(2):
+        assert emaseg(capsys, *arguments)[0] == 0
+        assert json.loads(file.read_text())["schema"] == 1
+
+
+def test_init_and_submit_do_not_replace_a_link_to_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects a link to a disk that is not there at the moment."""
+    for name, arguments in (("a.toml", ("init", tmp_path, "--out")), ("a.zip", ("eval", trained, "--submit"))):
+        place = tmp_path / name
+        place.symlink_to("nothing")
+        code, _, err = emaseg(capsys, *arguments, place)
+        assert code == 2
+        assert "is there already" in err
+        assert place.is_symlink()
