@@ -26,7 +26,8 @@ from emaseg.distributed import mean_over_ranks
 from emaseg.models.backbones import build_backbone
 from emaseg.models.layers import ConvNormAct, Head, Norm, Step
 from emaseg.models.network import Network
-from emaseg.recipe.schema import Backbone, EMANetModel, Loss
+from emaseg.recipe.backbones import Backbone
+from emaseg.recipe.schema import EMANetModel, Loss
 
 
 class EMAttention(nn.Module):

@@ -28,7 +28,8 @@ from emaseg.models.context import ASPP
 from emaseg.models.layers import ConvNormAct, Head, Norm, Step
 from emaseg.models.memory import ClassMemory, blend_weight
 from emaseg.models.network import Network, Report
-from emaseg.recipe.schema import Backbone, Loss, MemoryNetModel, ViTBackbone
+from emaseg.recipe.backbones import Backbone, ViTBackbone
+from emaseg.recipe.schema import Loss, MemoryNetModel
 
 _LEAK = {"relu": 0.0, "leaky_relu": 0.01}  # slope below zero
 _VIT_UPSAMPLING = 4  # after each of an auxiliary head's two convolutions
