@@ -161,7 +161,7 @@ class _Writer:
 
     def _read(self, start: int, end: int) -> None:
         while start < end:
-            data = os.pread(self.file.fileno(), min(end - start, 1 << 20), start)
+            data = os.pread(self.file.fileno(), min(end - start, _PIECE), start)
             if not data:
                 raise OSError(errno.EIO, "it became shorter while it was written")
             self._digest.update(data)

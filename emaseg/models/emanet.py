@@ -29,7 +29,8 @@ from emaseg.distributed import mean_over_ranks
 from emaseg.models.backbones import build_backbone
 from emaseg.models.layers import ConvNormAct, Head, Norm, Step
 from emaseg.models.network import Network
-from emaseg.recipe.schema import Backbone, EMANetModel, Loss
+from emaseg.recipe.backbones import Backbone
+from emaseg.recipe.schema import EMANetModel, Loss
 
 _ADDED = 1e-6  # to the length that a vector is divided by: the authors' guard against 0
 _LEAST = 1e-12  # of such a length: sssegmentation's and mmsegmentation's guard

@@ -31,7 +31,8 @@ from emaseg.models.context import ASPP
 from emaseg.models.layers import ConvNormAct, Head, Norm, Step
 from emaseg.models.memory import ClassMemory, blend_weight
 from emaseg.models.network import Network, Report
-from emaseg.recipe.schema import Backbone, Loss, MemoryNetModel, ViTBackbone
+from emaseg.recipe.backbones import Backbone, ViTBackbone
+from emaseg.recipe.schema import Loss, MemoryNetModel
 
 _LEAK = {"relu": 0.0, "leaky_relu": 0.01}  # slope below zero; 0.01 in the LIP rows
 _VIT_UPSAMPLING = 4  # after each of an auxiliary head's two convolutions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from emaseg.recipe.backbones import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
 from emaseg.recipe.check import check, num_classes
 from emaseg.recipe.overrides import for_tta
 from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, parse_recipe
@@ -10,7 +11,6 @@ from emaseg.recipe.schema import (
     SCHEMA_VERSION,
     ADE20KData,
     Augment,
-    Backbone,
     CityscapesData,
     CocoStuffData,
     CocoVOCData,
@@ -18,7 +18,6 @@ from emaseg.recipe.schema import (
     EMANetModel,
     FolderData,
     Group,
-    HRNetBackbone,
     Inference,
     LIPData,
     Loss,
@@ -29,11 +28,8 @@ from emaseg.recipe.schema import (
     PascalContextData,
     Published,
     Recipe,
-    ResNeStBackbone,
-    ResNetBackbone,
     ShapesData,
     Train,
-    ViTBackbone,
     VOCData,
 )
 from emaseg.recipe.sections import Problem, key_doc, not_available

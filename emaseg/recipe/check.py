@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
 from emaseg.recipe.schema import (
     ADE20KData,
     Augment,
@@ -16,7 +17,6 @@ from emaseg.recipe.schema import (
     CocoVOCData,
     Data,
     FolderData,
-    HRNetBackbone,
     Inference,
     LIPData,
     MemoryNetModel,
@@ -24,7 +24,6 @@ from emaseg.recipe.schema import (
     PascalContextData,
     Recipe,
     ShapesData,
-    ViTBackbone,
     VOCData,
 )
 from emaseg.recipe.sections import Problem

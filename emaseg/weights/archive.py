@@ -34,7 +34,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _MOST_DIRECTORY = MOST_MEMBERS * 256
 _KEPT = re.compile(r"data\.pkl|version|byteorder|data/[A-Za-z0-9_.-]{1,64}")
 _GAP = 24  # bytes behind a member: its size and checksum once more
-_CHUNK = 1 << 20
+_CHUNK = 8 << 20  # large, so that the two threads seldom wait for each other
 
 
 class DamagedError(Exception):
@@ -209,7 +209,7 @@ def check_members(file: FileIO, members: Sequence[Member]) -> None:
     Raises:
         DamagedError: a member's bytes are not those that were written. PyTorch does not look.
     """
-    buffer = bytearray(_CHUNK)
+    buffer = bytearray(min(_CHUNK, max((member.size for member in members), default=0)))
     for member in members:
         crc, at, left = 0, member.start, member.size
         while left:

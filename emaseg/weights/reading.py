@@ -40,7 +40,7 @@ from emaseg.weights.archive import (
 from emaseg.weights.program import MOST_PROGRAM, RefusedError, check_program
 
 _REMEDY = "check the path, or copy or download the file again"
-_CHUNK = 1 << 20
+_CHUNK = 8 << 20  # large, so that the two threads seldom wait for each other
 _LEGACY_PROGRAMS = 5  # a magic number, a version, the machine, the content, the storages' keys
 _SMALL = ("data.pkl", "version", "byteorder")
 _TABLES = (dict, OrderedDict, Counter)
@@ -136,7 +136,7 @@ def _verify(path: Path, archive: Archive) -> None:
 def sha256_of_first(file: FileIO, count: int) -> str:
     """SHA-256 of the first `count` bytes of an open file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
+    buffer = memoryview(bytearray(min(count, _CHUNK)))
     file.seek(0)
     while count and (got := file.readinto(buffer[: min(count, _CHUNK)]) or 0):
         digest.update(buffer[:got])

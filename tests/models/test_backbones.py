@@ -14,7 +14,7 @@ from emaseg.checkpoint import load_backbone
 from emaseg.errors import WeightsError
 from emaseg.models.backbones import FeatureExtractor, HRNet, ResNeSt, ResNet, ViT, build_backbone
 from emaseg.models.layers import Norm
-from emaseg.recipe.schema import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
+from emaseg.recipe.backbones import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
 
 SMALL = {
     "resnet": lambda: ResNet((1, 1, 1, 1), output_stride=16, width=4, norm=Norm()),

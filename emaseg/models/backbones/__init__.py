@@ -17,7 +17,7 @@ from emaseg.models.backbones.resnest import ResNeSt
 from emaseg.models.backbones.resnet import BLOCKS, ResNet
 from emaseg.models.backbones.vit import ViT
 from emaseg.models.layers import Norm
-from emaseg.recipe.schema import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
+from emaseg.recipe.backbones import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
 
 
 def build_backbone(backbone: Backbone, norm: Norm) -> FeatureExtractor:

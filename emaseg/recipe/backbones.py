@@ -1,0 +1,106 @@
+"""The recipe's [backbone] section: one frozen dataclass for each kind of feature extractor.
+
+Room: recipe, a part of schema.py. Imports rule only; never torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from emaseg.recipe.rule import key
+
+_MEAN = (123.675, 116.28, 103.53)
+_STD = (58.395, 57.12, 57.375)
+_WEIGHTS_DOC = 'start weights: a file, a URL or released name looked up in the cache, or "none" (random)'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResNetBackbone:
+    """Dilated ResNet with bottleneck blocks."""
+
+    kind: Literal["resnet50", "resnet101", "resnet152", "resnet14"] = key("depth; resnet14 is the demo's")
+    output_stride: Literal[8, 16, 32] = key("input pixels for one cell of the last stage")
+    stem_channels: tuple[int, ...] = key(
+        "widths of the three 3x3 stem convolutions: [32, 32, 64] (v1c), [64, 64, 128] (EMANet authors); "
+        "[] is ResNet's single 7x7",
+        (32, 32, 64),
+        low=1,
+        lengths=(0, 3),
+        ceiling=1024,
+    )
+    width: int = key(
+        "channels of the first stage's 3x3 convolutions; 64 is the published network", 64, low=4, ceiling=512
+    )
+    multi_grid: tuple[int, ...] = key(
+        "factors on the dilation of the last stage's blocks after the first: [1, 2, 4] (EMANet authors); [] none",
+        (),
+        low=1,
+        lengths=(0, 3),
+        ceiling=64,
+    )
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResNeStBackbone:
+    """ResNeSt-101: split attention, deep stem 64-64-128."""
+
+    kind: Literal["resnest101"] = key("depth")
+    output_stride: Literal[8, 16, 32] = key("input pixels for one cell of the last stage")
+    stem_channels: tuple[int, ...] = key(
+        "widths of the three stem convolutions", (64, 64, 128), low=1, lengths=(3,), ceiling=1024
+    )
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HRNetBackbone:
+    """HRNetV2p-W48: four resolutions, concatenated at stride 4."""
+
+    kind: Literal["hrnetv2_w48"] = key("width")
+    output_stride: Literal[4] = key("input pixels for one cell of the output", 4)
+    stem_relu: bool = key("ReLU after the stem's first norm; false in every released MemoryNet checkpoint", True)
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViTBackbone:
+    """ViT-Large/16, taps after four layers."""
+
+    kind: Literal["vit_large_p16_384"] = key("size")
+    output_stride: Literal[16] = key("patch side", 16)
+    image_size: tuple[int, int] = key(
+        "input size whose whole patches the position embedding holds", (512, 512), low=16, ceiling=4096
+    )
+    taps: tuple[int, ...] = key(
+        "layers (from 0) whose outputs the heads read", (9, 14, 19, 23), low=0, high=23, most=24
+    )
+    weights: str = key(_WEIGHTS_DOC)
+    mean: tuple[float, float, float] = key(
+        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
+    )
+    std: tuple[float, float, float] = key(
+        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+    )
+
+
+Backbone = ResNetBackbone | ResNeStBackbone | HRNetBackbone | ViTBackbone
