@@ -1,0 +1,122 @@
+"""A .pt2 as a function of images: looked through, rebuilt, loaded by PyTorch, and its weights compared once loaded.
+
+Room: export; imports torch, export.archive, export.check_pt2, export.info, errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from emaseg.errors import WeightsError
+from emaseg.export.archive import (
+    ABOUT,
+    DIGEST,
+    WEIGHTS,
+    Member,
+    Piece,
+    Refused,
+    content,
+    digest_of,
+    fresh,
+    read_directory,
+)
+from emaseg.export.check_onnx import not_finite
+from emaseg.export.check_pt2 import check_texts
+from emaseg.export.info import FileInfo, info_of, pt2_texts
+from emaseg.export.program import quiet
+
+_CHANGED = "it has been changed since emaseg export wrote it: its SHA-256 does not match"
+
+
+def open_pt2(file: BinaryIO, path: Path, device: torch.device) -> tuple[FileInfo, nn.Module]:
+    """What the file says of itself, and its program on `device`.
+
+    Raises:
+        Refused: it holds anything that `emaseg export` does not write.
+        ValueError: it is damaged.
+        WeightsError: this PyTorch cannot load it.
+    """
+    members = read_directory(file)
+    texts = {
+        name: content(file, member) for name, member in members.items() if not name.startswith(f"{WEIGHTS}weight_")
+    }
+    info = info_of(pt2_texts(texts[ABOUT]), path)
+    rewritten, files = check_texts(texts, members)
+    pieces: dict[str, Piece] = {name: texts[name] for name in texts if not name.startswith("extra/")}
+    pieces |= rewritten
+    pieces |= {name: member for name, member in members.items() if name not in texts}
+    program = _load(file, pieces, path)
+    hashes = {name: hashlib.sha256(raw).hexdigest() for name, raw in texts.items()}
+    hashes |= _check_loaded(program, files, members)
+    if DIGEST in members and texts[DIGEST].decode() != digest_of(hashes):
+        raise ValueError(_CHANGED)
+    return info, _module(program, device, path)
+
+
+def _load(file: BinaryIO, pieces: Mapping[str, Piece], path: Path) -> ExportedProgram:
+    try:
+        with quiet():
+            return torch.export.load(cast(IO[bytes], fresh(file, pieces)))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file fails in any way
+        raise _unusable(path, error) from error
+
+
+def _module(program: ExportedProgram, device: torch.device, path: Path) -> nn.Module:
+    try:
+        if device.type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> WeightsError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return WeightsError(
+        f"{path}: this PyTorch cannot load it ({reason:.200})", "export it again with the PyTorch that shall run it"
+    )
+
+
+def _check_loaded(program: ExportedProgram, files: Mapping[str, str], members: Mapping[str, Member]) -> dict[str, str]:
+    """SHA-256 of each file of weights, from the very bytes that PyTorch has loaded.
+
+    Raises:
+        ValueError: the bytes are not what the archive's checksums say.
+        Refused: some are NaN or infinite.
+    """
+    hashes: dict[str, str] = {}
+    for name, file in files.items():
+        member = members[WEIGHTS + file]
+        if member.name in hashes:
+            continue
+        storage = program.state_dict[name].untyped_storage()
+        raw = memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+        if len(raw) != member.size or zlib.crc32(raw) != member.crc:
+            raise ValueError(f"the checksum of {member.name} does not match")
+        hashes[member.name] = hashlib.sha256(raw).hexdigest()
+    wrong = list(_not_finite({name: program.state_dict[name] for name in files}))
+    if wrong:
+        raise Refused(not_finite(wrong))
+    return hashes
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> Iterable[str]:
+    for name, weight in weights.items():
+        if weight.is_floating_point() and weight.numel():
+            least, largest = torch.aminmax(weight)  # both are NaN where any value is
+            if not (torch.isfinite(least) and torch.isfinite(largest)):
+                yield name
