@@ -142,7 +142,7 @@ def _begin(file: BinaryIO, local: int, path: bytes) -> int:
     raw = _read(file, local, _LOCAL.size)
     if raw[:4] != b"PK\3\4":
         raise ValueError("its directory is damaged")
-    *_, name, extra = _LOCAL.unpack(raw)
+    name, extra = (int(size) for size in _LOCAL.unpack(raw)[-2:])
     if _read(file, local + _LOCAL.size, name) != path:
         raise Refused("a member of two names")
     return local + _LOCAL.size + name + extra

@@ -418,10 +418,9 @@ def _whole(values: Sequence[Any], where: str, most: int = LARGEST_NUMBER) -> Non
 
 def _name(value: Any) -> str:
     """A name that may become a variable of Python code."""
-    if not _is(_NAME, value) or keyword.iskeyword(value) or value.startswith("__"):
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or keyword.iskeyword(value) or value.startswith("__"):
         raise Refused(f"the name {value!r:.60}")
-    name: str = value
-    return name
+    return value
 
 
 def _is(pattern: re.Pattern[str], value: Any) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ def _check_loaded(program: ExportedProgram, files: Mapping[str, str], members: M
         if member.name in hashes:
             continue
         storage = program.state_dict[name].untyped_storage()
-        raw = memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+        raw: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
         if len(raw) != member.size or zlib.crc32(raw) != member.crc:
             raise ValueError(f"the checksum of {member.name} does not match")
         hashes[member.name] = hashlib.sha256(raw).hexdigest()

@@ -121,7 +121,8 @@ def compare(
 def failed(probes: Sequence[Probe]) -> Iterator[Check]:
     """The comparison of a file that cannot be run: nothing agrees."""
     for probe in probes:
-        yield Check(len(probe), *probe[0].shape[:2], math.inf, 0.0)
+        height, width = probe[0].shape[:2]
+        yield Check(len(probe), height, width, math.inf, 0.0)
 
 
 def _difference(own: Tensor, reference: Tensor) -> float:
