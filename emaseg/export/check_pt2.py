@@ -420,7 +420,7 @@ def _name(value: Any) -> str:
     """A name that may become a variable of Python code."""
     if not isinstance(value, str) or not _NAME.fullmatch(value) or keyword.iskeyword(value) or value.startswith("__"):
         raise Refused(f"the name {value!r:.60}")
-    return value
+    return str(value)
 
 
 def _is(pattern: re.Pattern[str], value: Any) -> bool:

@@ -19,6 +19,7 @@ from emaseg.export.protobuf import message, text, walk
 from emaseg.export.request import check_extra
 from emaseg.recipe.check import num_classes
 
+_ANY = -1  # a side of an output that may be fixed or not
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -94,7 +95,7 @@ def _check_ends(session: Any, info: FileInfo) -> None:
         ends.append((session.get_outputs(), info.output, "tensor(uint8)", (None, *sides)))
     else:
         classes = num_classes(info.recipe.data)
-        ends.append((session.get_outputs(), info.output, "tensor(float)", (None, classes, None, None)))
+        ends.append((session.get_outputs(), info.output, "tensor(float)", (None, classes, _ANY, _ANY)))
     for found, name, kind, shape in ends:
         described = [(end.name, end.type, end.shape) for end in found]
         fits = len(found) == 1 and described[0][:2] == (name, kind) and len(found[0].shape) == len(shape)
@@ -103,9 +104,9 @@ def _check_ends(session: Any, info: FileInfo) -> None:
 
 
 def _fits(own: int | str | None, side: int | None) -> bool:
-    """Whether a side of the session's is the one wanted; None: it depends on the image."""
-    return own == side if side is not None else not isinstance(own, int)
+    """Whether a side of the session's is the one wanted; None: it depends on the images."""
+    return side == _ANY or (own == side if side is not None else not isinstance(own, int))
 
 
 def _shown(shape: tuple[int | None, ...]) -> str:
-    return " x ".join("any" if side is None else str(side) for side in shape)
+    return " x ".join("any" if side in (None, _ANY) else str(side) for side in shape)

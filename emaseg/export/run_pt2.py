@@ -13,7 +13,9 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from emaseg.errors import WeightsError
 from emaseg.export.archive import (
@@ -32,6 +34,8 @@ from emaseg.export.check_onnx import not_finite
 from emaseg.export.check_pt2 import check_texts
 from emaseg.export.info import FileInfo, info_of, pt2_texts
 from emaseg.export.program import quiet
+
+MOST_VALUES = 1024, 1 << 26  # of one tensor, for each pixel of the images and in any case: 25 times what ours need
 
 _CHANGED = "it has been changed since emaseg export wrote it: its SHA-256 does not match"
 
@@ -120,3 +124,44 @@ def _not_finite(weights: Mapping[str, Tensor]) -> Iterable[str]:
             least, largest = torch.aminmax(weight)  # both are NaN where any value is
             if not (torch.isfinite(least) and torch.isfinite(largest)):
                 yield name
+
+
+class Bounded:
+    """A program that is run only for sizes of images at which no tensor in it grows out of bounds.
+
+    Threat: sizes are computed, so a short program may ask for any amount of memory, and on a CPU the system may grant
+    it and then end the process. On a GPU, asking for too much is an error, so there is nothing to prevent.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._good: set[tuple[int, ...]] = set()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """
+        Raises:
+            Refused: a tensor would be far larger than in any network of ours.
+        """
+        with torch.no_grad():
+            if images.device.type == "cpu" and tuple(images.shape) not in self._good:
+                with FakeTensorMode(allow_non_fake_inputs=True), _Limit(images):
+                    self._module(torch.empty(images.shape, dtype=images.dtype))
+                self._good.add(tuple(images.shape))
+            result: Tensor = self._module(images)
+        return result
+
+
+class _Limit(TorchDispatchMode):
+    """Looks at the size of every result. Tensors have no memory while it is used."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        each, always = MOST_VALUES
+        self._most = each * images.numel() // images.shape[1] + always
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, (tuple, list)) else (results,):
+            if isinstance(result, Tensor) and result.numel() > self._most:
+                raise Refused(f"a tensor of {result.numel()} values, {tuple(result.shape)}")
+        return results

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from emaseg.errors import WeightsError
 from emaseg.export.info import INPUT, SUFFIXES, FileInfo, opened
 from emaseg.export.run_onnx import open_onnx
-from emaseg.export.run_pt2 import open_pt2
+from emaseg.export.run_pt2 import Bounded, open_pt2
 from emaseg.models import Report
 from emaseg.recipe.check import num_classes
 
@@ -119,7 +119,7 @@ def open_exported(path: Path, device: torch.device | str = "cpu") -> ExportedNet
     with opened(path) as file:
         if path.suffix.lower() == SUFFIXES["torch"]:
             info, module = open_pt2(file, path, where)
-            run = partial(_run_pt2, module)
+            run = Bounded(module)
         else:
             info, session = open_onnx(file, path, where)
             run = partial(_run_onnx, session)
@@ -130,8 +130,3 @@ def _run_onnx(session: Any, images: Tensor) -> Tensor:
     (result,) = session.run(None, {INPUT: images.contiguous().cpu().numpy()})
     return torch.from_numpy(result).to(images.device)
 
-
-def _run_pt2(module: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = module(images)
-    return result
