@@ -300,8 +300,8 @@ class _Program:
                 elif form != "as_name" or not isinstance(inner, str) or inner not in self.known:
                     raise Refused(f"{where} as {form!r:.40}")
 
-    def define(self, name: Any) -> str:
-        name = _name(name)
+    def define(self, value: Any) -> str:
+        name = _name(value)
         if name in self.known:
             raise Refused(f"two values {name:.60}")
         self.known.add(name)
@@ -420,7 +420,8 @@ def _name(value: Any) -> str:
     """A name that may become a variable of Python code."""
     if not isinstance(value, str) or not _NAME.fullmatch(value) or keyword.iskeyword(value) or value.startswith("__"):
         raise Refused(f"the name {value!r:.60}")
-    return str(value)
+    name: str = value
+    return name
 
 
 def _is(pattern: re.Pattern[str], value: Any) -> bool:

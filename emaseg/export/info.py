@@ -129,6 +129,7 @@ def info_of(texts: Mapping[str, str], path: Path, overrides: Sequence[str] = ())
         raise WeightsError(f"{path}: its description is incomplete ({error})", _ALIKE) from error
     except RecipeError as error:
         if overrides:
+            info_of(texts, path)  # the file's own fault?
             raise
         raise WeightsError(f"{path}: the recipe inside is damaged: {error.message}", _ALIKE) from error
 

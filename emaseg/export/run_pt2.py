@@ -151,11 +151,11 @@ class Bounded:
         return result
 
 
-class _Limit(TorchDispatchMode):
+class _Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at the size of every result. Tensors have no memory while it is used."""
 
     def __init__(self, images: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         each, always = MOST_VALUES
         self._most = each * images.numel() // images.shape[1] + always
 

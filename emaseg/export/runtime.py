@@ -129,4 +129,3 @@ def open_exported(path: Path, device: torch.device | str = "cpu") -> ExportedNet
 def _run_onnx(session: Any, images: Tensor) -> Tensor:
     (result,) = session.run(None, {INPUT: images.contiguous().cpu().numpy()})
     return torch.from_numpy(result).to(images.device)
-

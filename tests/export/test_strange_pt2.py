@@ -159,6 +159,18 @@ def test_a_file_of_the_user_is_not_written_to(made: Make, tmp_path: Path) -> Non
     assert victim.read_bytes() == bytes(8)
 
 
+def test_memory_without_limit(made: Make, tmp_path: Path) -> None:
+    """Protects memory: a size that is computed or written down is tried without memory first."""
+    content = members(made("plain.pt2").path)
+    new = program(content)
+    expand = first(new, "torch.ops.aten.expand.default")
+    sizes = next(item for item in expand["inputs"] if item["name"] == "size")
+    sizes["arg"] = {"as_ints": [1 << 24, *(-1 for _ in range(3))]}
+    model = open_exported(packed(changed(content, new), tmp_path / "large.pt2"))
+    with pytest.raises(WeightsError, match=r"large\.pt2: its program fails \(a tensor of \d+ values"):
+        model(IMAGES)
+
+
 # -------------------------------------------------------------------------------------------------- other programs
 Edit = Callable[[Any], None]
 
