@@ -163,7 +163,7 @@ def _readings(read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str],
     """
     try:
         written = read(())
-    except RecipeError:  # keys that the file leaves out may be given by --set
+    except (RecipeError, WeightsError):  # keys that the file leaves out may be given by --set
         written = read(overrides)
     if not tta:
         return written, read(overrides) if overrides else written

@@ -5,11 +5,10 @@ Room: export; imports torch, export.info; onnx's exporter when it is used. Legen
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +16,10 @@ from torch.export import Dim, ExportedProgram
 
 from emaseg.errors import WeightsError
 from emaseg.export.network import InferenceNetwork
-from emaseg.exported.info import EXTRA_FILE, INPUT, SMALLEST_SIDE
+from emaseg.exported.archive import ABOUT, DIGEST, digest_of, hash_members, read_directory
+from emaseg.exported.info import INPUT, METADATA_FIELD, ONNX_DIGEST, SMALLEST_SIDE
+from emaseg.exported.protobuf import written
+from emaseg.exported.run_pt2 import quiet
 
 OPSET = 18  # the exporter's own: every runtime since 2023 has it
 ONNX_LIMIT = 2_000_000_000  # bytes of one file; a protocol-buffer message holds no more
@@ -37,7 +39,7 @@ def program_of(network: InferenceNetwork, shape: tuple[int, int] | None) -> Expo
     sizes: dict[int, Dim] = {0: Dim("batch")}
     if shape is None:
         sizes |= {2: Dim("height", min=SMALLEST_SIDE), 3: Dim("width", min=SMALLEST_SIDE)}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.export.export(network, (example,), dynamic_shapes={INPUT: sizes}, strict=False)
     if program.graph_signature.buffers_to_mutate:
         raise WeightsError("the program would change its own weights", "report this: no network here should")
@@ -49,10 +51,15 @@ def program_of(network: InferenceNetwork, shape: tuple[int, int] | None) -> Expo
 
 
 def write_pt2(program: ExportedProgram, path: Path, texts: Mapping[str, str]) -> None:
-    """torch.export's archive with the metadata in it."""
+    """torch.export's archive with the metadata in it, and the SHA-256 of all its members."""
     program.example_inputs = None
-    with _quiet():
-        torch.export.save(program, str(path), extra_files={EXTRA_FILE: json.dumps(dict(texts))})
+    with quiet():
+        torch.export.save(program, str(path), extra_files={ABOUT.removeprefix("extra/"): json.dumps(dict(texts))})
+    with path.open("rb") as file:
+        digest = digest_of(hash_members(file, read_directory(file).values()))
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = archive.namelist()[0].partition("/")[0]
+        archive.writestr(zipfile.ZipInfo(f"{folder}/{DIGEST}"), digest)
 
 
 def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping[str, str]) -> None:
@@ -66,7 +73,7 @@ def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping
         raise WeightsError(
             f"{held / 1e9:.2f} GB of weights do not fit into one ONNX file (2 GB)", "use --precision fp16"
         )
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -84,18 +91,12 @@ def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping
     for node in model.graph:
         node.metadata_props.clear()
     exported.save(str(path), external_data=False)
+    seal(path)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters' remarks on their own future are not the user's; what fails is raised, and the file is checked."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
+def seal(path: Path) -> None:
+    """Append the SHA-256 of an ONNX file to its metadata: of all its bytes but this entry's own."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("ab") as file:
+        file.write(written(METADATA_FIELD, written(1, ONNX_DIGEST.encode()) + written(2, digest.encode())))

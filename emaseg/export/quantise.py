@@ -28,6 +28,7 @@ from emaseg.data.sample import Dataset, Subset
 from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
+from emaseg.export.program import seal
 from emaseg.exported.info import INPUT, FileInfo, followed
 from emaseg.exported.runtime import open_exported
 from emaseg.resources import expanded
@@ -92,6 +93,7 @@ def quantise(source: Path, path: Path, images: Sequence[UInt8], info: FileInfo) 
     written = onnx.load(str(path))
     onnx.helper.set_model_props(written, info.texts())
     onnx.save(written, str(path))
+    seal(path)
 
 
 @contextlib.contextmanager

@@ -118,6 +118,13 @@ def compare(
         yield Check(len(images), *size, difference, same.double().mean().item())
 
 
+def failed(probes: Sequence[Probe]) -> Iterator[Check]:
+    """The comparison of a file that cannot be run: nothing agrees."""
+    for probe in probes:
+        height, width = probe[0].shape[:2]
+        yield Check(len(probe), height, width, math.inf, 0.0)
+
+
 def _difference(own: Tensor, reference: Tensor) -> float:
     if own.shape != reference.shape:
         return math.inf

@@ -8,26 +8,27 @@ They are read without the format's library, so a file is refused before anything
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import Any, BinaryIO
 
 from emaseg.data.labels import label_set
-from emaseg.errors import DataError, WeightsError
+from emaseg.errors import DataError, RecipeError, WeightsError
+from emaseg.exported.archive import ABOUT, Refused, content, read_directory, read_json
+from emaseg.exported.protobuf import message, text, varint
 from emaseg.files import fault
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.recipe.schema import Inference
 
 FORMAT = "emaseg-export/1"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "weights": ".pt"}
-INPUT, EXTRA_FILE = "image", "emaseg.json"
+INPUT, ONNX_DIGEST = "image", "sha256"
 SMALLEST_SIDE = 33  # of a program for any size: below it HRNet's coarsest grid is one cell, which is another program
 
-_METADATA_FIELD = 14  # of ONNX's ModelProto, a list of (key = 1, value = 2)
+METADATA_FIELD = 14  # of ONNX's ModelProto, a list of (key = 1, value = 2)
 _LONGEST_TEXT = 1 << 24
 _ALIKE = "use a file that `emaseg export` wrote"
 
@@ -104,22 +105,52 @@ def read_info(path: Path, overrides: Sequence[str] = ()) -> FileInfo:
         WeightsError: missing, damaged, or not written by `emaseg export`.
         RecipeError: an override that its recipe does not take.
     """
-    texts = _texts(path)
+    return info_of(_texts(path), path, overrides)
+
+
+def info_of(texts: Mapping[str, str], path: Path, overrides: Sequence[str] = ()) -> FileInfo:
+    """What the texts in an exported file say; else as `read_info`."""
     if texts.get("format") != FORMAT:
-        found = f'says "{texts["format"]}"' if "format" in texts else "says nothing of its classes and protocol"
+        found = f"says {texts['format']!r:.60}" if "format" in texts else "says nothing of its classes and protocol"
         raise WeightsError(f"{path}: not a file of emaseg export (it {found})", _ALIKE)
+    source = f"{path} (recipe inside)"
     try:
-        shape = json.loads(texts["shape"])
+        values = {key: read_json(texts[key].encode(), key) for key in ("include", "shape", "align_corners", "versions")}
+        _check_values(texts["precision"], values)
         return FileInfo(
-            recipe=parse_recipe(texts["recipe"], f"{path} (recipe inside)", overrides).recipe,
+            recipe=parse_recipe(texts["recipe"], source, overrides).recipe,
             precision=texts["precision"],
-            include=tuple(json.loads(texts["include"])),
-            shape=None if shape is None else (int(shape[0]), int(shape[1])),
-            align_corners=bool(json.loads(texts["align_corners"])),
-            versions=json.loads(texts["versions"]),
+            include=tuple(values["include"]),
+            shape=None if values["shape"] is None else (values["shape"][0], values["shape"][1]),
+            align_corners=values["align_corners"],
+            versions=values["versions"],
         )
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: its description is incomplete ({error})", _ALIKE) from error
+    except RecipeError as error:
+        if overrides:
+            info_of(texts, path)  # the file's own fault?
+            raise
+        raise WeightsError(f"{path}: the recipe inside is damaged: {error.message}", _ALIKE) from error
+
+
+def _check_values(precision: str, values: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: a value that `FileInfo.texts` does not write.
+    """
+    include, shape, versions = values["include"], values["shape"], values["versions"]
+    sides = shape if isinstance(shape, list) else []
+    good = {
+        "precision": precision in ("fp32", "fp16", "bf16", "int8"),
+        "include": include in ([], ["normalize"], ["argmax"], ["normalize", "argmax"]),
+        "shape": shape is None or (len(sides) == 2 and all(type(n) is int and 0 < n <= 1 << 16 for n in sides)),
+        "align_corners": isinstance(values["align_corners"], bool),
+        "versions": isinstance(versions, dict) and all(isinstance(v, str) for v in versions.values()),
+    }
+    for key, right in good.items():
+        if not right:
+            raise ValueError(key)
 
 
 # ------------------------------------------------------------------------------------------------- the protocol
@@ -155,54 +186,77 @@ def settings(inference: Inference, include: Sequence[str]) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------------- the two files
-def _texts(path: Path) -> dict[str, str]:
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """An exported file to read.
+
+    Raises:
+        WeightsError: there is no such file; or what is read of it is damaged or refused.
+        SystemFault: it cannot be read.
+    """
     try:
-        if path.suffix.lower() == SUFFIXES["torch"]:
-            return _pt2_texts(path)
+        if path.exists() and not path.is_file():
+            raise WeightsError(f"{path}: is no file", "check the path")  # a pipe or a device might never end
         with path.open("rb") as file:
-            return _onnx_texts(file)
+            yield file
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file", "check the path") from None
-    except IsADirectoryError:
-        raise WeightsError(f"{path}: is a folder, not an exported file", "check the path") from None
+    except Refused as error:
+        raise WeightsError(
+            f"{path}: refused: it holds more or other things than emaseg export writes ({error})",
+            "do not trust it: export it again from its checkpoint",
+        ) from error
+    except (ValueError, KeyError, EOFError) as error:
+        raise WeightsError(f"{path}: not an exported file, or damaged ({error})", "export or copy it again") from error
     except OSError as error:
         raise fault(error, path, "reading it") from error
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise WeightsError(f"{path}: not an exported file, or damaged", "export or copy it again") from error
 
 
-def _pt2_texts(path: Path) -> dict[str, str]:
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.filename.endswith(f"/extra/{EXTRA_FILE}") and member.file_size < _LONGEST_TEXT:
-                content = json.loads(archive.read(member))
-                return {str(key): str(value) for key, value in content.items()}
-    return {}
+def _texts(path: Path) -> dict[str, str]:
+    with opened(path) as file:
+        if path.suffix.lower() == SUFFIXES["torch"]:
+            members = read_directory(file)
+            return pt2_texts(content(file, members[ABOUT])) if ABOUT in members else {}
+        return _onnx_texts(file)
 
 
-def _onnx_texts(file: IO[bytes]) -> dict[str, str]:
-    """The metadata of an ONNX file: a walk over the outermost fields of the message, the network itself skipped."""
-    end = file.seek(0, 2)
-    file.seek(0)
-    texts: dict[str, str] = {}
-    while file.tell() < end:
-        number, content = _field(file, end)
-        if number == _METADATA_FIELD and content is not None:
-            texts |= _entry(content)
+def pt2_texts(raw: bytes) -> dict[str, str]:
+    """The texts in the member ABOUT of a .pt2."""
+    texts = read_json(raw, ABOUT)
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"{ABOUT} is damaged")
     return texts
 
 
-def _entry(content: bytes) -> dict[str, str]:
-    parts: dict[int, str] = {}
-    file = io.BytesIO(content)
-    while file.tell() < len(content):
-        number, part = _field(file, len(content), keep=(1, 2))
-        if part is not None:
-            parts[number] = part.decode("utf-8")
-    return {parts[1]: parts.get(2, "")} if 1 in parts else {}
+def onnx_texts(entries: Iterable[memoryview]) -> dict[str, str]:
+    """The texts in the `metadata_props` of an ONNX file.
+
+    Raises:
+        Refused: one is there twice.
+    """
+    texts: dict[str, str] = {}
+    for entry in entries:
+        fields = message(entry, {1: "bytes", 2: "bytes"}, "a description")
+        key, value = (text(fields[number][0]) if fields[number] else "" for number in (1, 2))
+        if key in texts:
+            raise Refused(f"two descriptions {key!r:.60}")
+        texts[key] = value
+    return texts
 
 
-def _field(file: IO[bytes], end: int, keep: Sequence[int] = (_METADATA_FIELD,)) -> tuple[int, bytes | None]:
+def _onnx_texts(file: BinaryIO) -> dict[str, str]:
+    """The same from the file, of which nothing else is read."""
+    end = file.seek(0, 2)
+    file.seek(0)
+    entries = []
+    while file.tell() < end:
+        number, value = _field(file, end)
+        if value is not None and number == METADATA_FIELD:
+            entries.append(memoryview(value))
+    return onnx_texts(entries)
+
+
+def _field(file: BinaryIO, end: int) -> tuple[int, bytes | None]:
     """Number and content of the next field of a protocol-buffer message; no content where it is not wanted.
 
     Raises:
@@ -219,20 +273,15 @@ def _field(file: IO[bytes], end: int, keep: Sequence[int] = (_METADATA_FIELD,)) 
     if length < 0:
         length = _varint(file)
     if file.tell() + length > end:
-        raise ValueError("ends too early")
-    if number in keep and kind == 2 and length < _LONGEST_TEXT:
+        raise ValueError("it ends too early")
+    if number == METADATA_FIELD and kind == 2 and length < _LONGEST_TEXT:
         return number, file.read(length)
     file.seek(length, 1)
     return number, None
 
 
-def _varint(file: IO[bytes]) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("ends too early")
-        value |= (byte[0] & 127) << shift
-        if byte[0] < 128:
-            return value
-    raise ValueError("not a protocol-buffer message")
+def _varint(file: BinaryIO) -> int:
+    start = file.tell()
+    value, size = varint(memoryview(file.read(10)), 0)
+    file.seek(start + size)
+    return value

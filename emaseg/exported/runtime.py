@@ -1,49 +1,33 @@
 """An exported file in the place of a network: images in, logits out, whatever runs it.
 
-Room: export; imports torch, export.info, errors; onnxruntime when an ONNX file is opened.
+Room: export; imports torch, export.info, export.run_pt2, export.run_onnx, errors.
 Legend: B batch, H W image, h w feature grid, K classes.
 
-An ONNX file is data: ONNX Runtime executes known operations only. A .pt2 is loaded by PyTorch, which trusts it: it may
-hold pickles, and texts that become Python. So a .pt2 is looked through first, and refused unless it consists of the
-few things that `emaseg export` writes: plain tensors, names, sizes, and operations of PyTorch's own library.
+Threat: the file may be a stranger's. It is looked through before PyTorch or ONNX Runtime sees any of it, and what it
+computes is looked at before it becomes a mask.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from emaseg.errors import SystemFault, WeightsError
-from emaseg.exported.extra import check_extra
-from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, read_info
+from emaseg.errors import WeightsError
+from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened
+from emaseg.exported.run_onnx import open_onnx
+from emaseg.exported.run_pt2 import Bounded, open_pt2
 from emaseg.models import Report
 from emaseg.recipe.check import num_classes
 
 Run = Callable[[Tensor], Tensor]
 
-_MEMBERS = re.compile(
-    r"(data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
-    r"|data/sample_inputs/model\.pt|models/model\.json|extra/emaseg\.json|archive_format|archive_version|byteorder"
-    r"|\.data/(version|serialization_id)|version)"
-)
-_TARGET = re.compile(
-    r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_(max|min)"
-    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|getitem|eq|ne|lt|le|gt|ge)"
-)
-_NAME = re.compile(r"[\w.]*")
-_TREE = re.compile(r'[\w.\s"\[\]{}:,]*')
-_EXPRESSION = re.compile(r"[\w\s'(),=\-]*")
-_FUNCTIONS = re.compile(
-    "Symbol|Integer|Rational|Add|Mul|Pow|Min|Max|Mod|PythonMod|FloorDiv|CleanDiv|CeilToInt|FloorToInt|ToFloat"
-    "|IntTrueDiv|TruncToInt|positive|integer|nonnegative|True|False"
-)
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|Failed to allocate memory|bad_alloc|out of memory")
 
 
 class ExportedNetwork(nn.Module):
@@ -56,24 +40,61 @@ class ExportedNetwork(nn.Module):
         info: what the file says of itself. num_classes: K. align_corners: how its logits are resized.
     """
 
-    def __init__(self, info: FileInfo, run: Run) -> None:
+    def __init__(self, info: FileInfo, run: Run, path: Path) -> None:
         super().__init__()
         self.info = info
         self.num_classes = num_classes(info.recipe.data)
         self.align_corners = info.align_corners
         self._run = run
+        self._path = path
 
     def forward(self, images: Tensor) -> Tensor:
         """
         Raises:
             DataError: the file does not take images of this size.
+            WeightsError: its program fails, or gives what is no result.
         """
         self.info.check_size(images.shape[2], images.shape[3])
-        result = self._run(self.pixels(images) if "normalize" in self.info.include else images.float())
+        try:
+            result = self._run(self.pixels(images) if "normalize" in self.info.include else images.float())
+        except Exception as error:
+            raise self._failed(error) from error
+        wrong = self._wrong(result, images)
+        if wrong:
+            raise WeightsError(
+                f"{self._path}: its program gives {wrong} for images {tuple(images.shape)}",
+                "do not use it: export it again from its checkpoint",
+            )
         if "argmax" not in self.info.include:
             return result
         one_hot = torch.zeros(len(result), self.num_classes, *result.shape[1:], device=result.device)
         return one_hot.scatter_(1, result.long().unsqueeze(1), 1.0)
+
+    def _failed(self, error: Exception) -> Exception:
+        """What is said of a program that fails: no memory is the machine's fault, all else the file's."""
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(str(error)):
+            return MemoryError(first)
+        return WeightsError(f"{self._path}: its program fails ({first:.200})", "export it again from its checkpoint")
+
+    def _wrong(self, result: Any, images: Tensor) -> str:
+        """What makes a result none; "" for a good one. A stranger's program may give anything."""
+        batch, _, height, width = images.shape
+        labels = "argmax" in self.info.include
+        if not isinstance(result, Tensor):
+            return "no tensor"
+        if result.dtype != (torch.uint8 if labels else torch.float32):
+            return f"values of type {result.dtype}"
+        shape = tuple(result.shape)
+        whole = (batch, height, width) if labels else (batch, self.num_classes, *shape[2:])
+        if shape != whole or len(shape) != (3 if labels else 4) or 0 in shape or max(shape[2:]) > max(height, width):
+            return f"the shape {shape}"
+        least, largest = torch.aminmax(result)
+        if labels and largest >= self.num_classes:
+            return f"class {int(largest)}, where there are {self.num_classes} classes,"
+        if not labels and not (torch.isfinite(least) and torch.isfinite(largest)):
+            return "NaN or infinite logits"
+        return ""
 
     def pixels(self, images: Tensor) -> Tensor:
         """The uint8 RGB values of normalised images."""
@@ -90,121 +111,21 @@ def open_exported(path: Path, device: torch.device | str = "cpu") -> ExportedNet
     """An exported file, ready to run on `device`.
 
     Raises:
-        WeightsError: missing, damaged, not of `emaseg export`, or a .pt2 that could run code of its own.
+        WeightsError: missing, damaged, changed, not of `emaseg export`, or a file that could run code of its own.
         SystemFault: onnxruntime is missing, or cannot use the device.
     """
-    info = read_info(path)
     where = torch.device(device)
-    run = _pt2(path, where) if path.suffix.lower() == SUFFIXES["torch"] else _onnx(path, where)
-    return ExportedNetwork(info, run).eval()
+    run: Run
+    with opened(path) as file:
+        if path.suffix.lower() == SUFFIXES["torch"]:
+            info, module = open_pt2(file, path, where)
+            run = Bounded(module)
+        else:
+            info, session = open_onnx(file, path, where)
+            run = partial(_run_onnx, session)
+    return ExportedNetwork(info, run, path).eval()
 
 
-def _onnx(path: Path, device: torch.device) -> Run:
-    check_extra(("onnxruntime",), str(path))
-    import onnxruntime
-
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    provider = providers.get(device.type)
-    if provider not in onnxruntime.get_available_providers():
-        raise SystemFault(f"{path}: this onnxruntime cannot run on {device}", "use --device cpu")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors; its warnings are about its own optimisations
-    chosen = [(provider, {"device_id": device.index or 0})] if device.type == "cuda" else []
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, [*chosen, "CPUExecutionProvider"])
-    except Exception as error:  # its classes have no public base
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{path}: ONNX Runtime cannot load it ({reason})", "export it again") from error
-
-    def run(images: Tensor) -> Tensor:
-        (result,) = session.run(None, {INPUT: images.contiguous().cpu().numpy()})
-        return torch.from_numpy(result).to(device)
-
-    return run
-
-
-def _pt2(path: Path, device: torch.device) -> Run:
-    _check_program(path)
-    try:
-        program = torch.export.load(str(path))
-        if device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
-
-            program = move_to_device_pass(program, device)
-        module = program.module()
-    except Exception as error:  # a damaged file fails in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(
-            f"{path}: this PyTorch cannot load it ({reason})", "export it again with the PyTorch that shall run it"
-        ) from error
-
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            result: Tensor = module(images)
-        return result
-
-    return run
-
-
-# ------------------------------------------------------------------------------------------ what a .pt2 may hold
-def _check_program(path: Path) -> None:
-    """
-    Raises:
-        WeightsError: the archive holds anything that `emaseg export` does not write.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            odd = next(_oddities(archive), None)
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise WeightsError(f"{path}: not an exported file, or damaged", "export or copy it again") from error
-    if odd is not None:
-        raise WeightsError(
-            f"{path}: refused: a .pt2 is a program, and this one holds more than emaseg export writes ({odd})",
-            "do not trust it: export it again from its checkpoint",
-        )
-
-
-def _oddities(archive: zipfile.ZipFile) -> Iterator[str]:
-    """What in an archive PyTorch might execute."""
-    names = [member.filename.partition("/")[2] for member in archive.infolist()]
-    if len(set(names)) != len(names):
-        yield "two members of one name"
-    for member, name in zip(archive.infolist(), names, strict=True):
-        if not _MEMBERS.fullmatch(name) or member.compress_type != zipfile.ZIP_STORED:
-            yield f"member {name!r}"
-        elif name == "data/sample_inputs/model.pt" and member.file_size:
-            yield "sample inputs"
-        elif name.endswith("config.json"):
-            entries = json.loads(archive.read(member))["config"].values()
-            if any(entry["use_pickle"] or not _NAME.fullmatch(entry["path_name"]) for entry in entries):
-                yield "a pickle"
-        elif name == "models/model.json":
-            yield from _odd_texts(json.loads(archive.read(member)), "")
-
-
-def _odd_texts(value: Any, key: str) -> Iterator[str]:
-    """Texts of the program that are neither a name, an operation, a size, nor the shape of the arguments."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            if not _NAME.fullmatch(name):
-                yield f"the key {name!r}"
-            yield from _odd_texts(item, name)
-    elif isinstance(value, list):
-        if key == "guards_code" and value:
-            yield "guards_code"
-        for item in value:
-            yield from _odd_texts(item, key)
-    elif isinstance(value, str) and not _plain(value, key):
-        yield f"{key} {value[:60]!r}"
-
-
-def _plain(text: str, key: str) -> bool:
-    if key == "target":
-        return _TARGET.fullmatch(text) is not None
-    if key == "expr_str":
-        words = re.findall(r"[A-Za-z_]\w*", re.sub(r"'[a-z]\d+'", "", text))
-        return _EXPRESSION.fullmatch(text) is not None and all(_FUNCTIONS.fullmatch(w) for w in words)
-    if key in ("in_spec", "out_spec"):
-        return _TREE.fullmatch(text) is not None
-    return key == "torch_version" or _NAME.fullmatch(text) is not None
+def _run_onnx(session: Any, images: Tensor) -> Tensor:
+    (result,) = session.run(None, {INPUT: images.contiguous().cpu().numpy()})
+    return torch.from_numpy(result).to(images.device)

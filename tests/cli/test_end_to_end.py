@@ -88,7 +88,7 @@ def test_training_ends_with_the_run_folder_on_stdout(
     assert "\x1b" not in stderr
     for name in ("recipe.toml", "env.json", "log.txt", "metrics.csv", "samples.png"):
         assert (out / name).is_file(), name
-    assert {path.name for path in (out / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"last.pt", "best.pt", "previous.pt"}
 
 
 def test_json_is_one_object_and_quiet_is_quiet(

@@ -19,6 +19,13 @@ MEMORYNET = (
     'model={kind="memorynet", channels=16, attention_channels=8, auxiliary_channels=8, memory_base_lr=0.05, '
     "aspp_dilations=[1, 2]}"
 )
+INSIDE = "normalize,argmax"
+FILES = {
+    "plain.onnx": ("emanet", "onnx", ""),
+    "pixels.pt2": ("emanet", "torch", INSIDE),
+    "pixels.onnx": ("memorynet", "onnx", INSIDE),
+    "plain.pt2": ("memorynet", "torch", ""),
+}
 
 
 def recipe(kind: str, *overrides: str) -> Recipe:

@@ -23,35 +23,12 @@ from emaseg.exported.info import read_info, settings
 from emaseg.exported.runtime import open_exported
 from emaseg.predict import Predictor
 from emaseg.reference import open_model, resolve
-from tests.export.made import checkpoint, exported, network, recipe
+from tests.export.made import FILES, INSIDE, checkpoint, exported, network, recipe
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-INSIDE = "normalize,argmax"
-FILES = {
-    "plain.onnx": ("emanet", "onnx", ""),
-    "pixels.pt2": ("emanet", "torch", INSIDE),
-    "pixels.onnx": ("memorynet", "onnx", INSIDE),
-    "plain.pt2": ("memorynet", "torch", ""),
-}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """One of FILES, made at its first use."""
-    folder = tmp_path_factory.mktemp("exported")
-    done: dict[str, Exported] = {}
-
-    def make(name: str) -> Exported:
-        if name not in done:
-            kind, format_, include = FILES[name]
-            done[name] = exported(recipe(kind), folder / name, format_, include=include)
-        return done[name]
-
-    return make
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,0 +1,112 @@
+"""An ONNX file as a session of ONNX Runtime: read once, looked through, and its ends held against its description.
+
+Room: export; imports torch, export.check_onnx, export.info, errors; onnxruntime when a file is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from emaseg.errors import SystemFault, WeightsError
+from emaseg.exported.archive import Refused
+from emaseg.exported.check_onnx import check_model
+from emaseg.exported.extra import check_extra
+from emaseg.exported.info import INPUT, METADATA_FIELD, ONNX_DIGEST, FileInfo, info_of, onnx_texts
+from emaseg.exported.protobuf import message, text, walk
+from emaseg.recipe.check import num_classes
+
+_ANY = -1  # a side of an output that may be fixed or not
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def open_onnx(file: BinaryIO, path: Path, device: torch.device) -> tuple[FileInfo, Any]:
+    """What the file says of itself, and a session that runs it on `device`.
+
+    The bytes are read once; the session gets those that were checked.
+
+    Raises:
+        Refused: it holds anything that `emaseg export` does not write.
+        ValueError: it is damaged.
+        WeightsError: ONNX Runtime cannot load it, or its inputs and outputs are not as described.
+        SystemFault: onnxruntime is missing, or cannot use the device.
+    """
+    check_extra(("onnxruntime",), str(path))
+    import onnxruntime
+
+    provider = _PROVIDERS.get(device.type)
+    if provider not in onnxruntime.get_available_providers():
+        raise SystemFault(f"{path}: this onnxruntime cannot run on {device}", "use --device cpu")
+    file.seek(0)
+    data = file.read()
+    view = memoryview(data)
+    info = info_of(_checked_texts(view), path)
+    check_model(view)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # fatal: what fails is raised, and its warnings are about its own optimisations
+    chosen = [(provider, {"device_id": device.index or 0})] if device.type == "cuda" else []
+    try:
+        session = onnxruntime.InferenceSession(data, options, [*chosen, "CPUExecutionProvider"])
+    except Exception as error:  # its classes have no public base
+        raise WeightsError(f"{path}: ONNX Runtime cannot load it ({reason(error)})", "export it again") from error
+    session.disable_fallback()
+    session._model_bytes = None  # else it keeps the file in memory, for a fallback that is off
+    _check_ends(session, info)
+    return info, session
+
+
+def reason(error: Exception) -> str:
+    """The first line of what ONNX Runtime says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _checked_texts(data: memoryview) -> dict[str, str]:
+    """The file's texts, after its digest, where it has one, was compared with the rest of the file."""
+    hasher, found, entries = hashlib.sha256(), [], []
+    at = 0
+    for number, value, begin, end in walk(data):
+        if number == METADATA_FIELD and isinstance(value, memoryview):
+            entries.append(value)
+            fields = message(value, {1: "bytes", 2: "bytes"}, "a description")
+            if fields[1] and text(fields[1][0]) == ONNX_DIGEST:
+                found.append(text(fields[2][0]) if fields[2] else "")
+                hasher.update(data[at:begin])
+                at = end
+    hasher.update(data[at:])
+    texts = onnx_texts(entries)
+    if found and found != [hasher.hexdigest()]:
+        raise ValueError("it has been changed since emaseg export wrote it: its SHA-256 does not match")
+    return texts
+
+
+def _check_ends(session: Any, info: FileInfo) -> None:
+    """
+    Raises:
+        Refused: inputs or outputs other than the file's description promises.
+    """
+    kind = "tensor(uint8)" if "normalize" in info.include else "tensor(float)"
+    sides = info.shape or (None, None)
+    ends = [(session.get_inputs(), INPUT, kind, (None, 3, *sides))]
+    if info.output == "labels":
+        ends.append((session.get_outputs(), info.output, "tensor(uint8)", (None, *sides)))
+    else:
+        classes = num_classes(info.recipe.data)
+        ends.append((session.get_outputs(), info.output, "tensor(float)", (None, classes, _ANY, _ANY)))
+    for found, name, kind, shape in ends:
+        described = [(end.name, end.type, end.shape) for end in found]
+        fits = len(found) == 1 and described[0][:2] == (name, kind) and len(found[0].shape) == len(shape)
+        if not fits or any(not _fits(own, side) for own, side in zip(found[0].shape, shape, strict=True)):
+            raise Refused(f"{str(described)[:200]} where its description says {name} {kind} {_shown(shape)}")
+
+
+def _fits(own: int | str | None, side: int | None) -> bool:
+    """Whether a side of the session's is the one wanted; None: it depends on the images."""
+    return side == _ANY or (own == side if side is not None else not isinstance(own, int))
+
+
+def _shown(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if side in (None, _ANY) else str(side) for side in shape)
