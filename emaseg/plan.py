@@ -58,6 +58,7 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
             text += f"; not seen in them: {', '.join(report.never_seen[:8])}"
             text += " ..." if len(report.never_seen) > 8 else ""
         notes.append(Note(text))
+        notes += [Note(f"{part}: {doubt.message}; {doubt.hint}", warning=True) for doubt in report.doubts]
     return (*sets, notes)
 
 

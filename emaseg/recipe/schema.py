@@ -288,8 +288,10 @@ class FolderData:
     eval_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
     holdout: int = key("every n-th image, by path, is for evaluation, the others for training; 0 = no", 0, low=0)
     mask_suffix: str = key("added to an image's stem to name its mask", "")
-    values: tuple[int, ...] = key("mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=255)
-    ignore: tuple[int, ...] = key("mask values that are neither trained nor scored", (255,), low=0, high=255)
+    values: tuple[int, ...] = key(
+        "mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=65535
+    )
+    ignore: tuple[int, ...] = key("mask values that are neither trained nor scored", (255,), low=0, high=65535)
     palette: tuple[tuple[int, int, int], ...] = key(
         "a colour for each class; needed for RGB masks", (), low=0, high=255
     )

@@ -12,15 +12,24 @@ Room: starter. Imports errors and the data room's readers.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from emaseg.data.files.images import EXTENSIONS
-from emaseg.data.sets.folder import MASK_EXTENSIONS, walk
+from emaseg.data.sets.folder import MASK_EXTENSIONS, count_endings, stem_of, walk
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
+from emaseg.starter.several import (
+    check_exports,
+    class_folders,
+    endings,
+    jpeg_masks,
+    other_annotations,
+    rival_endings,
+    several_masks,
+)
 
 IMAGE_NAMES = (
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "frames", "inputs", "input", "data", "x",
@@ -86,15 +95,18 @@ def find_layout(folder: Path) -> Layout:
         for found in _arrangements(top):
             splits = {name: place for name, place in found.splits.items() if _suffix(top, place) is not None}
             train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
-            if train is not None:
+            if train is None:
+                for place in found.splits.values():
+                    _check_place(top, place)
+            else:
                 return _layout(top, train, splits, found.words)
-    raise _not_recognised(looked[-1])
+    raise _not_recognised(root)
 
 
 def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
     suffix = _suffix(root, train) or ""
+    notes = _other_masks(root, train, suffix)
     name = next((name for name in EVAL_NAMES if name in splits and _suffix(root, splits[name]) == suffix), None)
-    notes: list[str] = []
     if name is not None:
         if name in ("test", "testing"):
             notes.append("There is no validation split: the test split is the one evaluated.")
@@ -189,8 +201,10 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
         evaluation = next((names[f"{name}.txt"] for name in EVAL_NAMES if f"{name}.txt" in names), None)
         if train is None or evaluation is None:
             continue
-        known = {name for file in _files(root / place.images) for name in (file, _stem(file))}
-        strange = [line for line in read_names(root / train) if line.replace("\\", "/").removeprefix("./") not in known]
+        known = {_form(name) for file in _files(root / place.images) for name in (file, stem_of(file))}
+        strange = [
+            line for line in read_names(root / train) if _form(line.replace("\\", "/").removeprefix("./")) not in known
+        ]
         if not strange:
             return train, evaluation
         notes.append(f"{train} is not used: it names images that are not in {place.images}, such as {strange[0]!r}.")
@@ -199,41 +213,91 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
 
 # ------------------------------------------------------------------------------------------------------- names
 def _suffix(root: Path, place: Place) -> str | None:
-    """What follows an image's name in its mask's; None where hardly any image has a mask."""
+    """What follows an image's name in its mask's; None where hardly any image has a mask.
+
+    Raises:
+        DataError: images have masks of several endings.
+    """
     one_folder = place.images == place.masks
-    masks = {_stem(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
-    images = [_stem(name) for name in _files(root / place.images) if name.lower().endswith(EXTENSIONS)]
+    images, masks = _stems(root, place)
     if not images or not masks:
         return None
     if not one_folder and 2 * sum(name in masks for name in images) >= min(len(images), len(masks)):
         return ""
-    counts = Counter(_endings(images, masks))
+    counts = endings(images, masks)
     if not counts:
         return None
-    suffix, count = max(counts.items(), key=lambda item: (item[1], -len(item[0])))
+    suffix, count = min(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
     total = len(images) - count if one_folder else min(len(images), len(masks))
-    return suffix if 2 * count >= total and (not one_folder or _SUFFIX.fullmatch(suffix)) else None
+    several = rival_endings(counts, len(images) - len(masks) if one_folder else len(images))
+    if one_folder:
+        several = [ending for ending in several if _SUFFIX.fullmatch(ending)]
+        total = len(images) - sum(counts[ending] for ending in several) if len(several) > 1 else total
+    if 2 * count < total or (one_folder and not _SUFFIX.fullmatch(suffix)):
+        return None
+    if len(several) > 1:
+        raise several_masks(root / place.masks, several, "the endings of their names")
+    return suffix
 
 
-def _endings(images: Iterable[str], masks: set[str]) -> Iterator[str]:
-    """For each mask what follows the longest image name that it begins with."""
-    known = set(images)
-    for mask in masks:
-        for end in range(len(mask) - 1, 0, -1):
-            if mask[:end] in known:
-                yield mask[end:]
-                break
+def _stems(root: Path, place: Place) -> tuple[list[str], set[str]]:
+    """The names of a place's images and masks, without their extensions."""
+    masks = {stem_of(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
+    return [stem_of(name) for name in _files(root / place.images)], masks
+
+
+def _check_place(root: Path, place: Place) -> None:
+    """Stop at a place of images and masks that do not go together for a reason that is known.
+
+    Raises:
+        DataError: the masks are one for each class, JPEG files, or named after an annotation tool's tasks.
+    """
+    images, masks = _stems(root, place)
+    if not images:
+        return
+    check_exports(root / place.masks, _files(root / place.masks))
+    if place.images == place.masks or not masks:
+        files = _files(root / place.masks)
+        error = jpeg_masks(root / place.masks, _files(root / place.images), files, beside=place.images == place.masks)
+        if error is not None:
+            raise error
+        return
+    folders = class_folders(images, masks)
+    if len(folders) > 1:
+        raise several_masks(root / place.masks, folders, "the folders they are in")
+
+
+def _other_masks(root: Path, place: Place, suffix: str) -> list[str]:
+    """Notes on folders beside the mask folder that hold masks of the same images.
+
+    Raises:
+        DataError: the name of the mask folder does not say that it is the one, so each may be of one class.
+    """
+    images, masks = Path(place.images), Path(place.masks)
+    names = {name + suffix for name in _stems(root, place)[0]}
+    others = []
+    for name in _folders(root / masks.parent):
+        path = masks.parent / name
+        split = name.lower().startswith(TRAIN_NAMES + EVAL_NAMES)
+        if split or path in (images, masks) or path in (*images.parents, *masks.parents):
+            continue
+        files = {stem_of(file) for file in _files(root / path) if file.lower().endswith(MASK_EXTENSIONS)}
+        if 2 * len(names & files) >= len(names):
+            others.append(path.as_posix())
+    known = any(part.lower() in MASK_NAMES for part in masks.parts) or masks.name.lower().startswith(TRAIN_NAMES)
+    if others and not known:
+        raise several_masks(root, sorted([masks.as_posix(), *others]), "the folders they are in")
+    return [f"{first_few(others)} holds masks of the same images, too; {masks} is the one used."] if others else []
 
 
 def _pairs(root: Path, place: Place, suffix: str) -> Iterator[str]:
-    masks = {_stem(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
-    for name in _files(root / place.images):
-        if name.lower().endswith(EXTENSIONS) and _stem(name) + suffix in masks:
-            yield name
+    images, masks = _stems(root, place)
+    return (name for name in images if name + suffix in masks)
 
 
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+def _form(name: str) -> str:
+    """A name in one Unicode form: macOS takes accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 # --------------------------------------------------------------------------------------------------- the folder
@@ -287,10 +351,14 @@ def _not_recognised(root: Path) -> DataError:
     files = [name for name in _children(root) if (root / name).is_file()]
     there = first_few(folders, 12) or "no folders"
     there += f"; files: {first_few(files, 4)}" if files else "; no files"
+    everything = list(walk(root, None))
+    unread = count_endings(everything)
+    there += f"\n  not read: {unread}" if unread else ""
     return DataError(
         f"{root}: no images with masks were recognised\n"
         "  looked for: images/ + masks/ (or labels/, annotations/, ...), the same below or above train/ and val/,\n"
         "    train/ + trainannot/, or masks beside their images (a.jpg + a_mask.png); masks are PNG, TIFF, BMP or GIF\n"
         f"  found: {there}",
-        "arrange the files like one of these; a mask has its image's name, or that name and an ending",
+        other_annotations(root, everything)
+        or "arrange the files like one of these; a mask has its image's name, or that name and an ending",
     )

@@ -13,7 +13,10 @@ divides it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from emaseg.recipe.schema import FolderData
 
 MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif")
+_CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
+_TEXTS = (".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".toml", ".html", ".names")  # about the images
 
 
 def folder(data: FolderData, part: Literal["train", "eval"]) -> PairedFiles:
@@ -56,21 +61,23 @@ def usable(data: FolderData, part: Literal["train", "eval"]) -> tuple[PairedFile
     listing = data.train_list if train else data.eval_list
     need_folder(images, f"data.{part}_images", f"check data.{part}_images")
     need_folder(masks, f"data.{part}_masks", f"check data.{part}_masks")
-    image_files, mask_files = _find(images, masks, data.mask_suffix)
+    image_files, mask_files, other = _find(images, masks, data.mask_suffix)
     if not image_files:
         raise DataError(
-            f"{images}: no images ({', '.join(EXTENSIONS)})", f"put images there, or correct data.{part}_images"
+            f"{images}: no images ({', '.join(EXTENSIONS)}){_beside(other.images)}",
+            f"put images there, or correct data.{part}_images",
         )
     chosen = _listed(root / listing, image_files, images) if listing else image_files
     by_stem = _by_stem(chosen, images)
     mask_of = _by_stem(mask_files, masks)
-    problems = _images_alone(by_stem, mask_of, images, masks, data.mask_suffix)
+    problems = _images_alone(by_stem, mask_of, images, masks, data.mask_suffix, other)
     if not listing:
-        problems += _masks_alone(by_stem, mask_of, images, masks, data.mask_suffix)
+        problems += _masks_alone(by_stem, mask_of, images, masks, data.mask_suffix, other)
+    suffix = unicodedata.normalize("NFC", data.mask_suffix)
     pairs = tuple(
-        (images / name, masks / mask_of[stem + data.mask_suffix])
+        (images / name, masks / mask_of[stem + suffix])
         for stem, name in _held(by_stem, data.holdout, train)
-        if stem + data.mask_suffix in mask_of
+        if stem + suffix in mask_of
     )
     if not pairs and not problems:
         raise DataError(
@@ -81,7 +88,8 @@ def usable(data: FolderData, part: Literal["train", "eval"]) -> tuple[PairedFile
     rule = index_rule(
         labels.classes, data.ignore, values=data.values, palette=data.palette, ignore_colours=data.ignore_colours
     )
-    return PairedFiles(items=pairs, rule=rule, palette=labels.palette), problems
+    left = tuple(other.sentences(images, masks, data.mask_suffix))
+    return PairedFiles(items=pairs, rule=rule, palette=labels.palette, left=left), problems
 
 
 def _held(by_stem: dict[str, str], every: int, train: bool) -> list[tuple[str, str]]:
@@ -91,10 +99,30 @@ def _held(by_stem: dict[str, str], every: int, train: bool) -> list[tuple[str, s
     return [item for place, item in enumerate(by_stem.items()) if (place % every != every // 2) == train]
 
 
-def _find(images: Path, masks: Path, suffix: str) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """Files in the folders that are not read. images, masks: of other kinds. endings: masks without the suffix."""
+
+    images: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
+
+    def sentences(self, images: Path, masks: Path, suffix: str) -> Iterator[str]:
+        for folder, names in ((images, self.images), (masks, self.masks)):
+            if text := count_endings(name for name in names if not name.lower().endswith(_TEXTS)):
+                yield f"{folder}: files that are not read: {text}"
+        if self.endings:
+            yield (
+                f"{masks}: {len(self.endings):,} masks do not end in {suffix} (data.mask_suffix) and are not read: "
+                f"{first_few(self.endings)}"
+            )
+
+
+def _find(images: Path, masks: Path, suffix: str) -> tuple[list[str], list[str], _Other]:
     """Relative paths of the images and of the masks; the two folders may be one, or one inside the other."""
     one_folder = images.resolve() == masks.resolve()
-    mask_files = [name for name in walk(masks, None if one_folder else images) if _is_mask(name, suffix)]
+    there = list(walk(masks, None if one_folder else images))
+    mask_files = [name for name in there if _is_mask(name, suffix)]
     if one_folder:
         if not suffix:
             raise DataError(
@@ -102,8 +130,25 @@ def _find(images: Path, masks: Path, suffix: str) -> tuple[list[str], list[str]]
                 "give the masks a folder of their own, or set data.mask_suffix",
             )
         taken = set(mask_files)
-        return [name for name in walk(images, None) if _is_image(name) and name not in taken], mask_files
-    return [name for name in walk(images, masks) if _is_image(name)], mask_files
+        others = tuple(name for name in there if not _is_image(name))
+        return [name for name in there if _is_image(name) and name not in taken], mask_files, _Other(others)
+    found = list(walk(images, masks))
+    other = _Other(
+        tuple(name for name in found if not _is_image(name)),
+        tuple(name for name in there if not name.lower().endswith(MASK_EXTENSIONS)),
+        tuple(name for name in there if name.lower().endswith(MASK_EXTENSIONS) and not _is_mask(name, suffix)),
+    )
+    return [name for name in found if _is_image(name)], mask_files, other
+
+
+def count_endings(names: Iterable[str]) -> str:
+    """`5 .heic, 1 .txt` of the files that are no images and are not of a file manager's making; "" = there is none."""
+    counts = Counter(
+        PurePosixPath(name).suffix.lower() or "without an ending"
+        for name in names
+        if not _is_image(name) and PurePosixPath(name).name.lower() not in _CLUTTER
+    )
+    return ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
 
 
 def walk(top: Path, without: Path | None) -> Iterator[str]:
@@ -135,12 +180,12 @@ def _is_image(name: str) -> bool:
 
 
 def _is_mask(name: str, suffix: str) -> bool:
-    return name.lower().endswith(MASK_EXTENSIONS) and _stem(name).endswith(suffix)
+    return name.lower().endswith(MASK_EXTENSIONS) and stem_of(name).endswith(unicodedata.normalize("NFC", suffix))
 
 
-def _stem(name: str) -> str:
-    """The relative path without its extension."""
-    return str(PurePosixPath(name).with_suffix(""))
+def stem_of(name: str) -> str:
+    """The relative path without its extension, in one Unicode form: macOS takes accents apart, other systems do not."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
 def _by_stem(names: list[str], top: Path) -> dict[str, str]:
@@ -151,10 +196,10 @@ def _by_stem(names: list[str], top: Path) -> dict[str, str]:
     """
     stems: dict[str, str] = {}
     for name in names:
-        other = stems.setdefault(_stem(name), name)
+        other = stems.setdefault(stem_of(name), name)
         if other != name:
             raise DataError(
-                f"{top}: {other} and {name} share the name {_stem(name)}, by which masks are found",
+                f"{top}: {other} and {name} share the name {stem_of(name)}, by which masks are found",
                 "rename or remove one of them",
             )
     return stems
@@ -162,15 +207,15 @@ def _by_stem(names: list[str], top: Path) -> dict[str, str]:
 
 def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
     """The images that a list file names, in its order."""
-    known = set(image_files)
+    known = {unicodedata.normalize("NFC", name): name for name in image_files}
     by_stem: dict[str, list[str]] = {}
     for name in image_files:
-        by_stem.setdefault(_stem(name), []).append(name)
+        by_stem.setdefault(stem_of(name), []).append(name)
     chosen, unknown = [], []
     for line in read_names(path):
-        name = line.replace("\\", "/").removeprefix("./")
+        name = unicodedata.normalize("NFC", line.replace("\\", "/").removeprefix("./"))
         if name in known:
-            chosen.append(name)
+            chosen.append(known[name])
         elif name in by_stem:
             chosen += by_stem[name]  # two files of one stem: reported where stems are made
         else:
@@ -184,18 +229,26 @@ def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
 
 
 def _images_alone(
-    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str
+    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str, other: _Other
 ) -> list[DataError]:
     """What is wrong with images that have no mask; [] = every one has."""
+    suffix = unicodedata.normalize("NFC", suffix)
     lone = [name for stem, name in images.items() if stem + suffix not in masks]
     if not lone:
         return []
-    wanted = f"{_stem(lone[0])}{suffix}.png"
+    what = f"{len(lone):,} of {len(images):,} images in {image_top} have no mask in {mask_top}: {first_few(lone)}"
+    wanted = f"{stem_of(lone[0])}{suffix}.png"
+    unread = [name for name in other.masks if stem_of(name) == stem_of(wanted)]
+    if unread and unread[0].lower().endswith((".jpg", ".jpeg")):
+        return [DataError(f"{what}; {unread[0]} is a JPEG mask: its compression has changed the class values",
+                          "export the masks again as PNG")]  # fmt: skip
+    if unread:
+        return [DataError(f"{what}; {unread[0]} is not read because of its ending", "save the masks as PNG")]
     used = {stem + suffix for stem in images}
     free = [name for stem, name in masks.items() if stem not in used]
     return [
         DataError(
-            f"{len(lone):,} of {len(images):,} images in {image_top} have no mask in {mask_top}: {first_few(lone)}",
+            what,
             nearest(wanted, free)
             or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix or a list file",
         )
@@ -203,16 +256,29 @@ def _images_alone(
 
 
 def _masks_alone(
-    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str
+    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str, other: _Other
 ) -> list[DataError]:
     """The same of masks without an image: a sign of a half-copied folder."""
+    suffix = unicodedata.normalize("NFC", suffix)
     used = {stem + suffix for stem in images}
-    lone = [name for stem, name in masks.items() if stem not in used]
+    lone = {stem: name for stem, name in masks.items() if stem not in used}
     if not lone:
         return []
-    return [
-        DataError(
-            f"{len(lone):,} of {len(masks):,} masks in {mask_top} have no image in {image_top}: {first_few(lone)}",
-            "add the images, remove the masks, or name the images to use in a list file",
-        )
-    ]
+    what = (
+        f"{len(lone):,} of {len(masks):,} masks in {mask_top} have no image in {image_top}: {first_few(lone.values())}"
+    )
+    unread = [name for name in other.images if stem_of(name) + suffix in lone]
+    if unread:
+        return [
+            DataError(
+                f"{what}; images of these names are there but are not read because of their endings "
+                f"({count_endings(unread)}): {first_few(unread)}",
+                "convert them to PNG or JPEG, or name the images to use in a list file",
+            )
+        ]
+    return [DataError(what, "add the images, remove the masks, or name the images to use in a list file")]
+
+
+def _beside(others: Iterable[str]) -> str:
+    text = count_endings(others)
+    return f"; files of other kinds are there: {text}" if text else ""
