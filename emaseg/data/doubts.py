@@ -52,7 +52,8 @@ def label_doubts(dataset: Dataset, report: CheckReport) -> list[Doubt]:
             )
         )
     total, most = sum(report.class_pixels), max(report.class_pixels, default=0)
-    if total and len(report.class_pixels) > 1 and most > _NEARLY_ALL * total:
+    binary = report.ignored_share and report.class_pixels[0] == total  # told as an error of its own
+    if total and not binary and len(report.class_pixels) > 1 and most > _NEARLY_ALL * total:
         name = dataset.classes[report.class_pixels.index(most)]
         found.append(
             Doubt(
@@ -126,9 +127,9 @@ def _range(paths: Sequence[Path]) -> list[Doubt]:
     return [
         Doubt(
             "range",
-            f"{len(paths):,} images of 16 bits use {low * 257} to {high * 257} of 0 to 65535: of 256 levels {high - low + 1} "
+            f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535: of 256 levels {high - low + 1} "
             f"are left when they are read, {paths[0]} for example",
             "scale all of them alike to the whole range and save 8 bits, for example with "
-            f"`gdal_translate -ot Byte -scale {low * 257} {(high + 1) * 257} 0 255 in.tif out.tif`",
+            f"`gdal_translate -ot Byte -scale {low * 256} {high * 256 + 255} 0 255 in.tif out.tif`",
         )
     ]

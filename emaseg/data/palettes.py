@@ -29,20 +29,26 @@ def mixed_palettes(masks: Iterable[tuple[Path, tuple[Colour, ...], Sequence[int]
     """What is mixed up in masks, each with its palette (() = none) and the indices that it uses; None: nothing."""
     first: dict[int, tuple[Colour, Path]] = {}
     index_of: dict[Colour, int] = {}
-    differing: list[str] = []
+    differing: dict[int, str] = {}  # by index, its first difference
+    others = 0
     swapped = False
     for path, palette, used in masks:
-        own = {palette[index]: index for index in used if index < len(palette)}
-        for colour, index in own.items():
+        own = [(index, palette[index]) for index in used if index < len(palette)]
+        for index, colour in own:
             before, where = first.setdefault(index, (colour, path))
             if before != colour:
-                differing.append(f"index {index} is {list(before)} in {where.name} and {list(colour)} in {path.name}")
+                text = f"index {index} is {list(before)} in {where.name} and {list(colour)} in {path.name}"
+                differing.setdefault(index, text)
             swapped |= index_of.setdefault(colour, index) != index
+        others += any(first[index][0] != colour for index, colour in own)
     if not differing:
         return None
     text = (
-        f"the palettes of the masks differ: {first_few(differing)}; a mask is read by its indices, not by its colours"
+        f"the palettes of the masks differ ({others:,} from those before): {first_few(differing.values())}; a mask is read "
+        "by its indices, not by its colours"
     )
-    by_colour = "convert them by their colours (with Pillow: Image.open(mask).convert('RGB').save(mask))"
-    hint = f"if the colours are the classes, {by_colour} and declare data.palette; else give all masks one palette"
+    hint = (
+        "if the colours are the classes, convert the masks to colours (with Pillow: "
+        "Image.open(mask).convert('RGB').save(mask)) and run `emaseg init` again; else give all masks one palette"
+    )
     return MixedPalettes(text, hint, swapped)

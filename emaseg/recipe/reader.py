@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from emaseg.errors import RecipeError, nearest
-from emaseg.recipe.check import check
+from emaseg.recipe.check import BACKSLASHES, check
 from emaseg.recipe.lines import dotted, key_lines
 from emaseg.recipe.overrides import Override, apply_overrides, parse_overrides, replaced_kinds
 from emaseg.recipe.schema import Recipe
@@ -224,6 +224,8 @@ def _bad_toml(text: str, source: str, message: str) -> RecipeError:
     what = message[: at.start()] if at else message
     row = row if len(row) <= _ROW else f"{row[: _ROW - 3]}..."
     hint = "text needs double quotes; true and false are lower case; a # starts a comment"
+    if "\\" in row and '"' in row:
+        hint = BACKSLASHES
     return RecipeError(f"{source}:{line}: not valid TOML: {what}: {row}", hint)
 
 

@@ -288,6 +288,8 @@ class FolderData:
     eval_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
     holdout: int = key("every n-th image, by path, is for evaluation, the others for training; 0 = no", 0, low=0)
     mask_suffix: str = key("added to an image's stem to name its mask", "")
+    image_prefix: str | None = key("taken off the front of an image's file name to name its mask", None)
+    mask_prefix: str | None = key("put in front of it instead, such as mask_ for image_001.jpg and mask_001.png", None)
     values: tuple[int, ...] = key(
         "mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=65535
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emaseg.data.files.images import EXTENSIONS
-from emaseg.data.sets.folder import MASK_EXTENSIONS, count_endings, stem_of, walk
+from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, count_endings, stem_of, walk
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
 from emaseg.starter.several import (
@@ -43,6 +43,7 @@ EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets/Segmentation", "ImageSets")
 
 HOLDOUT = 5  # without a split every fifth image is for evaluation
+_MASK_PREFIX = re.compile(r"(mask|label|seg|gt|annot|target)", re.IGNORECASE)
 _SUFFIX = re.compile(r"[^A-Za-z0-9]?.*[A-Za-z].*")  # of a mask beside its image: 1 and 10 are two images
 
 # Folders by which published data sets are known that have a recipe kind of their own.
@@ -68,7 +69,7 @@ class Layout:
     root: Path
     train: Place
     eval: Place
-    mask_suffix: str
+    naming: Naming
     holdout: int
     words: str
     notes: tuple[str, ...] = ()
@@ -93,7 +94,7 @@ def find_layout(folder: Path) -> Layout:
     looked = [root, *_only_child(root)]
     for top in looked:
         for found in _arrangements(top):
-            splits = {name: place for name, place in found.splits.items() if _suffix(top, place) is not None}
+            splits = {name: place for name, place in found.splits.items() if _naming(top, place) is not None}
             train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
             if train is None:
                 for place in found.splits.values():
@@ -104,26 +105,26 @@ def find_layout(folder: Path) -> Layout:
 
 
 def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
-    suffix = _suffix(root, train) or ""
-    notes = _other_masks(root, train, suffix)
-    name = next((name for name in EVAL_NAMES if name in splits and _suffix(root, splits[name]) == suffix), None)
+    naming = _naming(root, train) or Naming("", "", "")
+    notes = _other_masks(root, train, naming)
+    name = next((name for name in EVAL_NAMES if name in splits and _naming(root, splits[name]) == naming), None)
     if name is not None:
         if name in ("test", "testing"):
             notes.append("There is no validation split: the test split is the one evaluated.")
         elif any(other in splits for other in ("test", "testing")):
             notes.append("The test split is not used: data.eval_images and eval_masks say what is evaluated.")
-        return Layout(root, train, splits[name], suffix, 0, words, tuple(notes))
+        return Layout(root, train, splits[name], naming, 0, words, tuple(notes))
     lists = _lists(root, train, notes)
     if lists is not None:
         first, second = (Place(train.images, train.masks, name) for name in lists)
-        return Layout(root, first, second, suffix, 0, f"{words}, split by {lists[0]} and {lists[1]}", tuple(notes))
-    count = sum(1 for _ in _pairs(root, train, suffix))
+        return Layout(root, first, second, naming, 0, f"{words}, split by {lists[0]} and {lists[1]}", tuple(notes))
+    count = sum(1 for _ in _pairs(root, train, naming))
     if count == 1:
         notes.append("There is one image only: it is trained on and evaluated too.")
-        return Layout(root, train, train, suffix, 0, words, tuple(notes))
+        return Layout(root, train, train, naming, 0, words, tuple(notes))
     notes.append("There is no split: every n-th image (data.holdout) is for evaluation and not trained on.")
     notes.append("Neighbouring frames of one video belong on one side: give such data train and val folders instead.")
-    return Layout(root, train, train, suffix, min(HOLDOUT, count), words, tuple(notes))
+    return Layout(root, train, train, naming, min(HOLDOUT, count), words, tuple(notes))
 
 
 # ------------------------------------------------------------------------------------------------ arrangements
@@ -212,6 +213,42 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
 
 
 # ------------------------------------------------------------------------------------------------------- names
+def _naming(root: Path, place: Place) -> Naming | None:
+    """How masks are called after their images; None where hardly any image has a mask.
+
+    Raises:
+        DataError: images have masks of several endings.
+    """
+    suffix = _suffix(root, place)
+    return _prefixes(root, place) if suffix is None else Naming("", "", suffix)
+
+
+def _prefixes(root: Path, place: Place) -> Naming | None:
+    """Of image_001.jpg and mask_001.png: what all names begin with, where the rest is alike; in one folder only where
+    masks begin with a word for masks."""
+    images, masks = _stems(root, place)
+    if place.images == place.masks:
+        masks = {stem for stem in masks if _MASK_PREFIX.match(stem.rpartition("/")[2])}
+        images = [stem for stem in images if stem not in masks]
+    if not images or not masks:
+        return None
+    first = _shared([stem.rpartition("/")[2] for stem in images])
+    second = _shared([stem.rpartition("/")[2] for stem in masks])
+    while first and second and first[-1] == second[-1]:
+        first, second = first[:-1], second[:-1]
+    naming = Naming(first, second, "")
+    found = sum(naming.mask(stem) in masks for stem in images)
+    return naming if second and 2 * found >= max(len(images), len(masks)) else None
+
+
+def _shared(names: list[str]) -> str:
+    """What all names begin with."""
+    low, high = min(names), max(names)
+    return low[
+        : next((place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
+    ]
+
+
 def _suffix(root: Path, place: Place) -> str | None:
     """What follows an image's name in its mask's; None where hardly any image has a mask.
 
@@ -265,16 +302,20 @@ def _check_place(root: Path, place: Place) -> None:
     folders = class_folders(images, masks)
     if len(folders) > 1:
         raise several_masks(root / place.masks, folders, "the folders they are in")
+    beginnings = endings((name[::-1] for name in images), (name[::-1] for name in masks))
+    kinds = [kind[::-1] for kind in rival_endings(beginnings, len(images)) if "/" not in kind]
+    if len(kinds) > 1:
+        raise several_masks(root / place.masks, sorted(kinds), "what their names begin with")
 
 
-def _other_masks(root: Path, place: Place, suffix: str) -> list[str]:
+def _other_masks(root: Path, place: Place, naming: Naming) -> list[str]:
     """Notes on folders beside the mask folder that hold masks of the same images.
 
     Raises:
         DataError: the name of the mask folder does not say that it is the one, so each may be of one class.
     """
     images, masks = Path(place.images), Path(place.masks)
-    names = {name + suffix for name in _stems(root, place)[0]}
+    names = {naming.mask(name) for name in _stems(root, place)[0]}
     others = []
     for name in _folders(root / masks.parent):
         path = masks.parent / name
@@ -290,9 +331,9 @@ def _other_masks(root: Path, place: Place, suffix: str) -> list[str]:
     return [f"{first_few(others)} holds masks of the same images, too; {masks} is the one used."] if others else []
 
 
-def _pairs(root: Path, place: Place, suffix: str) -> Iterator[str]:
+def _pairs(root: Path, place: Place, naming: Naming) -> Iterator[str]:
     images, masks = _stems(root, place)
-    return (name for name in images if name + suffix in masks)
+    return (name for name in images if naming.mask(name) in masks)
 
 
 def _form(name: str) -> str:

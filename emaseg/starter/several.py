@@ -58,7 +58,7 @@ def class_folders(images: Iterable[str], masks: Iterable[str]) -> list[str]:
 
 def several_masks(where: Path, kinds: Sequence[str], how: str) -> DataError:
     """Of masks of which each image has several. kinds: their endings or folders, as `how` says."""
-    names = [re.sub(r"^[^A-Za-z0-9]+", "", kind) or kind for kind in kinds]
+    names = [re.sub(r"^[\W_]+|[\W_]+$", "", kind) or kind for kind in kinds]
     numbered = ", ".join(f"{place} {name}" for place, name in enumerate(names[:8], 1))
     return DataError(
         f"{where}: each image has {len(kinds)} masks, told apart by {how}: {first_few(kinds, 8)}; a recipe reads one mask "

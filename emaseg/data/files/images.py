@@ -251,9 +251,9 @@ def _check_jpeg(file: BinaryIO, picture: Image.Image, name: str) -> None:
 
 def _check_bands(picture: Any, name: str) -> None:
     """Stop at a TIFF of more bands than Pillow reads: one that nothing explains must not be dropped without a word."""
-    words = tiff.bands_left(picture.tag_v2, len(picture.getbands()))
-    if words:
-        raise DataError(f"{name}: {words}", tiff.THREE_BANDS)
+    odd = tiff.bands_left(picture.tag_v2, len(picture.getbands()))
+    if odd:
+        raise DataError(f"{name}: {odd[0]}", odd[1])
 
 
 def _check_tiff(picture: Any, name: str) -> None:

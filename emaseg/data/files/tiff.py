@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 from PIL import TiffImagePlugin
 
-__all__ = ["THREE_BANDS", "bands_left", "odd_samples"]
+__all__ = ["bands_left", "odd_samples"]
 
 _BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT = 258, 262, 277, 338, 339  # tags
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
-THREE_BANDS = (
+_ONE_BAND = "write the band to use into a file of its own, for example with `gdal_translate -b 1 in.tif out.tif`"
+_THREE_BANDS = (
     "write three bands as red, green and blue into a file of their own, for example with "
     "`gdal_translate -b 1 -b 2 -b 3 in.tif out.tif`"
 )
@@ -32,18 +33,13 @@ def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
     if bands is None:
         return None
     if kind in _KINDS and (kind != 3 or bands > 1):
-        remedy = f"{_SCALE}; {THREE_BANDS}" if bands > 3 else _SCALE
-        return (
-            f"a TIFF of {_of(bands)} with {bits}-bit {_KINDS[kind]} samples, and nothing says which values are black "
-            "and white",
-            remedy,
-        )
+        what = f"a TIFF of {_of(bands)} with {bits}-bit {_KINDS[kind]} samples"
+        remedy = f"{_SCALE}; {_THREE_BANDS}" if bands > 3 else _SCALE
+        return f"{what}, and nothing says which values are black and white", remedy
     if bands > 4 or bands == 2 or (bands == 4 and _COLOURS.get(_first(tags, _PHOTOMETRIC, 1), 1) == 1):
-        return (
-            f"a TIFF of {_of(bands)} of {bits} bits; one band, or red, green and blue with or without transparency, can "
-            "be read",
-            THREE_BANDS,
-        )
+        what = f"a TIFF of {_of(bands)} of {bits} bits"
+        remedy = _ONE_BAND if bands == 2 else _THREE_BANDS
+        return f"{what}; one band, or red, green and blue with or without transparency, can be read", remedy
     if bits not in (1, 2, 4, 8, 16):
         return f"a TIFF with samples of {bits} bits", _SCALE
     if bits == 16 and bands > 1 and _first(tags, 284, 1) == 2:
@@ -51,14 +47,13 @@ def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
     return None
 
 
-def bands_left(tags: Any, read: int) -> str:
-    """Of a TIFF that Pillow opens: words for the bands beyond the `read` ones, which it would drop; "" = there are none."""
+def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
+    """As odd_samples, of a TIFF that Pillow opens: of bands beyond the `read` ones, which it would drop."""
     bands, bits, _ = _numbers(tags)
     if bands is None or bands <= read:
-        return ""
-    return (
-        f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what the {'last' if bands - read > 1 else 'other'} is"
-    )
+        return None
+    what = f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {read + 1} is"
+    return what, _ONE_BAND if bands == 2 else _THREE_BANDS
 
 
 def _of(bands: int) -> str:
