@@ -25,6 +25,7 @@ from torch import nn
 
 from emaseg.data.files.images import EXTENSIONS, read_image
 from emaseg.data.labels import label_set
+from emaseg.data.sets.folder import count_endings, walk
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic
 from emaseg.inference import label_map
@@ -191,6 +192,13 @@ def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInp
         raise DataError(f"{out}: no images here but the results of an earlier run", "name the images or their folder")
     stems = _stems([relative for _, _, relative in found.values()])
     return [ImageInput(source, name, stem) for (source, name, _), stem in zip(found.values(), stems, strict=True)]
+
+
+def unread_files(inputs: Sequence[str]) -> list[str]:
+    """Of each argument that is a folder, the number and the endings of files that find_images leaves out, as sentences."""
+    folders = [expanded(text) for text in inputs if text not in ("", "-") and expanded(text).is_dir()]
+    counts = [(folder, count_endings(walk(folder, None), texts=False)) for folder in folders]
+    return [f"{folder}: files that are not read: {text}" for folder, text in counts if text]
 
 
 def _files(text: str, results: Path | None) -> list[tuple[Path, Path]]:

@@ -34,6 +34,7 @@ _NUMBER, _GAP = r"(\d{1,6})", r"[\s,;]+"
 _RGB = rf"{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}"
 _HEX = r"#([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})"
 _NAME = r"(\S.*?)"
+_BRACKETS = re.compile(r"[\[(]\s*(\d+[\s,;]+\d+[\s,;]+\d+)\s*[\])]")  # around a colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ _FORMS = (
 )
 _CVAT = _form("CVAT's name:colour:parts:actions", r"([^:]*[^:\s][^:]*):(\d+),(\d+),(\d+):[^:]*:[^:]*", "nrgb")
 
+_MARKS = (",", ";", "\t")  # between columns
 _NAMES = {"name", "names", "class", "classes", "label", "labels", "class name", "label name", "category", "title"}
 _VALUES = {
     "id",
@@ -78,8 +80,10 @@ _VALUES = {
     "class index",
     "number",
 }
-_REDS, _GREENS, _BLUES, _HEXES = {"r", "red"}, {"g", "green"}, {"b", "blue"}, {"hex", "color", "colour", "hex code"}
-_HEADINGS = _NAMES | _VALUES | _REDS | _GREENS | _BLUES | _HEXES | {"rgb"}
+_HEADED = {"class", "label", "category"}  # of a column of names, or of values where they are numbers
+_REDS, _GREENS, _BLUES = {"r", "red"}, {"g", "green"}, {"b", "blue"}
+_ONE_COLOUR = {"hex", "color", "colour", "hex code", "rgb"}
+_HEADINGS = _NAMES | _VALUES | _REDS | _GREENS | _BLUES | _ONE_COLOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def read_lines(path: Path) -> Names | None:
     Raises:
         DataError: unreadable, or a line that does not fit the others.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), 1)]
+    lines = [(n, _BRACKETS.sub(r"\1", line.strip())) for n, line in enumerate(read_text(path).splitlines(), 1)]
     filled = [(number, line) for number, line in lines if line]
     if not filled or all(line.lower().endswith(EXTENSIONS) for _, line in filled):
         return None
@@ -139,12 +143,13 @@ def read_lines(path: Path) -> Names | None:
     remarks = []
     if kept and _is_heading(kept):
         remarks.append(f"The first line of {path.name} is a heading: {kept[0][1]}.")
-        heading, kept = _cells(kept[0][1]), kept[1:]
+        heading = _cells(kept[0][1]) if any(mark in kept[0][1] for mark in _MARKS) else []
+        kept = kept[1:]
     else:
         heading = []
     if not kept:
         return None
-    entries = (_table(kept, heading) if heading else None) or _entries(path, kept)
+    entries = (_table(path, kept, heading) if heading else None) or _entries(path, kept)
     if not all(entry.value is not None for entry in entries):
         remarks += _check_positions(path, filled, kept)
     return Names(path.name, distinct(path, entries), tuple(remarks))
@@ -214,7 +219,7 @@ def _is_heading(lines: list[tuple[int, str]]) -> bool:
 
 def _cells(line: str) -> list[str]:
     """The columns of a line: by comma, semicolon or tab, else by blanks where all are words of headings."""
-    for mark in (",", ";", "\t"):
+    for mark in _MARKS:
         if mark in line:
             row = next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])
             return [cell.strip() for cell in row]
@@ -230,27 +235,60 @@ def _is_number(cell: str) -> bool:
     return re.fullmatch(r"-?\d{1,6}", cell.strip()) is not None
 
 
-def _table(lines: list[tuple[int, str]], heading: list[str]) -> list[Entry] | None:
-    """Entries by the words of the heading; None where it has none for the names, or lines have other columns."""
+def _table(path: Path, lines: list[tuple[int, str]], heading: list[str]) -> list[Entry] | None:
+    """Entries by the words of the heading; None where none of them says which column holds the names.
+
+    Raises:
+        DataError: a line has other columns, or a value or colour is missing.
+    """
+    words = [_word(cell) for cell in heading]
     rows = [_cells(line) for _, line in lines]
+    for (number, line), row in zip(lines, rows, strict=True):
+        if len(row) != len(heading) and any(word in _NAMES for word in words):
+            raise DataError(
+                f"{path}:{number}: {len(row)} columns, but the heading has {len(heading)}: {line!r}",
+                "write all lines alike; a name with a comma needs double quotes",
+            )
     if any(len(row) != len(heading) for row in rows):
         return None
-    words = [_word(cell) for cell in heading]
     columns = list(zip(*rows, strict=True))
-
-    def column(known: set[str], numbers: bool) -> tuple[str, ...] | None:
-        found = (c for word, c in zip(words, columns, strict=True) if word in known)
-        return next((c for c in found if all(map(_is_number, c)) == numbers), None)
-
-    names, values = column(_NAMES, numbers=False), column(_VALUES | _NAMES, numbers=True)
-    red, green, blue = (column(known, numbers=True) for known in (_REDS, _GREENS, _BLUES))
-    if names is None:
+    numeric = [all(map(_is_number, column)) for column in columns]
+    place = next((i for i, word in enumerate(words) if word in _NAMES and not numeric[i]), None)
+    if place is None:
         return None
-    colours: Sequence[Colour | None] = [None] * len(names)
+
+    def numbers(known: set[str]) -> list[int] | None:
+        """The column of numbers that has one of these words on top."""
+        for i, word in enumerate(words):
+            if i != place and word in known and numeric[i]:
+                return list(map(int, columns[i]))
+            if i != place and word in known and known is not _HEADED and any(map(_is_number, columns[i])):
+                number, line = lines[next(n for n, cell in enumerate(columns[i]) if not _is_number(cell))]
+                raise DataError(
+                    f"{path}:{number}: no number in the column {heading[i]!r}: {line!r}", "write all lines alike"
+                )
+        return None
+
+    values = numbers(_VALUES) or numbers(_HEADED)
+    red, green, blue = numbers(_REDS), numbers(_GREENS), numbers(_BLUES)
+    colours: Sequence[Colour | None] = [None] * len(rows)
     if red and green and blue:
-        colours = [(abs(int(r)), abs(int(g)), abs(int(b))) for r, g, b in zip(red, green, blue, strict=True)]
-    stated = [None] * len(names) if values is None else list(map(int, values))
-    return [Entry(clean(n), v, c) for n, v, c in zip(names, stated, colours, strict=True)]
+        colours = list(zip(map(abs, red), map(abs, green), map(abs, blue), strict=True))
+    else:
+        i = next((i for i, word in enumerate(words) if word in _ONE_COLOUR), None)
+        found = [] if i is None else [_colour(cell) for cell in columns[i]]
+        colours = found if found and None not in found else colours
+    stated: Sequence[int | None] = values or [None] * len(rows)
+    return [Entry(clean(n), v, c) for n, v, c in zip(columns[place], stated, colours, strict=True)]
+
+
+def _colour(cell: str) -> Colour | None:
+    """Of `#ff0000` or `255 0 0`."""
+    if match := re.fullmatch(_HEX, cell.strip()):
+        return int(match[1], 16), int(match[2], 16), int(match[3], 16)
+    if match := re.fullmatch(_RGB, cell.strip("[]() ")):
+        return int(match[1]), int(match[2]), int(match[3])
+    return None
 
 
 def _entries(path: Path, lines: list[tuple[int, str]]) -> list[Entry]:

@@ -152,10 +152,12 @@ def _block(path: Path, lines: list[tuple[int, str]]) -> list[str] | dict[str, st
         text = _bare(line)
         if not text.strip() or text.strip() == "---":
             continue
+        if text.startswith("\t"):
+            raise _not_read(path, number, line)
         if not text.startswith((" ", "-")):
             break
         item = re.fullmatch(r"\s*-\s+(\S.*)", text)
-        pair = re.fullmatch(r"\s+('[^']*'|\"[^\"]*\"|[^\s:]+)\s*:\s+(\S.*)", text)
+        pair = re.fullmatch(r"\s+('[^']*'|\"[^\"]*\"|[^\s:'\"][^:]*?)\s*:\s+(\S.*)", text)
         if item and not table:
             items.append(_scalar(path, number, item[1]))
         elif pair and not items and _scalar(path, number, pair[1]) not in table:
@@ -181,7 +183,7 @@ def _flow(path: Path, number: int, rest: str, more: Iterator[str]) -> list[str] 
         return [_scalar(path, number, part) for part in parts]
     table: dict[str, str] = {}
     for part in parts:
-        pair = re.fullmatch(r"('[^']*'|\"[^\"]*\"|[^\s:]+)\s*:\s+(\S.*)", part)
+        pair = re.fullmatch(r"('[^']*'|\"[^\"]*\"|[^\s:'\"][^:]*?)\s*:\s+(\S.*)", part)
         if pair is None or _scalar(path, number, pair[1]) in table:
             raise _not_read(path, number, part)
         table[_scalar(path, number, pair[1])] = _scalar(path, number, pair[2])

@@ -363,7 +363,7 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
     texts: dict[Colour, str] = {}
     if names is not None and names.coloured:
         reasons.append(f"Names and colours are those of {names.file}.")
-        stated = {entry.colour: entry for entry in names.entries if entry.colour is not None}
+        stated = _stated_colours(names)
         texts = {colour: entry.name for colour, entry in stated.items() if not entry.void}
         void = [colour for colour, entry in stated.items() if entry.void and colour not in ignored]
         if void:
@@ -392,6 +392,22 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
         remarks=tuple(remark(held, codes.get(colour, -1), f"colour {list(colour)}") for colour in texts),
         reasons=tuple(reasons),
     )
+
+
+def _stated_colours(names: Names) -> dict[Colour, Entry]:
+    """The entry of each colour.
+
+    Raises:
+        DataError: one colour is two classes.
+    """
+    stated: dict[Colour, Entry] = {}
+    for entry in names.entries:
+        if entry.colour is not None and stated.setdefault(entry.colour, entry) is not entry:
+            raise DataError(
+                f'{names.file}: colour {list(entry.colour)} is both "{stated[entry.colour].name}" and "{entry.name}"',
+                "give each class a colour of its own",
+            )
+    return stated
 
 
 def _ordered(colours: list[Colour], held: Held) -> tuple[list[Colour], bool]:

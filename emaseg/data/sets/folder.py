@@ -135,7 +135,7 @@ class _Other:
 
     def sentences(self, images: Path, masks: Path, naming: Naming) -> Iterator[str]:
         for folder, names in ((images, self.images), (masks, self.masks)):
-            if text := count_endings(name for name in names if not name.lower().endswith(_TEXTS)):
+            if text := count_endings(names, texts=False):
                 yield f"{folder}: files that are not read: {text}"
         if self.endings:
             yield (
@@ -167,12 +167,17 @@ def _find(images: Path, masks: Path, naming: Naming) -> tuple[list[str], list[st
     return [name for name in found if _is_image(name)], mask_files, other
 
 
-def count_endings(names: Iterable[str]) -> str:
-    """`5 .heic, 1 .txt` of the files that are no images and are not of a file manager's making; "" = there is none."""
+def count_endings(names: Iterable[str], *, texts: bool = True) -> str:
+    """`5 .heic, 1 .txt` of the files that are no images and are not of a file manager's making; "" = there is none.
+
+    texts: count text files, too, which lie beside images to say something about them.
+    """
     counts = Counter(
         PurePosixPath(name).suffix.lower() or "without an ending"
         for name in names
-        if not _is_image(name) and PurePosixPath(name).name.lower() not in _CLUTTER
+        if not _is_image(name)
+        and PurePosixPath(name).name.lower() not in _CLUTTER
+        and (texts or not name.lower().endswith(_TEXTS))
     )
     return ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
 
