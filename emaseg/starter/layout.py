@@ -234,8 +234,11 @@ def _prefixes(root: Path, place: Place) -> Naming | None:
         return None
     first = _shared([stem.rpartition("/")[2] for stem in images])
     second = _shared([stem.rpartition("/")[2] for stem in masks])
-    while first and second and first[-1] == second[-1]:
-        first, second = first[:-1], second[:-1]
+    tail = _shared([first[::-1], second[::-1]])[::-1]
+    first, second = first.removesuffix(tail), second.removesuffix(tail)
+    if first[-1:].isalpha() and second[-1:].isalpha():  # a word that both end in belongs to both: img and seg
+        word = re.match("[A-Za-z]*", tail)
+        first, second = (text + (word[0] if word else "") for text in (first, second))
     naming = Naming(first, second, "")
     found = sum(naming.mask(stem) in masks for stem in images)
     return naming if second and 2 * found >= max(len(images), len(masks)) else None
