@@ -19,10 +19,11 @@ from typing import Any, Literal
 import numpy as np
 
 from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
-from emaseg.data.doubts import file_doubts, label_doubts
+from emaseg.data.doubts import label_doubts
 from emaseg.data.pipeline.resize import limit_size
 from emaseg.data.sample import Dataset, LabelError, SizeError, Split
 from emaseg.data.sets import build_dataset
+from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.data.sets.folder import usable
 from emaseg.data.sets.pairs import PairedFiles
@@ -118,7 +119,8 @@ def check_data(recipe: Recipe, sample: int = 0) -> Generator[Reading, None, Data
         looks = yield from read_all(WORDS[part], partial(_look, dataset), chosen)
         reports.append(_summary(dataset, looks, part, notes))
         labels = reports[-1].labels
-        for doubt in (*(label_doubts(dataset, labels) if labels else ()), *file_doubts(dataset, chosen)):
+        doubts = label_doubts(dataset.classes, labels.class_pixels, labels.ignored_share) if labels else []
+        for doubt in (*doubts, *file_doubts(dataset, chosen)):
             notes.add(doubt.kind, part, DataError(doubt.message, doubt.hint))
         if part == "train":
             _train_only(recipe, dataset, chosen, looks, notes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.doubts import Doubt, file_doubts, label_doubts
+from emaseg.data.doubts import Doubt, label_doubts
 from emaseg.data.sample import IGNORE, Dataset, UInt8, published_label
 from emaseg.errors import DataError
 
@@ -43,7 +43,7 @@ class CheckReport:
 def check_dataset(dataset: Dataset, limit: int = 64) -> CheckReport:
     """Read the labels of `limit` samples, evenly spread (all, where there are no more), and count what they hold.
 
-    Of image files only the header is read, and of 16-bit ones the pixels.
+    Of image files only the header is read.
 
     Raises:
         DataError: the data set is empty; labels cannot be used (up to five are listed, with their number); or the
@@ -57,7 +57,7 @@ def check_dataset(dataset: Dataset, limit: int = 64) -> CheckReport:
     if hidden_binary(histograms, len(dataset.classes)):
         _check_not_binary(dataset, set(range(total)) - set(chosen))
     report = summed(dataset, histograms)
-    return replace(report, doubts=(*label_doubts(dataset, report), *file_doubts(dataset, chosen)))
+    return replace(report, doubts=tuple(label_doubts(dataset.classes, report.class_pixels, report.ignored_share)))
 
 
 def summed(dataset: Dataset, histograms: Counts) -> CheckReport:

@@ -1,31 +1,15 @@
-"""What does not stop a training but would spoil its result: told by `init`, `check-data` and at the start of training.
+"""What does not stop a training but would spoil its result, as the labels show it.
 
-Room: data. Imports images, label_files, palettes, pairs, sample. Legend: H W image height and width.
+Room: data. Imports nothing of the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+__all__ = ["Doubt", "label_doubts"]
 
-from emaseg.data.files.images import Header, image_header, read_image
-from emaseg.data.files.mask_values import stored_values
-from emaseg.data.palettes import mixed_palettes
-from emaseg.data.sample import Dataset
-from emaseg.data.sets.pairs import PairedFiles, first_few
-from emaseg.errors import DataError
-
-if TYPE_CHECKING:
-    from emaseg.data.checks import CheckReport
-
-__all__ = ["Doubt", "file_doubts", "label_doubts"]
-
-_READ = 64  # images of 16 bits whose range is looked at
-_NARROW = 64  # of 256 levels: a quarter of the range
 _MOST_IGNORED = 0.5
 _NEARLY_ALL = 0.99  # of the labelled pixels
 
@@ -39,22 +23,22 @@ class Doubt:
     hint: str
 
 
-def label_doubts(dataset: Dataset, report: CheckReport) -> list[Doubt]:
-    """Of what the labels hold: mostly ignored pixels, or one class nearly everywhere."""
+def label_doubts(classes: Sequence[str], pixels: Sequence[int], ignored_share: float) -> list[Doubt]:
+    """Of what the labels hold, in pixels of each class: mostly ignored pixels, or one class nearly everywhere."""
     found = []
-    if report.ignored_share > _MOST_IGNORED:
+    if ignored_share > _MOST_IGNORED:
         found.append(
             Doubt(
                 "mostly",
-                f"{report.ignored_share:.1%} of the pixels are ignored: neither learnt nor scored",
+                f"{ignored_share:.1%} of the pixels are ignored: neither learnt nor scored",
                 "check data.ignore and data.ignore_colours: an object drawn in 255 is a class only with data.values; the "
                 "value or colour of the background may be among the ignored ones",
             )
         )
-    total, most = sum(report.class_pixels), max(report.class_pixels, default=0)
-    binary = report.ignored_share and report.class_pixels[0] == total  # told as an error of its own
-    if total and not binary and len(report.class_pixels) > 1 and most > _NEARLY_ALL * total:
-        name = dataset.classes[report.class_pixels.index(most)]
+    total, most = sum(pixels), max(pixels, default=0)
+    binary = ignored_share and pixels[0] == total  # told as an error of its own
+    if total and not binary and len(pixels) > 1 and most > _NEARLY_ALL * total:
+        name = classes[pixels.index(most)]
         found.append(
             Doubt(
                 "one",
@@ -64,72 +48,3 @@ def label_doubts(dataset: Dataset, report: CheckReport) -> list[Doubt]:
             )
         )
     return found
-
-
-def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
-    """Of the files of some samples: palettes that differ, dark 16-bit images, further pages; and files left out."""
-    if not isinstance(dataset, PairedFiles):
-        return []
-    found = [Doubt("left", text, "convert what should be used, or take it for known") for text in dataset.left]
-    found += _palettes([dataset.items[index][1] for index in chosen])
-    headers = [(path, header) for index in chosen if (header := _header(path := dataset.items[index][0])) is not None]
-    paged = [path for path, header in headers if header.pages > 1]
-    if paged:
-        found.append(
-            Doubt(
-                "pages",
-                f"{len(paged):,} of {len(headers):,} images have several pages, and the first is the one read: "
-                f"{first_few(paged, 2)}",
-                "if the pages are bands, write three of them as the red, green and blue of one image",
-            )
-        )
-    return found + _range([path for path, header in headers if header.bits == 16])
-
-
-def _header(path: Path) -> Header | None:
-    try:
-        return image_header(path)
-    except DataError:  # told where it is read
-        return None
-
-
-def _palettes(masks: Sequence[Path]) -> list[Doubt]:
-    """Palettes are compared first; only where they differ are the masks read, for the indices that they use."""
-    palettes = {}
-    for path in masks:
-        if path.suffix.lower() in (".png", ".gif", ".tif", ".tiff", ".bmp") and (header := _header(path)):
-            palettes[path] = header.palette
-    known = [palette for palette in palettes.values() if palette]
-    shortest = min(map(len, known), default=0)
-    if len({palette[:shortest] for palette in known}) < 2:
-        return []
-    rows = []
-    for path, palette in palettes.items():
-        try:
-            rows.append((path, palette, np.unique(stored_values(path, path).values).tolist()))
-        except DataError:
-            continue
-    mixed = mixed_palettes(rows)
-    return [] if mixed is None else [Doubt("palettes", mixed.text, mixed.hint)]
-
-
-def _range(paths: Sequence[Path]) -> list[Doubt]:
-    """16-bit images that use a sliver of their range: they become a few levels of the eight bits that are read."""
-    low, high = 255, 0
-    for path in paths[:_READ]:
-        try:
-            image = read_image(path)
-        except DataError:
-            continue
-        low, high = min(low, int(image.min())), max(high, int(image.max()))
-    if not paths or high < low or high - low >= _NARROW:
-        return []
-    return [
-        Doubt(
-            "range",
-            f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535: of 256 levels {high - low + 1} "
-            f"are left when they are read, {paths[0]} for example",
-            "scale all of them alike to the whole range and save 8 bits, for example with "
-            f"`gdal_translate -ot Byte -scale {low * 256} {high * 256 + 255} 0 255 in.tif out.tif`",
-        )
-    ]

@@ -305,6 +305,11 @@ def _check_place(root: Path, place: Place) -> None:
     folders = class_folders(images, masks)
     if len(folders) > 1:
         raise several_masks(root / place.masks, folders, "the folders they are in")
+    if folders:
+        raise DataError(
+            f"{root / place.masks}: the masks are in its folder {folders[0]}, the images not in one of that name",
+            f"move the masks out of {folders[0]}, or the images into a folder {folders[0]}",
+        )
     beginnings = endings((name[::-1] for name in images), (name[::-1] for name in masks))
     kinds = [kind[::-1] for kind in rival_endings(beginnings, len(images)) if "/" not in kind]
     if len(kinds) > 1:

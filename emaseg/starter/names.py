@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from emaseg.data.files.label_files import MAX_CLASSES
 from emaseg.errors import DataError
 from emaseg.starter.class_files import Entry, Names, read_lines
 from emaseg.starter.class_trees import read_json, read_yaml
@@ -39,7 +40,7 @@ def find_names(root: Path, folders: Sequence[Path] = (), *, coloured: bool) -> t
         copies = [path for folder in dict.fromkeys((root, *folders)) if (path := _there(folder, file))]
         read = [(path, names) for path in copies if (names := _read(path))]
         for path in (path for path in copies if path not in [known for known, _ in read]):
-            remarks.append(f"{path.relative_to(root)} names no classes in a form that is known, and is not used.")
+            remarks.append(f"{path.relative_to(root)} names no classes that can be used here.")
         for path, names in read[1:]:
             if names.entries != read[0][1].entries:
                 raise DataError(
@@ -56,7 +57,7 @@ def find_names(root: Path, folders: Sequence[Path] = (), *, coloured: bool) -> t
 
 
 def _said(names: Names) -> list[str]:
-    return sorted(entry.name.lower() for entry in names.entries)
+    return [entry.name.lower() for entry in names.entries]
 
 
 def _there(folder: Path, file: str) -> Path | None:
@@ -67,6 +68,11 @@ def _there(folder: Path, file: str) -> Path | None:
 
 
 def _read(path: Path) -> Names | None:
+    names = _by_ending(path)
+    return None if names is None or len(names.entries) > MAX_CLASSES else names
+
+
+def _by_ending(path: Path) -> Names | None:
     match path.suffix.lower():
         case ".json":
             return read_json(path)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from emaseg.data.files.reading import read_ordinary
-from emaseg.data.sets.folder import stem_of
+from emaseg.data.sets.folder import MASK_EXTENSIONS, stem_of
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 
@@ -87,9 +87,12 @@ def check_exports(where: Path, masks: Iterable[str]) -> None:
 
 
 def jpeg_masks(where: Path, images: Iterable[str], files: Iterable[str], *, beside: bool) -> DataError | None:
-    """Where the masks of half of the images are JPEG files: their error. beside: they lie among the images."""
+    """Where the masks of half of the images are JPEG files, or of another kind that is not read as masks: their error.
+
+    beside: they lie among the images.
+    """
     known = {stem_of(name) for name in images}
-    found = [name for name in files if name.lower().endswith((".jpg", ".jpeg"))]
+    found = [name for name in files if not name.lower().endswith(MASK_EXTENSIONS)]
     stems = [stem_of(name) for name in found]
     counts = endings(known, stems)
     count = max((n for ending, n in counts.items() if _MASK_WORD.fullmatch(ending)), default=0)
@@ -98,6 +101,12 @@ def jpeg_masks(where: Path, images: Iterable[str], files: Iterable[str], *, besi
         count = max(count, sum(stem in known for stem in stems))
     if not count or 2 * count < total:
         return None
+    kinds = sorted({Path(name).suffix.lower() for name in found})
+    if not {".jpg", ".jpeg"} & set(kinds):
+        return DataError(
+            f"{where}: the masks end in {first_few(kinds)}; they are read from PNG, TIFF, BMP and GIF files only",
+            "save the masks as PNG, without changing their values",
+        )
     return DataError(
         f"{where}: the masks are JPEG files, whose compression has changed the class values",
         "export the masks again as PNG; saving these as PNG does not bring the values back",

@@ -17,8 +17,8 @@ from emaseg.data.files.label_files import MAX_CLASSES, SHARP_EDGES
 from emaseg.data.files.mask_values import Colour, Stored, stored_values, unpacked
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.labels import voc_colours
-from emaseg.data.palettes import mixed_palettes
 from emaseg.data.sample import IGNORE
+from emaseg.data.sets.palettes import mixed_palettes
 from emaseg.errors import DataError
 from emaseg.starter.class_files import IGNORED
 from emaseg.starter.names import Entry, Names
@@ -384,6 +384,8 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
             "The masks are RGB: data.palette gives the colour of each class. Rename class_0, ... as you like."
         )
         reasons.append("A colour that means unlabelled: move it from palette to ignore_colours, and take its name out.")
+    if names is not None and names.file not in " ".join(reasons):
+        reasons.append(f"{names.file} is not used: it does not say which colour is which class.")
     codes = {colour: code for code, colour in colours.items()}
     return Classes(
         names=tuple(texts.values()),

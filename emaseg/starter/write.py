@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from emaseg.data.checks import spread
-from emaseg.data.doubts import file_doubts
 from emaseg.data.files.images import image_size
+from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError

@@ -110,13 +110,13 @@ def test_what_does_not_fit_is_an_error_with_its_line(file: str, text: str, words
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["a.jpg\nb.jpg\n", "", "\n"])
+@pytest.mark.parametrize("text", ["a.jpg\nb.jpg\n", "", "\n", "\n".join(f"n{i}" for i in range(300))])
 def test_what_is_no_list_of_classes_is_passed_over_and_said_so(text: str, tmp_path: Path) -> None:
     """Protects a list of images called labels.txt from becoming classes."""
     (tmp_path / "labels.txt").write_text(text)
     names, remarks = find_names(tmp_path, coloured=False)
     assert names is None
-    assert remarks == ("labels.txt names no classes in a form that is known, and is not used.",)
+    assert remarks == ("labels.txt names no classes that can be used here.",)
 
 
 def test_copies_in_the_splits(tmp_path: Path) -> None:

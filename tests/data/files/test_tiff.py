@@ -76,7 +76,7 @@ def test_plain_files_are_read(tmp_path: Path) -> None:
 def test_a_damaged_directory_is_damage(tmp_path: Path) -> None:
     path = tiff(tmp_path, 5, 8, 1, 1, 0)
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match="damaged|cut short"):
+    with pytest.raises(DataError, match=r"damaged|cut short"):
         read_image(path)
 
 
