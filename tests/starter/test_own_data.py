@@ -14,6 +14,7 @@ from PIL import Image
 from emaseg.data.sets import build_dataset
 from emaseg.errors import UserError
 from emaseg.plan import datasets
+from emaseg.predict import unread_files
 from emaseg.recipe import parse_recipe
 from tests.starter.made import SIZE, Draw, blob, data_of, dry_run, grey, indexed, labels, made, refused, start
 from tests.test_check_data import report_of
@@ -351,3 +352,14 @@ def test_a_folder_named_as_a_recipe_is_offered(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError) as caught:
         resolve("demo", checkpoint="last")
     assert "./demo" in caught.value.hint
+
+
+def test_predict_names_what_it_leaves_out(tmp_path: Path) -> None:
+    """Protects half a folder from going unpredicted without a word; text files beside the images are nothing to tell."""
+    made(tmp_path, grey(0, 1), count=2)
+    for name in ("a.HEIC", "b.heic", "c.nef", "notes.txt", "Thumbs.db"):
+        (tmp_path / "images" / name).write_bytes(b"x")
+    folder = tmp_path / "images"
+    assert unread_files([str(folder), str(folder / "a.HEIC"), "-"]) == [
+        f"{folder}: files that are not read: 2 .heic, 1 .nef"
+    ]
