@@ -78,8 +78,10 @@ def predict(
     folder = _folder(out, len(images) == 1 and not as_json and not resume)
 
     from emaseg.device import keep_freed_memory, pick_device
-    from emaseg.predict import Predictor, find_images, predict_files
+    from emaseg.predict import Predictor, find_images, predict_files, unread_files
     from emaseg.reference import open_model, resolve, with_em_iterations
+
+    from .render import print_lines
 
     target = pick_device(device)  # before anything is downloaded or read
     inputs = find_images(images, folder)
@@ -87,6 +89,8 @@ def predict(
         raise RecipeError(
             f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
         )
+    if not quiet and (left := unread_files(images)):
+        print_lines(left)
     reference = reference or _default_model(quiet)
     resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
     if em_iterations is not None:

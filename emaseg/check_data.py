@@ -19,9 +19,11 @@ from typing import Any, Literal
 import numpy as np
 
 from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
+from emaseg.data.doubts import label_doubts
 from emaseg.data.pipeline.resize import limit_size
 from emaseg.data.sample import Dataset, LabelError, SizeError, Split
 from emaseg.data.sets import build_dataset
+from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.errors import DataError
 from emaseg.recipe import FolderData, Recipe
@@ -48,8 +50,14 @@ KINDS: dict[str, str] = {
     "unseen": "classes never seen",
     "duplicate": "images that are in training and evaluation",
     "small": "images much smaller than the crop",
+    "left": "files that are not read",
+    "palettes": "indexed masks whose palettes differ",
+    "mostly": "masks that are mostly ignored",
+    "one": "one class that covers nearly everything",
+    "range": "16-bit images that use little of their range",
+    "pages": "images of several pages",
 }
-_WARNINGS = {"unseen", "duplicate", "small"}
+_WARNINGS = {"unseen", "duplicate", "small", "left", "palettes", "mostly", "one", "range", "pages"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,10 @@ def check_data(recipe: Recipe, sample: int = 0) -> Generator[Reading, None, Data
         chosen = spread(len(dataset), sample) if sample else list(range(len(dataset)))
         looks = yield from read_all(WORDS[part], partial(_look, dataset), chosen)
         reports.append(_summary(dataset, looks, part, notes))
+        labels = reports[-1].labels
+        doubts = label_doubts(dataset.classes, labels.class_pixels, labels.ignored_share) if labels else []
+        for doubt in (*doubts, *file_doubts(dataset, chosen)):
+            notes.add(doubt.kind, part, DataError(doubt.message, doubt.hint))
         if part == "train":
             _train_only(recipe, dataset, chosen, looks, notes)
         datasets[part] = (dataset, chosen)

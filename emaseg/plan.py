@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from emaseg.checkpoint import load_backbone, load_start
-from emaseg.data.checks import check_dataset
+from emaseg.data.checks import check_dataset, spread
 from emaseg.data.pipeline.loading import batches, default_workers
 from emaseg.data.sample import Dataset, read_pair
 from emaseg.data.sets import build_dataset
+from emaseg.data.sets.doubts import file_doubts
 from emaseg.errors import RecipeError
 from emaseg.events import Note
 from emaseg.files import atomic
@@ -55,6 +56,8 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
             text += f"; not seen in them: {', '.join(report.never_seen[:8])}"
             text += " ..." if len(report.never_seen) > 8 else ""
         notes.append(Note(text))
+        doubts = (*report.doubts, *file_doubts(dataset, spread(len(dataset), report.checked)))
+        notes += [Note(f"{part}: {doubt.message}; {doubt.hint}", warning=True) for doubt in doubts]
     return (*sets, notes)
 
 

@@ -28,6 +28,7 @@ from torch import nn
 from emaseg.data.files.images import EXTENSIONS, read_image
 from emaseg.data.files.signed import Identity, check_place, identities, signed
 from emaseg.data.labels import label_set
+from emaseg.data.sets.folder import count_endings, walk
 from emaseg.errors import DataError, RecipeError, SystemFault
 from emaseg.files import atomic
 from emaseg.inference import label_map
@@ -217,6 +218,13 @@ def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInp
         raise DataError(f"{out}: no images here but the results of an earlier run", "name the images or their folder")
     stems = iter(_stems([one.relative for one in good]))
     return [ImageInput(one.source, one.name, "" if one.problem else next(stems), one.problem) for one in found.values()]
+
+
+def unread_files(inputs: Sequence[str]) -> list[str]:
+    """Of each argument that is a folder, the number and the endings of files that find_images leaves out, as sentences."""
+    folders = [expanded(text) for text in inputs if text not in ("", "-") and expanded(text).is_dir()]
+    counts = [(folder, count_endings(walk(folder, None), texts=False)) for folder in folders]
+    return [f"{folder}: files that are not read: {text}" for folder, text in counts if text]
 
 
 def _problem(name: str, message: str, hint: str) -> _Found:

@@ -78,7 +78,8 @@ def resolve(
     path = expanded(ref)
     named = ref in shipped_recipes()  # a folder of that name must be written with a separator: ./demo
     if checkpoint is not None and (named or not path.is_dir()):
-        raise RecipeError(f"--checkpoint {checkpoint}: {ref} is not a run folder", "name the checkpoint file itself")
+        hint = f"the folder here is ./{ref}; write it so" if path.is_dir() else "name the checkpoint file itself"
+        raise RecipeError(f"--checkpoint {checkpoint}: {ref} is not a run folder", hint)
     if not named and (path.is_dir() or _is_weight_file(path)):
         if weights is not None:
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
@@ -90,7 +91,7 @@ def resolve(
         _check_there(ref, alone=weights is None)
     written, recipe = _readings(lambda sets: load_recipe(ref, sets), overrides, tta)
     if weights is None:
-        return Resolved(recipe, _released(recipe), None, written)
+        return Resolved(recipe, _released_or_folder(recipe, ref, path), None, written)
     file = expanded(weights)
     if file.is_dir():
         file = pick_checkpoint(file, None)
@@ -224,6 +225,16 @@ def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]
                     f"--set {section}.{key}: contradicts the {what}, whose network has {getattr(old, key)!r}",
                     "leave the network as it was trained",
                 )
+
+
+def _released_or_folder(recipe: Recipe, ref: str, path: Path) -> Path:
+    """As _released; where there are none, a folder of the recipe's name may have been meant, and is offered."""
+    try:
+        return _released(recipe)
+    except WeightsError as error:
+        if not path.is_dir():
+            raise
+        raise WeightsError(error.message, f"the folder here is ./{ref}; write it so, or {error.hint}") from error
 
 
 def _released(recipe: Recipe) -> Path:

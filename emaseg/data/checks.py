@@ -1,6 +1,6 @@
 """Looking at a data set before the first step: a sample of its labels, read as training will read them.
 
-Room: data. Imports errors, drawn, pairs, sample. Legend: H W image height and width, K classes.
+Room: data. Imports doubts, errors, sample. Legend: H W image height and width, K classes.
 
 A label that is out of range otherwise ends a run hours later, on a GPU as an assertion without file or value.
 """
@@ -8,11 +8,12 @@ A label that is out of range otherwise ends a run hours later, on a GPU as an as
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.doubts import Doubt, label_doubts
 from emaseg.data.sample import IGNORE, Dataset, UInt8, published_label
 from emaseg.errors import DataError
 from emaseg.words import Lines, lines_of
@@ -28,7 +29,7 @@ class CheckReport:
 
     images: size of the data set. checked: how many of its labels were read. class_pixels: K pixel counts.
     class_images: K counts of labels that hold the class. never_seen: names of the classes in no label; () unless all
-    labels were read. ignored_share: ignored pixels / all pixels read, 0..1.
+    labels were read. ignored_share: ignored pixels / all pixels read, 0..1. doubts: what would spoil the result.
     """
 
     images: int
@@ -37,6 +38,7 @@ class CheckReport:
     class_images: tuple[int, ...]
     never_seen: tuple[str, ...]
     ignored_share: float
+    doubts: tuple[Doubt, ...] = ()
 
 
 def check_dataset(dataset: Dataset, limit: int = 64) -> CheckReport:
@@ -55,7 +57,8 @@ def check_dataset(dataset: Dataset, limit: int = 64) -> CheckReport:
     histograms = _histograms(dataset, chosen)
     if hidden_binary(histograms, len(dataset.classes)):
         _check_not_binary(dataset, set(range(total)) - set(chosen))
-    return summed(dataset, histograms)
+    report = summed(dataset, histograms)
+    return replace(report, doubts=tuple(label_doubts(dataset.classes, report.class_pixels, report.ignored_share)))
 
 
 def summed(dataset: Dataset, histograms: Counts) -> CheckReport:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
 from emaseg.recipe.schema import (
@@ -28,6 +29,10 @@ from emaseg.recipe.schema import (
 )
 from emaseg.recipe.sections import Problem
 
+BACKSLASHES = (
+    "a backslash in double quotes begins an escape, such as \\n for a new line; write a Windows path in single quotes "
+    "('C:\\data') or with slashes (\"C:/data\")"
+)
 LONGEST = 1_000_000_000  # epochs or iterations
 MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
 MOST_OVERLAP = 16  # windows that cover a pixel, along one side; a published protocol has two
@@ -74,11 +79,23 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
     if optim.nesterov and optim.momentum == 0:
         yield Problem("optim.nesterov", "needs a momentum above 0")
     yield from _network(recipe)
+    yield from _control_characters(recipe)
     yield from _data(recipe.data)
     yield from _augment(recipe.augment, num_classes(recipe.data))
     yield from _inference(recipe.inference, "inference", num_classes(recipe.data))
     if recipe.inference_tta is not None:
         yield from _inference(recipe.inference_tta, "inference_tta", num_classes(recipe.data))
+
+
+def _control_characters(recipe: Recipe) -> Iterator[Problem]:
+    """Texts that name something hold none; an unescaped backslash of a Windows path leaves them behind."""
+    for section in ("backbone", "data", "train"):
+        content = getattr(recipe, section)
+        for field in fields(content):
+            value = getattr(content, field.name)
+            # A Windows path has no slash; the name of a folder on other systems may hold such characters.
+            if isinstance(value, str) and "/" not in value and any(mark in "\b\t\n\f\r" for mark in value):
+                yield Problem(f"{section}.{field.name}", f"holds a control character ({value!r}): {BACKSLASHES}")
 
 
 def _network(recipe: Recipe) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from emaseg.errors import RecipeError, nearest
 from emaseg.files import open_plain
-from emaseg.recipe.check import check
+from emaseg.recipe.check import BACKSLASHES, check
 from emaseg.recipe.lines import dotted, key_lines
 from emaseg.recipe.overrides import Override, apply_overrides, has_long_key, nested, parse_overrides, replaced_kinds
 from emaseg.recipe.schema import Recipe
@@ -243,6 +243,8 @@ def _bad_toml(text: str, source: str, message: str) -> RecipeError:
     row = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in row[: _ROW + 1])
     row = row if len(row) <= _ROW else f"{row[: _ROW - 3]}..."
     hint = "text needs double quotes; true and false are lower case; a # starts a comment"
+    if "\\" in row and '"' in row:
+        hint = BACKSLASHES
     return RecipeError(f"{source}:{line}: not valid TOML: {what}: {row}", hint)
 
 

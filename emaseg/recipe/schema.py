@@ -205,8 +205,14 @@ class FolderData:
         "every n-th image, by path, is for evaluation, the others for training; 0 = no", 0, low=0, ceiling=COUNT
     )
     mask_suffix: str = key("added to an image's stem to name its mask", "")
-    values: tuple[int, ...] = key("mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=255)
-    ignore: tuple[int, ...] = key("mask values that are neither trained nor scored", (255,), low=0, high=255, most=256)
+    image_prefix: str | None = key("taken off the front of an image's file name to name its mask", None)
+    mask_prefix: str | None = key("put in front of it instead, such as mask_ for image_001.jpg and mask_001.png", None)
+    values: tuple[int, ...] = key(
+        "mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=65535
+    )
+    ignore: tuple[int, ...] = key(
+        "mask values that are neither trained nor scored", (255,), low=0, high=65535, most=256
+    )
     palette: tuple[tuple[int, int, int], ...] = key(
         "a colour for each class; needed for RGB masks", (), low=0, high=255
     )

@@ -12,16 +12,25 @@ Room: starter. Imports errors and the data room's readers.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from emaseg.data.files.images import EXTENSIONS
-from emaseg.data.sets.folder import MASK_EXTENSIONS, walk
+from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, count_endings, stem_of, walk
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
 from emaseg.recipe import toml_value
+from emaseg.starter.several import (
+    check_exports,
+    class_folders,
+    endings,
+    jpeg_masks,
+    other_annotations,
+    rival_endings,
+    several_masks,
+)
 from emaseg.words import Lines, quoted
 
 IMAGE_NAMES = (
@@ -36,6 +45,7 @@ EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets/Segmentation", "ImageSets")
 
 HOLDOUT = 5  # without a split every fifth image is for evaluation
+_MASK_PREFIX = re.compile(r"(mask|label|seg|gt|annot|target)", re.IGNORECASE)
 _SUFFIX = re.compile(r"[^A-Za-z0-9]?.*[A-Za-z].*")  # of a mask beside its image: 1 and 10 are two images
 
 # Folders by which published data sets are known that have a recipe kind of their own.
@@ -61,7 +71,7 @@ class Layout:
     root: Path
     train: Place
     eval: Place
-    mask_suffix: str
+    naming: Naming
     holdout: int
     words: str
     notes: tuple[str, ...] = ()
@@ -86,34 +96,37 @@ def find_layout(folder: Path) -> Layout:
     looked = [root, *_only_child(root)]
     for top in looked:
         for found in _arrangements(top):
-            splits = {name: place for name, place in found.splits.items() if _suffix(top, place) is not None}
+            splits = {name: place for name, place in found.splits.items() if _naming(top, place) is not None}
             train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
-            if train is not None:
+            if train is None:
+                for place in found.splits.values():
+                    _check_place(top, place)
+            else:
                 return _layout(top, train, splits, found.words)
-    raise _not_recognised(looked[-1])
+    raise _not_recognised(root)
 
 
 def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
-    suffix = _suffix(root, train) or ""
-    name = next((name for name in EVAL_NAMES if name in splits and _suffix(root, splits[name]) == suffix), None)
-    notes: list[str] = []
+    naming = _naming(root, train) or Naming("", "", "")
+    notes = _other_masks(root, train, naming)
+    name = next((name for name in EVAL_NAMES if name in splits and _naming(root, splits[name]) == naming), None)
     if name is not None:
         if name in ("test", "testing"):
             notes.append("There is no validation split: the test split is the one evaluated.")
         elif any(other in splits for other in ("test", "testing")):
             notes.append("The test split is not used: data.eval_images and eval_masks say what is evaluated.")
-        return Layout(root, train, splits[name], suffix, 0, words, tuple(notes))
+        return Layout(root, train, splits[name], naming, 0, words, tuple(notes))
     lists = _lists(root, train, notes)
     if lists is not None:
         first, second = (Place(train.images, train.masks, name) for name in lists)
-        return Layout(root, first, second, suffix, 0, f"{words}, split by {lists[0]} and {lists[1]}", tuple(notes))
-    count = sum(1 for _ in _pairs(root, train, suffix))
+        return Layout(root, first, second, naming, 0, f"{words}, split by {lists[0]} and {lists[1]}", tuple(notes))
+    count = sum(1 for _ in _pairs(root, train, naming))
     if count == 1:
         notes.append("There is one image only: it is trained on and evaluated too.")
-        return Layout(root, train, train, suffix, 0, words, tuple(notes))
+        return Layout(root, train, train, naming, 0, words, tuple(notes))
     notes.append("There is no split: every n-th image (data.holdout) is for evaluation and not trained on.")
     notes.append("Neighbouring frames of one video belong on one side: give such data train and val folders instead.")
-    return Layout(root, train, train, suffix, min(HOLDOUT, count), words, tuple(notes))
+    return Layout(root, train, train, naming, min(HOLDOUT, count), words, tuple(notes))
 
 
 # ------------------------------------------------------------------------------------------------ arrangements
@@ -191,8 +204,10 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
         evaluation = next((names[f"{name}.txt"] for name in EVAL_NAMES if f"{name}.txt" in names), None)
         if train is None or evaluation is None:
             continue
-        known = {name for file in _files(root / place.images) for name in (file, _stem(file))}
-        strange = [line for line in read_names(root / train) if line.replace("\\", "/").removeprefix("./") not in known]
+        known = {_form(name) for file in _files(root / place.images) for name in (file, stem_of(file))}
+        strange = [
+            line for line in read_names(root / train) if _form(line.replace("\\", "/").removeprefix("./")) not in known
+        ]
         if not strange:
             return train, evaluation
         notes.append(f"{train} is not used: it names images that are not in {place.images}, such as {strange[0]!r}.")
@@ -200,42 +215,140 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
 
 
 # ------------------------------------------------------------------------------------------------------- names
+def _naming(root: Path, place: Place) -> Naming | None:
+    """How masks are called after their images; None where hardly any image has a mask.
+
+    Raises:
+        DataError: images have masks of several endings.
+    """
+    suffix = _suffix(root, place)
+    return _prefixes(root, place) if suffix is None else Naming("", "", suffix)
+
+
+def _prefixes(root: Path, place: Place) -> Naming | None:
+    """Of image_001.jpg and mask_001.png: what all names begin with, where the rest is alike; in one folder only where
+    masks begin with a word for masks."""
+    images, masks = _stems(root, place)
+    if place.images == place.masks:
+        masks = {stem for stem in masks if _MASK_PREFIX.match(stem.rpartition("/")[2])}
+        images = [stem for stem in images if stem not in masks]
+    if not images or not masks:
+        return None
+    first = _shared([stem.rpartition("/")[2] for stem in images])
+    second = _shared([stem.rpartition("/")[2] for stem in masks])
+    tail = _shared([first[::-1], second[::-1]])[::-1]
+    first, second = first.removesuffix(tail), second.removesuffix(tail)
+    if first[-1:].isalpha() and second[-1:].isalpha():  # a word that both end in belongs to both: img and seg
+        word = re.match("[A-Za-z]*", tail)
+        first, second = (text + (word[0] if word else "") for text in (first, second))
+    naming = Naming(first, second, "")
+    found = sum(naming.mask(stem) in masks for stem in images)
+    return naming if second and 2 * found >= max(len(images), len(masks)) else None
+
+
+def _shared(names: list[str]) -> str:
+    """What all names begin with."""
+    low, high = min(names), max(names)
+    return low[
+        : next((place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
+    ]
+
+
 def _suffix(root: Path, place: Place) -> str | None:
-    """What follows an image's name in its mask's; None where hardly any image has a mask."""
+    """What follows an image's name in its mask's; None where hardly any image has a mask.
+
+    Raises:
+        DataError: images have masks of several endings.
+    """
     one_folder = place.images == place.masks
-    masks = {_stem(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
-    images = [_stem(name) for name in _files(root / place.images) if name.lower().endswith(EXTENSIONS)]
+    images, masks = _stems(root, place)
     if not images or not masks:
         return None
     if not one_folder and 2 * sum(name in masks for name in images) >= min(len(images), len(masks)):
         return ""
-    counts = Counter(_endings(images, masks))
+    counts = endings(images, masks)
     if not counts:
         return None
-    suffix, count = max(counts.items(), key=lambda item: (item[1], -len(item[0])))
+    suffix, count = min(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
     total = len(images) - count if one_folder else min(len(images), len(masks))
-    return suffix if 2 * count >= total and (not one_folder or _SUFFIX.fullmatch(suffix)) else None
+    several = rival_endings(counts, len(images) - len(masks) if one_folder else len(images))
+    if one_folder:
+        several = [ending for ending in several if _SUFFIX.fullmatch(ending)]
+        total = len(images) - sum(counts[ending] for ending in several) if len(several) > 1 else total
+    if 2 * count < total or (one_folder and not _SUFFIX.fullmatch(suffix)):
+        return None
+    if len(several) > 1:
+        raise several_masks(root / place.masks, several, "the endings of their names")
+    return suffix
 
 
-def _endings(images: Iterable[str], masks: set[str]) -> Iterator[str]:
-    """For each mask what follows the longest image name that it begins with."""
-    known = set(images)
-    for mask in masks:
-        for end in range(len(mask) - 1, 0, -1):
-            if mask[:end] in known:
-                yield mask[end:]
-                break
+def _stems(root: Path, place: Place) -> tuple[list[str], set[str]]:
+    """The names of a place's images and masks, without their extensions."""
+    masks = {stem_of(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
+    return [stem_of(name) for name in _files(root / place.images)], masks
 
 
-def _pairs(root: Path, place: Place, suffix: str) -> Iterator[str]:
-    masks = {_stem(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
-    for name in _files(root / place.images):
-        if name.lower().endswith(EXTENSIONS) and _stem(name) + suffix in masks:
-            yield name
+def _check_place(root: Path, place: Place) -> None:
+    """Stop at a place of images and masks that do not go together for a reason that is known.
+
+    Raises:
+        DataError: the masks are one for each class, JPEG files, or named after an annotation tool's tasks.
+    """
+    images, masks = _stems(root, place)
+    if not images:
+        return
+    check_exports(root / place.masks, _files(root / place.masks))
+    if place.images == place.masks or not masks:
+        files = _files(root / place.masks)
+        error = jpeg_masks(root / place.masks, _files(root / place.images), files, beside=place.images == place.masks)
+        if error is not None:
+            raise error
+        return
+    folders = class_folders(images, masks)
+    if len(folders) > 1:
+        raise several_masks(root / place.masks, folders, "the folders they are in")
+    if folders:
+        raise DataError(
+            f"{root / place.masks}: the masks are in its folder {folders[0]}, the images not in one of that name",
+            f"move the masks out of {folders[0]}, or the images into a folder {folders[0]}",
+        )
+    beginnings = endings((name[::-1] for name in images), (name[::-1] for name in masks))
+    kinds = [kind[::-1] for kind in rival_endings(beginnings, len(images)) if "/" not in kind]
+    if len(kinds) > 1:
+        raise several_masks(root / place.masks, sorted(kinds), "what their names begin with")
 
 
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+def _other_masks(root: Path, place: Place, naming: Naming) -> list[str]:
+    """Notes on folders beside the mask folder that hold masks of the same images.
+
+    Raises:
+        DataError: the name of the mask folder does not say that it is the one, so each may be of one class.
+    """
+    images, masks = Path(place.images), Path(place.masks)
+    names = {naming.mask(name) for name in _stems(root, place)[0]}
+    others = []
+    for name in _folders(root / masks.parent):
+        path = masks.parent / name
+        split = name.lower().startswith(TRAIN_NAMES + EVAL_NAMES)
+        if split or path in (images, masks) or path in (*images.parents, *masks.parents):
+            continue
+        files = {stem_of(file) for file in _files(root / path) if file.lower().endswith(MASK_EXTENSIONS)}
+        if 2 * len(names & files) >= len(names):
+            others.append(path.as_posix())
+    known = any(part.lower() in MASK_NAMES for part in masks.parts) or masks.name.lower().startswith(TRAIN_NAMES)
+    if others and not known:
+        raise several_masks(root, sorted([masks.as_posix(), *others]), "the folders they are in")
+    return [f"{first_few(others)} holds masks of the same images, too; {masks} is the one used."] if others else []
+
+
+def _pairs(root: Path, place: Place, naming: Naming) -> Iterator[str]:
+    images, masks = _stems(root, place)
+    return (name for name in images if naming.mask(name) in masks)
+
+
+def _form(name: str) -> str:
+    """A name in one Unicode form: macOS takes accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 # --------------------------------------------------------------------------------------------------- the folder
@@ -289,12 +402,16 @@ def _not_recognised(root: Path) -> DataError:
     files = [name for name in _children(root) if (root / name).is_file()]
     there = first_few(folders, 12) or "no folders"
     there += f"; files: {first_few(files, 4)}" if files else "; no files"
+    everything = list(walk(root, None))
+    unread = count_endings(everything)
     return DataError(
         Lines(
             f"{root}: no images with masks were recognised",
             "  looked for: images/ + masks/ (or labels/, annotations/, ...), the same below or above train/ and val/,",
             "    train/ + trainannot/, or masks beside their images (a.jpg + a_mask.png); masks are PNG, TIFF, BMP or GIF",
             f"  found: {there}",
+            *([f"  not read: {unread}"] if unread else []),
         ),
-        "arrange the files like one of these; a mask has its image's name, or that name and an ending",
+        other_annotations(root, everything)
+        or "arrange the files like one of these; a mask has its image's name, or that name and an ending",
     )

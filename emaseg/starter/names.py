@@ -1,108 +1,82 @@
-"""The names of classes in a small text file beside the images: classes.txt, labels.txt, class_dict.csv, ...
+"""Finding the file of class names beside the images: classes.txt, labels.txt, _classes.csv, data.yaml, ...
 
-Room: starter. Imports the data room's reader of list files.
-
-One class a line, as `car`, `3: car`, `3 car`, `64 0 128 car`, `car,64,0,128` (with or without a heading).
+Room: starter. Imports errors and the readers of such files (class_files.py, class_trees.py).
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from emaseg.data.files.label_files import Colour
-from emaseg.data.sets.pairs import read_names
+from emaseg.data.files.label_files import MAX_CLASSES
+from emaseg.errors import DataError
+from emaseg.starter.class_files import Entry, Names, read_lines
+from emaseg.starter.class_trees import read_json, read_yaml
+
+__all__ = ["Entry", "Names", "find_names"]
 
 FILES = (
-    "classes.txt", "class_names.txt", "classnames.txt", "labels.txt", "label_names.txt", "names.txt", "codes.txt",
-    "label_colors.txt", "label_colours.txt", "labels_colors.txt", "class_dict.csv", "classes.csv", "labels.csv",
+    "classes.txt", "class_names.txt", "classnames.txt", "_classes.txt", "labels.txt", "label_names.txt", "names.txt",
+    "codes.txt", "obj.names", "label_colors.txt", "label_colours.txt", "labels_colors.txt", "labelmap.txt",
+    "label_map.txt", "class_dict.csv", "classes.csv", "_classes.csv", "class_names.csv", "labels.csv", "classes.json",
+    "class_names.json", "labels.json", "names.json", "label_map.json", "labelmap.json", "id2label.json", "meta.json",
+    *(f"{name}{ending}" for name in ("data", "dataset", "classes", "class_names", "labels", "names")
+      for ending in (".yaml", ".yml")),
 )  # fmt: skip
 
-# How people call pixels that are neither to be learnt nor scored.
-_VOID = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "unlabel", "unknown", "dontcare", "notlabelled"}
 
-_NUMBER = r"(\d{1,3})"
-_COLOUR_FIRST = re.compile(rf"{_NUMBER}[\s,;]+{_NUMBER}[\s,;]+{_NUMBER}[\s,;]+(\D.*)")
-_COLOUR_LAST = re.compile(rf"(.*[^\s,;:])[\s,;:]+{_NUMBER}[\s,;]+{_NUMBER}[\s,;]+{_NUMBER}")
-_VALUE_FIRST = re.compile(rf"{_NUMBER}\s*[:=,;\s]\s*(\S.*)")
-_HEADING = re.compile(r"\W*(name|class|label|id|index)\w*\W*[,;].*", re.IGNORECASE)
+def find_names(root: Path, folders: Sequence[Path] = (), *, coloured: bool) -> tuple[Names | None, tuple[str, ...]]:
+    """The first file of class names in `root`, or in one of the other folders, and what people should know of it.
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line. value: the mask value it states, None = its position counts. colour: RGB, None = not stated."""
-
-    name: str
-    value: int | None = None
-    colour: Colour | None = None
-
-    @property
-    def void(self) -> bool:
-        """Whether its name says that it is no class."""
-        return re.sub(r"[^a-z]", "", self.name.lower()) in _VOID
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The lines of one file; names are different from each other."""
-
-    file: str
-    entries: tuple[Entry, ...]
-
-    @property
-    def coloured(self) -> bool:
-        return all(entry.colour is not None for entry in self.entries)
-
-    def by_value(self) -> dict[int, Entry]:
-        """The entry of each mask value: the stated ones, else the positions."""
-        stated = all(entry.value is not None for entry in self.entries)
-        return {entry.value if stated and entry.value is not None else i: entry for i, entry in enumerate(self.entries)}
-
-
-def find_names(root: Path, *, coloured: bool) -> Names | None:
-    """The first file of class names in `root`; where masks are coloured, one that states colours comes first.
+    Where masks are coloured, one that states colours comes first.
 
     Raises:
-        DataError: such a file is there and cannot be read.
+        DataError: such a file is there and cannot be read, or copies of it in different folders say different things.
     """
-    there = {path.name.lower(): path for path in root.iterdir() if path.is_file()}
-    found = [_read(there[name]) for name in FILES if name in there]
-    found = [names for names in found if names.entries]
-    return min(found, key=lambda names: coloured and not names.coloured, default=None)
+    found: list[Names] = []
+    remarks: list[str] = []
+    for file in FILES:
+        copies = [path for folder in dict.fromkeys((root, *folders)) if (path := _there(folder, file))]
+        read = [(path, names) for path in copies if (names := _read(path))]
+        for path in (path for path in copies if path not in [known for known, _ in read]):
+            remarks.append(f"{path.relative_to(root)} names no classes that can be used here.")
+        for path, names in read[1:]:
+            if names.entries != read[0][1].entries:
+                raise DataError(
+                    f"{read[0][0]} and {path} name the classes differently", "keep one of them, or make them alike"
+                )
+        if read:
+            found.append(replace(read[0][1], file=read[0][0].relative_to(root).as_posix()))
+    best = min(found, key=lambda names: coloured and not names.coloured, default=None)
+    if best is not None:
+        remarks += best.remarks
+        kinds = {other.file for other in found if _said(other) != _said(best)}
+        remarks += [f"{file} names classes too; {best.file} is the one used." for file in sorted(kinds)]
+    return best, tuple(remarks)
 
 
-def _read(path: Path) -> Names:
-    lines = [line for line in read_names(path) if not line.startswith("#")]
-    if lines and _HEADING.fullmatch(lines[0]):
-        lines = lines[1:]
-    taken: set[str] = set()
-    entries = []
-    for line in lines:
-        entry = _entry(line)
-        name, count = entry.name, 1
-        while name in taken:
-            count += 1
-            name = f"{entry.name}_{count}"
-        taken.add(name)
-        entries.append(Entry(name, entry.value, entry.colour))
-    return Names(path.name, tuple(entries))
+def _said(names: Names) -> list[str]:
+    return [entry.name.lower() for entry in names.entries]
 
 
-def _entry(line: str) -> Entry:
-    if match := _COLOUR_FIRST.fullmatch(line):
-        return Entry(_clean(match[4]), colour=_colour(match[1], match[2], match[3]))
-    if match := _COLOUR_LAST.fullmatch(line):
-        return Entry(_clean(match[1]), colour=_colour(match[2], match[3], match[4]))
-    if match := _VALUE_FIRST.fullmatch(line):
-        return Entry(_clean(match[2]), value=int(match[1]))
-    return Entry(_clean(line))
+def _there(folder: Path, file: str) -> Path | None:
+    try:
+        return next((p for p in sorted(folder.iterdir()) if p.name.lower() == file and p.is_file()), None)
+    except OSError:
+        return None
 
 
-def _colour(red: str, green: str, blue: str) -> Colour | None:
-    colour = (int(red), int(green), int(blue))
-    return colour if max(colour) <= 255 else None
+def _read(path: Path) -> Names | None:
+    names = _by_ending(path)
+    return None if names is None or len(names.entries) > MAX_CLASSES else names
 
 
-def _clean(name: str) -> str:
-    return name.strip(" \t\"',;:") or "class"
+def _by_ending(path: Path) -> Names | None:
+    match path.suffix.lower():
+        case ".json":
+            return read_json(path)
+        case ".yaml" | ".yml":
+            return read_yaml(path)
+        case _:
+            return read_lines(path)

@@ -7,38 +7,57 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from emaseg.data.files.images import decode
-from emaseg.data.files.label_files import MAX_CLASSES, Colour
+from emaseg.data.checks import spread
+from emaseg.data.files.label_files import MAX_CLASSES, SHARP_EDGES
+from emaseg.data.files.mask_values import Colour, Stored, stored_values, unpacked
+from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.labels import voc_colours
 from emaseg.data.sample import IGNORE
+from emaseg.data.sets.palettes import mixed_palettes
 from emaseg.errors import DataError
+from emaseg.starter.class_files import IGNORED
 from emaseg.starter.names import Entry, Names
 from emaseg.threads import Reading, read_all
 
 _VOC_BORDER = (224, 224, 192)  # of the outlines in coloured VOC masks
 _AS_PNG = "export the masks again as PNG, without smoothing"
+_MOST_VALUES = 200  # class numbers that masks may hold
+_LOOKED = 48  # masks that are searched for smooth edges
+_TOPS = (IGNORE, 65535)  # the highest values of 8 and 16 bits: the usual marks of unlabelled pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """What masks hold: pixels of each value (or packed colour), and the number of masks that hold it.
 
-    colours: whether the masks are RGB. palette: (256, 3) of palette masks, () for grey ones.
+    colours: whether they are colours. equal: whether all have three equal channels, so that they may be numbers.
+    palette: (256, 3) of palette masks, () for grey ones. clear: masks with transparent pixels, counted as 0 (black).
+    opaque: masks that hold opaque pixels of 0 (black).
     """
 
     colours: bool
     pixels: Counter[int] = field(default_factory=Counter)
     masks: Counter[int] = field(default_factory=Counter)
     palette: tuple[Colour, ...] = ()
+    equal: bool = False
+    clear: int = 0
+    opaque: int = 0
 
     def share(self, value: int) -> float:
         return self.pixels[value] / max(1, self.pixels.total())
+
+    def as_numbers(self) -> Held:
+        """Of equal channels: the same as class numbers."""
+
+        def numbers(counts: Counter[int]) -> Counter[int]:
+            return Counter({code & 255: count for code, count in counts.items()})
+
+        return replace(self, colours=False, pixels=numbers(self.pixels), masks=numbers(self.masks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,55 +73,120 @@ class Classes:
     reasons: tuple[str, ...] = ()  # why the names, the values and the ignored ones are what they are
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One mask: its values (colours packed) and their pixels; equal: a colour mask of equal channels."""
+
+    values: list[int]
+    counts: list[int]
+    coloured: bool
+    equal: bool
+    palette: tuple[Colour, ...]
+    clear: bool
+
+
 def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
     """Count the values of all masks.
 
     Raises:
-        DataError: one is damaged or of a kind that cannot hold classes; there are colours and class numbers; or more
-            values than classes can be.
+        DataError: one is damaged or of a kind that cannot hold classes; there are colours and class numbers; an index
+            means different colours; edges were smoothed; or there are more values than classes can be.
     """
     rows = yield from read_all("masks", _read, paths)
-    coloured = [row[0] for row in rows]
-    if any(coloured) and not all(coloured):
+    truly = [row.coloured and not row.equal for row in rows]
+    numbers = [not row.coloured for row in rows]
+    if any(truly) and any(numbers):
         raise DataError(
-            f"{paths[coloured.index(True)]} is an RGB mask, but {paths[coloured.index(False)]} holds class numbers",
+            f"{paths[truly.index(True)]} is an RGB mask, but {paths[numbers.index(True)]} holds class numbers",
             "save all masks in one of the two ways",
         )
-    held = Held(colours=coloured[0], palette=rows[0][3])
-    for _, values, counts, _ in rows:
-        held.pixels.update(dict(zip(values, counts, strict=True)))
-        held.masks.update(values)
-    if len(held.pixels) > MAX_CLASSES + 1 or (not coloured[0] and len(held.pixels) > 200):
-        what = "colours" if coloured[0] else "values"
+    mixed = mixed_palettes([(path, row.palette, row.values) for path, row in zip(paths, rows, strict=True)])
+    if mixed is not None and mixed.swapped:
+        raise DataError(mixed.text, mixed.hint)
+    held = _summed([_as_number(row) for row in rows] if any(numbers) else rows)
+    if held.clear and held.opaque:
         raise DataError(
-            f"the masks hold {len(held.pixels):,} different {what}, as photographs and smoothed masks do: {paths[0]}",
-            f"{_AS_PNG}; or these are not the masks",
+            f"{held.clear:,} masks have transparent pixels and {held.opaque:,} others opaque black ones (0): which of them "
+            "is the background is unclear",
+            "save all masks without transparency",
         )
+    yield from _check_sharp(paths, held)
     return held
 
 
-def _read(path: Path) -> tuple[bool, list[int], list[int], tuple[Colour, ...]]:
-    """Whether a mask is RGB, its values (colours packed as 0xRRGGBB), their pixels, and its own palette."""
-    picture = decode(path)
-    if picture.format in ("JPEG", "MPO"):
-        raise DataError(f"{path}: a JPEG mask: its compression has changed the class values", _AS_PNG)
-    if picture.mode in ("RGB", "RGBA"):
-        rgb = np.asarray(picture)[..., :3].astype(np.uint32)
-        values, counts = np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], return_counts=True)
-        return True, values.tolist(), counts.tolist(), ()
-    if picture.mode not in ("L", "P", "1", "I") and not picture.mode.startswith("I;16"):
-        raise DataError(f"{path}: a mask of mode {picture.mode}; its pixels are not class numbers", _AS_PNG)
-    raw = np.asarray(picture)
-    if raw.min() < 0 or raw.max() > IGNORE:
-        raise DataError(f"{path}: the mask holds {raw.max()}; values up to {IGNORE} can be read", _AS_PNG)
-    histogram = np.bincount(raw.ravel(), minlength=256)
-    present = np.flatnonzero(histogram)
-    return False, present.tolist(), histogram[present].tolist(), _own_palette(picture)
+def _as_number(row: _Row) -> _Row:
+    return replace(row, values=[value & 255 for value in row.values], coloured=False) if row.coloured else row
 
 
-def _own_palette(picture: Image.Image) -> tuple[Colour, ...]:
-    flat = picture.getpalette() if picture.mode == "P" else None
-    return tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()
+def _summed(rows: Sequence[_Row]) -> Held:
+    pixels, masks = Counter[int](), Counter[int]()
+    for row in rows:
+        pixels.update(dict(zip(row.values, row.counts, strict=True)))
+        masks.update(row.values)
+    return Held(
+        colours=rows[0].coloured,
+        pixels=pixels,
+        masks=masks,
+        palette=max((row.palette for row in rows), key=len),
+        equal=rows[0].coloured and all(row.equal for row in rows),
+        clear=sum(row.clear for row in rows),
+        opaque=sum(0 in row.values and not row.clear for row in rows),
+    )
+
+
+def _check_sharp(paths: Sequence[Path], held: Held) -> Generator[Reading, None, None]:
+    """Stop at smooth edges, and at more values than classes can be.
+
+    Raises:
+        DataError: half of the masks looked at have edges with values between those of the classes, or as above.
+    """
+    values = sorted(held.pixels)
+    channel = 255 if held.colours else max(values)
+    if len(values) > 4 and channel >= 32:
+        some = [paths[place] for place in spread(len(paths), _LOOKED)]
+        blends = yield from read_all("edges", _blend, some)
+        found = [(path, blend) for path, blend in zip(some, blends, strict=True) if blend is not None]
+        if 2 * len(found) >= len(some):
+            share = sum(blend.pixels for _, blend in found) / sum(blend.total for _, blend in found)
+            path, blend = found[0]
+            examples = ", ".join(str(list(unpacked(v)) if held.colours else v) for v in blend.examples)
+            raise DataError(
+                f"the masks have smooth edges: {share:.1%} of the pixels hold values between those of the classes beside "
+                f"them, in {len(found):,} of {len(some):,} masks looked at, such as {examples} in {path}",
+                SHARP_EDGES,
+            )
+    if len(values) > MAX_CLASSES + 1 or (not held.colours and len(values) > _MOST_VALUES):
+        what = "colours" if held.colours else "values"
+        raise DataError(
+            f"the masks hold {len(values):,} different {what}, as photographs and smoothed masks do: {paths[0]}",
+            f"{_AS_PNG}; or these are not the masks",
+        )
+
+
+def _blend(path: Path) -> Blend | None:
+    stored = stored_values(path, path)
+    return find_blend(stored.values, coloured=stored.coloured)
+
+
+def _read(path: Path) -> _Row:
+    stored = stored_values(path, path)
+    values, counts = _counted(stored)
+    if (values and not 0 <= values[0] <= values[-1] <= 0xFFFFFF) or (not stored.coloured and values[-1] > _TOPS[1]):
+        raise DataError(
+            f"{path}: the mask holds {values[0] if values[0] < 0 else values[-1]}; values from 0 to {_TOPS[1]} can be read",
+            "save it as an 8-bit grey or palette PNG whose values are the classes",
+        )
+    return _Row(values, counts, stored.coloured, stored.equal, stored.palette, stored.clear)
+
+
+def _counted(stored: Stored) -> tuple[list[int], list[int]]:
+    """The values of a mask, sorted, and their pixels."""
+    if stored.values.dtype == np.uint8:
+        histogram = np.bincount(stored.values.ravel(), minlength=256)
+        present = np.flatnonzero(histogram)
+        return present.tolist(), histogram[present].tolist()
+    values, counts = np.unique(stored.values, return_counts=True)
+    return values.tolist(), counts.tolist()
 
 
 def classes_of(held: Held, names: Names | None) -> Classes:
@@ -112,6 +196,14 @@ def classes_of(held: Held, names: Names | None) -> Classes:
         DataError: there are not two classes.
     """
     classes = _by_colour(held, names) if held.colours else _by_value(held, names)
+    if held.equal and not held.colours:
+        reason = "The masks are RGB with three equal channels: read as class numbers."
+        classes = replace(classes, reasons=(reason, *classes.reasons))
+    if held.clear:
+        reason = (
+            f"Transparent pixels ({held.clear:,} masks) are read as {'black' if held.colours else '0'}: the background."
+        )
+        classes = replace(classes, reasons=(reason, *classes.reasons))
     if len(classes.names) < 2:
         raise DataError(
             f"all masks hold {'one colour' if held.colours else 'one value'} besides what is ignored: nothing can be "
@@ -124,35 +216,68 @@ def classes_of(held: Held, names: Names | None) -> Classes:
 # ------------------------------------------------------------------------------------------------ class numbers
 def _by_value(held: Held, names: Names | None) -> Classes:
     present = sorted(held.pixels)
-    if names is None and present == [0, 255]:
-        reason = "The masks hold 0 and 255 only: two classes (data.values), nothing is ignored."
-        return _numbered(held, {0: "background", 255: "foreground"}, (), [reason])
+    if names is None and len(present) == 2 and present[0] == 0 and present[1] in _TOPS:
+        reason = f"The masks hold 0 and {present[1]} only: two classes (data.values), nothing is ignored."
+        return _numbered(held, {0: "background", present[1]: "foreground"}, (), [reason])
     named, reasons = _named(held, names) if names else ({}, [])
     ignored = sorted(value for value, entry in named.items() if entry.void)
     if ignored:
         reasons.append(f"Ignored by their name: {', '.join(f'{v} ({named[v].name})' for v in ignored)}.")
-    if 255 in present and 255 not in named:
-        ignored.append(255)
-        reasons.append(f"255 is ignored: the usual mark of unlabelled pixels ({held.share(255):.1%} of all here).")
-    elif 255 not in named:
-        ignored.append(255)
-        reasons.append("255 does not occur; it would be ignored.")
+    if not named and _stretched(present):
+        reasons.append(
+            f"The values lie evenly between 0 and {present[-1]}, as in masks stretched for viewing: {present[-1]} is taken "
+            "for a class. If it marks unlabelled pixels, put it into ignore instead."
+        )
+    else:
+        ignored += _ignored_tops(held, named, reasons)
     other = [value for value in present if value not in named and value not in ignored]
     texts = {value: entry.name for value, entry in named.items() if not entry.void}
     if not named and len(other) == 2 and other[0] == 0:
         texts |= {0: "background", other[1]: "foreground"}
     else:
-        texts |= {value: f"class_{value}" for value in other}
+        texts |= {value: _free(f"class_{value}", texts) for value in other}
+        if other and named:
+            reasons.append(f"Values without a name in the file: {', '.join(map(str, other[:8]))}.")
         if other:
             reasons.append("Rename class_0, class_1, ... as you like: the order is what counts.")
             reasons.append("A value that means unlabelled: take its name out, and put the value into ignore.")
     return _numbered(held, texts, tuple(sorted(set(ignored))), reasons)
 
 
+def _free(name: str, texts: dict[int, str]) -> str:
+    while name in texts.values():
+        name += "_"
+    return name
+
+
+def _stretched(present: list[int]) -> bool:
+    """Whether three values or more lie evenly between 0 and 255 or 65535."""
+    top, steps = present[-1], len(present) - 1
+    even = all(abs(value - top * place / steps) <= 1 for place, value in enumerate(present)) if steps > 1 else False
+    return even and top in _TOPS and top / steps >= 16
+
+
+def _ignored_tops(held: Held, named: dict[int, Entry], reasons: list[str]) -> list[int]:
+    """255, and 65535 where it occurs, unless the file names them; and why."""
+    found = []
+    for top in _TOPS:
+        if top in named:
+            continue
+        if top in held.pixels:
+            found.append(top)
+            reasons.append(
+                f"{top} is ignored: the usual mark of unlabelled pixels ({held.share(top):.1%} of all here)."
+            )
+        elif top == IGNORE:
+            found.append(top)
+            reasons.append("255 does not occur; it would be ignored.")
+    return found
+
+
 def _numbered(held: Held, texts: dict[int, str], ignored: tuple[int, ...], reasons: list[str]) -> Classes:
     values = tuple(sorted(texts))
     plain = values == tuple(range(len(values)))
-    if not plain and values != (0, 255):
+    if not plain and values not in [(0, top) for top in _TOPS]:
         reasons.append("The mask values are not 0, 1, 2, ...: data.values gives the value of each class.")
     palette = tuple(held.palette[value] for value in values) if held.palette and values[-1] < len(held.palette) else ()
     return Classes(
@@ -167,11 +292,18 @@ def _numbered(held: Held, texts: dict[int, str], ignored: tuple[int, ...], reaso
 
 def _named(held: Held, names: Names) -> tuple[dict[int, Entry], list[str]]:
     """The names of a file by mask value, and what had to be guessed."""
-    named = names.by_value()
-    reasons = [f"The names are those of {names.file}."]
-    present, count = sorted(set(held.pixels) - {255}), len(named)
-    if any(entry.value is not None for entry in names.entries) or sorted(named) != list(range(count)):
+    named, reasons = names.by_value(), [f"The names are those of {names.file}."]
+    present, count = sorted(set(held.pixels) - set(_TOPS)), len(names.entries)
+    if names.stated:
         return named, reasons
+    if names.coloured and (found := _by_palette(held, names)):
+        return found, [*reasons, "They go to the indices that have their colours in the masks' palette."]
+    if names.entries[0].name == IGNORED and not (present and present[-1] == count - 1):
+        reasons.append(f"{IGNORED} is labelme's number -1, no value of a mask: the next name is value 0.")
+        return dict(enumerate(names.entries[1:])), reasons
+    if count == len(held.pixels) and max(held.pixels) >= count and present and not _runs(present):
+        reasons.append("The names go to the mask values in their order: the file states no values.")
+        return dict(zip(sorted(held.pixels), names.entries, strict=True)), reasons
     if present and present[0] == 1 and present[-1] == count:
         reasons.append("The masks count the classes from 1.")
         return {value + 1: entry for value, entry in named.items()}, reasons
@@ -183,6 +315,22 @@ def _named(held: Held, names: Names) -> tuple[dict[int, Entry], list[str]]:
         reasons.append(f"Value {count} has no name and is the last: taken to be unlabelled.")
         named = {**named, count: Entry("unlabelled")}
     return named, reasons
+
+
+def _runs(present: list[int]) -> bool:
+    """Whether the values are consecutive numbers from 0 or 1."""
+    return present[0] in (0, 1) and present == list(range(present[0], present[0] + len(present)))
+
+
+def _by_palette(held: Held, names: Names) -> dict[int, Entry]:
+    """The names by index, where the palette has the colour of each index that occurs; else none."""
+    by_colour = {entry.colour: entry for entry in names.entries}
+    used = [value for value in held.pixels if value < len(held.palette) and value != IGNORE]
+    colours = [held.palette[value] for value in used]
+    if not used or len(set(colours)) < len(colours) or any(colour not in by_colour for colour in colours):
+        return {}
+    found = dict(zip(used, (by_colour[colour] for colour in colours), strict=True))
+    return dict(sorted(found.items()))
 
 
 def _has(named: dict[int, Entry], name: str) -> bool:
@@ -209,13 +357,13 @@ def remark(held: Held, key: int, what: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ colours
 def _by_colour(held: Held, names: Names | None) -> Classes:
-    colours = {code: (code >> 16, code >> 8 & 255, code & 255) for code in held.pixels}
+    colours = {code: unpacked(code) for code in held.pixels}
     ignored = [_VOC_BORDER] if _VOC_BORDER in colours.values() else []
     reasons = ["The outlines in VOC's border colour are ignored."] if ignored else []
     texts: dict[Colour, str] = {}
     if names is not None and names.coloured:
         reasons.append(f"Names and colours are those of {names.file}.")
-        stated = {entry.colour: entry for entry in names.entries if entry.colour is not None}
+        stated = _stated_colours(names)
         texts = {colour: entry.name for colour, entry in stated.items() if not entry.void}
         void = [colour for colour, entry in stated.items() if entry.void and colour not in ignored]
         if void:
@@ -227,8 +375,8 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
     if plain and len(plain) == len(ordered) and why:
         reasons.append(f"The names are those of {names.file if names else ''}, in VOC's order of colours.")
         texts |= dict(zip(ordered, plain, strict=True))
-    elif sorted(left) == [(0, 0, 0), (255, 255, 255)] and not texts:
-        texts = {(0, 0, 0): "background", (255, 255, 255): "foreground"}
+    elif len(left) == 2 and min(left) == (0, 0, 0) and not texts:
+        texts = {(0, 0, 0): "background", max(left): "foreground"}
     elif ordered:
         start = len(texts)
         texts |= {colour: f"class_{start + place}" for place, colour in enumerate(ordered)}
@@ -236,6 +384,8 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
             "The masks are RGB: data.palette gives the colour of each class. Rename class_0, ... as you like."
         )
         reasons.append("A colour that means unlabelled: move it from palette to ignore_colours, and take its name out.")
+    if names is not None and names.file not in " ".join(reasons):
+        reasons.append(f"{names.file} is not used: it does not say which colour is which class.")
     codes = {colour: code for code, colour in colours.items()}
     return Classes(
         names=tuple(texts.values()),
@@ -244,6 +394,22 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
         remarks=tuple(remark(held, codes.get(colour, -1), f"colour {list(colour)}") for colour in texts),
         reasons=tuple(reasons),
     )
+
+
+def _stated_colours(names: Names) -> dict[Colour, Entry]:
+    """The entry of each colour.
+
+    Raises:
+        DataError: one colour is two classes.
+    """
+    stated: dict[Colour, Entry] = {}
+    for entry in names.entries:
+        if entry.colour is not None and stated.setdefault(entry.colour, entry) is not entry:
+            raise DataError(
+                f'{names.file}: colour {list(entry.colour)} is both "{stated[entry.colour].name}" and "{entry.name}"',
+                "give each class a colour of its own",
+            )
+    return stated
 
 
 def _ordered(colours: list[Colour], held: Held) -> tuple[list[Colour], bool]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from emaseg.data.checks import spread
 from emaseg.data.files.images import image_size
+from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError
@@ -83,7 +84,11 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     masks = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
     held = yield from read_masks(masks)
     known = _camvid(layout, held)
-    classes = known or classes_of(held, find_names(layout.root, coloured=held.colours))
+    names, remarks = (None, ()) if known else find_names(layout.root, _name_folders(layout), coloured=held.colours)
+    if held.equal and not (names and names.coloured):
+        held = held.as_numbers()
+    classes = known or classes_of(held, names)
+    classes = replace(classes, reasons=(*classes.reasons, *remarks))
     largest, share = largest_share(held, classes)
     if share > _MOST_OF_ALL:
         reason = (
@@ -101,7 +106,23 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     checked = parse_recipe(text, "emaseg init").recipe
     first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
     summary = f"{len(classes.names)} classes in {len(masks):,} masks: {_few(classes.names)}"
-    return Started(checked, text, (first, *layout.notes, summary, *classes.reasons))
+    doubts = _doubts(train, evaluation)
+    return Started(checked, text, (first, *layout.notes, summary, *classes.reasons, *doubts))
+
+
+def _name_folders(layout: Layout) -> tuple[Path, ...]:
+    """Where a file of class names may lie besides the root: in the folders of images and masks, and above them."""
+    places = (layout.train.images, layout.train.masks, layout.eval.images, layout.eval.masks)
+    folders = [folder for place in places for folder in (Path(place), *Path(place).parents)]
+    return tuple(layout.root / folder for folder in dict.fromkeys(folders))
+
+
+def _doubts(train: PairedFiles, evaluation: PairedFiles) -> list[str]:
+    """What check-data and the start of training will warn of, by a look at the files."""
+    items = tuple(sorted({*train.items, *evaluation.items}))
+    everything = replace(train, items=items, left=tuple(dict.fromkeys((*train.left, *evaluation.left))))
+    found = file_doubts(everything, spread(len(items), _SIZES_READ))
+    return [f"warning: {doubt.message}; {doubt.hint}" for doubt in found]
 
 
 def _files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:
@@ -131,7 +152,9 @@ def _data(layout: Layout, classes: Classes) -> FolderData:
         train_list=layout.train.listing,
         eval_list=layout.eval.listing,
         holdout=layout.holdout,
-        mask_suffix=layout.mask_suffix,
+        mask_suffix=layout.naming.suffix,
+        image_prefix=layout.naming.image_prefix or None,
+        mask_prefix=layout.naming.mask_prefix or None,
         values=classes.values,
         ignore=classes.ignore,
         palette=classes.palette,

@@ -18,7 +18,19 @@ from tests.fuzz.campaign import Campaign
 from tests.fuzz.seeds import make_apart
 from tests.fuzz.targets import TARGETS, damaged
 
-HOLD = ("checkpoint", "last", "recipe", "metrics", "environment", "foreign", "packed", "sbd", "cocostuff", "mask", "png")
+HOLD = (
+    "checkpoint",
+    "last",
+    "recipe",
+    "metrics",
+    "environment",
+    "foreign",
+    "packed",
+    "sbd",
+    "cocostuff",
+    "mask",
+    "png",
+)
 CASES = 3  # of each
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the cage is made of Linux's tools")

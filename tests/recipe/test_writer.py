@@ -43,6 +43,8 @@ def values(type_: Any, rule: Rule) -> st.SearchStrategy[Any]:
         return st.floats(low, high, exclude_min=low == rule.above, allow_nan=False, allow_infinity=False, width=64)
     if type_ is int:
         return st.integers(None if rule.low is None else int(rule.low), None if high is None else int(high))
+    if type_ == str | None:
+        return st.none() | st.text(max_size=6)
     return {bool: st.booleans(), str: st.text(max_size=6)}[type_]
 
 
@@ -67,7 +69,9 @@ def test_a_shipped_recipe_survives_the_round_trip(name: str) -> None:
 def test_a_written_recipe_states_every_key() -> None:
     text = recipe_to_toml(parse_recipe(MINIMAL, "my.toml").recipe)
     origins = parse_recipe(text, "again").origins
-    assert {key for key, origin in origins.items() if origin == "default"} == {"inference_tta", "published"}
+    assert {key for key, origin in origins.items() if origin == "default"} == {
+        *("inference_tta", "published", "data.image_prefix", "data.mask_prefix")
+    }
 
 
 def test_origins_become_comments() -> None:

@@ -1,6 +1,6 @@
 """Reading a picture, whatever its file is like, as (H, W, 3) uint8 RGB.
 
-Room: data. Imports errors, jpeg, png, reading, NumPy and Pillow; never torch or torchvision. Legend: H W image height and width.
+Room: data. Imports errors, jpeg, png, reading, tiff, NumPy and Pillow; never torch or torchvision. Legend: H W image height and width.
 
 What a file becomes:
   * EXIF (or XMP) orientation is applied: the array is what a viewer shows.
@@ -22,13 +22,14 @@ import errno
 import io
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from emaseg.data.files import jpeg, png
+from emaseg.data.files import jpeg, png, tiff
 from emaseg.data.files.reading import LARGEST, open_ordinary, read_ordinary
 from emaseg.errors import DataError, SystemFault, UserError
 
@@ -118,9 +119,40 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
     name = name or _name_of(source)
     with _opened(source, name) as file, _translated(name, file), Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
+        if picture.format == "TIFF":
+            _check_bands(picture, name)
         # Pillow reports the turned size of a TIFF itself. A PNG's orientation may follow its pixels: it is decoded.
         turned = picture.format != "TIFF" and _orientation(picture) >= 5
     return (width, height) if turned else (height, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """bits: of a sample, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others."""
+
+    bits: int
+    pages: int
+    palette: tuple[tuple[int, int, int], ...]
+
+
+def image_header(path: Path) -> Header:
+    """What the header of a picture says of its kind; nothing is decoded.
+
+    Raises:
+        DataError: missing, not an image, or its header is damaged.
+    """
+    with _opened(path, str(path)) as file, _translated(str(path), file), Image.open(file, formats=FORMATS) as picture:
+        head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 8
+        pages, flat = 1, picture.getpalette() if picture.mode == "P" else None
+        if picture.format == "TIFF":
+            found: Any = picture
+            depth = found.tag_v2.get(258, 8)
+            bits = 16 if 16 in (depth if isinstance(depth, tuple) else (depth,)) else bits
+            pages = found.n_frames
+        elif picture.format == "PNG" and head[24:25] == b"\x10":
+            bits = 16
+        palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()
+    return Header(bits, pages, palette)
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
@@ -217,8 +249,16 @@ def _check_jpeg(file: BinaryIO, picture: Image.Image, name: str) -> None:
             raise DataError(f"{name}: a damaged image: its pixels end early", _AGAIN)
 
 
+def _check_bands(picture: Any, name: str) -> None:
+    """Stop at a TIFF of more bands than Pillow reads: one that nothing explains must not be dropped without a word."""
+    odd = tiff.bands_left(picture.tag_v2, len(picture.getbands()))
+    if odd:
+        raise DataError(f"{name}: {odd[0]}", odd[1])
+
+
 def _check_tiff(picture: Any, name: str) -> None:
     """Stop if the strips of a TIFF, which is not yet decoded, do not reach its last pixel, or one of them lies nowhere."""
+    _check_bands(picture, name)
     end = picture.tag_v2.get(256), picture.tag_v2.get(257)  # its width and height before it is turned
     if all(tile[1][2:] != end for tile in picture.tile) or any(
         tile[0] == "raw" and tile[2] < 8 for tile in picture.tile
@@ -285,7 +325,7 @@ def _translated(name: str, file: BinaryIO | None = None) -> Iterator[None]:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise _not_an_image(name, _head(file)) from error
+        raise _odd_tiff(name, file) or _not_an_image(name, _head(file)) from error
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
     except MemoryError as error:
@@ -319,6 +359,14 @@ def _not_an_image(name: str, head: bytes) -> DataError:
     if all(character.isprintable() or character in "\t\r\n" for character in text) and "\ufffd" not in text:
         return DataError(f"{name}: not an image: it holds text, {' '.join(text.split())!r}", _READABLE)
     return DataError(f"{name}: not an image that can be read: it begins with the bytes {head[:8].hex(' ')}", _READABLE)
+
+
+def _odd_tiff(name: str, file: BinaryIO | None) -> DataError | None:
+    """The error of a whole TIFF whose bands or samples Pillow does not know."""
+    if file is None or _head(file)[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return None
+    odd = tiff.odd_samples(file)
+    return DataError(f"{name}: {odd[0]}", odd[1]) if odd else None
 
 
 def _head(file: BinaryIO | None) -> bytes:

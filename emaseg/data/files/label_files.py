@@ -1,10 +1,10 @@
 """Reading a mask file as train ids, and saying precisely what is wrong with one that holds anything else.
 
-Room: data. Imports errors, decoders, images, png, sample. Legend: H W image height and width, K classes.
+Room: data. Imports errors, decoders, images, mask_values, png, sample, smooth. Legend: H W image height and width, K classes.
 
-A mask is an image whose stored value is the class: 8-bit grey (PNG mode L), palette (mode P: the index, never the
-colour), 1-bit, or 16-bit grey. An RGB mask is read only by colours that were declared. A MATLAB file (.mat) is read
-where a data set publishes such labels.
+A mask is an image whose stored value is the class (mask_values.py). An RGB mask is read by the colours that were
+declared; where none were, three equal channels are a class number. A MATLAB file (.mat) is read where a data set
+publishes such labels.
 A LabelRule says what each stored value means; it is the one place where raw values become train ids.
 """
 
@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from emaseg.data.files import png
 from emaseg.data.files.decoders import numbers_decoder
-from emaseg.data.files.images import MAX_PIXELS, decode, file_bytes
+from emaseg.data.files.images import MAX_PIXELS, file_bytes
+from emaseg.data.files.mask_values import Colour, packed, stored_values, unpacked
 from emaseg.data.files.mat import read_mat
+from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.sample import IGNORE, LabelError, UInt8
 from emaseg.errors import RecipeError
 from emaseg.words import Lines
@@ -29,7 +30,9 @@ from emaseg.words import Lines
 ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file
 MAX_CLASSES = 254  # train ids 0..253: 254 and 255 are taken
 
-Colour = tuple[int, int, int]
+SHARP_EDGES = (
+    "export the masks again without smoothing (anti-aliasing), as PNG, and resize them by nearest neighbour only"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ def index_rule(
     if values and len(values) != count:
         raise RecipeError(f"data.values has {len(values)} values for {count} classes", "give one for each class")
     train_id = dict(zip(values or range(count), range(count), strict=True))
-    lut = bytes(IGNORE if raw in ignore else train_id.get(raw, ILLEGAL) for raw in range(256))
+    length = max(255, *values, *ignore, 0) + 1  # 16-bit masks hold values beyond 255
+    lut = bytes(IGNORE if raw in ignore else train_id.get(raw, ILLEGAL) for raw in range(length))
     return LabelRule(classes, lut, palette, ignore_colours, layout)
 
 
@@ -117,16 +121,12 @@ def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
     source = (file_bytes(path) or path) if content is None else content
     if isinstance(source, bytes) and (raw := _numbers(source)) is not None:
         return apply_rule(raw, path, rule)
-    picture = decode(source, str(path))
-    if picture.format in ("JPEG", "MPO"):
-        raise LabelError(
-            f"{path}: a JPEG mask: its compression has changed the class values",
-            "export the masks again as PNG",
-            "mask",
-        )
-    if picture.mode in ("RGB", "RGBA"):
-        return _from_colours(_opaque_rgb(picture, path), path, rule)
-    return apply_rule(_indices(picture, path), path, rule)
+    stored = stored_values(source, path)
+    if not stored.coloured:
+        return apply_rule(stored.values, path, rule)
+    if not rule.palette and not rule.layout and stored.equal:  # class numbers saved as RGB
+        return apply_rule((stored.values & 255).astype(np.uint8), path, rule)
+    return _from_colours(stored.values, path, rule)
 
 
 def _numbers(content: bytes) -> UInt8 | None:
@@ -147,23 +147,6 @@ def _numbers(content: bytes) -> UInt8 | None:
             return table[:, 1:].copy()
     decode = numbers_decoder()
     return decode(png.bare(content, header)) if decode and not header.unusual else None
-
-
-def _indices(picture: Image.Image, path: Path) -> npt.NDArray[np.generic]:
-    """(H, W) stored values of a one-channel picture; any integer type."""
-    if picture.mode in ("L", "P"):
-        return np.asarray(picture)
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8)
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return np.asarray(picture)
-    if picture.mode in ("LA", "PA") and picture.getchannel("A").getextrema() == (255, 255):
-        return np.asarray(picture.getchannel(0))
-    raise LabelError(
-        f"{path}: a mask of mode {picture.mode}; its pixels are not class numbers",
-        "save it as an 8-bit grey or palette PNG whose values are the classes",
-        "mask",
-    )
 
 
 def apply_rule(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> UInt8:
@@ -202,20 +185,10 @@ def _run(lut: bytes) -> tuple[int, int] | None:
 
 
 # ------------------------------------------------------------------------------------------------- RGB masks
-def _opaque_rgb(picture: Image.Image, path: Path) -> UInt8:
-    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
-        raise LabelError(
-            f"{path}: an RGB mask with transparent pixels; their class is unclear",
-            "save the mask without transparency",
-            "colours",
-        )
-    return np.asarray(picture)[..., :3]
-
-
-def _from_colours(rgb: UInt8, path: Path, rule: LabelRule) -> UInt8:
-    """Train ids of an (H, W, 3) mask by its exact colours."""
+def _from_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule) -> UInt8:
+    """Train ids of an (H, W) mask of colours 0xRRGGBB, each of which must be declared."""
     if not rule.palette:
-        raise _undeclared_colours(rgb, path, rule)
+        raise _undeclared_colours(codes, path, rule)
     colours = rule.palette + rule.ignore_colours
     if len(set(colours)) != len(colours):
         twice = next(colour for place, colour in enumerate(colours) if colour in colours[:place])
@@ -224,20 +197,15 @@ def _from_colours(rgb: UInt8, path: Path, rule: LabelRule) -> UInt8:
             "make the colours of data.palette and data.ignore_colours different, or convert the masks to indices",
             "colours",
         )
-    known = np.array([_packed(colour) for colour in colours], dtype=np.uint32)
+    known = np.array([packed(colour) for colour in colours], dtype=np.uint32)
     ids = np.array([*range(len(rule.palette)), *[IGNORE] * len(rule.ignore_colours)], dtype=np.uint8)
     order = np.argsort(known)
-    codes = (rgb[..., 0].astype(np.uint32) << 16) | (rgb[..., 1].astype(np.uint32) << 8) | rgb[..., 2]
     place = order[np.minimum(np.searchsorted(known, codes, sorter=order), len(known) - 1)]
     unknown = known[place] != codes
     if unknown.any():
-        raise _unknown_colours(codes[unknown], path, rule)
+        raise _unknown_colours(codes, unknown, path, rule)
     label: UInt8 = ids[place]
     return label
-
-
-def _packed(colour: Colour) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
 # ---------------------------------------------------------------------------------------------------- errors
@@ -251,8 +219,15 @@ def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -
     }
     listed = ", ".join(f"{value} ({_pixels(count)})" for value, count in list(bad.items())[:5])
     more = f" and {len(bad) - 5} more values" if len(bad) > 5 else ""
-    cause, hint = _likely_cause(present, list(bad), rule)
+    blend = None if rule.layout else find_blend(raw)
+    cause, hint = _smooth(blend, rule) if blend else _likely_cause(present, list(bad), rule)
     return LabelError(f"{path}: the mask holds {listed}{more}, but {rule.words}{cause and ': ' + cause}", hint)
+
+
+def _smooth(blend: Blend, rule: LabelRule) -> tuple[str, str]:
+    """Words for smooth edges, and the remedy, which is not to be found in the recipe."""
+    cause = f"smooth edges: {blend.share:.1%} of the pixels hold {blend.kinds} values between those of their neighbours"
+    return cause, SHARP_EDGES
 
 
 def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[str, str]:
@@ -260,10 +235,11 @@ def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[
     count = rule.num_classes
     if rule.layout:
         return "", f"these are not {rule.layout}'s original label files; check the label folder"
-    if present in ([0, 255], [255]) and count >= 2:
+    white = max(present)
+    if present in ([0, white], [white]) and white in (255, 65535) and count >= 2:
         return (
-            "a binary mask (0 and 255)?",
-            "save the second class as 1, or set data.values = [0, 255]; if 255 is unlabelled, set data.ignore = [255]",
+            f"a binary mask (0 and {white})?",
+            f"save the second class as 1, or set data.values = [0, {white}]; if {white} is unlabelled, data.ignore",
         )
     if bad == [255]:
         return "", "if 255 marks unlabelled pixels, set data.ignore = [255]"
@@ -279,19 +255,17 @@ def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[
     return "", "correct the masks, name the missing classes in data.classes, or list the values in data.ignore"
 
 
-def _undeclared_colours(rgb: UInt8, path: Path, rule: LabelRule) -> LabelError:
+def _undeclared_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule) -> LabelError:
     if rule.layout:
         return LabelError(
             f"{path}: a three-channel mask; {rule.layout}'s label files hold one channel of class numbers",
             "use the original files, not their coloured pictures",
             "colours",
         )
-    if (rgb == rgb[..., :1]).all():
-        return LabelError(
-            f"{path}: a three-channel mask whose channels are equal: class numbers saved as RGB?",
-            "save one channel only, for example with Pillow: Image.open(mask).convert('L').save(mask)",
-            "colours",
-        )
+    blend = find_blend(codes, coloured=True)
+    if blend:
+        cause, hint = _smooth(blend, rule)
+        return LabelError(f"{path}: a three-channel mask with {cause}", hint, "colours")
     return LabelError(
         f"{path}: a three-channel mask, and the recipe declares no colours",
         "declare data.palette (a colour for each class), or convert the masks to class numbers",
@@ -299,18 +273,24 @@ def _undeclared_colours(rgb: UInt8, path: Path, rule: LabelRule) -> LabelError:
     )
 
 
-def _unknown_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule) -> LabelError:
-    values, counts = np.unique(codes, return_counts=True)
+def _unknown_colours(
+    codes: npt.NDArray[np.uint32], unknown: npt.NDArray[np.bool_], path: Path, rule: LabelRule
+) -> LabelError:
+    values, counts = np.unique(codes[unknown], return_counts=True)
     lines = []
     for place in np.argsort(-counts)[:5]:
         code = int(values[place])
-        colour = (code >> 16, code >> 8 & 255, code & 255)
+        colour = unpacked(code)
         near = _nearest_class(colour, rule.palette)
         lines.append(
             f"  {list(colour)} ({_pixels(int(counts[place]))}); "
             f'nearest: {list(rule.palette[near])}, "{rule.classes[near]}"'
         )
-    if len(values) > 32:
+    blend = find_blend(codes, coloured=True)
+    if blend:
+        cause, hint = _smooth(blend, rule)
+        lines.append(f"  {cause}")
+    elif len(values) > 32:
         hint = "so many colours come from smooth edges or JPEG: export the masks again, as PNG without smoothing"
     else:
         hint = "correct data.palette, or list the colours in data.ignore_colours"

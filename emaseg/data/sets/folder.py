@@ -3,6 +3,7 @@
 Room: data. Imports errors, resources, the schema and the data room's readers.
 
     root/<train_images>/a/1.jpg   root/<train_masks>/a/1<mask_suffix>.png
+    root/<train_images>/a/<image_prefix>1.jpg   root/<train_masks>/a/<mask_prefix>1.png
     root/<train_list>             optional; one image a line, relative to the image folder, with or without extension
 
 Sub-folders are kept: an image's mask has the same relative path. Extensions may be in capitals. Hidden files are
@@ -13,7 +14,10 @@ divides it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from emaseg.recipe.schema import FolderData
 
 MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif")
+_CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
+_TEXTS = (".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".toml", ".html", ".names")  # about the images
 
 
 def folder(data: FolderData, part: Literal["train", "eval"]) -> PairedFiles:
@@ -56,21 +62,23 @@ def usable(data: FolderData, part: Literal["train", "eval"]) -> tuple[PairedFile
     listing = data.train_list if train else data.eval_list
     need_folder(images, f"data.{part}_images", f"check data.{part}_images")
     need_folder(masks, f"data.{part}_masks", f"check data.{part}_masks")
-    image_files, mask_files = _find(images, masks, data.mask_suffix)
+    naming = Naming(*map(_form, (data.image_prefix or "", data.mask_prefix or "", data.mask_suffix)))
+    image_files, mask_files, other = _find(images, masks, naming)
     if not image_files:
         raise DataError(
-            f"{images}: no images ({', '.join(EXTENSIONS)})", f"put images there, or correct data.{part}_images"
+            f"{images}: no images ({', '.join(EXTENSIONS)}){_beside(other.images)}",
+            f"put images there, or correct data.{part}_images",
         )
     chosen = _listed(root / listing, image_files, images) if listing else image_files
     by_stem = _by_stem(chosen, images)
     mask_of = _by_stem(mask_files, masks)
-    problems = _images_alone(by_stem, mask_of, images, masks, data.mask_suffix)
+    problems = _images_alone(by_stem, mask_of, images, masks, naming, other)
     if not listing:
-        problems += _masks_alone(by_stem, mask_of, images, masks, data.mask_suffix)
+        problems += _masks_alone(by_stem, mask_of, images, masks, naming, other)
     pairs = tuple(
-        (images / name, masks / mask_of[stem + data.mask_suffix])
+        (images / name, masks / mask_of[naming.mask(stem)])
         for stem, name in _held(by_stem, data.holdout, train)
-        if stem + data.mask_suffix in mask_of
+        if naming.mask(stem) in mask_of
     )
     if not pairs and not problems:
         raise DataError(
@@ -81,7 +89,8 @@ def usable(data: FolderData, part: Literal["train", "eval"]) -> tuple[PairedFile
     rule = index_rule(
         labels.classes, data.ignore, values=data.values, palette=data.palette, ignore_colours=data.ignore_colours
     )
-    return PairedFiles(items=pairs, rule=rule, palette=labels.palette), problems
+    left = tuple(other.sentences(images, masks, naming))
+    return PairedFiles(items=pairs, rule=rule, palette=labels.palette, left=left), problems
 
 
 def _held(by_stem: dict[str, str], every: int, train: bool) -> list[tuple[str, str]]:
@@ -91,19 +100,86 @@ def _held(by_stem: dict[str, str], every: int, train: bool) -> list[tuple[str, s
     return [item for place, item in enumerate(by_stem.items()) if (place % every != every // 2) == train]
 
 
-def _find(images: Path, masks: Path, suffix: str) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a mask is called after its image, in the last part of the path; "" = nothing there."""
+
+    image_prefix: str
+    mask_prefix: str
+    suffix: str
+
+    @property
+    def words(self) -> str:
+        begins = f"begin with {self.mask_prefix} (data.mask_prefix)" if self.mask_prefix else ""
+        ends = f"end in {self.suffix} (data.mask_suffix)" if self.suffix else ""
+        return " and ".join(filter(None, (begins, ends)))
+
+    def mask(self, stem: str) -> str:
+        """The mask's path without its extension, of an image's; both in the form of stem_of."""
+        folder, slash, name = stem.rpartition("/")
+        return f"{folder}{slash}{self.mask_prefix}{name.removeprefix(self.image_prefix)}{self.suffix}"
+
+    def is_mask(self, file: str) -> bool:
+        stem = stem_of(file).rpartition("/")[2]
+        named = stem.startswith(self.mask_prefix) and stem.endswith(self.suffix)
+        return named and file.lower().endswith(MASK_EXTENSIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """Files in the folders that are not read. images, masks: of other kinds. endings: masks of other names."""
+
+    images: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
+
+    def sentences(self, images: Path, masks: Path, naming: Naming) -> Iterator[str]:
+        for folder, names in ((images, self.images), (masks, self.masks)):
+            if text := count_endings(names, texts=False):
+                yield f"{folder}: files that are not read: {text}"
+        if self.endings:
+            yield (
+                f"{masks}: {len(self.endings):,} masks do not {naming.words} and are not read: "
+                f"{first_few(self.endings)}"
+            )
+
+
+def _find(images: Path, masks: Path, naming: Naming) -> tuple[list[str], list[str], _Other]:
     """Relative paths of the images and of the masks; the two folders may be one, or one inside the other."""
     one_folder = images.resolve() == masks.resolve()
-    mask_files = [name for name in walk(masks, None if one_folder else images) if _is_mask(name, suffix)]
+    there = list(walk(masks, None if one_folder else images))
+    mask_files = [name for name in there if naming.is_mask(name)]
     if one_folder:
-        if not suffix:
+        if not naming.words:
             raise DataError(
                 f"{images}: images and masks are in one folder and nothing tells them apart",
                 "give the masks a folder of their own, or set data.mask_suffix",
             )
         taken = set(mask_files)
-        return [name for name in walk(images, None) if _is_image(name) and name not in taken], mask_files
-    return [name for name in walk(images, masks) if _is_image(name)], mask_files
+        others = tuple(name for name in there if not _is_image(name))
+        return [name for name in there if _is_image(name) and name not in taken], mask_files, _Other(others)
+    found = list(walk(images, masks))
+    other = _Other(
+        tuple(name for name in found if not _is_image(name)),
+        tuple(name for name in there if not name.lower().endswith(MASK_EXTENSIONS)),
+        tuple(name for name in there if name.lower().endswith(MASK_EXTENSIONS) and not naming.is_mask(name)),
+    )
+    return [name for name in found if _is_image(name)], mask_files, other
+
+
+def count_endings(names: Iterable[str], *, texts: bool = True) -> str:
+    """`5 .heic, 1 .txt` of the files that are no images and are not of a file manager's making; "" = there is none.
+
+    texts: count text files, too, which lie beside images to say something about them.
+    """
+    counts = Counter(
+        PurePosixPath(name).suffix.lower() or "without an ending"
+        for name in names
+        if not _is_image(name)
+        and PurePosixPath(name).name.lower() not in _CLUTTER
+        and (texts or not name.lower().endswith(_TEXTS))
+    )
+    return ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
 
 
 def walk(top: Path, without: Path | None) -> Iterator[str]:
@@ -134,13 +210,13 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def _is_mask(name: str, suffix: str) -> bool:
-    return name.lower().endswith(MASK_EXTENSIONS) and _stem(name).endswith(suffix)
+def stem_of(name: str) -> str:
+    """The relative path without its extension, in one Unicode form: macOS takes accents apart, other systems do not."""
+    return _form(str(PurePosixPath(name).with_suffix("")))
 
 
-def _stem(name: str) -> str:
-    """The relative path without its extension."""
-    return str(PurePosixPath(name).with_suffix(""))
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _by_stem(names: list[str], top: Path) -> dict[str, str]:
@@ -151,10 +227,10 @@ def _by_stem(names: list[str], top: Path) -> dict[str, str]:
     """
     stems: dict[str, str] = {}
     for name in names:
-        other = stems.setdefault(_stem(name), name)
+        other = stems.setdefault(stem_of(name), name)
         if other != name:
             raise DataError(
-                f"{top}: {other} and {name} share the name {_stem(name)}, by which masks are found",
+                f"{top}: {other} and {name} share the name {stem_of(name)}, by which masks are found",
                 "rename or remove one of them",
             )
     return stems
@@ -162,15 +238,15 @@ def _by_stem(names: list[str], top: Path) -> dict[str, str]:
 
 def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
     """The images that a list file names, in its order."""
-    known = set(image_files)
+    known = {_form(name): name for name in image_files}
     by_stem: dict[str, list[str]] = {}
     for name in image_files:
-        by_stem.setdefault(_stem(name), []).append(name)
+        by_stem.setdefault(stem_of(name), []).append(name)
     chosen, unknown = [], []
     for line in read_names(path):
-        name = line.replace("\\", "/").removeprefix("./")
+        name = _form(line.replace("\\", "/").removeprefix("./"))
         if name in known:
-            chosen.append(name)
+            chosen.append(known[name])
         elif name in by_stem:
             chosen += by_stem[name]  # two files of one stem: reported where stems are made
         else:
@@ -184,35 +260,55 @@ def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
 
 
 def _images_alone(
-    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str
+    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, naming: Naming, other: _Other
 ) -> list[DataError]:
     """What is wrong with images that have no mask; [] = every one has."""
-    lone = [name for stem, name in images.items() if stem + suffix not in masks]
+    lone = [name for stem, name in images.items() if naming.mask(stem) not in masks]
     if not lone:
         return []
-    wanted = f"{_stem(lone[0])}{suffix}.png"
-    used = {stem + suffix for stem in images}
+    what = f"{len(lone):,} of {len(images):,} images in {image_top} have no mask in {mask_top}: {first_few(lone)}"
+    wanted = f"{naming.mask(stem_of(lone[0]))}.png"
+    unread = [name for name in other.masks if stem_of(name) == stem_of(wanted)]
+    if unread and unread[0].lower().endswith((".jpg", ".jpeg")):
+        return [DataError(f"{what}; {unread[0]} is a JPEG mask: its compression has changed the class values",
+                          "export the masks again as PNG")]  # fmt: skip
+    if unread:
+        return [DataError(f"{what}; {unread[0]} is not read because of its ending", "save the masks as PNG")]
+    used = {naming.mask(stem) for stem in images}
     free = [name for stem, name in masks.items() if stem not in used]
     return [
         DataError(
-            f"{len(lone):,} of {len(images):,} images in {image_top} have no mask in {mask_top}: {first_few(lone)}",
+            what,
             nearest(wanted, free)
-            or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix or a list file",
+            or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix, data.mask_prefix "
+            "or a list file",
         )
     ]
 
 
 def _masks_alone(
-    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, suffix: str
+    images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, naming: Naming, other: _Other
 ) -> list[DataError]:
     """The same of masks without an image: a sign of a half-copied folder."""
-    used = {stem + suffix for stem in images}
-    lone = [name for stem, name in masks.items() if stem not in used]
+    used = {naming.mask(stem) for stem in images}
+    lone = {stem: name for stem, name in masks.items() if stem not in used}
     if not lone:
         return []
-    return [
-        DataError(
-            f"{len(lone):,} of {len(masks):,} masks in {mask_top} have no image in {image_top}: {first_few(lone)}",
-            "add the images, remove the masks, or name the images to use in a list file",
-        )
-    ]
+    what = (
+        f"{len(lone):,} of {len(masks):,} masks in {mask_top} have no image in {image_top}: {first_few(lone.values())}"
+    )
+    unread = [name for name in other.images if naming.mask(stem_of(name)) in lone]
+    if unread:
+        return [
+            DataError(
+                f"{what}; images of these names are there but are not read because of their endings "
+                f"({count_endings(unread)}): {first_few(unread)}",
+                "convert them to PNG or JPEG, or name the images to use in a list file",
+            )
+        ]
+    return [DataError(what, "add the images, remove the masks, or name the images to use in a list file")]
+
+
+def _beside(others: Iterable[str]) -> str:
+    text = count_endings(others)
+    return f"; files of other kinds are there: {text}" if text else ""

@@ -26,12 +26,14 @@ class PairedFiles:
 
     items: (image, mask) paths. rule: what the masks' values mean. palette: (K, 3) uint8 RGB, for pictures of results.
     layout: how the files were recognised, for people, where a data set has several layouts; "" = nothing to say.
+    left: what was found in the folders and is not read, for people, one sentence each.
     """
 
     items: tuple[tuple[Path, Path], ...]
     rule: LabelRule
     palette: UInt8
     layout: str = ""
+    left: tuple[str, ...] = ()
     withheld_by: ClassVar[str] = ""
     common_files: ClassVar[tuple[Path, ...]] = ()
 
@@ -82,6 +84,19 @@ def read_names(path: Path) -> list[str]:
     Raises:
         DataError: the file is unreadable, is not text, or names nothing.
     """
+    names = [line.strip() for line in read_text(path).splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise DataError(f"{path}: the list file is empty", "write one image name a line")
+    return names
+
+
+def read_text(path: Path) -> str:
+    """A small text file, with or without a byte order mark.
+
+    Raises:
+        DataError: the file is unreadable or is not text.
+    """
     try:
         text = read_ordinary(path, _LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,11 +105,7 @@ def read_names(path: Path) -> list[str]:
         raise DataError(f"{path}: the list file cannot be read ({error.strerror})", "check the path") from error
     if "\0" in text:  # no file name holds one
         raise DataError(f"{path}: not a text file (character {text.index(chr(0)) + 1} is null)", "write the list again")
-    names = [line.strip() for line in text.splitlines()]
-    names = [name for name in names if name]
-    if not names:
-        raise DataError(f"{path}: the list file is empty", "write one image name a line")
-    return names
+    return text
 
 
 def first_few(names: Iterable[object], count: int = 3) -> str:

@@ -164,7 +164,41 @@ def test_rgb_mask_without_declared_colours(tmp_path: Path) -> None:
 
 
 def test_class_numbers_saved_as_rgb(tmp_path: Path) -> None:
-    fails(saved(tmp_path, np.full((2, 2, 3), 1, np.uint8)), RULE, "channels are equal", "convert('L')")
+    """Three equal channels are a number where no colours are declared, and a colour where they are."""
+    rgb = np.repeat(grey([0, 2], [1, 255])[..., None], 3, axis=2)
+    assert read_label(saved(tmp_path, rgb), RULE).tolist() == [[0, 2], [1, 255]]
+    fails(saved(tmp_path, rgb), COLOURS, "[2, 2, 2] (1 pixel)")
+    fails(saved(tmp_path, rgb), index_rule(CLASSES, layout="PASCAL VOC"), "three-channel mask")
+
+
+def test_values_and_ignored_ones_of_16_bits(tmp_path: Path) -> None:
+    rule = index_rule(("a", "b"), ignore=(65535,), values=(0, 1000))
+    assert read_label(saved(tmp_path, np.array([[0, 1000, 65535]], np.uint16)), rule).tolist() == [[0, 1, 255]]
+    fails(saved(tmp_path, np.array([[0, 255]], np.uint16)), rule, "255 (1 pixel)", "0 and 1000 are classes, 65535")
+    fails(saved(tmp_path, np.array([[0, 65535]], np.uint16)), STRICT, "binary mask (0 and 65535)?", "[0, 65535]")
+
+
+def smooth() -> np.ndarray:
+    """An object of 255 whose edges go down to 0 in five steps."""
+    far = np.abs(np.arange(24)[:, None] - 12) + np.abs(np.arange(24)[None] - 12)
+    return np.clip(255 * (12 - far) / 5, 0, 255).astype(np.uint8)
+
+
+def test_smooth_edges_are_the_cause(tmp_path: Path) -> None:
+    """Greys and colours between two classes, along their border, are named as smooth edges with their share."""
+    fails(saved(tmp_path, smooth()), STRICT, "smooth edges: ", "% of the pixels hold", "without smoothing")
+    rgb = np.stack([smooth(), smooth() // 2, 255 - smooth()], axis=2)
+    two = index_rule(("a", "b"), palette=((0, 0, 255), (255, 127, 0)))
+    fails(saved(tmp_path, rgb), two, "smooth edges: ", "without smoothing")
+    fails(saved(tmp_path, rgb), RULE, "three-channel mask with smooth edges", "without smoothing")
+
+
+def test_transparent_pixels_of_a_colour_mask_are_black(tmp_path: Path) -> None:
+    """Whatever colour hides there; beside opaque black they are unclear."""
+    rgba = np.array([[(9, 9, 9, 0), (0, 0, 142, 255)]], np.uint8)
+    assert read_label(saved(tmp_path, rgba), COLOURS).tolist() == [[255, 1]]
+    rgba[0, 1] = (0, 0, 0, 255)
+    fails(saved(tmp_path, rgba), COLOURS, "transparent pixels and with opaque black", "without transparency")
 
 
 @settings(max_examples=150, deadline=None)
@@ -217,7 +251,10 @@ def test_transparent_rgb_mask(tmp_path: Path) -> None:
 
 
 def test_float_and_transparent_grey_masks(tmp_path: Path) -> None:
-    fails(saved(tmp_path, np.ones((2, 2), np.float32), name="f.tif"), RULE, "mode F", "8-bit grey or palette PNG")
+    ones = np.ones((2, 2), np.float32)
+    assert read_label(saved(tmp_path, ones, name="f.tif"), RULE).tolist() == [[1, 1], [1, 1]]
+    for wrong in (ones / 2, -ones, ones * np.inf, ones * np.nan, ones * 1e9):
+        fails(saved(tmp_path, wrong, name="f.tif"), RULE, "mode F", "8-bit grey or palette PNG")
     fails(saved(tmp_path, Image.new("LA", (2, 2), (1, 3))), RULE, "mode LA", "8-bit grey or palette PNG")
 
 

@@ -1,0 +1,146 @@
+"""What a mask file stores: class numbers or colours. The one reader of masks, for training, checks and `emaseg init`.
+
+Room: data/files. Imports errors, images, sample. Legend: H W image height and width.
+
+    grey, 1-bit, 16-bit, palette   the stored number (of a palette mask the index, never its colour)
+    32-bit integer or float TIFF   the number, where all of them are whole
+    RGB                            the colour; three equal channels are also a number
+    transparent pixels             0 or black, where nothing opaque is; half transparent ones are refused
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from emaseg.data.files.images import decode
+from emaseg.data.sample import LabelError
+
+__all__ = ["MASK_VALUES", "Colour", "Stored", "packed", "palette_of", "stored_values", "unpacked"]
+
+Colour = tuple[int, int, int]
+
+MASK_VALUES = 65536  # numbers that a mask may hold: 0..65535
+_SIXTEEN = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_REMEDY = "save it as an 8-bit grey or palette PNG whose values are the classes"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """values: (H, W) class numbers of an integer type, or with `coloured` uint32 colours 0xRRGGBB.
+
+    palette: the colours of a palette mask, () of others. clear: whether there were transparent pixels, read as 0.
+    """
+
+    values: npt.NDArray[Any]
+    coloured: bool = False
+    palette: tuple[Colour, ...] = ()
+    clear: bool = False
+
+    @property
+    def equal(self) -> bool:
+        """Whether all colours have three equal channels: class numbers saved as RGB, perhaps."""
+        low = self.values & 255
+        return self.coloured and bool((self.values == low * 0x010101).all())
+
+
+def stored_values(source: Path | bytes, path: Path) -> Stored:
+    """What a mask picture stores. path: what messages call it.
+
+    Raises:
+        DataError: missing, damaged, or of a kind that cannot hold classes.
+    """
+    picture = decode(source, str(path))
+    if picture.format in ("JPEG", "MPO"):
+        raise LabelError(
+            f"{path}: a JPEG mask: its compression has changed the class values",
+            "export the masks again as PNG",
+            "mask",
+        )
+    if picture.mode in ("L", "P"):
+        return Stored(np.asarray(picture), palette=palette_of(picture))
+    if picture.mode == "1":
+        return Stored(np.asarray(picture).astype(np.uint8))
+    if picture.mode in _SIXTEEN:
+        return Stored(np.asarray(picture))
+    if picture.mode == "F":
+        return Stored(_whole_numbers(np.asarray(picture), path))
+    if picture.mode in ("RGB", "RGBA"):
+        return _coloured(picture, path)
+    if picture.mode in ("LA", "PA"):
+        values, clear = _opaque(np.asarray(picture.getchannel(0)), picture, path)
+        return Stored(values, clear=clear)
+    raise _no_numbers(picture.mode, path)
+
+
+def palette_of(picture: Image.Image) -> tuple[Colour, ...]:
+    """The colours of a palette picture, which need not be decoded; () of another."""
+    flat = picture.getpalette() if picture.mode == "P" else None
+    return tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()
+
+
+def packed(colour: Colour) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+def unpacked(code: int) -> Colour:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def _no_numbers(mode: str, path: Path) -> LabelError:
+    return LabelError(f"{path}: a mask of mode {mode}; its pixels are not class numbers", _REMEDY, "mask")
+
+
+def _whole_numbers(raw: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int64]:
+    """Floating-point samples that are all whole numbers of 16 bits, as integers."""
+    wrong = ~(np.isfinite(raw) & (raw == np.round(raw)) & (raw >= 0) & (raw < MASK_VALUES))
+    if wrong.any():
+        raise LabelError(
+            f"{path}: a mask of mode F (floating-point samples), and {int(wrong.sum()):,} of its pixels are not whole "
+            f"numbers from 0 to {MASK_VALUES - 1}, such as {float(raw[wrong][0]):g}",
+            _REMEDY,
+            "mask",
+        )
+    return raw.astype(np.int64)
+
+
+def _coloured(picture: Image.Image, path: Path) -> Stored:
+    rgb = np.asarray(picture)[..., :3].astype(np.uint32)
+    codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    if picture.mode == "RGB":
+        return Stored(codes, coloured=True)
+    codes, clear = _opaque(codes, picture, path)
+    return Stored(codes, coloured=True, clear=clear)
+
+
+def _opaque(values: npt.NDArray[Any], picture: Image.Image, path: Path) -> tuple[npt.NDArray[Any], bool]:
+    """The values with 0 (black) where a pixel is transparent, whatever colour hides there, and whether one is.
+
+    Raises:
+        LabelError: pixels are half transparent, or opaque ones are black too, so that two things would be one.
+    """
+    alpha = np.asarray(picture.getchannel("A"))
+    clear = alpha == 0
+    half = int(((alpha > 0) & (alpha < 255)).sum())
+    if half and picture.mode != "RGBA":
+        raise _no_numbers(picture.mode, path)
+    if half:
+        raise LabelError(
+            f"{path}: an RGB mask with {half:,} half transparent pixels, as smooth edges are; their class is unclear",
+            "save the mask without transparency and without smoothing (anti-aliasing)",
+            "colours",
+        )
+    if not clear.any():
+        return values, False
+    if (values[~clear] == 0).any():
+        raise LabelError(
+            f"{path}: a mask with transparent pixels and with opaque black ones (0): which is the background is unclear",
+            "save the mask without transparency",
+            "colours",
+        )
+    return np.where(clear, values.dtype.type(0), values), True

@@ -1,0 +1,90 @@
+"""What a TIFF file holds by its first directory, for messages about those that have no defined RGB values.
+
+Room: data/files. Imports Pillow only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, BinaryIO
+
+from PIL import TiffImagePlugin
+
+__all__ = ["bands_left", "odd_samples"]
+
+_BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT = 258, 262, 277, 338, 339  # tags
+_KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
+_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
+_ONE_BAND = "write the band to use into a file of its own, for example with `gdal_translate -b 1 in.tif out.tif`"
+_THREE_BANDS = (
+    "write three bands as red, green and blue into a file of their own, for example with "
+    "`gdal_translate -b 1 -b 2 -b 3 in.tif out.tif`"
+)
+_SCALE = (
+    "scale the values to 0..255 and save the image with 8 bits, all images alike, for example with "
+    "`gdal_translate -ot Byte -scale LOW HIGH 0 255 in.tif out.tif`"
+)
+
+
+def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
+    """(what it is, what to do) of a TIFF whose number or kind of samples is not read; None: these are not at fault."""
+    tags = _tags(file)
+    bands, bits, kind = _numbers(tags)
+    if bands is None:
+        return None
+    if kind in _KINDS and (kind != 3 or bands > 1):
+        what = f"a TIFF of {_of(bands)} with {bits}-bit {_KINDS[kind]} samples"
+        remedy = f"{_SCALE}; {_THREE_BANDS}" if bands > 3 else _SCALE
+        return f"{what}, and nothing says which values are black and white", remedy
+    if bands > 4 or bands == 2 or (bands == 4 and _COLOURS.get(_first(tags, _PHOTOMETRIC, 1), 1) == 1):
+        what = f"a TIFF of {_of(bands)} of {bits} bits"
+        remedy = _ONE_BAND if bands == 2 else _THREE_BANDS
+        return f"{what}; one band, or red, green and blue with or without transparency, can be read", remedy
+    if bits not in (1, 2, 4, 8, 16):
+        return f"a TIFF with samples of {bits} bits", _SCALE
+    if bits == 16 and bands > 1 and _first(tags, 284, 1) == 2:
+        return f"a TIFF of {_of(bands)} of 16 bits, each stored in a plane of its own", _SCALE
+    return None
+
+
+def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
+    """As odd_samples, of a TIFF that Pillow opens: of bands beyond the `read` ones, which it would drop."""
+    bands, bits, _ = _numbers(tags)
+    if bands is None or bands <= read:
+        return None
+    what = f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {read + 1} is"
+    return what, _ONE_BAND if bands == 2 else _THREE_BANDS
+
+
+def _of(bands: int) -> str:
+    return "one band" if bands == 1 else f"{bands} bands"
+
+
+def _numbers(tags: Any) -> tuple[int | None, int, int]:
+    """(bands, bits of a sample, sample format); bands None where the directory cannot be read."""
+    try:
+        return _first(tags, _BANDS, 1), _first(tags, _BITS, 1), _first(tags, _FORMAT, 1)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+        return None, 0, 0
+
+
+def _first(tags: Any, tag: int, default: int) -> int:
+    value = tags.get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _tags(file: BinaryIO) -> Any:
+    """The first directory; None where it is damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file.seek(0)
+            header = file.read(8)
+            if header[2:3] == b"\x2b" or header[3:4] == b"\x2b":  # BigTIFF
+                header += file.read(8)
+            directory = TiffImagePlugin.ImageFileDirectory_v2(header)
+            file.seek(directory.next)
+            directory.load(file)
+            return dict(directory)
+    except Exception:  # noqa: BLE001 (a damaged directory may raise anything, and then says nothing)
+        return None

@@ -1,0 +1,200 @@
+"""The names of classes in JSON and YAML files: names.json, data.yaml, ...
+
+Room: starter. Imports errors and the data room's reader of text.
+
+Of YAML the part is read in which names are written: `names:` (or `classes:`, `labels:`) at the left margin, with a
+list or a map of plain or quoted names, in one line or one a line. Anything else there is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from emaseg.data.files.mask_values import Colour
+from emaseg.data.sets.pairs import read_text
+from emaseg.errors import DataError
+from emaseg.starter.class_files import Entry, Names, clean, distinct
+
+_KEYS = ("names", "classes", "labels", "categories", "id2label", "label2id")
+_NAME_KEYS = ("name", "label", "title", "class", "class_name")
+_VALUE_KEYS = ("id", "value", "index", "class_id", "pixel_value")
+_COLOUR_KEYS = ("color", "colour", "rgb")
+_REMEDY = "write the names as a list, or as a map from value to name; or put them into classes.txt, one a line"
+
+
+def read_json(path: Path) -> Names | None:
+    """The classes of a JSON file; None where it holds something else.
+
+    Raises:
+        DataError: unreadable, no JSON, or names in a form that is not known.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})", "correct the file, or remove it") from error
+    if isinstance(content, dict):
+        key = next((key for key in _KEYS if isinstance(content.get(key), list | dict)), None)
+        content = content[key] if key else content
+    return _names(path, content)
+
+
+def read_yaml(path: Path) -> Names | None:
+    """The classes of a YAML file; None where it has no such key.
+
+    Raises:
+        DataError: unreadable, or names in a part of YAML that is not read.
+    """
+    lines = list(enumerate(read_text(path).splitlines(), 1))
+    start = next((place for place, (_, line) in enumerate(lines) if _key(line)), None)
+    if start is None:
+        return None
+    number, line = lines[start]
+    rest = _bare(line.partition(":")[2]).strip()
+    if rest[:1] in ("[", "{"):
+        return _names(path, _flow(path, number, rest, (_bare(text) for _, text in lines[start + 1 :])))
+    if rest:
+        raise _not_read(path, number, line)
+    return _names(path, _block(path, lines[start + 1 :]))
+
+
+# ------------------------------------------------------------------------------------------------------ contents
+def _names(path: Path, content: Any) -> Names | None:
+    """A list of names or of tables, or a map between values and names or from names to colours."""
+    if not isinstance(content, list | dict) or not content:
+        return None
+    rows = list(content.items()) if isinstance(content, dict) else [(None, item) for item in content]
+    entries = [_entry(key, item) for key, item in rows]
+    good = [entry for entry in entries if entry is not None]
+    if not good:
+        return None
+    stated = {entry.value is None for entry in good}
+    if len(good) < len(entries) or len(stated) > 1:
+        place = entries.index(None) if len(good) < len(entries) else 0
+        raise DataError(f"{path}: entry {place + 1} of the class names is unlike the others: {rows[place]!r}", _REMEDY)
+    return Names(path.name, distinct(path, good))
+
+
+def _entry(key: Any, item: Any) -> Entry | None:
+    """One class; None where it is in none of the known forms."""
+    if key is None and isinstance(item, str):
+        return Entry(clean(item))
+    if key is None and isinstance(item, dict):
+        return _from_table(item)
+    if key is None:
+        return None
+    value = _whole(key)
+    if value is not None and isinstance(item, str):
+        return Entry(clean(item), value)
+    if value is not None and isinstance(item, dict) and (found := _from_table(item)):
+        return Entry(found.name, value, found.colour)
+    if value is None and (number := _whole(item)) is not None:
+        return Entry(clean(key), number)
+    if value is None and (colour := _colour(item)) is not None:
+        return Entry(clean(key), None, colour)
+    return None
+
+
+def _from_table(table: dict[str, Any]) -> Entry | None:
+    name = next((table[key] for key in _NAME_KEYS if isinstance(table.get(key), str)), None)
+    value = next((_whole(table[key]) for key in _VALUE_KEYS if key in table), None)
+    colour = next((_colour(table[key]) for key in _COLOUR_KEYS if key in table), None)
+    return None if name is None else Entry(clean(name), value, colour)
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,6}", value.strip()):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _colour(value: Any) -> Colour | None:
+    if isinstance(value, str) and (match := re.fullmatch(r"#(\w\w)(\w\w)(\w\w)", value)):
+        try:
+            return int(match[1], 16), int(match[2], 16), int(match[3], 16)
+        except ValueError:
+            return None
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) and part >= 0 for part in value):
+        return value[0], value[1], value[2]
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------- YAML
+def _key(line: str) -> bool:
+    return re.match(rf"({'|'.join(_KEYS)})\s*:(\s|$)", line) is not None
+
+
+def _not_read(path: Path, number: int, line: str) -> DataError:
+    return DataError(f"{path}:{number}: these class names are not in the part of YAML that is read: {line!r}", _REMEDY)
+
+
+def _bare(line: str) -> str:
+    """The line without its comment."""
+    quote = ""
+    for place, mark in enumerate(line):
+        if quote:
+            quote = "" if mark == quote else quote
+        elif mark in "'\"" and (not line[:place].strip() or line[:place].rstrip()[-1] in "-:,[{"):
+            quote = mark
+        elif mark == "#" and (place == 0 or line[place - 1] in " \t"):
+            return line[:place].rstrip()
+    return line.rstrip()
+
+
+def _block(path: Path, lines: list[tuple[int, str]]) -> list[str] | dict[str, str]:
+    """`- name` or `value: name` a line, until the next key at the left margin."""
+    items: list[str] = []
+    table: dict[str, str] = {}
+    for number, line in lines:
+        text = _bare(line)
+        if not text.strip() or text.strip() == "---":
+            continue
+        if text.startswith("\t"):
+            raise _not_read(path, number, line)
+        if not text.startswith((" ", "-")):
+            break
+        item = re.fullmatch(r"\s*-\s+(\S.*)", text)
+        pair = re.fullmatch(r"\s+('[^']*'|\"[^\"]*\"|[^\s:'\"][^:]*?)\s*:\s+(\S.*)", text)
+        if item and not table:
+            items.append(_scalar(path, number, item[1]))
+        elif pair and not items and _scalar(path, number, pair[1]) not in table:
+            table[_scalar(path, number, pair[1])] = _scalar(path, number, pair[2])
+        else:
+            raise _not_read(path, number, line)
+    return items or table
+
+
+def _flow(path: Path, number: int, rest: str, more: Iterator[str]) -> list[str] | dict[str, str]:
+    """[a, b] or {0: a, 1: b}, which may go on in the next lines."""
+    close = "]" if rest[0] == "[" else "}"
+    while not rest.endswith(close):
+        following = next(more, None)
+        if following is None:
+            raise _not_read(path, number, rest)
+        rest = f"{rest} {following.strip()}".strip()
+    parts = re.findall(r"""\s*((?:'[^']*'|"[^"]*"|[^,'"])+)(?:,|$)""", rest[1:-1])
+    if ",".join(parts).replace(" ", "") != rest[1:-1].replace(" ", "").rstrip(","):
+        raise _not_read(path, number, rest)
+    parts = [part.strip() for part in parts if part.strip()]
+    if close == "]":
+        return [_scalar(path, number, part) for part in parts]
+    table: dict[str, str] = {}
+    for part in parts:
+        pair = re.fullmatch(r"('[^']*'|\"[^\"]*\"|[^\s:'\"][^:]*?)\s*:\s+(\S.*)", part)
+        if pair is None or _scalar(path, number, pair[1]) in table:
+            raise _not_read(path, number, part)
+        table[_scalar(path, number, pair[1])] = _scalar(path, number, pair[2])
+    return table
+
+
+def _scalar(path: Path, number: int, text: str) -> str:
+    """A plain or quoted text without escapes, anchors, tags and the like."""
+    text = text.strip()
+    if match := re.fullmatch(r"'([^']*)'|\"([^\"\\]*)\"", text):
+        return match[1] if match[1] is not None else match[2]
+    if text[:1] in "&*!|>%@`\"'[]{},?" or ": " in text or text.endswith(":"):
+        raise _not_read(path, number, text)
+    return text

@@ -1,0 +1,100 @@
+"""TIFF files of other bands and samples are told as what they are, never as damaged, and no band is dropped."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from emaseg.data.files.images import image_size, read_image
+from emaseg.errors import DataError
+from tests.data.made import real
+
+
+def tiff(folder: Path, bands: int, bits: int, kind: int, photometric: int, extra: int | None, planes: int = 1) -> Path:
+    """An uncompressed little-endian TIFF of 4 x 6 pixels, as its tags say."""
+    pixels = b"\x01" * (4 * 6 * bands * bits // 8)
+    tags = {256: (6,), 257: (4,), 258: (bits,) * bands, 259: (1,), 262: (photometric,), 273: (8,), 277: (bands,)}
+    tags |= {278: (4,), 279: (len(pixels),), 284: (planes,), 339: (kind,) * bands}
+    if planes == 2:
+        size = len(pixels) // bands
+        tags |= {273: tuple(8 + place * size for place in range(bands)), 279: (size,) * bands}
+    if extra is not None:
+        tags[338] = (extra,) * (bands - (3 if photometric == 2 else 1))
+    start = 8 + len(pixels)
+    after, entries, more = start + 2 + 12 * len(tags) + 4, b"", b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        where = packed if len(packed) == 4 else struct.pack("<I", after + len(more))
+        more += b"" if len(packed) == 4 else packed
+        entries += struct.pack("<HHI", tag, 4, len(values)) + where
+    path = folder / "a.tif"
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", start) + pixels + struct.pack("<H", len(tags)) + entries + b"\0" * 4 + more
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bands", "bits", "kind", "photometric", "extra", "planes", "words"),
+    [
+        (4, 8, 1, 1, 0, 1, "4 bands of 8 bits"),
+        (4, 8, 1, 2, 0, 1, "4 bands of 8 bits, and nothing says what band 4 is"),
+        (4, 16, 1, 2, 0, 1, "4 bands of 16 bits"),
+        (4, 8, 1, 1, 0, 2, "4 bands of 8 bits"),
+        (5, 8, 1, 1, 0, 1, "5 bands of 8 bits"),
+        (2, 8, 1, 1, 0, 1, "2 bands of 8 bits"),
+        (8, 16, 1, 2, 0, 1, "8 bands of 16 bits"),
+        (3, 32, 3, 2, None, 1, "3 bands with 32-bit floating-point samples"),
+        (4, 32, 3, 1, 0, 1, "4 bands with 32-bit floating-point samples"),
+        (3, 16, 2, 2, None, 1, "3 bands with 16-bit signed integer samples"),
+        (1, 64, 3, 1, None, 1, "64"),
+    ],
+)
+def test_other_bands_and_samples(
+    bands: int, bits: int, kind: int, photometric: int, extra: int | None, planes: int, words: str, tmp_path: Path
+) -> None:
+    """Protects people with satellite images from looking for damage in whole files, and from a band that vanishes."""
+    path = tiff(tmp_path, bands, bits, kind, photometric, extra, planes)
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    assert words in caught.value.message
+    assert "damaged" not in caught.value.message
+    assert "gdal_translate" in caught.value.hint
+    with pytest.raises(DataError):
+        image_size(path)
+
+
+def test_plain_files_are_read(tmp_path: Path) -> None:
+    """Protects what the tests above are made with: one band, colours, and transparency that is declared."""
+    assert read_image(tiff(tmp_path, 3, 8, 1, 2, None)).shape == (4, 6, 3)
+    assert read_image(tiff(tmp_path, 1, 8, 1, 1, None)).shape == (4, 6, 3)
+    assert read_image(tiff(tmp_path, 4, 8, 1, 2, 2)).shape == (4, 6, 3)
+
+
+def test_a_damaged_directory_is_damage(tmp_path: Path) -> None:
+    path = tiff(tmp_path, 5, 8, 1, 1, 0)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"damaged|cut short"):
+        read_image(path)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("b2", "2 bands"),
+        ("b4_minisblack", "4 bands"),
+        ("b4_planar", "4 bands"),
+        ("b4_unspec", "band 4"),
+        ("u16_b4_12", "4 bands of 16 bits"),
+        ("b5", "5 bands"),
+        ("f32_rgb", "floating-point"),
+    ],
+)
+def test_real_bands(file: str, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_image(real("field_cases") / "tiff_bands" / f"{file}.tif")
+    assert words in caught.value.message
+    assert "damaged" not in caught.value.message

@@ -1,0 +1,192 @@
+"""The names of classes as annotation tools write them: each goes to its own value, and nothing ever shifts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emaseg.errors import DataError
+from emaseg.starter.class_files import Names
+from emaseg.starter.names import find_names
+
+Row = tuple[str, int | None, tuple[int, int, int] | None]
+
+
+def read(folder: Path, file: str, text: str) -> Names | None:
+    folder.mkdir(exist_ok=True)
+    (folder / file).write_text(text, encoding="utf-8")
+    names, _ = find_names(folder, coloured=False)
+    (folder / file).unlink()
+    return names
+
+
+def rows(names: Names | None) -> list[Row]:
+    return [] if names is None else [(entry.name, entry.value, entry.colour) for entry in names.entries]
+
+
+PLAIN = [("bg", None, None), ("car", None, None)]
+VALUES = [("bg", 0, None), ("car", 1, None)]
+COLOURS = [("bg", None, (0, 0, 0)), ("car", None, (255, 0, 0))]
+BOTH = [("bg", 0, (0, 0, 0)), ("car", 1, (255, 0, 0))]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("classes.txt", "bg\ncar\n", PLAIN),
+        ("classes.txt", "\ufeff'bg'\r\n\r\n'car'\r\n", PLAIN),
+        ("classes.txt", "name\nbg\ncar", PLAIN),
+        ("classes.txt", "# all of them\nbg\ncar", PLAIN),
+        ("classes.txt", "0: bg\n1: car", VALUES),
+        ("classes.txt", "1 car\n0 bg", VALUES[::-1]),
+        ("classes.txt", "bg = 0\ncar = 1", VALUES),
+        ("labels.txt", "id name\n0 bg\n1 car", VALUES),
+        ("classes.txt", "0 0 0\tbg\n255 0 0\tcar", COLOURS),
+        ("classes.txt", "bg 0 0 0\ncar 255 0 0", COLOURS),
+        ("classes.txt", "#000000 bg\n#FF0000 car", COLOURS),
+        ("classes.txt", "[0, 0, 0] bg\n[255, 0, 0] car", COLOURS),
+        ("classes.txt", "0 bg 0 0 0\n1 car 255 0 0", BOTH),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbg:0,0,0::\ncar:255,0,0::", COLOURS),
+        ("_classes.csv", "Pixel Value, Class\n0, bg\n1, car", VALUES),
+        ("classes.csv", "class,name\n0,bg\n1,car", VALUES),
+        ("classes.csv", "name,id\nbg,0\ncar,1", VALUES),
+        ("classes.csv", "label;name\n0;bg\n1;car", VALUES),
+        ("class_dict.csv", "name,r,g,b\nbg,0,0,0\ncar,255,0,0", COLOURS),
+        ("classes.csv", "id,name,colour,notes\n0,bg,#000000,x\n1,car,#ff0000,y", BOTH),
+        ("classes.json", '["bg", "car"]', PLAIN),
+        ("id2label.json", '{"0": "bg", "1": "car"}', VALUES),
+        ("label_map.json", '{"bg": 0, "car": 1}', VALUES),
+        ("classes.json", '{"categories": [{"id": 0, "name": "bg"}, {"id": 1, "name": "car"}]}', VALUES),
+        (
+            "meta.json",
+            '{"classes": [{"title": "bg", "color": "#000000"}, {"title": "car", "color": "#FF0000"}]}',
+            COLOURS,
+        ),
+        ("data.yaml", "train: images\nnc: 2\nnames: ['bg', \"car\"]  # two\n", PLAIN),
+        ("data.yaml", "names: [\n  bg,\n  car\n]\nnc: 2", PLAIN),
+        ("data.yaml", "names:\n- bg\n- car  # the second\nnc: 2", PLAIN),
+        ("data.yaml", "names:\n  0: bg\n\n  # a comment\n  1: car\nnc: 2", VALUES),
+        ("dataset.yml", "names: {0: bg, 1: 'car'}", VALUES),
+    ],
+)
+def test_the_forms_of_annotation_tools(file: str, text: str, expected: list[Row], tmp_path: Path) -> None:
+    """Protects each form that is read: a heading or a comment is no class, values and colours are kept."""
+    assert rows(read(tmp_path, file, text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("classes.txt", "0: bg\ncar\n2: bus", "classes.txt:2: 'car' is not value and name"),
+        ("classes.txt", "bg\ncar\n2: bus", "classes.txt:3: '2: bus' reads as value and name"),
+        ("classes.txt", "bg\n#car\nbus", "classes.txt:2: a comment among the names"),
+        ("classes.txt", "1: car\n1: bus", 'value 1 is both "car" and "bus"'),
+        ("classes.txt", "bg 0 0 0\ncar 300 0 0", "[300, 0, 0] is no colour"),
+        ("classes.txt", "0: bg\n99999: car", "99999 is no mask value"),
+        ("classes.csv", "id,name\n0,bg\n,car", "classes.csv:3: no number in the column 'id'"),
+        ("classes.csv", "id,name\n0,bg\n1,car,red", "classes.csv:3: 3 columns, but the heading has 2"),
+        ("classes.csv", "bg,stuff\ncar,thing", "columns without a heading"),
+        ("classes.json", '{"bg": 0, "car": "x"}', "entry 2 of the class names is unlike the others"),
+        ("classes.json", "{", "not JSON"),
+        ("classes.json", "[" * 100_000, "not JSON"),
+        ("data.yaml", "names: &all\n- bg", "data.yaml:1: these class names are not in the part of YAML"),
+        ("data.yaml", "names:\n- bg\n  car", "data.yaml:3: these class names"),
+        ("data.yaml", "names:\n  0: bg\n  0: car", "data.yaml:3: these class names"),
+        ("data.yaml", 'names: ["a\\n", b]', "data.yaml:1: these class names"),
+        ("data.yaml", "names:\n\t- bg", "data.yaml:2: these class names"),
+        ("data.yaml", "names: coco.names", "data.yaml:1: these class names"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_with_its_line(file: str, text: str, words: str, tmp_path: Path) -> None:
+    """Protects from the guess that made every later class another one: a line that does not fit is never a name."""
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, file, text)
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["a.jpg\nb.jpg\n", "", "\n", "\n".join(f"n{i}" for i in range(300))])
+def test_what_is_no_list_of_classes_is_passed_over_and_said_so(text: str, tmp_path: Path) -> None:
+    """Protects a list of images called labels.txt from becoming classes."""
+    (tmp_path / "labels.txt").write_text(text)
+    names, remarks = find_names(tmp_path, coloured=False)
+    assert names is None
+    assert remarks == ("labels.txt names no classes that can be used here.",)
+
+
+def test_copies_in_the_splits(tmp_path: Path) -> None:
+    """Protects Roboflow's file in each split: alike they are one, and different ones are refused."""
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "_classes.csv").write_text("Pixel Value, Class\n0, bg\n1, car")
+    folders = (tmp_path / "train", tmp_path / "valid")
+    names, _ = find_names(tmp_path, folders, coloured=False)
+    assert names is not None
+    assert (names.file, rows(names)) == ("train/_classes.csv", VALUES)
+    (tmp_path / "valid" / "_classes.csv").write_text("Pixel Value, Class\n0, car\n1, bg")
+    with pytest.raises(DataError, match="name the classes differently"):
+        find_names(tmp_path, folders, coloured=False)
+
+
+WORDS = st.text("abcdefghijklmnop", min_size=2, max_size=6)
+NAMES = st.lists(st.one_of(WORDS, st.tuples(WORDS, WORDS).map(" ".join)), min_size=2, max_size=6, unique=True)
+TABLES = {
+    "classes.txt": [
+        lambda v, n, c: f"{v}: {n}",
+        lambda v, n, c: f"{n},{v}",
+        lambda v, n, c: f"{v} {n}",
+        lambda v, n, c: f"{v},{n},{c[0]},{c[1]},{c[2]}",
+        lambda v, n, c: f"{v} {c[0]} {c[1]} {c[2]} {n}",
+    ],
+    "data.yaml": [lambda v, n, c: f"  {v}: {n}", lambda v, n, c: f"  {n}: {v}"],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), names=NAMES)
+def test_a_stated_value_is_never_another(
+    data: st.DataObject, names: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Law: whatever the form, each name keeps the value that stands beside it, in any order and with gaps."""
+    values = data.draw(st.lists(st.integers(0, 300), min_size=len(names), max_size=len(names), unique=True))
+    file = data.draw(st.sampled_from(sorted(TABLES)))
+    form = data.draw(st.sampled_from(TABLES[file]))
+    lines = [form(v, n, (v % 256, 7, 9)) for v, n in zip(values, names, strict=True)]
+    text = "\n".join(["names:"] * (file == "data.yaml") + lines)
+    found = read(tmp_path_factory.mktemp("n"), file, text)
+    assert found is not None
+    assert {value: entry.name for value, entry in found.by_value().items()} == dict(zip(values, names, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(names=NAMES.filter(lambda names: "name" not in names), data=st.data())
+def test_a_line_of_another_form_is_never_read_as_a_position(
+    names: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Law: one line in another form than the rest is an error, wherever it stands."""
+    odd = data.draw(st.integers(0, len(names) - 1))
+    plain = data.draw(st.booleans())
+    lines = [name if (place == odd) == plain else f"{place}: {name}" for place, name in enumerate(names)]
+    with pytest.raises(DataError, match="so the values of the classes are unclear"):
+        read(tmp_path_factory.mktemp("n"), "classes.txt", "\n".join(lines))
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.one_of(st.text(max_size=60), st.text("names: -[]{}'\"#,01ab\n\t", max_size=60)))
+def test_any_text_is_read_or_refused(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Law: no class file ends in anything but names or a DataError."""
+    folder = tmp_path_factory.mktemp("n")
+    for file in ("classes.txt", "classes.csv", "data.yaml", "classes.json"):
+        content = json.dumps(text) if file.endswith("json") else text
+        try:
+            (folder / file).write_text(content, encoding="utf-8", newline="")
+        except UnicodeEncodeError:
+            return
+        with contextlib.suppress(DataError):
+            find_names(folder, coloured=True)
+        (folder / file).unlink()
