@@ -81,6 +81,8 @@ def predict(
     from emaseg.predict import Predictor, find_images, predict_files
     from emaseg.reference import open_model, resolve, with_em_iterations
 
+    from .render import print_notes
+
     target = pick_device(device)  # before anything is downloaded or read
     inputs = find_images(images, folder)
     if folder is None and len(inputs) != 1:
@@ -89,6 +91,7 @@ def predict(
         )
     reference = reference or _default_model(quiet)
     resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
+    print_notes(resolved.notes, quiet)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
     keep_freed_memory()

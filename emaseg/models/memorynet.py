@@ -142,7 +142,7 @@ class MemoryNet(Network):
         read, memory = self.memory.learn_and_read(coarse, pixels, labels, blend_weight(settings, step.lr))
         losses = {
             "main": self._loss(self.final(self._join(pixels, read, context)), labels),
-            "coarse": settings.stage1_weight * self._loss(coarse, labels),
+            "coarse": settings.coarse_weight * self._loss(coarse, labels),
         }
         for name, head, x in zip(self._auxiliary_names(), self.auxiliaries, earlier, strict=True):
             losses[name] = self.auxiliary_weight * self._loss(head(x), labels)

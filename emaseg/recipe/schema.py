@@ -27,8 +27,8 @@ class EMANetModel:
 
     kind: Literal["emanet"] = key("network family")
     bases: int = key("number of bases (K of the paper)", 64, low=1, ceiling=4096)
-    stages: int = key("EM iterations in training (T of the paper)", 3, low=1, ceiling=EM_ITERATIONS)
-    stages_eval: int = key("EM iterations at evaluation and prediction", 3, low=1, ceiling=EM_ITERATIONS)
+    em_iterations: int = key("EM iterations in training (T of the paper)", 3, low=1, ceiling=EM_ITERATIONS)
+    em_iterations_eval: int = key("EM iterations at evaluation and prediction", 3, low=1, ceiling=EM_ITERATIONS)
     attention_channels: int = key("width of the EM attention", 512, low=1, ceiling=CHANNELS)
     bottleneck_channels: int = key(
         "width after the attention: 512 (sssegmentation), 256 (mmseg, authors)", 512, low=1, ceiling=CHANNELS
@@ -73,7 +73,7 @@ class MemoryNetModel:
     downsample: bool = key("halve the backbone's resolution first (HRNet on Cityscapes and LIP)", False)
     activation: Literal["relu", "leaky_relu"] = key("head activation; leaky_relu in LIP's R-50 and R-101 rows", "relu")
     auxiliary_channels: int = key("width of the training-only heads; 0 = none (HRNet)", 512, low=0, ceiling=CHANNELS)
-    stage1_weight: float = key("loss weight of the coarse prediction that reads the memory", 0.4, low=0, ceiling=FACTOR)
+    coarse_weight: float = key("loss weight of the coarse prediction that reads the memory", 0.4, low=0, ceiling=FACTOR)
     dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
     memory_hard: bool = key("read the memory by arg max instead of softmax", False)
     memory_strategy: Literal["cosine_similarity", "mean"] = key("weights of a class's pixels", "cosine_similarity")
