@@ -1,6 +1,6 @@
 """Label maps as the ZIP that a benchmark's server takes: of test images whose labels the owners keep, or to rehearse.
 
-Room: submit, beside evaluate; imports inference, visual, metrics, events, files, errors, recipe and data.
+Room: submit.
 Legend: H W image size, K classes.
 
     PASCAL VOC  results/VOC2012/Segmentation/comp6_test_cls/<id>.png: palette PNGs of the classes 0..20. comp5 is for

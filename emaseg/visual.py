@@ -1,6 +1,6 @@
 """Pictures for people: a label map as a PNG, a photograph in class colours with its legend, a sheet of samples.
 
-Room: visual; imports words, numpy and Pillow. Legend: H W image height and width, K classes.
+Room: visual. Legend: H W image height and width, K classes.
 """
 
 from __future__ import annotations

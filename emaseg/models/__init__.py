@@ -1,6 +1,6 @@
 """Networks. `build_model` makes the one a recipe describes; it never touches the network or a file.
 
-Room: models; imports torch, recipe, losses, distributed; never data.
+Room: models.
 """
 
 from __future__ import annotations

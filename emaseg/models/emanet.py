@@ -95,11 +95,11 @@ class EMANet(Network):
             labels: (B, H, W) int64, 255 = ignore.
             step: unused here; every model takes it.
         """
-        stages = self.backbone(images)
-        logits, adapted = self._head(stages[-1])
+        maps = self.backbone(images)
+        logits, adapted = self._head(maps[-1])
         losses = {"main": self._loss(logits, labels)}
         if self.auxiliary is not None:
-            losses["auxiliary"] = self.auxiliary_weight * self._loss(self.auxiliary(stages[-2]), labels)
+            losses["auxiliary"] = self.auxiliary_weight * self._loss(self.auxiliary(maps[-2]), labels)
         self.attention.update(adapted)
         return losses
 

@@ -1,6 +1,6 @@
 """The recipe's [backbone] section: one frozen dataclass for each kind of feature extractor.
 
-Room: recipe, a part of schema.py. Imports rule only; never torch.
+Room: recipe.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`--set key.path=VALUE`: TOML values that replace keys of a recipe before it is read.
 
-Room: recipe. Imports the writer and errors; never torch. Values are parsed by tomllib; nothing is evaluated.
+Room: recipe. Values are parsed by tomllib; nothing is evaluated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recipes from files, shipped names and texts: strict, with file and line in every complaint.
 
-Room: recipe. Imports the rest of the room, resources, files and errors; never torch.
+Room: recipe.
 
     text -> tomllib -> renamed -> --set -> sections.read_section -> check -> Recipe
                  \\-> lines.key_lines, when a message, a note or an origin has to name a place

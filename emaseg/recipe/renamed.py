@@ -1,6 +1,6 @@
 """Keys that once had another name. Recipes, checkpoints and exported files that have the old one are read all the same.
 
-Room: recipe. Imports Problem only; never torch.
+Room: recipe.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The recipe: one frozen dataclass for each TOML section, every key with its meaning, unit and limits.
 
-Room: recipe. Imports the rules and the backbones only; never torch (a recipe error must appear at once).
+Room: recipe.
 
 A recipe is complete in one file. The keys below (and in backbones.py) are the only ones; the reader (reader.py) checks names, types
 and limits and names file and line. Where published systems differ, the difference is a named option here.
@@ -18,6 +18,14 @@ from emaseg.recipe.rule import CHANNELS, COUNT, EM_ITERATIONS, FACTOR, IMAGES, R
 SCHEMA_VERSION = 1
 
 IGNORE = 255  # the label, everywhere inside the program, of a pixel that is neither trained nor scored
+
+
+# Keys that nothing reads: they tell people where a row comes from.
+DOCUMENTATION = frozenset(
+    f"published.{key}" for key in ("checkpoint_mirrors", "hardware", "images_per_second", "log", "memory_gb", "note")
+)
+# Keys that matter to several processes only; this version trains with one, where both values mean the same.
+NOT_YET = frozenset({"model.norm"})
 
 
 # ---------------------------------------------------------------------------------------------------- model

@@ -1,6 +1,6 @@
 """TOML tables into the schema's dataclasses, strictly; every deviation becomes a Problem.
 
-Room: recipe. Imports the schema, the writer (to show values) and errors; never torch.
+Room: recipe.
 
 The code below knows no key by name but `kind`, which chooses among a section's dataclasses: types, limits and
 choices all come from schema.py.
