@@ -16,9 +16,6 @@ def build_model(recipe: Recipe) -> Network:
     """The network of a recipe, randomly initialised, in training mode.
 
     Works under `torch.device("meta")` too, where it costs nothing.
-
-    Raises:
-        RecipeError: an option that this version does not build.
     """
     classes = num_classes(recipe.data)
     if isinstance(recipe.model, EMANetModel):

@@ -32,7 +32,7 @@ from emaseg.recipe.schema import (
     Train,
     VOCData,
 )
-from emaseg.recipe.sections import Problem, key_doc, not_available
+from emaseg.recipe.sections import Problem
 from emaseg.recipe.writer import recipe_to_toml, toml_value
 
 __all__ = [
@@ -69,10 +69,8 @@ __all__ = [
     "ViTBackbone",
     "check",
     "for_tta",
-    "key_doc",
     "load_recipe",
     "load_recipe_with_origins",
-    "not_available",
     "num_classes",
     "old_names",
     "parse_recipe",
