@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emaseg.recipe.sections import Problem
+from emaseg.recipe.writer import toml_key
 
 # The old dotted key and today's. A key inside an array of tables cannot be renamed here.
 RENAMED = {
@@ -36,7 +37,7 @@ def with_new_names(table: Mapping[str, Any], section: str, problems: list[Proble
     renamed: dict[str, Any] = {}
     old_keys: list[str] = []
     for name, value in table.items():
-        key = f"{section}.{name}" if section else name
+        key = f"{section}.{toml_key(name)}" if section else toml_key(name)
         new = RENAMED.get(key, key)
         new_last = new.rpartition(".")[2] if new != key else name
         if new != key:

@@ -163,6 +163,8 @@ def test_inline_and_quoted_tables() -> None:
     for model in ('model = {kind = "emanet", stages = 2}', 'model.kind = "emanet"\nmodel.stages = 2'):
         text = model + "\n" + MINIMAL.replace(header, "")
         assert parse_recipe(text, "my.toml").recipe.model == EMANetModel(kind="emanet", em_iterations=2)
+    dotted = '"model.stages" = 2\n' + MINIMAL  # one key with a dot in its name, which is no key of a recipe
+    assert complaint(dotted) == complaint(dotted.replace("stages", "em_iterations")).replace("em_iterations", "stages")
     text = MINIMAL.replace(header, f'{header}\n"stages" = 2')
     assert parse_recipe(text, "my.toml").recipe.model == EMANetModel(kind="emanet", em_iterations=2)
 
