@@ -40,18 +40,19 @@ def check_data(
     Exit code 1 when training would fail; 0 when it would not, warnings or none.
     """
     session_of(context, verbose)
-    from emaseg.recipe import load_recipe
+    from emaseg.recipe import load_recipe_with_origins
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe_with_origins(recipe, overrides)
 
     from emaseg.check_data import check_data as check
     from emaseg.check_data import report_json
 
     from .progress import Meter, show_reading
-    from .render import print_json
+    from .render import print_json, print_notes
 
+    print_notes(loaded.notes, quiet)
     with Meter(quiet) as meter:
-        report = show_reading(check(loaded, sample), meter)
+        report = show_reading(check(loaded.recipe, sample), meter)
     if as_json:
         print_json({"schema": SCHEMA, **report_json(report)})
     else:

@@ -103,7 +103,10 @@ def evaluate(
         raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
     from emaseg.reference import open_model, resolve, with_em_iterations
 
+    from .render import print_json, print_lines, print_notes, print_path, print_scores
+
     resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
+    print_notes(resolved.notes, quiet)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
     data, which = _choose_split(resolved.recipe.data, split)
@@ -122,7 +125,6 @@ def evaluate(
     from emaseg.submit import write_submission
 
     from .progress import show_evaluation, show_submission
-    from .render import print_json, print_lines, print_path, print_scores
 
     keep_freed_memory()
     target = pick_device(device)
@@ -174,9 +176,9 @@ def _em_deviation(model: Model) -> str:
     """What to add to the protocol where an EMANet iterates otherwise than it was trained: no published row does."""
     from emaseg.recipe.schema import EMANetModel
 
-    if not isinstance(model, EMANetModel) or model.stages_eval == model.stages:
+    if not isinstance(model, EMANetModel) or model.em_iterations_eval == model.em_iterations:
         return ""
-    return f"; {model.stages_eval} EM iterations, {model.stages} in training"
+    return f"; {model.em_iterations_eval} EM iterations, {model.em_iterations} in training"
 
 
 def _choose_split(data: Data, split: str | None) -> tuple[Data, Literal["train", "eval"]]:

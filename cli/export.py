@@ -72,7 +72,10 @@ def export(
 
     from emaseg.reference import open_network, resolve
 
+    from .render import print_json, print_notes
+
     resolved = resolve(reference, weights=weights, overrides=overrides)
+    print_notes(resolved.notes, quiet)
     path = target(request, out, resolved.recipe.name)
     network = open_network(resolved)
 
@@ -80,7 +83,6 @@ def export(
     from emaseg.export.export import export as export_engine
 
     from .progress import Meter
-    from .render import print_json
 
     with Meter(quiet) as meter:
         for event in export_engine(network, resolved.recipe, request, path):

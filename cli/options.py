@@ -42,7 +42,7 @@ EMIterations = Annotated[
         "--em-iterations",
         metavar="T",
         min=1,
-        help="EM iterations for each image [default: the recipe's model.stages_eval].",
+        help="EM iterations for each image [default: the recipe's model.em_iterations_eval].",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]

@@ -81,7 +81,7 @@ def predict(
     from emaseg.predict import Predictor, find_images, predict_files, unread_files
     from emaseg.reference import open_model, resolve, with_em_iterations
 
-    from .render import print_lines
+    from .render import print_lines, print_notes
 
     target = pick_device(device)  # before anything is downloaded or read
     inputs = find_images(images, folder)
@@ -93,6 +93,7 @@ def predict(
         print_lines(left)
     reference = reference or _default_model(quiet)
     resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
+    print_notes(resolved.notes, quiet)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
     keep_freed_memory()

@@ -187,6 +187,12 @@ def print_note(note: Note, out: Console) -> None:
     out.print(Text(text, style="yellow" if note.warning else ""))
 
 
+def print_notes(notes: Sequence[str], quiet: bool) -> None:
+    """Lines on old names of keys that the user wrote, on stderr."""
+    if notes and not quiet:
+        print_lines(notes)
+
+
 def print_lines(lines: Iterable[str]) -> None:
     """Lines for people on stderr."""
     out = console()

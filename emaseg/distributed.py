@@ -1,6 +1,6 @@
 """Several processes as one: reductions that are no-ops on a single process.
 
-Room: bottom; imports torch only.
+Room: distributed.
 """
 
 from __future__ import annotations

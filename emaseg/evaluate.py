@@ -176,10 +176,10 @@ def _changed(recipe: Recipe, written: Recipe, row: Recipe) -> list[str]:
     deviations = [_other("inference", _keys(_acting(recipe.inference)), _keys(_acting(own))) for own in protocols]
     changed = min(deviations, key=len)
     changed += _other("data", _scored(recipe.data), _scored(row.data))
-    changed += _other("model", _keys(recipe.model, "stages_eval"), _keys(written.model, "stages_eval"))
+    changed += _other("model", _keys(recipe.model, "em_iterations_eval"), _keys(written.model, "em_iterations_eval"))
     changed += _other("backbone", _keys(recipe.backbone, "weights"), _keys(written.backbone, "weights"))
-    if isinstance(recipe.model, EMANetModel) and recipe.model.stages_eval != recipe.model.stages:
-        changed.append("model.stages_eval")
+    if isinstance(recipe.model, EMANetModel) and recipe.model.em_iterations_eval != recipe.model.em_iterations:
+        changed.append("model.em_iterations_eval")
     return changed
 
 

@@ -1,6 +1,6 @@
 """Cross entropy at input resolution, computed from low-resolution logits.
 
-Room: losses; imports torch and recipe schema. Legend: B batch, K classes, h w logits grid, H W labels.
+Room: losses. Legend: B batch, K classes, h w logits grid, H W labels.
 
 Full-size logits are the largest tensor of a training step: B x K x H x W values for the logits, again for their
 log-softmax and again for the gradient, once for each head. The gradient with respect to the low-resolution logits is
@@ -63,13 +63,13 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits) if wanted else None
         total = logits.new_zeros(())
         for first in range(0, images, chunk):
-            part = slice(first, first + chunk)
-            small = logits[part].detach().requires_grad_(wanted)
+            some = slice(first, first + chunk)
+            small = logits[some].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
                 full = resize(small, (height, width), align_corners)
-                loss = F.cross_entropy(full, labels[part], ignore_index=IGNORE, reduction="sum")
+                loss = F.cross_entropy(full, labels[some], ignore_index=IGNORE, reduction="sum")
             if gradient is not None:
-                gradient[part] = torch.autograd.grad(loss, small)[0]
+                gradient[some] = torch.autograd.grad(loss, small)[0]
             total += loss.detach()
         if gradient is not None:
             ctx.save_for_backward(gradient)

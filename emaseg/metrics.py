@@ -1,6 +1,6 @@
 """Scores of a segmentation: one confusion matrix over the whole set, then IoU and accuracies.
 
-Room: metrics. Imports numpy and torch only.
+Room: metrics.
 Legend: H W image height and width, K classes.
 
 The published convention (chainercv, sssegmentation, mmsegmentation and the EMANet authors agree on it): pixels
@@ -20,6 +20,9 @@ import torch
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
+
+_VALUES = 256  # of an 8-bit label map
+_MOST_CLASSES = 255  # the value 255 means ignore
 
 Status = Literal["ok", "absent", "never_predicted", "only_predicted"]
 
@@ -42,8 +45,8 @@ class ClassScore:
 class Scores:
     """A whole set. Fractions in 0..1; None when no pixel of the set is labelled.
 
-    miou: mean IoU of the classes that have one. pixel_accuracy: right pixels of all labelled ones.
-    mean_accuracy: mean over the labelled classes of their right share. images: how many were counted.
+    miou: mean IoU of the classes that have one. pixel_accuracy: share of the labelled pixels that are right.
+    mean_accuracy: mean of the accuracies of the labelled classes. images: how many were counted.
     """
 
     miou: float | None
@@ -55,7 +58,7 @@ class Scores:
 
 @dataclass(slots=True, eq=False)
 class Confusion:
-    """Pixel counts, (K, K) int64: row = label, column = prediction. Parts of a set are joined with `+`."""
+    """Pixel counts, (K, K) int64: row = label, column = prediction."""
 
     counts: Int64
 
@@ -66,8 +69,8 @@ class Confusion:
         Raises:
             ValueError: not 1..255 classes (labels are 8 bits and 255 means ignore).
         """
-        if not 1 <= num_classes <= 255:
-            raise ValueError(f"{num_classes} classes; a confusion matrix holds 1 to 255")
+        if not 1 <= num_classes <= _MOST_CLASSES:
+            raise ValueError(f"{num_classes} classes; a confusion matrix holds 1 to {_MOST_CLASSES}")
         return cls(np.zeros((num_classes, num_classes), dtype=np.int64))
 
     def add(self, label: UInt8, prediction: UInt8) -> None:
@@ -82,18 +85,15 @@ class Confusion:
             raise ValueError(f"label {label.dtype} and prediction {prediction.dtype} must both be uint8")
         # One pass over the pairs as 16-bit codes: ignored labels fall outside the K rows by themselves, no mask.
         codes = label.astype(np.int32)
-        codes <<= 8
+        codes <<= 8  # _VALUES = 2**8
         codes |= prediction
-        table = torch.bincount(torch.from_numpy(codes.reshape(-1)), minlength=256 * 256).numpy().reshape(256, 256)
+        table = (
+            torch.bincount(torch.from_numpy(codes.reshape(-1)), minlength=_VALUES**2).numpy().reshape(_VALUES, _VALUES)
+        )
         k = len(self.counts)
         if table[:k, k:].any():
             raise ValueError(f"a prediction holds class {prediction.max()}, but there are only {k} classes")
         self.counts += table[:k, :k]
-
-    def __add__(self, other: Confusion) -> Confusion:
-        if self.counts.shape != other.counts.shape:
-            raise ValueError(f"cannot join {len(self.counts)} and {len(other.counts)} classes")
-        return Confusion(self.counts + other.counts)
 
     def scores(self, classes: Sequence[str], images: int) -> Scores:
         """The scores of everything counted so far. classes: K names; images: how many were added.
@@ -103,31 +103,31 @@ class Confusion:
         """
         if len(classes) != len(self.counts):
             raise ValueError(f"{len(classes)} class names for {len(self.counts)} classes")
-        right = np.diagonal(self.counts).tolist()
+        correct = np.diagonal(self.counts).tolist()
         labelled = self.counts.sum(axis=1).tolist()
         predicted = self.counts.sum(axis=0).tolist()
-        per_class = tuple(map(_class_score, classes, right, labelled, predicted))
+        per_class = tuple(map(_class_score, classes, correct, labelled, predicted))
         return Scores(
             miou=_mean([c.iou for c in per_class]),
-            pixel_accuracy=_share(sum(right), sum(labelled)),
+            pixel_accuracy=_ratio(sum(correct), sum(labelled)),
             mean_accuracy=_mean([c.accuracy for c in per_class]),
             images=images,
             per_class=per_class,
         )
 
 
-def _class_score(name: str, right: int, labelled: int, predicted: int) -> ClassScore:
+def _class_score(name: str, correct: int, labelled: int, predicted: int) -> ClassScore:
     """IoU = TP / (labelled + predicted - TP), accuracy = TP / labelled."""
     status: Status = "ok"
     if not labelled:
         status = "only_predicted" if predicted else "absent"
     elif not predicted:
         status = "never_predicted"
-    return ClassScore(name, _share(right, labelled + predicted - right), _share(right, labelled), status)
+    return ClassScore(name, _ratio(correct, labelled + predicted - correct), _ratio(correct, labelled), status)
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _ratio(count: int, total: int) -> float | None:
+    return count / total if total else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,6 +1,6 @@
 """Optimiser and learning-rate schedule.
 
-Room: optim; imports torch and recipe schema.
+Room: optim.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def learning_rate(step: int, total: int, optim: Optim) -> float:
     which mmsegmentation trains with today, divides by total - 1 and so reaches min_lr in the last step.
     """
     i = step if optim.lr_every == 1 else (step + 1) // optim.lr_every * optim.lr_every
-    share = float(max(0.0, 1 - i / total) ** optim.power)
-    return (optim.lr - optim.min_lr) * share + optim.min_lr
+    decay = float(max(0.0, 1 - i / total) ** optim.power)
+    return (optim.lr - optim.min_lr) * decay + optim.min_lr
 
 
 def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.SGD:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError, WeightsError, nearest
 from emaseg.exported.info import is_exported, read_info, settings
-from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
+from emaseg.recipe import Recipe, for_tta, load_recipe, old_names, parse_recipe
 from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.recipe.schema import EMANetModel
 from emaseg.resources import HINTS, beside, cache_folder, expanded, shipped_recipes
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 class Resolved:
     """A recipe, the weights to fill it with, and the run they belong to, if any.
 
-    written: the recipe before `--set` and `--tta`.
+    written: the recipe before `--set` and `--tta`. notes: a line on each old name of a key that the user wrote.
     """
 
     recipe: Recipe
     weights: Path
     run: Path | None
     written: Recipe
+    notes: tuple[str, ...] = ()
 
 
 def resolve(
@@ -86,12 +87,13 @@ def resolve(
         run = path if path.is_dir() else _run_of(path)
         file = pick_checkpoint(path, checkpoint) if path.is_dir() else path
         written, recipe = _recipe_inside(file, overrides, tta)
-        return Resolved(recipe, file, run, written)
+        return Resolved(recipe, file, run, written, old_names(overrides))
     if not named:
         _check_there(ref, alone=weights is None)
     written, recipe = _readings(lambda sets: load_recipe(ref, sets), overrides, tta)
+    notes = old_names(overrides, ref)
     if weights is None:
-        return Resolved(recipe, _released_or_folder(recipe, ref, path), None, written)
+        return Resolved(recipe, _released_or_folder(recipe, ref, path), None, written, notes)
     file = expanded(weights)
     if file.is_dir():
         file = pick_checkpoint(file, None)
@@ -100,7 +102,7 @@ def resolve(
         raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
-    return Resolved(recipe, file, None, written)
+    return Resolved(recipe, file, None, written, notes)
 
 
 def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:
@@ -143,7 +145,7 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
     if is_exported(resolved.weights):
         raise RecipeError(
             f"--em-iterations {count}: the iterations of an exported file are fixed",
-            f"export it again with --set model.stages_eval={count}",
+            f"export it again with --set model.em_iterations_eval={count}",
         )
     if not isinstance(model, EMANetModel):
         raise RecipeError(
@@ -152,7 +154,7 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
         )
     if not 1 <= count <= EM_ITERATIONS:
         raise RecipeError(f"--em-iterations {count}: must be 1 to {EM_ITERATIONS}", "the paper uses 3")
-    recipe = replace(resolved.recipe, model=replace(model, stages_eval=count))
+    recipe = replace(resolved.recipe, model=replace(model, em_iterations_eval=count))
     return replace(resolved, recipe=recipe)
 
 
@@ -194,7 +196,7 @@ def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Rec
     if not overrides:
         recipe_inside(text, file)  # what is wrong in it is the file's fault, not that of who names it
     written, recipe = _readings(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
-    _check_network(written, recipe, "checkpoint", ("weights", "stages_eval"))
+    _check_network(written, recipe, "checkpoint", ("weights", "em_iterations_eval"))
     return written, recipe
 
 

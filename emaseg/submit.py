@@ -1,6 +1,6 @@
-"""Label maps as the ZIP that a benchmark's server takes: of test images whose labels the owners keep, or to rehearse.
+"""The ZIP of label maps that a benchmark's server expects, of images whose labels are published or not.
 
-Room: submit, beside evaluate; imports inference, visual, metrics, events, files, errors, recipe and data.
+Room: submit.
 Legend: H W image size, K classes.
 
     PASCAL VOC  results/VOC2012/Segmentation/comp6_test_cls/<id>.png: palette PNGs of the classes 0..20. comp5 is for
@@ -46,10 +46,11 @@ KINDS = ("voc", "cityscapes", "ade20k")  # of data that a layout is known for
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a server takes.
+    """What a server expects.
 
-    server: whose, for people. file: a label map's place in the ZIP; {} stands for the image's id. ending: what follows
-    the id in an image's file name. stored: K bytes, the value of each class. coloured: palette PNGs; else 8-bit grey.
+    server: its name, for people. file: a label map's place in the ZIP; {} stands for the image's id. ending: what
+    follows the id in an image's file name. stored: K bytes, the value of each class. coloured: palette PNGs; else 8-bit
+    grey.
     repack: the command that makes a .tar.gz of the ZIP, for which {} stands, where users report that the server takes
     nothing else.
     """
@@ -71,7 +72,7 @@ class Submission:
 
 
 def layout_of(data: Data) -> Layout | None:
-    """What the server of a data set takes; None where none is known."""
+    """What the server of a data set expects; None where none is known."""
     classes = label_set(data).classes
     match data.kind:
         case "voc":
@@ -154,7 +155,7 @@ def _files(dataset: Dataset, layout: Layout) -> list[str]:
 
 
 def _png(labels: UInt8, layout: Layout, palette: UInt8) -> bytes:
-    """A PNG file of (H, W) train ids, as the server wants their values."""
+    """A PNG file of (H, W) train ids, stored as the values that the server expects."""
     stored = np.frombuffer(layout.stored, np.uint8)[labels]
     picture = palette_png(stored, palette) if layout.coloured else Image.fromarray(stored)
     file = io.BytesIO()

@@ -1,6 +1,6 @@
 """Pictures for people: a label map as a PNG, a photograph in class colours with its legend, a sheet of samples.
 
-Room: visual; imports words, numpy and Pillow. Legend: H W image height and width, K classes.
+Room: visual. Legend: H W image height and width, K classes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ INK: Colour = (32, 34, 38)
 SOFT_INK: Colour = (128, 132, 138)
 HAIRLINE: Colour = (214, 214, 210)
 
-TINT = 140  # of 255: how much of a class colour covers the photograph
+TINT = 140  # of 255: opacity of a class colour over the photograph
 SHADE = 90  # the same for black classes (background): darkens what is not an object
-LEAST_SHARE = 0.005  # classes that cover less are left out of the legend
+MIN_SHARE = 0.005  # classes that cover less are left out of the legend
 
 
 # -------------------------------------------------------------------------------------------------- label maps
@@ -70,11 +70,11 @@ def overlay(image: UInt8, labels: UInt8, palette: UInt8, classes: Sequence[str])
 
 def _painted(image: UInt8, labels: UInt8, palette: UInt8) -> Image.Image:
     """The photograph tinted by class, black classes shaded, ignored pixels left alone, a bright line between regions."""
-    cover = np.full(256, TINT, dtype=np.uint8)
-    cover[: len(palette)][palette.max(axis=1) == 0] = SHADE
-    cover[255] = 0
+    opacity = np.full(256, TINT, dtype=np.uint8)
+    opacity[: len(palette)][palette.max(axis=1) == 0] = SHADE
+    opacity[255] = 0
     photo = Image.fromarray(image)
-    tinted = Image.composite(palette_png(labels, palette).convert("RGB"), photo, Image.fromarray(cover[labels]))
+    tinted = Image.composite(palette_png(labels, palette).convert("RGB"), photo, Image.fromarray(opacity[labels]))
     white = Image.new("RGB", photo.size, (255, 255, 255))
     return Image.composite(white, tinted, Image.fromarray(_outline(labels)))
 
@@ -94,7 +94,7 @@ def _present(labels: UInt8, palette: UInt8, classes: Sequence[str]) -> list[Entr
     """Legend entries of the classes in `labels`, the largest first, without those that hardly show."""
     shares = np.bincount(labels.reshape(-1), minlength=256)[: len(classes)] / labels.size
     order = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
-    shown = [k for k in order if shares[k] >= LEAST_SHARE] or order[:1]
+    shown = [k for k in order if shares[k] >= MIN_SHARE] or order[:1]
     return [(_colour(palette[k]), classes[k], _percent(float(shares[k]))) for k in shown]
 
 
@@ -186,8 +186,8 @@ def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
     x, y = pad, pad
     for colour, name, remark in entries:
         name = printable(name)  # a line break or half a character cannot be drawn
-        name = _fitted(name, room - _wide(font, f" {remark}") if remark else room, font)
-        item = swatch + space + _wide(font, name) + (space + _wide(font, remark) if remark else 0)
+        name = _shortened(name, room - _text_width(font, f" {remark}") if remark else room, font)
+        item = swatch + space + _text_width(font, name) + (space + _text_width(font, remark) if remark else 0)
         if x > pad and x + item > width - pad:
             x, y = pad, y + line_height
         placed.append((x, y, (colour, name, remark)))
@@ -199,7 +199,7 @@ def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
         middle = top + swatch / 2
         left += swatch + space
         draw.text((left, middle), name, INK, font, anchor="lm")
-        draw.text((left + _wide(font, name) + space, middle), remark, SOFT_INK, font, anchor="lm")
+        draw.text((left + _text_width(font, name) + space, middle), remark, SOFT_INK, font, anchor="lm")
     return strip
 
 
@@ -218,16 +218,16 @@ def _swatch(colour: Colour | None, side: int) -> Image.Image:
     return square.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _fitted(text: str, room: float, font: Font) -> str:
+def _shortened(text: str, room: float, font: Font) -> str:
     """`text`, cut with dots if it is wider than `room` pixels."""
-    if _wide(font, text) <= room:
+    if _text_width(font, text) <= room:
         return text
-    while len(text) > 1 and _wide(font, text + "...") > room:
+    while len(text) > 1 and _text_width(font, text + "...") > room:
         text = text[:-1]
     return text + "..."
 
 
-def _wide(font: Font, text: str) -> int:
+def _text_width(font: Font, text: str) -> int:
     return round(font.getlength(text))
 
 

@@ -73,7 +73,7 @@ WRONG: dict[str, Change] = {
     "recipe that is none": put("recipe", "schema = 2"),
     "recipe that is bytes": put("recipe", b"x"),
     "recipe of a thousand million EM iterations": lambda c: c.update(
-        recipe=c["recipe"].replace("stages_eval = 3", "stages_eval = 1000000000")
+        recipe=c["recipe"].replace("em_iterations_eval = 3", "em_iterations_eval = 1000000000")
     ),
     "no generator": put("rng", {}),
     "a short generator": put("rng", "cpu", torch.zeros(16, dtype=torch.uint8)),
@@ -185,7 +185,7 @@ def test_what_only_overflows_is_judged_as_it_is_used(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------- recipe inside
 HARMFUL = {
-    "EM iterations": ("stages_eval = 3", "stages_eval = 1000000000", "1 to 100"),
+    "EM iterations": ("em_iterations_eval = 3", "em_iterations_eval = 1000000000", "1 to 100"),
     "stride 1": (
         'mode = "whole"\nwindow = []\nstride = []',
         'mode = "slide"\nwindow = [512, 512]\nstride = [1, 1]',

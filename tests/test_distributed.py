@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from emaseg.models.emanet import EMAttention
+from emaseg.models.em_attention import EMAttention
 
 
 def features() -> torch.Tensor:

@@ -25,14 +25,14 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    run(tiny("train.iterations=4", "model.stages=2"), out)
+    run(tiny("train.iterations=4", "model.em_iterations=2"), out)
     return out
 
 
 def logits(resolved: Resolved) -> torch.Tensor:
     model = open_model(resolved, CPU)
     assert isinstance(model, EMANet)
-    assert model.attention.stages == 2
+    assert model.attention.iterations == 2
     with torch.inference_mode():
         result: torch.Tensor = model(torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(1)))
     return result
@@ -44,15 +44,15 @@ def test_only_the_iterations_at_test_time_change(trained: Path) -> None:
     scores = [logits(with_em_iterations(plain, count)) for count in (1, 2, 3, 9)]
     assert torch.equal(scores[2], logits(plain))
     assert all(not torch.equal(a, b) for i, a in enumerate(scores) for b in scores[:i])
-    assert torch.equal(scores[0], logits(resolve(str(trained), overrides=["model.stages_eval=1"])))
-    with pytest.raises(RecipeError, match=r"model\.stages"):  # T of the training is history
-        resolve(str(trained), overrides=["model.stages=1"])
+    assert torch.equal(scores[0], logits(resolve(str(trained), overrides=["model.em_iterations_eval=1"])))
+    with pytest.raises(RecipeError, match=r"model\.em_iterations"):  # T of the training is history
+        resolve(str(trained), overrides=["model.em_iterations=1"])
 
 
 def test_eval(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the record: metrics.json says with how many iterations its scores were made."""
     content: dict[tuple[str, ...], dict[str, Any]] = {}
-    for options in ((), ("--em-iterations", "2"), ("--em-iterations", "7"), ("--set", "model.stages_eval=7")):
+    for options in ((), ("--em-iterations", "2"), ("--em-iterations", "7"), ("--set", "model.em_iterations_eval=7")):
         assert main(["eval", str(trained), "--out", str(tmp_path), "--device", "cpu", "--json", "-q", *options]) == 0
         content[options] = json.loads(capsys.readouterr().out)
         assert json.loads((tmp_path / "metrics.json").read_text()) == content[options]

@@ -192,7 +192,7 @@ def test_the_published_score_of_the_same_protocol(name: str, sets: tuple[str, ..
         ),
         (ADE20K, ('data={kind="voc", root="VOC2012"}',), "data.kind"),
         ("voc_r50_d8", ("backbone.output_stride=16",), "backbone.output_stride"),
-        ("voc_r50_d8", ("model.stages_eval=1",), "model.stages_eval"),
+        ("voc_r50_d8", ("model.em_iterations_eval=1",), "model.em_iterations_eval"),
     ],
 )
 def test_no_published_score_for_another_protocol(name: str, sets: tuple[str, ...], reason: str) -> None:
@@ -223,7 +223,7 @@ def test_a_run_is_compared_with_the_row_and_not_with_itself() -> None:
     assert compared("train.batch=4", 'model.norm="batch"', "optim.lr=0.001") == Comparison(0.7529)
     changed = Comparison(None, "not comparable; changed: inference.resize_long_short")
     assert compared("inference.resize_long_short=[1024, 512]") == changed
-    assert compared("model.stages=4").reason.endswith("model.stages_eval")
+    assert compared("model.em_iterations=4").reason.endswith("model.em_iterations_eval")
     own = dataclasses.replace(load_recipe("voc_r50_d8", ["inference.flip=true"]), name="mine")
     assert compare(own, own).reason == "not with this protocol"  # the only word on its row's protocol
 
@@ -244,7 +244,7 @@ def test_a_score_over_other_images_stands_alone() -> None:
     published = Comparison(0.7529)
     assert on_images(published, data, "eval", 1449) is published
     assert on_images(published, data, "eval", 4).reason == "not comparable: 4 images, where the table's are 1,449"
-    changed = Comparison(None, "not comparable; changed: model.stages_eval")
+    changed = Comparison(None, "not comparable; changed: model.em_iterations_eval")
     assert on_images(changed, data, "eval", 4) is changed
     assert on_images(published, dataclasses.replace(data, eval_split="mine"), "eval", 4) is published
     assert on_images(published, tiny().data, "eval", 4) is published

@@ -120,7 +120,7 @@ def sample() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def learn(part: slice, steps: int = 3) -> ClassMemory:
     memory = ClassMemory(5, 8).double()
     for _ in range(steps):
-        memory.learn_and_read(*(x[part] for x in sample()), 0.7)
+        memory.read_and_update(*(x[part] for x in sample()), 0.7)
     return memory
 
 

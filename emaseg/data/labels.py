@@ -1,12 +1,13 @@
 """Class names and colours of every data set.
 
-Room: data. Imports the recipe (for the data sections) and numpy; never torch. Legend: K classes.
+Room: data. Legend: K classes.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,19 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.recipe.check import num_classes
-from emaseg.recipe.schema import (
-    ADE20KData,
-    CityscapesData,
-    CocoStuffData,
-    CocoVOCData,
-    Data,
-    FolderData,
-    LIPData,
-    PackedData,
-    PascalContextData,
-    ShapesData,
-    VOCData,
-)
+from emaseg.recipe.schema import CocoStuffData, Data, FolderData, PackedData, PascalContextData
 
 __all__ = [
     "LabelSet",
@@ -42,9 +31,6 @@ __all__ = [
 ]
 
 UInt8 = npt.NDArray[np.uint8]
-
-_SHAPES = ("background", "disc", "square", "triangle", "ring")
-_SHAPES_COLOURS = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,24 +47,12 @@ def label_set(data: Data) -> LabelSet:
         case FolderData() | PackedData():
             colours = np.array(data.palette, np.uint8) if data.palette else voc_colours(len(data.classes))
             return LabelSet(data.classes, colours)
-        case ShapesData():
-            return LabelSet(_SHAPES, np.array(_SHAPES_COLOURS, np.uint8))
-        case VOCData():
-            return _shipped("voc")
-        case CocoVOCData():
-            return _shipped("coco_voc21")
-        case ADE20KData():
-            return _shipped("ade20k")
-        case CityscapesData():
-            return _shipped("cityscapes")
-        case LIPData():
-            return _shipped("lip")
         case CocoStuffData():
-            everything, kept = _shipped("cocostuff"), list(cocostuff_ids(data.num_classes))
-            return LabelSet(tuple(everything.classes[index] for index in kept), everything.palette[kept])
+            return _only(_shipped("cocostuff"), cocostuff_ids(data.num_classes))
         case PascalContextData():
-            everything = _shipped("pascal_context")
-            return everything if data.num_classes == 60 else _without(everything, [0])
+            return _only(_shipped("pascal_context"), range(60 - data.num_classes, 60))  # the background comes first
+        case _:
+            return _shipped(data.kind)
 
 
 def cityscapes_label_ids() -> tuple[int, ...]:
@@ -135,6 +109,6 @@ def _shipped(name: str) -> LabelSet:
     return LabelSet(classes, rgb.reshape(-1, 3).copy())
 
 
-def _without(everything: LabelSet, dropped: list[int]) -> LabelSet:
-    kept = [index for index in range(len(everything.classes)) if index not in dropped]
-    return LabelSet(tuple(everything.classes[index] for index in kept), everything.palette[kept])
+def _only(labels: LabelSet, kept: Sequence[int]) -> LabelSet:
+    """Some of the classes, in the order of `kept`, with their colours."""
+    return LabelSet(tuple(labels.classes[index] for index in kept), labels.palette[list(kept)])

@@ -1,6 +1,6 @@
 """Networks. `build_model` makes the one a recipe describes; it never touches the network or a file.
 
-Room: models; imports torch, recipe, losses, distributed; never data.
+Room: models.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ def build_model(recipe: Recipe) -> Network:
     """The network of a recipe, randomly initialised, in training mode.
 
     Works under `torch.device("meta")` too, where it costs nothing.
-
-    Raises:
-        RecipeError: an option that this version does not build.
     """
     classes = num_classes(recipe.data)
     if isinstance(recipe.model, EMANetModel):

@@ -1,6 +1,6 @@
 """Small parts that every network here is made of.
 
-Room: models; imports torch only. Legend: B batch, C channels, H W image, h w feature grid, K classes.
+Room: models. Legend: B batch, C channels, H W image, h w feature grid, K classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """How batch norm is set up: momentum is the weight of the new statistics, epsilon is added to the variance."""
+    """The options of every batch norm of a network: momentum is the weight of the new statistics, epsilon is added to the variance."""
 
     momentum: float = 0.1
     epsilon: float = 1e-5
@@ -82,7 +82,7 @@ class Head(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a model may ask about the training step it is in."""
+    """Where in the training a step is."""
 
     step: int  # optimiser steps done before this one
     epoch: int  # from 1

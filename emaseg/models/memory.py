@@ -1,10 +1,9 @@
-"""The class memory of MemoryNet (Jin et al., ICCV 2021: MCIBI): one feature for each class, gathered while training.
+"""The class memory (memory bank) of MemoryNet: one feature for each class of the data set, gathered while training.
 
 Paper: Jin et al., ICCV 2021, https://arxiv.org/abs/2108.11819.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1.
 
-Room: models; imports torch, distributed, recipe schema, models.memory_update, models.network.
-Legend: B batch, C channels, H W labels, h w feature grid, N = h*w pixels, K classes.
+Room: models. Legend: B batch, C channels, H W labels, h w feature grid, N = h*w pixels, K classes.
 
 A training step computes what the memory will be, reads what it was, and stores the former. In the published code the
 product with the memory is differentiated after the memory was overwritten: the gradient with respect to the class
@@ -28,11 +27,12 @@ from emaseg.recipe.schema import MemoryNetModel
 Gradient = Literal["current", "updated"]
 
 _UNKNOWN = -1  # age of a class that was not seen since counting began
-_LABELS = 256  # values that a label can have
+_LABELS = 256  # values that an 8-bit label can have
+_NAMED = 8  # classes that a line of the report names
 
 
 class ClassMemory(nn.Module):
-    """What the data set remembers of each class.
+    """One feature for each class, a moving average over the training images.
 
     Buffers:
         features: (K, 1, C), zero until a class is seen.
@@ -66,7 +66,7 @@ class ClassMemory(nn.Module):
         memory = self.features[:, 0]
         return self._read(logits, memory, memory)
 
-    def learn_and_read(
+    def read_and_update(
         self, logits: torch.Tensor, pixels: torch.Tensor, labels: torch.Tensor, momentum: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One training step: read the memory as it was, then store what this batch makes of it.
@@ -87,17 +87,17 @@ class ClassMemory(nn.Module):
         )
         read = self._read(logits, before, local if self.gradient == "updated" else before)
         self.features.copy_(shared[:, None])
-        self._count(labels)
+        self._update_ages(labels)
         return read, local
 
     def _read(self, logits: torch.Tensor, memory: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         if self.hard:
             return memory[logits.argmax(dim=1)].movedim(3, 1)  # one row a pixel; nothing to differentiate
-        read: torch.Tensor = _Lookup.apply(torch.softmax(logits, dim=1), memory, gradient)
+        read: torch.Tensor = _WeightedSum.apply(torch.softmax(logits, dim=1), memory, gradient)
         return read
 
     @torch.no_grad()
-    def _count(self, labels: torch.Tensor) -> None:
+    def _update_ages(self, labels: torch.Tensor) -> None:
         present = torch.zeros(_LABELS, device=labels.device).index_fill_(0, labels.flatten(), 1.0)
         seen = mean_over_ranks(present[: len(self.age)]) > 0
         older = torch.where(self.age == _UNKNOWN, _UNKNOWN, self.age + 1)
@@ -110,8 +110,8 @@ class ClassMemory(nn.Module):
         written = [i for i, length in enumerate(lengths) if length != 0]
         content = {
             "never_written": [name for i, name in enumerate(classes) if i not in written],
-            "row_length": _spread([lengths[i] for i in written]),
-            "age": _spread([age for age in ages if age is not None]),
+            "row_length": _quantiles([lengths[i] for i in written]),
+            "age": _quantiles([age for age in ages if age is not None]),
             "per_class": [
                 {"name": name, "row_length": _finite(length), "age": age}
                 for name, length, age in zip(classes, lengths, ages, strict=True)
@@ -120,7 +120,7 @@ class ClassMemory(nn.Module):
         return Report("memory", tuple(_lines(content, len(classes))), content)
 
 
-class _Lookup(torch.autograd.Function):
+class _WeightedSum(torch.autograd.Function):
     """probabilities (B, K, h, w) x memory (K, C) -> (B, C, h, w); its gradient is taken with another memory."""
 
     @staticmethod
@@ -141,8 +141,8 @@ class _Lookup(torch.autograd.Function):
         return gradient.view(batch, -1, height, width).to(ctx.dtype), None, None
 
 
-def blend_weight(model: MemoryNetModel, lr: float) -> float:
-    """Weight of the new features in a step with learning rate `lr`; it never exceeds 1.
+def memory_momentum(model: MemoryNetModel, lr: float) -> float:
+    """Momentum of the memory (weight of the new features) in a step with learning rate `lr`; it never exceeds 1.
 
     The published schedule lets it follow the learning rate: memory_momentum at memory_base_lr.
     """
@@ -151,8 +151,8 @@ def blend_weight(model: MemoryNetModel, lr: float) -> float:
     return min(1.0, model.memory_momentum / model.memory_base_lr * lr)
 
 
-def _spread(values: Sequence[float]) -> dict[str, float | None] | None:
-    """Least, middle and largest; None of nothing."""
+def _quantiles(values: Sequence[float]) -> dict[str, float | None] | None:
+    """Minimum, median and maximum; None without values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -165,8 +165,8 @@ def _finite(value: float) -> float | None:
 
 def _lines(content: dict[str, Any], classes: int) -> list[tuple[str, str]]:
     never, lengths, ages = content["never_written"], content["row_length"], content["age"]
-    rest = f" and {len(never) - 8} more" if len(never) > 8 else ""
-    missing = f"; never: {', '.join(never[:8])}{rest}" if never else ""
+    rest = f" and {len(never) - _NAMED} more" if len(never) > _NAMED else ""
+    missing = f"; never: {', '.join(never[:_NAMED])}{rest}" if never else ""
     lines = [("memory", f"{classes - len(never)} of {classes} classes written{missing}")]
     if lengths:
         least, middle, most = ("not finite" if x is None else f"{x:.3g}" for x in lengths.values())

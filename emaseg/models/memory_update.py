@@ -1,9 +1,9 @@
-"""MemoryNet's feature memory, moved towards the features of one batch (Jin et al., MCIBI, ICCV 2021).
+"""The update of MemoryNet's class memory from the features of one batch (Jin et al., MCIBI, ICCV 2021).
 
 Paper: Jin et al., ICCV 2021, https://arxiv.org/abs/2108.11819.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1.
 
-Room: models; imports torch, distributed. Legend: B batch, C channels, h w feature grid, H W labels, K classes,
+Room: models. Legend: B batch, C channels, h w feature grid, H W labels, K classes,
 m memory row of a class, f feature of a pixel.
 
 The published rule upsamples the features bilinearly to label size, (B, C, H, W), and loops over the classes present.
@@ -29,7 +29,7 @@ from emaseg.distributed import mean_over_ranks
 Strategy = Literal["cosine_similarity", "mean"]
 Ranks = Literal["by_count", "plain_mean"]
 
-_SHORTEST = 1e-8  # eps of F.cosine_similarity
+_EPSILON = 1e-8  # of F.cosine_similarity, which the published code calls: smallest length that divides
 _LEAST_WEIGHT = 1e-24  # far below the rounding of 1 - cos, far above the smallest float32
 _CHANNELS_AT_ONCE = 64  # products of neighbouring cells that stay in the cache
 
@@ -97,7 +97,7 @@ def _class_sums(memory: torch.Tensor, features: torch.Tensor, labels: torch.Tens
     rows = _Axis.between(height, labels.shape[1], memory)
     columns = _Axis.between(width, labels.shape[2], memory)
     corner = rows.first[:, None] * width + columns.first  # upper left of the four cells, (H, W)
-    unit = memory / torch.linalg.vector_norm(memory, dim=1, keepdim=True).clamp(min=_SHORTEST)
+    unit = memory / torch.linalg.vector_norm(memory, dim=1, keepdim=True).clamp(min=_EPSILON)
     # One class more holds the ignored pixels. The tail is for the corners beyond the last cell: their weight is 0.
     dots = memory.new_zeros((classes + 1) * cells + width + 1)
     weights = torch.empty_like(dots)
@@ -114,7 +114,7 @@ def _class_sums(memory: torch.Tensor, features: torch.Tensor, labels: torch.Tens
             pixel.div_(_lengths(grid, rows, columns)).neg_().add_(1).clamp_(min=_LEAST_WEIGHT)
         else:
             pixel = memory.new_ones(label.shape)
-        _spread(pixel, weights.zero_(), at, width, rows, columns)
+        _scatter(pixel, weights.zero_(), at, width, rows, columns)
         table = weights[used].view(classes, cells)
         sums.addmm_(table, flat.t())
         totals += table.sum(dim=1)
@@ -125,11 +125,11 @@ def _class_sums(memory: torch.Tensor, features: torch.Tensor, labels: torch.Tens
 class _Axis:
     """Bilinear interpolation along one axis, corners not aligned: pixel p lies between cells `first` and `first` + 1.
 
-    At the last cell there is no next one, and `part` is 0.
+    At the last cell there is no next one, and `fraction` is 0.
     """
 
     first: torch.Tensor  # (pixels,) int32
-    part: torch.Tensor  # (pixels,) weight of the cell after `first`
+    fraction: torch.Tensor  # (pixels,) weight of the cell after `first`
     squares: torch.Tensor  # (pixels, cells) squared weight of every cell
     products: torch.Tensor  # (pixels, cells - 1) product of the weights of a cell and the next, twice
 
@@ -139,35 +139,35 @@ class _Axis:
         # Distance of the centres from the first cell's, in 1 / (2 * pixels) of a cell: exact in integers.
         position = (2 * torch.arange(pixels, device=like.device) + 1).mul_(cells).sub_(pixels).clamp_(min=0)
         first = position // (2 * pixels)
-        part = (position % (2 * pixels)).to(like.dtype).div_(2 * pixels).masked_fill_(first == cells - 1, 0)
+        fraction = (position % (2 * pixels)).to(like.dtype).div_(2 * pixels).masked_fill_(first == cells - 1, 0)
         matrix = like.new_zeros(pixels, cells + 1)
-        matrix.scatter_(1, first[:, None], (1 - part)[:, None]).scatter_(1, first[:, None] + 1, part[:, None])
+        matrix.scatter_(1, first[:, None], (1 - fraction)[:, None]).scatter_(1, first[:, None] + 1, fraction[:, None])
         matrix = matrix[:, :cells]
-        return cls(first.to(torch.int32), part, matrix.square(), 2 * matrix[:, :-1] * matrix[:, 1:])
+        return cls(first.to(torch.int32), fraction, matrix.square(), 2 * matrix[:, :-1] * matrix[:, 1:])
 
 
 def _interpolate(table: torch.Tensor, at: torch.Tensor, width: int, rows: _Axis, columns: _Axis) -> torch.Tensor:
     """Values of a flat table at the pixels (H, W), from the four cells whose first is `at`, (H * W,)."""
-    size = (len(rows.part), len(columns.part))
+    size = (len(rows.fraction), len(columns.fraction))
     one, two, three, four = (table[offset:].index_select(0, at).view(size) for offset in (0, 1, width, width + 1))
-    upper = torch.lerp(one, two, columns.part)
-    lower = torch.lerp(three, four, columns.part)
-    return torch.lerp(upper, lower, rows.part[:, None])
+    upper = torch.lerp(one, two, columns.fraction)
+    lower = torch.lerp(three, four, columns.fraction)
+    return torch.lerp(upper, lower, rows.fraction[:, None])
 
 
-def _spread(
+def _scatter(
     pixels: torch.Tensor, table: torch.Tensor, at: torch.Tensor, width: int, rows: _Axis, columns: _Axis
 ) -> None:
     """Transpose of `_interpolate`: add the pixels (H, W) to the table, each to its four cells."""
-    lower = pixels * rows.part[:, None]
-    for offset, part in ((0, pixels - lower), (width, lower)):
-        right = part * columns.part
-        table[offset:].index_add_(0, at, (part - right).flatten())
+    lower = pixels * rows.fraction[:, None]
+    for offset, row in ((0, pixels - lower), (width, lower)):
+        right = row * columns.fraction
+        table[offset:].index_add_(0, at, (row - right).flatten())
         table[offset + 1 :].index_add_(0, at, right.flatten())
 
 
 def _lengths(grid: torch.Tensor, rows: _Axis, columns: _Axis) -> torch.Tensor:
-    """Lengths of the upsampled pixels (H, W) of one image (C, h, w), never below `_SHORTEST`.
+    """Lengths of the upsampled pixels (H, W) of one image (C, h, w), never below `_EPSILON`.
 
     |f|^2 is a quadratic form in the weights: cells with themselves, with their right and their lower neighbour, and
     across both diagonals. Each is separable, a product of the map with one matrix per axis.
@@ -185,4 +185,4 @@ def _lengths(grid: torch.Tensor, rows: _Axis, columns: _Axis) -> torch.Tensor:
         across += (x[:, :-1, :-1] * x[:, 1:, 1:]).addcmul_(x[:, :-1, 1:], x[:, 1:, :-1]).sum(dim=0)
     squared = (rows.squares @ same + rows.products @ below) @ columns.squares.t()
     squared += (rows.squares @ right + 0.5 * rows.products @ across) @ columns.products.t()
-    return squared.clamp_(min=_SHORTEST**2).sqrt_()
+    return squared.clamp_(min=_EPSILON**2).sqrt_()

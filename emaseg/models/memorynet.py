@@ -1,10 +1,10 @@
-"""MemoryNet: a DeepLabV3 that also asks what the data set taught it (Jin et al., ICCV 2021: "Mining Contextual
+"""MemoryNet: a DeepLabV3 that also reads a memory of every class of the data set (Jin et al., ICCV 2021: "Mining Contextual
 Information Beyond Image", MCIBI), as sssegmentation implements it.
 
 Paper: Jin et al., ICCV 2021, https://arxiv.org/abs/2108.11819.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1; the rows are those of 6385ddc.
 
-Room: models; imports torch, recipe schema, losses. Legend: B batch, C channels, H W crop, h w feature grid, K classes.
+Room: models. Legend: B batch, C channels, H W crop, h w feature grid, K classes.
 
 The network, in this order (names in brackets are the attributes below):
     backbone -> (layer norm of each ViT map [tap_norms]) -> (3x3 conv, stride 2 [downsample]) = f
@@ -25,19 +25,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from emaseg.models.attention import PixelAttention
+from emaseg.models.aspp import ASPP
 from emaseg.models.backbones import build_backbone
-from emaseg.models.context import ASPP
 from emaseg.models.layers import ConvNormAct, Head, Norm, Step
-from emaseg.models.memory import ClassMemory, blend_weight
+from emaseg.models.memory import ClassMemory, memory_momentum
 from emaseg.models.network import Network, Report
+from emaseg.models.pixel_attention import PixelAttention
 from emaseg.recipe.backbones import Backbone, ViTBackbone
 from emaseg.recipe.schema import Loss, MemoryNetModel
 
 _LEAK = {"relu": 0.0, "leaky_relu": 0.01}  # slope below zero; 0.01 in the LIP rows R-50 and R-101
 _VIT_UPSAMPLING = 4  # after each of an auxiliary head's two convolutions
 _LAYER_NORM_EPSILON = 1e-6  # the head's layer norms have the ViT's own epsilon
-_COPIES = 4  # of the HRNet's map that the published network puts through `downsample`
+_DOWNSAMPLE_PASSES = 4  # a step of the published network puts HRNet's map through `downsample` as often
 
 
 class UpsamplingHead(nn.Module):
@@ -68,7 +68,7 @@ class MemoryNet(Network):
     def __init__(self, model: MemoryNetModel, backbone: Backbone, loss: Loss, classes: int) -> None:
         super().__init__()
         norm, leak, width = Norm(model.norm_momentum, model.norm_epsilon), _LEAK[model.activation], model.channels
-        self.settings = model
+        self.config = model
         self.num_classes = classes
         self.align_corners = model.align_corners
         self.reduction = loss.reduction
@@ -106,7 +106,7 @@ class MemoryNet(Network):
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of `training_step`'s losses, in their order; "memory" is left out before its first epoch."""
-        memory = ("memory",) if self.settings.memory_loss_weight else ()
+        memory = ("memory",) if self.config.memory_loss_weight else ()
         return ("main", "coarse", *self._auxiliary_names(), *memory)
 
     @property
@@ -132,22 +132,22 @@ class MemoryNet(Network):
             labels: (B, H, W) int64, 255 = ignore.
             step: its learning rate gives the memory's momentum, its epoch decides on the memory loss.
         """
-        settings = self.settings
+        config = self.config
         used = self.backbone(images)[-1 - len(self.auxiliaries) :]
         *earlier, last = (self._normalised(x, i) for i, x in enumerate(used))
         features = self._features(last)
         context = self.context(features)
         pixels = self.reduce(features)
         coarse = self.coarse(pixels)
-        read, memory = self.memory.learn_and_read(coarse, pixels, labels, blend_weight(settings, step.lr))
+        read, memory = self.memory.read_and_update(coarse, pixels, labels, memory_momentum(config, step.lr))
         losses = {
             "main": self._loss(self.final(self._join(pixels, read, context)), labels),
-            "coarse": settings.stage1_weight * self._loss(coarse, labels),
+            "coarse": config.coarse_weight * self._loss(coarse, labels),
         }
         for name, head, x in zip(self._auxiliary_names(), self.auxiliaries, earlier, strict=True):
             losses[name] = self.auxiliary_weight * self._loss(head(x), labels)
-        if settings.memory_loss_weight and step.epoch >= settings.memory_loss_from_epoch:
-            losses["memory"] = settings.memory_loss_weight * self._memory_loss(memory)
+        if config.memory_loss_weight and step.epoch >= config.memory_loss_from_epoch:
+            losses["memory"] = config.memory_loss_weight * self._memory_loss(memory)
         return losses
 
     def norm_values(self, batch: int, height: int, width: int) -> int:
@@ -173,10 +173,10 @@ class MemoryNet(Network):
         return x if self.downsample is None else self.downsample(x)
 
     def _join(self, pixels: torch.Tensor, read: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """What a pixel is, what the data set remembers, and what the image around says, as one map (B, C, h, w)."""
-        remembered = self.memory_fuse(torch.cat([pixels, self.memory_attention(pixels, read)], dim=1))
+        """Pixels, the memory that they attend to and the context that they attend to, joined to one map (B, C, h, w)."""
+        with_memory = self.memory_fuse(torch.cat([pixels, self.memory_attention(pixels, read)], dim=1))
         joined: torch.Tensor = self.context_fuse(
-            torch.cat([self.context_attention(pixels, context), remembered], dim=1)
+            torch.cat([self.context_attention(pixels, context), with_memory], dim=1)
         )
         return joined
 
@@ -189,7 +189,7 @@ class MemoryNet(Network):
         """
         norm = self.final.conv.norm
         momentum = norm.momentum
-        if self.settings.memory_loss_statistics == "apart":
+        if self.config.memory_loss_statistics == "apart":
             norm.momentum = 0.0
         logits = self.final(memory[:, :, None, None])
         norm.momentum = momentum
@@ -203,5 +203,5 @@ def _downsample(channels: int, norm: Norm, leak: float) -> ConvNormAct:
     statistics move four times in a step by the same amount. One move with weight 1 - (1 - m)^4 is equal.
     """
     layer = ConvNormAct(channels, channels, 3, norm, stride=2, leak=leak)
-    layer.norm.momentum = 1 - (1 - norm.momentum) ** _COPIES
+    layer.norm.momentum = 1 - (1 - norm.momentum) ** _DOWNSAMPLE_PASSES
     return layer

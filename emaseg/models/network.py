@@ -1,7 +1,6 @@
-"""What every network of this program is to the rest of it: the one interface between trainer, protocols and models.
+"""The interface of every network: all that the trainer, the protocols and the commands know of one.
 
-Room: models; imports torch, losses, models.backbones and models.layers.
-Legend: B batch, H W crop, h w feature grid, K classes.
+Room: models. Legend: B batch, H W crop, h w feature grid, K classes.
 
 The trainer, the protocols and the commands know networks as `Network` and nothing else: they never ask for a kind.
 State that a network keeps beside its parameters (EM bases, class memory) lies in buffers, so it is saved, moved and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from emaseg.recipe.backbones import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
 from emaseg.recipe.check import check, num_classes
 from emaseg.recipe.overrides import for_tta
-from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, parse_recipe
+from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, old_names, parse_recipe
 from emaseg.recipe.rule import Rule
 from emaseg.recipe.schema import (
     SCHEMA_VERSION,
@@ -32,7 +32,7 @@ from emaseg.recipe.schema import (
     Train,
     VOCData,
 )
-from emaseg.recipe.sections import Problem, key_doc, not_available
+from emaseg.recipe.sections import Problem
 from emaseg.recipe.writer import recipe_to_toml, toml_value
 
 __all__ = [
@@ -69,11 +69,10 @@ __all__ = [
     "ViTBackbone",
     "check",
     "for_tta",
-    "key_doc",
     "load_recipe",
     "load_recipe_with_origins",
-    "not_available",
     "num_classes",
+    "old_names",
     "parse_recipe",
     "recipe_to_toml",
     "toml_value",

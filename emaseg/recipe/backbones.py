@@ -1,6 +1,6 @@
 """The recipe's [backbone] section: one frozen dataclass for each kind of feature extractor.
 
-Room: recipe, a part of schema.py. Imports rule only; never torch.
+Room: recipe.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _WEIGHTS_DOC = 'start weights: a file, a URL or released name looked up in the c
 class ResNetBackbone:
     """Dilated ResNet with bottleneck blocks."""
 
-    kind: Literal["resnet50", "resnet101", "resnet152", "resnet14"] = key("depth; resnet14 is the demo's")
-    output_stride: Literal[8, 16, 32] = key("input pixels for one cell of the last stage")
+    kind: Literal["resnet50", "resnet101", "resnet152", "resnet14"] = key("depth; resnet14 is for the demo")
+    output_stride: Literal[8, 16, 32] = key("input pixels per cell of the last stage")
     stem_channels: tuple[int, ...] = key(
         "widths of the three 3x3 stem convolutions: [32, 32, 64] (v1c), [64, 64, 128] (EMANet authors); "
         "[] is ResNet's single 7x7",
@@ -33,7 +33,7 @@ class ResNetBackbone:
         "channels of the first stage's 3x3 convolutions; 64 is the published network", 64, low=4, ceiling=512
     )
     multi_grid: tuple[int, ...] = key(
-        "factors on the dilation of the last stage's blocks after the first: [1, 2, 4] (EMANet authors); [] none",
+        "factors on the dilation of the last stage's blocks, the first excepted: [1, 2, 4] (EMANet authors); [] = none",
         (),
         low=1,
         lengths=(0, 3),
@@ -44,7 +44,7 @@ class ResNetBackbone:
         "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
     )
     std: tuple[float, float, float] = key(
-        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
     )
 
 
@@ -53,7 +53,7 @@ class ResNeStBackbone:
     """ResNeSt-101: split attention, deep stem 64-64-128."""
 
     kind: Literal["resnest101"] = key("depth")
-    output_stride: Literal[8, 16, 32] = key("input pixels for one cell of the last stage")
+    output_stride: Literal[8, 16, 32] = key("input pixels per cell of the last stage")
     stem_channels: tuple[int, ...] = key(
         "widths of the three stem convolutions", (64, 64, 128), low=1, lengths=(3,), ceiling=1024
     )
@@ -62,7 +62,7 @@ class ResNeStBackbone:
         "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
     )
     std: tuple[float, float, float] = key(
-        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
     )
 
 
@@ -71,14 +71,14 @@ class HRNetBackbone:
     """HRNetV2p-W48: four resolutions, concatenated at stride 4."""
 
     kind: Literal["hrnetv2_w48"] = key("width")
-    output_stride: Literal[4] = key("input pixels for one cell of the output", 4)
+    output_stride: Literal[4] = key("input pixels per cell of the output", 4)
     stem_relu: bool = key("ReLU after the stem's first norm; false in every released MemoryNet checkpoint", True)
     weights: str = key(_WEIGHTS_DOC)
     mean: tuple[float, float, float] = key(
         "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
     )
     std: tuple[float, float, float] = key(
-        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
     )
 
 
@@ -99,7 +99,7 @@ class ViTBackbone:
         "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
     )
     std: tuple[float, float, float] = key(
-        "RGB deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
+        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
     )
 
 

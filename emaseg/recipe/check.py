@@ -1,6 +1,6 @@
 """Rules between keys: what no single key can say about itself.
 
-Room: recipe. Imports the schema only; never torch. Legend: K classes.
+Room: recipe. Legend: K classes.
 """
 
 from __future__ import annotations
@@ -11,20 +11,15 @@ from dataclasses import fields
 
 from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
 from emaseg.recipe.schema import (
-    ADE20KData,
     Augment,
-    CityscapesData,
     CocoStuffData,
-    CocoVOCData,
     Data,
     FolderData,
     Inference,
-    LIPData,
     MemoryNetModel,
     PackedData,
     PascalContextData,
     Recipe,
-    ShapesData,
     VOCData,
 )
 from emaseg.recipe.sections import Problem
@@ -36,6 +31,8 @@ BACKSLASHES = (
 LONGEST = 1_000_000_000  # epochs or iterations
 MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
 MOST_OVERLAP = 16  # windows that cover a pixel, along one side; a published protocol has two
+# K of the data sets that always have the same classes.
+_CLASSES = {"ade20k": 150, "cityscapes": 19, "lip": 20, "voc": 21, "coco_voc21": 21, "shapes": 5}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
@@ -46,16 +43,8 @@ def num_classes(data: Data) -> int:
             return len(data.classes)
         case CocoStuffData() | PascalContextData():
             return data.num_classes
-        case ADE20KData():
-            return 150
-        case CityscapesData():
-            return 19
-        case LIPData():
-            return 20
-        case VOCData() | CocoVOCData():
-            return 21
-        case ShapesData():
-            return 5
+        case _:
+            return _CLASSES[data.kind]
 
 
 def check(recipe: Recipe) -> tuple[Problem, ...]:
@@ -171,7 +160,7 @@ def _holdout(data: FolderData) -> Iterator[Problem]:
     if data.holdout == 1:
         yield Problem("data.holdout", "1 holds every image out and leaves none to train on; 5 is a fifth")
     if data.holdout and (data.train_list or data.eval_list):
-        yield Problem("data.holdout", "the list files already name the parts; write holdout = 0")
+        yield Problem("data.holdout", "the list files already name the images; write holdout = 0")
     if data.holdout and (data.train_images, data.train_masks) != (data.eval_images, data.eval_masks):
         yield Problem("data.holdout", "divides one folder, but training and evaluation have two; write holdout = 0")
 

@@ -1,6 +1,6 @@
 """Where in a TOML text each key stands: tomllib gives values but no positions.
 
-Room: recipe. Imports the writer (to quote keys) only.
+Room: recipe.
 
 The scanner trusts that tomllib accepts the text; it follows headers, keys, strings and brackets and looks at no
 value. A path is a tuple of key names and, inside arrays, positions: ("optim", "groups", 0, "match").

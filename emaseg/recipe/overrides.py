@@ -1,6 +1,6 @@
 """`--set key.path=VALUE`: TOML values that replace keys of a recipe before it is read.
 
-Room: recipe. Imports the writer and errors; never torch. Values are parsed by tomllib; nothing is evaluated.
+Room: recipe. Values are parsed by tomllib; nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emaseg.errors import RecipeError
+from emaseg.recipe.renamed import RENAMED, new_name, with_new_names
 from emaseg.recipe.sections import Problem, nearest_legal
 from emaseg.recipe.writer import toml_value
 from emaseg.words import Lines, quoted
@@ -29,10 +30,17 @@ _SHOWN = 200  # characters of a text that a message repeats
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One `--set`: the dotted key and the TOML value."""
+    """One `--set`: the dotted key and the TOML value, both under today's names.
+
+    written: the key as the user wrote it. old_keys: the dotted keys, in it and in its value, that have another name now.
+    problems: keys that are there under both names.
+    """
 
     key: str
     value: object
+    written: str
+    old_keys: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def parse_overrides(items: Sequence[str]) -> tuple[Override, ...]:
@@ -52,6 +60,7 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[Override], proble
     """A copy of `table` with the overrides in it, the last one of a key winning."""
     result: dict[str, Any] = _copy(table)
     for override in overrides:
+        problems.extend(override.problems)
         _put(result, override, problems)
     return result
 
@@ -88,7 +97,7 @@ def _parse(item: str) -> Override | str:
         item = item if len(item) <= _SHOWN else f"{item[:_SHOWN]}..."
         return f"--set {item}: `{key}` is no key; write section.key=VALUE, as in {_EXAMPLE}"
     if not text:
-        return f"--set {key}: the value is empty; {_instead_of_nothing(key)}"
+        return f"--set {key}: the value is empty; {_instead_of_nothing(new_name(key))}"
     if has_long_key(text):
         return f"--set {key}: a key of more than 64 parts"
     try:
@@ -96,12 +105,22 @@ def _parse(item: str) -> Override | str:
     except (ValueError, RecursionError):
         if len(text) > _SHOWN:
             return f"--set {key}: {text[:_SHOWN]}... is not a TOML value; put it into a recipe file"
-        return f"--set {key}: {text} is not a TOML value; {_instead(key, text)}"
+        return f"--set {key}: {text} is not a TOML value; {_instead(new_name(key), text)}"
     if list(document) != ["x"]:
         return f"--set {key}: more than one value given"
     if nested(document["x"], _DEPTH):
         return f"--set {key}: tables and arrays are nested more than {_DEPTH} deep"
-    return Override(key, document["x"])
+    return _override(key, document["x"])
+
+
+def _override(written: str, value: object) -> Override:
+    """The override under today's names."""
+    old_keys = [written] if written in RENAMED else []
+    problems: list[Problem] = []
+    if isinstance(value, dict):
+        value, inside = with_new_names(value, written, problems)
+        old_keys += inside
+    return Override(new_name(written), value, written, tuple(old_keys), tuple(problems))
 
 
 def has_long_key(text: str) -> bool:

@@ -1,9 +1,9 @@
 """Recipes from files, shipped names and texts: strict, with file and line in every complaint.
 
-Room: recipe. Imports the rest of the room, resources, files and errors; never torch.
+Room: recipe.
 
-    text -> tomllib -> --set -> sections.read_section -> check -> Recipe
-                 \\-> lines.key_lines, when a message or an origin has to name a place
+    text -> tomllib -> renamed -> --set -> sections.read_section -> check -> Recipe
+                 \\-> lines.key_lines, when a message, a note or an origin has to name a place
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from emaseg.files import open_plain
 from emaseg.recipe.check import BACKSLASHES, check
 from emaseg.recipe.lines import dotted, key_lines
 from emaseg.recipe.overrides import Override, apply_overrides, has_long_key, nested, parse_overrides, replaced_kinds
+from emaseg.recipe.renamed import RENAMED, note, with_new_names
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem, read_section
 from emaseg.resources import shipped_recipe_text, shipped_recipes
@@ -34,16 +35,22 @@ _ROW = 100  # characters of a damaged line that a message repeats
 _AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedRecipe:
     """A recipe with where it came from.
 
-    origins: each dotted key -> "file:line", "default" or "--set". source: the file (or what stands for it).
+    source: the file (or what stands for it). notes: a line on each old name of a key that the user wrote.
     """
 
     recipe: Recipe
-    origins: Mapping[str, str]
     source: str
+    notes: tuple[str, ...]
+    _places: _Places
+
+    @cached_property
+    def origins(self) -> Mapping[str, str]:
+        """Each dotted key -> "file:line", "default" or "--set"."""
+        return {key: self._places.origin(key) for key in _leaf_keys(self.recipe, "")}
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -55,39 +62,61 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         RecipeError: unknown name, unreadable file, or anything wrong in it; all problems of a file at once.
     """
-    recipe, _ = _read_recipe(*_text_of(name_or_path), overrides)
-    return recipe
+    return load_recipe_with_origins(name_or_path, overrides).recipe
 
 
 def load_recipe_with_origins(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """`load_recipe`, and for each key where its value came from."""
-    return parse_recipe(*_text_of(name_or_path), overrides)
+    """`load_recipe`, for each key where its value came from, and notes on keys that have another name now."""
+    return _read_recipe(*_text_of(name_or_path), overrides, noted=True)
 
 
 def parse_recipe(text: str, source: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read a recipe from its text, such as the one inside a checkpoint; `source` is what messages call it.
 
+    Its notes are those on the overrides: nobody is expected to edit the recipe inside a checkpoint.
+
     Raises:
         RecipeError: as `load_recipe`.
     """
-    recipe, places = _read_recipe(text, source, overrides)
-    origins = {key: places.origin(key) for key in _leaf_keys(recipe, "")}
-    return LoadedRecipe(recipe, origins, source)
+    return _read_recipe(text, source, overrides, noted=False)
 
 
-def _read_recipe(text: str, source: str, overrides: Sequence[str]) -> tuple[Recipe, _Places]:
-    """The recipe, checked, and where its keys are, which costs as much again to work out and is done when asked."""
+def old_names(overrides: Sequence[str], recipe: str | Path | None = None) -> tuple[str, ...]:
+    """The notes of a LoadedRecipe, without reading it whole.
+
+    Args:
+        recipe: as for `load_recipe`, where the user named one.
+    """
     sets = parse_overrides(overrides)
-    file_table = _parse_toml(text, source)
-    places = _Places(text, source, sets)
+    if recipe is None:
+        return _notes(_Places("", "", sets), ())
+    places = _Places(*_text_of(recipe), sets)
+    return _notes(places, with_new_names(_parse_toml(places.text, places.source), "", [])[1])
+
+
+def _read_recipe(text: str, source: str, overrides: Sequence[str], *, noted: bool) -> LoadedRecipe:
+    """The recipe, checked. Where its keys stand costs as much again to work out, and is done when asked.
+
+    noted: old names in the text are worth a note.
+    """
     problems: list[Problem] = []
+    sets = parse_overrides(overrides)
+    places = _Places(text, source, sets)
+    file_table, old_keys = with_new_names(_parse_toml(text, source), "", problems)
     table = apply_overrides(file_table, sets, problems)
     recipe = read_section(Recipe, table, "", problems, replaced_kinds(file_table, sets))
     if recipe is not None and not problems:
         problems.extend(check(recipe))
     if problems:
         raise RecipeError(Lines(*(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0]))))
-    return recipe, places
+    return LoadedRecipe(recipe, source, _notes(places, old_keys if noted else ()), places)
+
+
+def _notes(places: _Places, old_keys: Sequence[str]) -> tuple[str, ...]:
+    """A line on each old name: those in the file (`old_keys`), then those in `--set`."""
+    in_file = (f"{places.source}:{places.lines[key]}: {note(key)}" for key in old_keys)
+    in_sets = (f"--set {one.written}: {note(key)}" for one in places.sets for key in one.old_keys)
+    return (*in_file, *in_sets)
 
 
 # --------------------------------------------------------------------------------------------------- places
@@ -101,33 +130,39 @@ class _Places:
 
     @cached_property
     def lines(self) -> Mapping[str, int]:
-        """The line (from 1) of each dotted key of the file."""
-        return {dotted(path): line for path, line in key_lines(self.text).items()}
+        """The line (from 1) of each dotted key of the file; one with an old name is there under both."""
+        lines = {dotted(path): line for path, line in key_lines(self.text).items()}
+        return {new: lines[old] for old, new in RENAMED.items() if old in lines} | lines
 
     def report(self, problem: Problem) -> tuple[int, str]:
         """The problem with its place in front, and what to sort by: `--set` first, then by line."""
         override = self._override(problem.key) or self._opener(problem.key)
         if override is not None:
-            inside = "" if override == problem.key else f"{problem.key}: "
-            return 0, f"--set {override}: {inside}{problem.text}"
+            inside = "" if override.written == problem.key else f"{problem.key}: "
+            return 0, f"--set {override.written}: {inside}{problem.text}"
         around = (problem.key, *_parents(problem.key))  # a key that is not there has its section's line
         line = next((self.lines[key] for key in around if key in self.lines), 1)
-        return line, f"{self.source}:{line}: {problem.key}: {problem.text}"
+        return line, f"{self.source}:{line}: {problem.key}{self._old_name(problem.key)}: {problem.text}"
 
     def origin(self, key: str) -> str:
         if self._override(key) is not None:
             return "--set"
         return f"{self.source}:{self.lines[key]}" if key in self.lines else "default"
 
-    def _override(self, key: str) -> str | None:
+    def _old_name(self, key: str) -> str:
+        """What the line of a key calls it, where that is not the key's name any more."""
+        old = next((old for old, new in RENAMED.items() if new == key and old in self.lines), "")
+        return f" ({old.rpartition('.')[2]} in this line)" if old else ""
+
+    def _override(self, key: str) -> Override | None:
         """The `--set` that gave the key or a section around it."""
         around = {key, *_parents(key)}
-        return next((one.key for one in reversed(self.sets) if one.key in around), None)
+        return next((one for one in reversed(self.sets) if one.key in around), None)
 
-    def _opener(self, key: str) -> str | None:
+    def _opener(self, key: str) -> Override | None:
         """The `--set` below a section that the file does not have."""
-        absent = [part for part in (key, *_parents(key)) if part not in self.lines]
-        return next((one.key for one in self.sets for part in absent if one.key.startswith(f"{part}.")), None)
+        absent = [section for section in (key, *_parents(key)) if section not in self.lines]
+        return next((one for one in self.sets for section in absent if one.key.startswith(f"{section}.")), None)
 
 
 def _parents(key: str) -> Iterator[str]:

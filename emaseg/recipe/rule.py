@@ -1,6 +1,6 @@
 """What the schema says of one key, and the limits that many keys share.
 
-Room: recipe. Imports nothing of ours; never torch.
+Room: recipe.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The recipe: one frozen dataclass for each TOML section, every key with its meaning, unit and limits.
 
-Room: recipe. Imports the rules and the backbones only; never torch (a recipe error must appear at once).
+Room: recipe.
 
-A recipe is complete in one file. The keys below (and in backbones.py) are the only ones; the reader (reader.py) checks names, types
-and limits and names file and line. Where published systems differ, the difference is a named option here.
+A recipe is complete in one file. The keys below and in backbones.py are the only ones; renamed.py has those that once
+had another name. reader.py checks names, types and limits, and its messages name file and line. Where published systems
+differ, the difference is a named option here.
 Sizes are (height, width) unless a name says otherwise.
 """
 
@@ -20,6 +21,14 @@ SCHEMA_VERSION = 1
 IGNORE = 255  # the label, everywhere inside the program, of a pixel that is neither trained nor scored
 
 
+# Keys that nothing reads: they tell people where a row comes from.
+DOCUMENTATION = frozenset(
+    f"published.{key}" for key in ("checkpoint_mirrors", "hardware", "images_per_second", "log", "memory_gb", "note")
+)
+# Keys that matter to several processes only; this version trains with one, where both values mean the same.
+NOT_YET = frozenset({"model.norm"})
+
+
 # ---------------------------------------------------------------------------------------------------- model
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EMANetModel:
@@ -27,13 +36,15 @@ class EMANetModel:
 
     kind: Literal["emanet"] = key("network family")
     bases: int = key("number of bases (K of the paper)", 64, low=1, ceiling=4096)
-    stages: int = key("EM iterations in training (T of the paper)", 3, low=1, ceiling=EM_ITERATIONS)
-    stages_eval: int = key("EM iterations at evaluation and prediction", 3, low=1, ceiling=EM_ITERATIONS)
+    em_iterations: int = key("EM iterations in training (T of the paper)", 3, low=1, ceiling=EM_ITERATIONS)
+    em_iterations_eval: int = key("EM iterations at evaluation and prediction", 3, low=1, ceiling=EM_ITERATIONS)
     attention_channels: int = key("width of the EM attention", 512, low=1, ceiling=CHANNELS)
     bottleneck_channels: int = key(
         "width after the attention: 512 (sssegmentation), 256 (mmseg, authors)", 512, low=1, ceiling=CHANNELS
     )
-    concat_input: bool = key("join the attention with the backbone's last stage (not in the paper or authors')", True)
+    concat_input: bool = key(
+        "join the attention with the backbone's last stage (neither in the paper nor in the authors' code)", True
+    )
     decoder_channels: int = key(
         "width of the convolution after the join; unused without it", 512, low=1, ceiling=CHANNELS
     )
@@ -41,15 +52,19 @@ class EMANetModel:
         "width of the training-only head on stage 3; 0 = none (authors)", 512, low=0, ceiling=CHANNELS
     )
     dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
-    bases_momentum: float = key("weight of the NEW bases in the moving average (paper: 1 - alpha)", 0.1, low=0, high=1)
+    bases_momentum: float = key(
+        "weight of the NEW bases in their moving average (paper: 1 - alpha)", 0.1, low=0, high=1
+    )
     bases_average: Literal["normalised", "plain"] = key(
-        "batch mean of the bases: L2-normalised before blending (sssegmentation, mmseg) or plain (authors)",
+        "batch mean of the bases: L2-normalised before it moves the average (sssegmentation, mmseg), or plain (authors)",
         "normalised",
     )
     attention_epsilon: Literal["clamp", "add"] = key(
-        "guard of the normalisations: max(x, 1e-12) (sssegmentation, mmseg) or x + 1e-6 (authors)", "clamp"
+        "guard against division by 0: max(x, 1e-12) (sssegmentation, mmseg) or x + 1e-6 (authors)", "clamp"
     )
-    align_corners: bool = key("corner convention of the logits' upsampling: true for mmseg's 769 and authors'", False)
+    align_corners: bool = key(
+        "upsample the logits with aligned corners: true for mmseg's 769 crops and the authors", False
+    )
     norm: Literal["batch", "sync"] = key(
         '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
     )
@@ -73,28 +88,38 @@ class MemoryNetModel:
     downsample: bool = key("halve the backbone's resolution first (HRNet on Cityscapes and LIP)", False)
     activation: Literal["relu", "leaky_relu"] = key("head activation; leaky_relu in LIP's R-50 and R-101 rows", "relu")
     auxiliary_channels: int = key("width of the training-only heads; 0 = none (HRNet)", 512, low=0, ceiling=CHANNELS)
-    stage1_weight: float = key("loss weight of the coarse prediction that reads the memory", 0.4, low=0, ceiling=FACTOR)
+    coarse_weight: float = key(
+        "weight of the loss of the coarse prediction, which reads the memory", 0.4, low=0, ceiling=FACTOR
+    )
     dropout: float = key("channel dropout before the classifiers", 0.1, low=0, high=0.999)
     memory_hard: bool = key("read the memory by arg max instead of softmax", False)
-    memory_strategy: Literal["cosine_similarity", "mean"] = key("weights of a class's pixels", "cosine_similarity")
-    memory_momentum: float = key("blend weight of the new feature at base_lr", 0.9, low=0, high=1)
+    memory_strategy: Literal["cosine_similarity", "mean"] = key(
+        "weights of a class's pixels in their mean", "cosine_similarity"
+    )
+    memory_momentum: float = key(
+        "weight of the new features in their moving average, at memory_base_lr", 0.9, low=0, high=1
+    )
     memory_base_lr: float = key(
         "learning rate at which memory_momentum holds; COCO-Stuff, Cityscapes: 0.9 lr", above=0, ceiling=RATE
     )
     memory_momentum_follows_lr: bool = key("scale the momentum with the learning rate", True)
-    memory_loss_weight: float = key("loss of classifying the memory itself; 0 = none", 0.0, low=0, ceiling=FACTOR)
+    memory_loss_weight: float = key(
+        "weight of the loss that classifies the memory's features; 0 = none", 0.0, low=0, ceiling=FACTOR
+    )
     memory_loss_from_epoch: int = key("first epoch (from 1) with that loss", 2, low=1, ceiling=COUNT)
     memory_loss_statistics: Literal["apart", "shared"] = key(
-        'running norm statistics: "apart" from that loss, or "shared": its few rows move them too (published)', "apart"
+        'running statistics of batch norm: "apart" = that loss leaves them alone, "shared" = it moves them too (published)',
+        "apart",
     )
     memory_gradient: Literal["current", "updated"] = key(
-        "memory that the class probabilities' gradient sees: the one read, or the updated one (published)", "current"
+        "memory in the gradient of the class probabilities: the one that was read, or the updated one (published)",
+        "current",
     )
     memory_ranks: Literal["by_count", "plain_mean"] = key(
-        "joining processes: weighted by what each saw, or a plain mean that dilutes new classes (published)",
+        "mean over the processes: weighted by the pixels that each saw, or plain, which dilutes rare classes (published)",
         "by_count",
     )
-    align_corners: bool = key("corner convention of the upsampling", False)
+    align_corners: bool = key("upsample the logits with aligned corners", False)
     norm: Literal["batch", "sync"] = key(
         '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
     )
@@ -229,17 +254,17 @@ class ShapesData:
     size: tuple[int, int] = key("image size", (96, 96), low=16, ceiling=SIDE)
     train_images: int = key("number of training images", 2000, low=1, ceiling=IMAGES)
     eval_images: int = key("number of held-out images", 200, low=1, ceiling=IMAGES)
-    seed: int = key("of the drawings; training and evaluation never share an image", 0, low=0, ceiling=SEED)
+    seed: int = key("seed of the drawings; training and evaluation never share an image", 0, low=0, ceiling=SEED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedData:
-    """Any data set packed by data_scripts/pack.py: one HDF5 file for each part, for cluster file systems."""
+    """Any data set packed by data_scripts/pack.py: one HDF5 file for each split, for cluster file systems."""
 
     kind: Literal["packed"] = key("layout")
     root: str = key(_ROOT_DOC)
-    train_file: str = key("packed training part below root", "train.h5")
-    eval_file: str = key("packed evaluation part below root", "eval.h5")
+    train_file: str = key("file of the training split, below root", "train.h5")
+    eval_file: str = key("file of the evaluation split, below root", "eval.h5")
     classes: tuple[str, ...] = key("class names, as the packed files have them", longest=200)
     palette: tuple[tuple[int, int, int], ...] = key("a colour for each class; [] = VOC's", (), low=0, high=255)
 
@@ -275,20 +300,22 @@ class Augment:
         "random scale is uniform in [low, high)", (1.0, 1.0), above=0, floor=0.01, ceiling=SCALE
     )
     scale_choices: tuple[float, ...] = key(
-        "pick the scale from this list instead (EMANet authors)", (), above=0, floor=0.01, ceiling=SCALE, most=100
+        "choose the scale from this list instead (EMANet authors)", (), above=0, floor=0.01, ceiling=SCALE, most=100
     )
     interpolation: Literal["pixel", "align_corners"] = key(
         '"pixel": 8-bit bilinear on pixel centres (OpenCV\'s); "align_corners": on the normalised tensor (authors)',
         "pixel",
     )
-    crop: tuple[int, int] = key("crop (height, width); what is smaller is padded up to it", low=1, ceiling=SIDE)
-    crop_draws: int = key("crops drawn at most; the last one is used whatever it holds", 10, low=1, ceiling=1000)
+    crop: tuple[int, int] = key("crop (height, width); smaller images are padded to it", low=1, ceiling=SIDE)
+    crop_draws: int = key(
+        "most crops that are drawn for an image; the last one is used in any case", 10, low=1, ceiling=1000
+    )
     max_class_share: float = key(
         "redraw while one class covers this share of the labelled pixels; 1 = never", 0.75, above=0, high=1
     )
     flip: float = key("probability of the left-right mirror image", 0.5, low=0, high=1)
     flip_pairs: tuple[tuple[int, int], ...] = key(
-        "classes that swap when mirrored (LIP's left and right limbs)", (), low=0, ceiling=255, most=128
+        "pairs of classes that swap when mirrored (LIP's left and right limbs)", (), low=0, ceiling=255, most=128
     )
     rotation: float = key("probability of a rotation (LIP)", 0.0, low=0, high=1)
     rotation_degrees: int = key("largest rotation angle", 30, low=1, high=180)
@@ -297,9 +324,9 @@ class Augment:
         "bgr",
     )
     pad: Literal["centre", "bottom_right"] = key(
-        "where the padding goes: around (sssegmentation) or below and right", "centre"
+        "where padding goes: on all sides (sssegmentation), or below and right", "centre"
     )
-    pad_before_crop: bool = key("pad up to the crop before cropping (EMANet authors)", False)
+    pad_before_crop: bool = key("pad to the size of the crop before cropping (EMANet authors)", False)
 
 
 # ----------------------------------------------------------------------------------------------------- loss
@@ -316,7 +343,7 @@ class Loss:
 # ---------------------------------------------------------------------------------------------------- optim
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Parameters that deviate from the common learning rate and weight decay; the last match wins."""
+    """Parameters with their own factors on learning rate and weight decay; the last match wins."""
 
     match: Literal["backbone", "norm_weight", "bias"] = key("which parameters")
     lr_scale: float = key("factor on the learning rate", 1.0, low=0, ceiling=FACTOR)
@@ -332,30 +359,30 @@ class Optim:
     min_lr: float = key("learning rate that the schedule falls to", 0.0, low=0, ceiling=RATE)
     power: float = key("exponent of the schedule; 0 = constant", 0.9, low=0, ceiling=100)
     lr_every: int = key(
-        "iterations between refreshes of the learning rate: 1, or 10 (EMANet authors)", 1, low=1, ceiling=COUNT
+        "iterations between changes of the learning rate: 1, or 10 (EMANet authors)", 1, low=1, ceiling=COUNT
     )
     momentum: float = key("SGD momentum", 0.9, low=0, high=1)
-    nesterov: bool = key("Nesterov's momentum", False)
+    nesterov: bool = key("use Nesterov momentum", False)
     weight_decay: float = key(
         "L2 penalty, on every trained parameter unless a group says otherwise", 0.0, low=0, ceiling=FACTOR
     )
-    groups: tuple[Group, ...] = key("deviating parameter groups", (), most=64)
+    groups: tuple[Group, ...] = key("parameters with their own factors", (), most=64)
 
 
 # ---------------------------------------------------------------------------------------------------- train
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train:
-    """How long, how much at once, and what is kept."""
+    """Length, batch, start, machine, checkpoints and logs."""
 
     epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0)
     iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
-    batch: int = key("images of one optimiser step, all processes together", 16, low=1, ceiling=65536)
+    batch: int = key("images per optimiser step, over all processes", 16, low=1, ceiling=65536)
     init_from: str = key(
         'start from this model: a recipe\'s newest run, a run folder, a checkpoint or a weight file; "" = none', ""
     )
-    workers: int = key("loading processes; -1 = as many as pay on this machine", -1, low=-1, ceiling=256)
-    threads: int = key("CPU threads of the network; 0 = as many as there are cores", 0, low=0, ceiling=1024)
-    seed: int = key("of start weights, sample order, augmentation and dropout", 0, low=0, ceiling=SEED)
+    workers: int = key("data loading processes; -1 = as many as help on this machine", -1, low=-1, ceiling=256)
+    threads: int = key("CPU threads of the network; 0 = one per core", 0, low=0, ceiling=1024)
+    seed: int = key("seed of start weights, sample order, augmentation and dropout", 0, low=0, ceiling=SEED)
     evaluate_every: int = key(
         "epochs (or iterations, where those are given) between evaluations; 0 = only at the end",
         0,
@@ -363,7 +390,9 @@ class Train:
         ceiling=COUNT,
     )
     save_seconds: float = key("seconds between checkpoints", 600.0, above=0, ceiling=1e9)
-    keep_every: int = key("also keep step_XXXXXXXX.pt after so many iterations; 0 = never", 0, low=0, ceiling=COUNT)
+    keep_every: int = key(
+        "iterations between checkpoints that are kept for good, as step_XXXXXXXX.pt; 0 = none", 0, low=0, ceiling=COUNT
+    )
     log_every: int = key("iterations between rows of metrics.csv", 50, low=1, ceiling=COUNT)
 
 
@@ -377,7 +406,7 @@ class Inference:
     )
     keep_ratio: bool = key("keep the aspect ratio inside the limits", True)
     pad: Literal["none", "8k+1"] = key('"8k+1" pads below and right to multiples of 8 plus 1 (EMANet authors)', "none")
-    mode: Literal["whole", "slide"] = key("the whole image at once, or windows", "whole")
+    mode: Literal["whole", "slide"] = key("the whole image at once, or a sliding window", "whole")
     window: tuple[int, ...] = key("window (height, width) of slide", (), low=1, lengths=(0, 2), ceiling=SIDE)
     stride: tuple[int, ...] = key("window step (down, right) of slide", (), low=1, lengths=(0, 2), ceiling=SIDE)
     scales: tuple[float, ...] = key(
@@ -387,12 +416,14 @@ class Inference:
         "rescale the normalised tensor by the factor (sssegmentation), or the original image again (mmseg)", "tensor"
     )
     flip: bool = key("average with the mirrored image", False)
-    flip_pairs: tuple[tuple[int, int], ...] = key("classes that swap when mirrored", (), low=0, ceiling=255, most=128)
+    flip_pairs: tuple[tuple[int, int], ...] = key(
+        "pairs of classes that swap when mirrored", (), low=0, ceiling=255, most=128
+    )
     average: Literal["logits", "probs_before_resize", "probs_after_resize"] = key(
-        "what is averaged; sssegmentation takes the softmax before resizing, mmseg after", "logits"
+        "what is averaged; the softmax comes before resizing (sssegmentation) or after it (mmseg)", "logits"
     )
     logits_path: Literal["direct", "via_input"] = key(
-        "grid -> original size at once (sssegmentation), or over the input size (mmseg, authors)", "direct"
+        "resize logits to the original size directly (sssegmentation), or via the input size (mmseg, authors)", "direct"
     )
 
 
@@ -411,8 +442,8 @@ class Published:
     log: str = key("URL of the training log", "")
     memory_gb: float | None = key("training memory of one GPU", None, low=0, ceiling=FACTOR)
     images_per_second: float | None = key("inference speed", None, low=0, ceiling=FACTOR)
-    hardware: str = key("what those two were measured on", "")
-    note: str = key("what a reader should know", "")
+    hardware: str = key("hardware that those two were measured on", "")
+    note: str = key("anything else that a reader should know", "")
 
 
 # --------------------------------------------------------------------------------------------------- recipe
@@ -431,5 +462,5 @@ class Recipe:
     optim: Optim = key("optimiser and schedule")
     train: Train = key("length, batch, checkpoints")
     inference: Inference = key("evaluation and prediction", Inference())
-    inference_tta: Inference | None = key("eval --tta: the published protocol of scales and mirroring", None)
+    inference_tta: Inference | None = key("protocol of eval --tta: several scales, mirroring", None)
     published: Published | None = key("the results-table row this recipe mirrors", None)

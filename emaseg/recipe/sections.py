@@ -1,6 +1,6 @@
 """TOML tables into the schema's dataclasses, strictly; every deviation becomes a Problem.
 
-Room: recipe. Imports the schema, the writer (to show values) and errors; never torch.
+Room: recipe.
 
 The code below knows no key by name but `kind`, which chooses among a section's dataclasses: types, limits and
 choices all come from schema.py.
@@ -19,14 +19,14 @@ from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any, Literal
 
-from emaseg.errors import RecipeError, nearest
+from emaseg.errors import nearest
 from emaseg.recipe.rule import Rule
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.writer import toml_key, toml_value
 
 _NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d{1,18}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|\d{1,18}")
 _SHOWN = 60  # characters of a given value that a message repeats
-_MANY = 200  # parts of a value that are looked at to show it
+_MANY = 200  # items of a value, at most, that a message is made from
 _FEW = 20  # unknown keys that are reported one by one
 
 
@@ -90,24 +90,6 @@ def read_section(
     return section(**values) if len(problems) == before else None
 
 
-def key_doc(key: str) -> str:
-    """What a dotted key means and may hold: "learning rate of iteration 0 (a number, above 0)".
-
-    Raises:
-        RecipeError: there is no such key.
-    """
-    candidates, name = _owners(key)
-    found = [section_keys(cls)[name] for cls in candidates if name in section_keys(cls)]
-    if found:
-        choices = [choice for one in found for choice in typing.get_args(one.type)]
-        kinds = len(found) > 1 and name == "kind"
-        return (
-            f"{found[0].rule.doc} ({f'one of {_listed(choices)}' if kinds else expected(found[0].type, found[0].rule)})"
-        )
-    names = [name for cls in candidates for name in section_keys(cls)]
-    raise RecipeError(f"there is no recipe key {key}", nearest(name, names))
-
-
 def nearest_legal(key: str, text: str) -> tuple[str, object] | None:
     """What a dotted key may hold, in words, and the legal value nearest to `text`, which need not be TOML.
 
@@ -121,7 +103,7 @@ def nearest_legal(key: str, text: str) -> tuple[str, object] | None:
     keys = [dataclasses.replace(one, type=_without_none(one.type)) for one in keys if not _classes_below(one.type)]
     choices = [choice for one in keys if typing.get_origin(one.type) is Literal for choice in typing.get_args(one.type)]
     defaults = [list(one.default) if isinstance(one.default, tuple) else one.default for one in keys]
-    for value in (*_readings(text, choices), *defaults, 1, 0.5, *choices):
+    for value in (*_guesses(text, choices), *defaults, 1, 0.5, *choices):
         for one in keys:
             legal = (_tuple if typing.get_origin(one.type) is tuple else _scalar)(one.type, one.rule, value)
             if legal is not None:
@@ -134,15 +116,15 @@ def nearest_legal(key: str, text: str) -> tuple[str, object] | None:
 def _owners(key: str) -> tuple[list[type], str]:
     """The dataclasses that could have a dotted key, one for each kind of the section, and its last name."""
     candidates: list[type] = [Recipe]
-    *parents, name = [part for part in key.split(".") if not part.isdigit()] or [key]
+    *parents, name = [word for word in key.split(".") if not word.isdigit()] or [key]
     for parent in parents:
         opened = [section_keys(cls)[parent] for cls in candidates if parent in section_keys(cls)]
         candidates = [cls for one in opened for cls in _classes_below(one.type)]
     return candidates, name
 
 
-def _readings(text: str, choices: Iterable[object]) -> Iterator[object]:
-    """What a text may have been meant as, the likeliest first; `choices` are those of the key, if it has any."""
+def _guesses(text: str, choices: Iterable[object]) -> Iterator[object]:
+    """What a text may have meant, the likeliest first; `choices` are those of the key, if it has any."""
     yield text
     yield {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
     numbers = [_number(found) for found in _NUMBER.findall(text)]
@@ -158,11 +140,6 @@ def _readings(text: str, choices: Iterable[object]) -> Iterator[object]:
 
 def _number(text: str) -> int | float:
     return float(text) if re.search(r"[.eE]", text) else int(text)
-
-
-def not_available(key: str, value: str, available: Iterable[str]) -> RecipeError:
-    """The error of a value that the format knows and this version cannot build yet."""
-    return RecipeError(f"{key} = {toml_value(value)} is not available in this version; available: {_listed(available)}")
 
 
 def expected(type_: Any, rule: Rule) -> str:
@@ -234,7 +211,7 @@ def _read_table(type_: Any, value: object, path: str, problems: list[Problem], r
 def _report_unknown(
     names: list[str], table: Mapping[str, object], section: type, path: str, problems: list[Problem]
 ) -> None:
-    """One problem for each of the first unknown keys: looking for what was meant takes its time."""
+    """One problem for each of the first unknown keys: to look for similar names takes time."""
     for name in names[:_FEW]:
         problems.append(Problem(_join(path, name), _unknown(name, table[name], section, path)))
     if len(names) > _FEW:

@@ -1,6 +1,6 @@
 """Recipes and single values as TOML text.
 
-Room: recipe. Imports the schema, errors and words; never torch.
+Room: recipe.
 """
 
 from __future__ import annotations

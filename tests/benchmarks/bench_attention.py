@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import emaseg
-from emaseg.models.attention import PixelAttention
+from emaseg.models.pixel_attention import PixelAttention
 
 ROUNDS = 5
 THREADS = 2

@@ -124,7 +124,7 @@ def test_the_network_of_a_file_is_fixed(made: Callable[[str], Exported]) -> None
     """Protects from options that the file cannot obey, and from two recipes for one file."""
     path = str(made("plain.onnx").path)
     with pytest.raises(RecipeError, match="contradicts the exported file"):
-        resolve(path, overrides=["model.stages_eval=5"])
+        resolve(path, overrides=["model.em_iterations_eval=5"])
     with pytest.raises(RecipeError, match="has its recipe inside"):
         resolve("demo", weights=path)
 

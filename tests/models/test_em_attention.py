@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg.models.emanet import EMAttention
+from emaseg.models.em_attention import EMAttention
 from tests.parity import golden, worst
 
 
@@ -40,7 +40,7 @@ def test_by_hand() -> None:
     Protects the order softmax over bases -> L1 over pixels -> weighted mean -> L2 over channels, and that the
     reconstruction uses the responsibilities of the bases before their last update.
     """
-    attention = EMAttention(2, 2, stages=1)
+    attention = EMAttention(2, 2, iterations=1)
     attention.bases.copy_(torch.eye(2)[None])
     x = np.array([[1.0, 0.0], [0.0, 2.0]])  # (C, N): pixel 0 = (1, 0), pixel 1 = (0, 2)
     scores = np.exp(x.T @ np.eye(2))
@@ -79,10 +79,10 @@ def test_authors_average_is_not_normalised() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6), st.integers(1, 4))
-def test_laws(batch: int, channels: int, bases: int, h: int, w: int, stages: int) -> None:
+def test_laws(batch: int, channels: int, bases: int, h: int, w: int, iterations: int) -> None:
     """Any shape: adapted bases have unit length, and shuffling the pixels shuffles the reconstruction."""
     torch.manual_seed(batch * 1000 + channels * 100 + bases * 10 + h)
-    attention = EMAttention(channels, bases, stages=stages, stages_eval=stages).double().eval()
+    attention = EMAttention(channels, bases, iterations=iterations, iterations_eval=iterations).double().eval()
     x = torch.randn(batch, channels, h, w, dtype=torch.float64)
     reconstruction, adapted = attention(x)
     assert torch.allclose(adapted.norm(dim=1), torch.ones(batch, bases, dtype=torch.float64), atol=1e-9)

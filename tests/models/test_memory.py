@@ -13,12 +13,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import emaseg
-from emaseg.models.attention import PixelAttention
-from emaseg.models.context import ASPP
+from emaseg.models.aspp import ASPP
 from emaseg.models.layers import ConvNormAct, Norm, Step
-from emaseg.models.memory import ClassMemory, blend_weight
+from emaseg.models.memory import ClassMemory, memory_momentum
 from emaseg.models.memory_update import updated_memory
 from emaseg.models.memorynet import MemoryNet, UpsamplingHead
+from emaseg.models.pixel_attention import PixelAttention
 from emaseg.recipe.schema import MemoryNetModel
 from emaseg.weights.convert import FORMATS, rename
 from tests.helpers import tiny
@@ -76,7 +76,7 @@ def test_gradient_of_the_class_probabilities(gradient: str) -> None:
     before = memory.features[:, 0].clone()
     logits = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
     pixels, labels = torch.randn(2, 6, 3, 5, dtype=torch.float64, requires_grad=True), torch.randint(0, 3, (2, 9, 15))
-    read, local = memory.learn_and_read(logits, pixels, labels, 0.5)
+    read, local = memory.read_and_update(logits, pixels, labels, 0.5)
     assert torch.allclose(read, torch.einsum("bkhw,kc->bchw", logits.softmax(1), before))
     weights = torch.randn_like(read)
     (own,) = torch.autograd.grad((read * weights).sum(), logits)
@@ -117,12 +117,12 @@ def test_under_autocast_the_memory_stays_exact() -> None:
 def test_momentum_follows_the_learning_rate() -> None:
     """Protects the published schedule, its start at exactly 1 in two data sets, and rates above it from exploding."""
     model = MemoryNetModel(kind="memorynet", memory_base_lr=0.01)
-    assert blend_weight(model, 0.01) == pytest.approx(0.9)
-    assert blend_weight(model, 0.005) == pytest.approx(0.45)
-    assert blend_weight(model, 1.0) == 1.0
-    assert blend_weight(MemoryNetModel(kind="memorynet", memory_base_lr=0.009), 0.01) == 1.0
+    assert memory_momentum(model, 0.01) == pytest.approx(0.9)
+    assert memory_momentum(model, 0.005) == pytest.approx(0.45)
+    assert memory_momentum(model, 1.0) == 1.0
+    assert memory_momentum(MemoryNetModel(kind="memorynet", memory_base_lr=0.009), 0.01) == 1.0
     fixed = MemoryNetModel(kind="memorynet", memory_base_lr=0.01, memory_momentum_follows_lr=False)
-    assert blend_weight(fixed, 1e-6) == 0.9
+    assert memory_momentum(fixed, 1e-6) == 0.9
 
 
 # ------------------------------------------------------------------------------------------------- the report
@@ -132,7 +132,7 @@ def test_age_counts_steps_since_a_class_was_seen() -> None:
     pixels, logits = torch.randn(1, 2, 2, 2), torch.zeros(1, 4, 2, 2)
     for classes, expected in (((0, 255), [0, -1, -1, -1]), ((1, 3), [1, 0, -1, 0]), ((3, 3), [2, 1, -1, 0])):
         labels = torch.tensor(classes).repeat(2, 1)[None]
-        memory.learn_and_read(logits, pixels, labels, 0.9)
+        memory.read_and_update(logits, pixels, labels, 0.9)
         assert memory.age.tolist() == expected
 
 

@@ -97,8 +97,8 @@ def test_every_number_has_limits(section: str, kind: str, name: str) -> None:
         ),
         (
             'kind = "emanet"',
-            'kind = "emanet"\nstages_eval = 1000000000',
-            "6: model.stages_eval: got 1000000000; must be a whole number, 1 to 100",
+            'kind = "emanet"\nem_iterations_eval = 1000000000',
+            "6: model.em_iterations_eval: got 1000000000; must be a whole number, 1 to 100",
         ),
         (
             "epochs = 2",
@@ -132,7 +132,13 @@ def test_what_is_beyond_a_limit_is_named_with_the_range(old: str, new: str, mess
 def test_what_a_serious_user_wants_is_within_the_limits() -> None:
     """Protects large but sensible runs: long ablations, big crops, dense overlap, many loading processes."""
     sets = [
-        *("model.stages_eval=100", "augment.crop=[2048, 4096]", "train.workers=128", "train.batch=1024", "optim.lr=10"),
+        *(
+            "model.em_iterations_eval=100",
+            "augment.crop=[2048, 4096]",
+            "train.workers=128",
+            "train.batch=1024",
+            "optim.lr=10",
+        ),
         *(
             'inference={mode="slide", window=[1024, 1024], stride=[128, 128], scales=[0.25, 4.0]}',
             "train.seed=4294967295",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emaseg.errors import RecipeError
-from emaseg.recipe import key_doc, load_recipe, load_recipe_with_origins, not_available, parse_recipe
+from emaseg.recipe import load_recipe, load_recipe_with_origins, parse_recipe
 from tests.recipe.samples import MINIMAL, complaint, edited
 
 ONE_OF_BACKBONES = (
@@ -388,32 +388,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: pathlib.Path
     assert loaded.origins["optim.lr"] == f"{path}:25"
 
 
-# ---------------------------------------------------------------------------------------------------- words
-def test_a_value_that_this_version_cannot_build() -> None:
-    error = not_available("model.kind", "memorynet", ["emanet"])
-    assert error.message == 'model.kind = "memorynet" is not available in this version; available: "emanet"'
-
-
-@pytest.mark.parametrize(
-    ("key", "doc"),
-    [
-        ("optim.lr", "learning rate of iteration 0 (a number, above 0)"),
-        ("optim.groups.0.match", 'which parameters (one of "backbone", "norm_weight", "bias")'),
-        ("model.kind", 'network family (one of "emanet", "memorynet")'),
-        ("published.miou", "mIoU, single scale (a number, 0 to 100)"),
-        ("augment", "training pipeline (a section)"),
-    ],
-)
-def test_every_key_explains_itself(key: str, doc: str) -> None:
-    assert key_doc(key) == doc
-
-
-def test_the_doc_of_an_unknown_key() -> None:
-    with pytest.raises(RecipeError) as caught:
-        key_doc("optim.lrr")
-    assert (caught.value.message, caught.value.hint) == ("there is no recipe key optim.lrr", 'did you mean "lr"?')
-
-
+# -------------------------------------------------------------------------------------------------- imports
 def test_reading_a_recipe_imports_neither_torch_nor_numpy() -> None:
     """A recipe error must appear at once."""
     code = (

@@ -17,7 +17,7 @@ from emaseg.resources import shipped_recipe_text, shipped_recipes
 GOLDEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent.parent / "golden" / "recipes.json").read_text())
 
 # The paper's two test-server rows are trained in three rounds; the first two are recipes without a published number.
-STAGES = {f"paper_voc_test_{depth}_{stage}" for depth in ("r101", "r152") for stage in ("coco", "trainaug")}
+ROUNDS = {f"paper_voc_test_{depth}_{last}" for depth in ("r101", "r152") for last in ("coco", "trainaug")}
 
 # What a recipe may leave out: numbers that the table does not have, and sections that a row does not need.
 MAY_BE_ABSENT = {"inference_tta", "published", "data.image_prefix", "data.mask_prefix"}
@@ -46,9 +46,9 @@ def test_a_row_has_the_published_values(name: str) -> None:
 
 def test_every_published_row_is_shipped() -> None:
     """Protects the count: 41 rows in four documents, and the rounds that lead to two of them."""
-    rows = set(GOLDEN) - STAGES
+    rows = set(GOLDEN) - ROUNDS
     assert len(rows) == 41
-    assert set(GOLDEN) - rows == STAGES
+    assert set(GOLDEN) - rows == ROUNDS
     assert set(GOLDEN) <= set(shipped_recipes())
     assert {name for name in shipped_recipes() if load_recipe(name).published is not None} == rows
 
@@ -69,7 +69,7 @@ def test_tta_is_there_where_a_number_was_published_with_it(name: str) -> None:
             assert found == (None if percent is None else pytest.approx(percent / 100))
 
 
-@pytest.mark.parametrize("name", sorted(STAGES | {"paper_voc_test_r101", "paper_voc_test_r152"}))
+@pytest.mark.parametrize("name", sorted(ROUNDS | {"paper_voc_test_r101", "paper_voc_test_r152"}))
 def test_the_rounds_are_chained(name: str) -> None:
     """Protects COCO -> trainaug -> trainval: each round starts from the one before and asks for nothing else."""
     recipe = load_recipe(name)

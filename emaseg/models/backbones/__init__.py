@@ -1,6 +1,6 @@
 """Feature extractors: ResNet, ResNeSt, HRNet, ViT.
 
-Room: models/backbones; imports torch, recipe schema and models.layers.
+Room: models/backbones.
 
 All are a `FeatureExtractor` (extractor.py, where the interface is documented). What they return:
     resnet, resnest   the four stages, widths 256, 512, 1024, 2048 for the published networks

@@ -1,6 +1,6 @@
 """What every backbone offers to the networks built on it.
 
-Room: models/backbones; imports torch only. Legend: B batch, C channels, H W image, h w feature grid.
+Room: models/backbones. Legend: B batch, C channels, H W image, h w feature grid.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FeatureExtractor(nn.Module, ABC):
         """
 
     def fitted(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """ImageNet weights (names are ours), made to fit an input size of this network's; most need no change."""
+        """ImageNet weights under our names, resized where they depend on the input size; most do not."""
         return state
 
 

@@ -3,7 +3,7 @@
 Paper: Sun et al. 2019, https://arxiv.org/abs/1904.04514.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1; stem_relu = false is the stem before 4602275d.
 
-Room: models/backbones; imports torch, extractor, resnet and models.layers. Legend: B batch, C channels, H W image,
+Room: models/backbones. Legend: B batch, C channels, H W image,
 h w feature grid.
 
     stem (stride 4) -> 4 bottlenecks -> stage2: 2 branches -> stage3: 3 -> stage4: 4 -> joined map
@@ -87,8 +87,8 @@ def _path(channels: tuple[int, ...], source: int, target: int, norm: Norm) -> nn
 
 def _conv(channels_in: int, channels_out: int, norm: Norm, *, stride: int, activate: bool = True) -> nn.Sequential:
     """3x3 convolution, norm, ReLU unless told not to."""
-    parts = [nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False), norm(channels_out)]
-    return nn.Sequential(*parts, nn.ReLU(inplace=True)) if activate else nn.Sequential(*parts)
+    layers = [nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False), norm(channels_out)]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if activate else nn.Sequential(*layers)
 
 
 def _resized(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 Paper: Zhang et al. 2020, https://arxiv.org/abs/2004.08955.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1.
 
-Room: models/backbones; imports torch, resnet and models.layers. Legend: B batch, C channels, H W image,
+Room: models/backbones. Legend: B batch, C channels, H W image,
 h w feature grid, R splits (the paper's radix).
 
 The published sssegmentation variant: the shortcut's average pool has the stage's stride as its size, so a dilated

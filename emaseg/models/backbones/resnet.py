@@ -3,7 +3,7 @@
 Paper: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1; XiaLiPKU/EMANet at f09ffac (stem, multi-grid).
 
-Room: models/backbones; imports torch, extractor and models.layers. Legend: B batch, C channels, H W image.
+Room: models/backbones. Legend: B batch, C channels, H W image.
 
 Numerically equal to torchvision's ResNet with `replace_stride_with_dilation` (tested). What the published networks
 change: a stem of three 3x3 convolutions ("v1c": 32, 32, 64; the EMANet authors': 64, 64, 128) instead of one 7x7, and,
@@ -20,7 +20,7 @@ from torch import nn
 from emaseg.models.backbones.extractor import FeatureExtractor, cells, initialise
 from emaseg.models.layers import Norm
 
-EXPANSION = 4
+EXPANSION = 4  # output channels of a bottleneck block, as a multiple of its width (paper, table 1)
 
 BLOCKS: dict[str, tuple[int, int, int, int]] = {
     "resnet50": (3, 4, 6, 3),
@@ -129,12 +129,12 @@ def _stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
     """Three 3x3 convolutions with `channels` widths, or one 7x7 with `width`; halves the image."""
     if not channels:
         return nn.Sequential(nn.Conv2d(3, width, 7, 2, padding=3, bias=False), norm(width), nn.ReLU(inplace=True))
-    parts: list[nn.Module] = []
+    layers: list[nn.Module] = []
     previous, stride = 3, 2
     for c in channels:
-        parts += [nn.Conv2d(previous, c, 3, stride, padding=1, bias=False), norm(c), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(previous, c, 3, stride, padding=1, bias=False), norm(c), nn.ReLU(inplace=True)]
         previous, stride = c, 1
-    return nn.Sequential(*parts)
+    return nn.Sequential(*layers)
 
 
 def _stage(

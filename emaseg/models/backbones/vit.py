@@ -3,7 +3,7 @@
 Paper: Dosovitskiy et al., ICLR 2021, https://arxiv.org/abs/2010.11929.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1.
 
-Room: models/backbones; imports torch and extractor. Legend: B batch, C channels, H W image, h w patch grid,
+Room: models/backbones. Legend: B batch, C channels, H W image, h w patch grid,
 N = 1 + h*w tokens (the class token first), D heads.
 
 Pre-norm blocks, exact GELU, no dropout, no norm after the last layer. The class token takes part in every layer and
@@ -22,7 +22,7 @@ from torch import nn
 from emaseg.models.backbones.extractor import FeatureExtractor, cells
 
 NORM_EPSILON = 1e-6  # of sssegmentation's ViT
-START_DEVIATION = 0.02  # of the truncated normal that everything starts from; own choice, the rows load weights
+START_STD = 0.02  # of the truncated normal that everything starts from; own choice, the rows load weights
 
 
 class SelfAttention(nn.Module):
@@ -169,4 +169,4 @@ def _initialise(network: ViT) -> None:
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif ".ln" not in name:
-            nn.init.trunc_normal_(parameter, std=START_DEVIATION)
+            nn.init.trunc_normal_(parameter, std=START_STD)

@@ -166,5 +166,5 @@ def test_samples() -> None:
     ]
     found = [ade20k(data(root), "train").open(0), *(held.open(i) for i in range(3))]
     for sample, names in zip(found, wanted, strict=True):
-        counts = np.bincount(sample.label.ravel(), minlength=256)[:150]
+        counts = np.bincount(sample.label().ravel(), minlength=256)[:150]
         assert names <= {held.classes[i] for i in np.argsort(-counts)[:5]}

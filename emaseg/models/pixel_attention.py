@@ -3,7 +3,7 @@
 Paper: Wang et al., CVPR 2018, https://arxiv.org/abs/1711.07971.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1.
 
-Room: models; imports torch and models.layers. Legend: B batch, C channels, A attention channels, h w feature grid,
+Room: models. Legend: B batch, C channels, A attention channels, h w feature grid,
 N = h*w pixels.
 """
 

@@ -3,7 +3,7 @@
 Paper: Chen et al. 2017, https://arxiv.org/abs/1706.05587.
 Reference: SegmentationBLWX/sssegmentation at eb1878c1.
 
-Room: models; imports torch and models.layers. Legend: B batch, C channels, h w feature grid.
+Room: models. Legend: B batch, C channels, h w feature grid.
 """
 
 from __future__ import annotations
