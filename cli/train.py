@@ -204,14 +204,16 @@ def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output) -> i
     from .render import print_grid, print_json, print_lines
 
     keep_freed_memory()
+    target = pick_device(device)
     plan: dict[str, str] = {}
     notes: list[str] = []
     forecast = Forecast((), 0)
-    for event in dry_run(recipe, device=pick_device(device), run=run):
+    for event in dry_run(recipe, device=target, run=run):
         if isinstance(event, Note | Measuring):
             text = event.text if isinstance(event, Note) else _measuring_line(event)
             notes += [text] if isinstance(event, Note) else []
-            print_lines([] if output.quiet else [text])
+            if not output.quiet:
+                print_lines([text])
             continue
         plan.update(event.lines)
         if not output.as_json:
@@ -221,8 +223,8 @@ def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output) -> i
     if output.as_json:
         print_json({"schema": SCHEMA, "recipe": recipe.name, "plan": plan, "notes": notes, **_forecast_json(forecast)})
     if forecast.fits is False:
-        hint = forecast.remedy or "a smaller augment.crop"
-        raise SystemFault(f"{device}: a batch of {recipe.train.batch} does not fit into the memory", hint)
+        hint = forecast.remedy or "use a smaller augment.crop"
+        raise SystemFault(f"{target}: a batch of {recipe.train.batch} does not fit into the memory", hint)
     return 0
 
 

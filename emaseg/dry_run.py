@@ -37,7 +37,6 @@ _KEPT_FREE = 0.05  # of the memory: for evaluations, for what the system does me
 _LONG = 30.0  # seconds; a step that is expected to take longer is measured once, without a step to warm up
 _INPUT_BYTES = 3 * 4 + 8  # of a pixel as the network reads it, with its label: no crop takes less
 _CROP_UNIT = 32  # crops are made smaller by this many pixels: the coarsest grid of any backbone
-_HALVINGS = 4  # of a crop, in search of one that fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,13 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """A measured step on so many crops: the most memory that was held meanwhile, and seconds, data included."""
+    """A measured step on so many crops: the most memory that was held meanwhile, seconds, data included, and whether
+    its losses and gradient were finite."""
 
     crops: int
     peak: int | None
     seconds: float
+    finite: bool
 
 
 def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) -> Generator[DryRunEvent, None, None]:
@@ -160,7 +161,7 @@ def _plan(
 
 
 # ------------------------------------------------------------------------------------------------- measuring
-def _measure(run: _Run) -> Generator[Measuring | Forecast, None, None]:
+def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
     """Measure the smallest batch, one crop more, and the whole batch where it fits."""
     batch, crop = run.recipe.train.batch, run.recipe.augment.crop
     first = smallest_batch(run.model, crop)
@@ -179,6 +180,9 @@ def _measure(run: _Run) -> Generator[Measuring | Forecast, None, None]:
         yield Measuring(batch, crop, seconds or None)
         whole = _probe(run, batch, crop, warm=seconds < _LONG)
         if whole is not None:
+            if not whole.finite:
+                text = "the loss or its gradient was not finite in a measured step: the run may diverge; lower optim.lr"
+                yield Note(text, warning=True)
             yield _fitting(run, whole, available)
             return
     remedy = yield from _remedy(run, first, probes, available)
@@ -201,14 +205,15 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool) -> _Prob
     )
     reset_peak(run.device)
     free = device_memory(run.device) if run.device.type == "cpu" else None
-    began = seconds = 0.0
+    began, seconds, finite = 0.0, 0.0, True
     try:
         with allocation_limit(None if free is None else _usable(free) - (peak_memory(run.device) or 0)):
             for i in range(steps):
                 began = time.perf_counter()
                 batch = next(stream)
-                training_step(run.model, run.optimizer, batch, run.start + i, run.schedule, recipe.optim)
+                result = training_step(run.model, run.optimizer, batch, run.start + i, run.schedule, recipe.optim)
                 seconds = time.perf_counter() - began
+                finite = finite and result.finite
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -216,7 +221,7 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool) -> _Prob
     finally:
         stream.close()
         run.optimizer.zero_grad(set_to_none=True)
-    return _Probe(crops, peak_memory(run.device), seconds)
+    return _Probe(crops, peak_memory(run.device), seconds, finite)
 
 
 def _usable(available: int) -> int:
@@ -267,11 +272,11 @@ def _too_large(run: _Run, probes: list[_Probe], needed: int | None, available: i
     """The forecast where the whole batch could not be measured. `fits` is None where nobody knows what is free."""
     left, seconds = run.schedule.total - run.start, _seconds(probes, run.recipe.train.batch)
     measured = " and ".join(str(probe.crops) for probe in probes)
-    need = f"needs about {_gib(needed)}" if needed else "needs more than is free"
+    need = f"about {_gib(needed)}" if needed else "more"
     if available is None:
-        memory = f"{need}; what is free is not known on this system, so the whole batch was not tried"
+        memory = f"needs {need}; what is free is not known on this system, so the whole batch was not tried"
     else:
-        memory = f"does not fit: {need} of {_gib(available)} free"
+        memory = f"does not fit: needs {need}{',' if needed else ' than the'} {_gib(available)} {'are' if needed else 'that are'} free"
     lines = [("peak memory", memory)]
     if probes:
         lines.insert(0, ("one step", f"about {duration(seconds)}, from steps with {measured} crops"))
@@ -296,7 +301,7 @@ def _remedy(run: _Run, first: int, probes: list[_Probe], available: int | None) 
             return f"--set train.batch={most}"
     elif probes:
         return f"--set train.batch={probes[-1].crops}"
-    for _ in range(_HALVINGS):
+    while max(crop) >= 2 * _CROP_UNIT:
         crop = _halved(crop)
         crops = smallest_batch(run.model, crop)
         yield Measuring(crops, crop)
@@ -306,8 +311,8 @@ def _remedy(run: _Run, first: int, probes: list[_Probe], available: int | None) 
 
 
 def _halved(crop: tuple[int, int]) -> tuple[int, int]:
-    """About half of both sides, on the same grid: 513 gives 257, and 512 gives 256."""
-    height, width = (side % _CROP_UNIT + max(1, side // _CROP_UNIT // 2) * _CROP_UNIT for side in crop)
+    """About half of both sides, on the same grid: 513 gives 257, and 512 gives 256. Short sides stay."""
+    height, width = (side - side // _CROP_UNIT // 2 * _CROP_UNIT if side >= 2 * _CROP_UNIT else side for side in crop)
     return height, width
 
 

@@ -3,9 +3,10 @@
 Room: train.
 
 What a step computes is a pure function of (recipe, step, state), and the state is in the checkpoint: parameters,
-buffers, momentum, the generator that dropout draws from, the sums of the row of metrics.csv to come. The sample order and every augmentation derive from
-(seed, epoch, sample), so they need no state. That is why a run that was interrupted equals one that was not: exactly on
-a CPU with the same number of threads; on CUDA as far as its kernels repeat themselves.
+buffers, momentum, the generator that dropout draws from, the sums of the next row of metrics.csv. The sample order and
+every augmentation derive from (seed, epoch, sample), so they need no state. That is why a run that was interrupted
+equals one that was not: exactly on a CPU with the same number of threads; on CUDA as far as its kernels repeat
+themselves.
 """
 
 from __future__ import annotations

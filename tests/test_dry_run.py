@@ -102,10 +102,23 @@ def test_a_crop_that_does_not_fit_is_refused_and_a_smaller_one_named(monkeypatch
     """Protects from the system's killing this process: under the limit the first step fails, and half a crop does not."""
     large = tiny("augment.crop=[1024, 1024]", "data.size=[1024, 1024]", "train.batch=2", "data.train_images=2")
     monkeypatch.setattr("emaseg.memory.free_memory", lambda: 150 * 2**20)
-    _, events = forecast(large)
+    plan, events = forecast(large)
     found = last(events)
     assert found.fits is False
     assert found.remedy.startswith("--set train.batch=1 --set 'augment.crop=[")
+    assert plan["peak memory"].startswith("does not fit: needs more than the ")
+
+
+def test_half_a_crop_is_on_the_same_grid() -> None:
+    """Protects the search for a crop that fits: it ends, and keeps sides of 8k + 1 and 16k."""
+    assert engine._halved((513, 512)) == (257, 256)
+    assert engine._halved((40, 769)) == (40, 385)
+
+
+def test_a_loss_that_is_not_finite_is_told() -> None:
+    """Protects from a first step that would end the run; the dry run has no batch to save and goes on."""
+    _, events = forecast(tiny("optim.lr=1e25", "optim.momentum=0.0"))
+    assert any(isinstance(event, Note) and event.warning and "not finite" in event.text for event in events)
 
 
 def test_the_allocation_limit_refuses_and_ends() -> None:
@@ -161,7 +174,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert code == 4
     assert json.loads(stdout)["memory"]["fits"] is False
     assert "does not fit into the memory" in stderr
-    assert "--set" in stderr.partition("try:")[2]
+    assert "augment.crop" in stderr.partition("try:")[2]
 
 
 # ----------------------------------------------------------------------------------------------------------- memory
