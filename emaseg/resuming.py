@@ -193,7 +193,7 @@ def surroundings(device: torch.device, threads: int) -> dict[str, int | str]:
     }
 
 
-_SAID = {
+_DESCRIBED = {
     "threads": "threads (train.threads, or the cores where that is 0)",
     "device": "device",
     "cpu": "instructions of the processor",
@@ -212,6 +212,6 @@ def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | 
             "uninterrupted one",
             warning=True,
         )
-        for key, what in _SAID.items()
+        for key, what in _DESCRIBED.items()
         if then.get(key, now[key]) != now[key]
     ]
