@@ -111,9 +111,9 @@ def evaluate(
         resolved = with_em_iterations(resolved, em_iterations)
     data, which = _choose_split(resolved.recipe.data, split)
     recipe = dataclasses.replace(resolved.recipe, data=data)
-    from emaseg.evaluate import compare, evaluation_json, on_images, protocol, sha256_of
+    from emaseg.evaluate import compare_with_published, evaluation_json, on_images, protocol, sha256_of
 
-    comparison = compare(recipe, resolved.written, which)
+    comparison = compare_with_published(recipe, resolved.written, which)
     way = protocol(recipe.inference) + _em_deviation(recipe.model)
     if check:
         _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
@@ -139,14 +139,15 @@ def evaluate(
         _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
     model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
-    manner = recipe.inference, recipe.backbone.mean, recipe.backbone.std, target
+    stats = recipe.backbone.pixel_stats
     if not dataset.withheld_by:
         _check_metrics(file)
         make_folder(file.parent)  # before the work, not after it
     if submission is None:
-        scores = show_evaluation(evaluate_engine(model, dataset, *manner), quiet)
+        scores = show_evaluation(evaluate_engine(model, dataset, recipe.inference, stats, target), quiet)
     else:
-        found = show_submission(write_submission(submission, model, dataset, *manner), quiet)
+        events = write_submission(submission, model, dataset, recipe.inference, stats, target)
+        found = show_submission(events, quiet)
         if found is None:
             _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
             return 0

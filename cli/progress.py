@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 from rich.text import Text
 
-from emaseg.events import Downloading, Evaluated, Evaluating, Finished, Note, Started, Stepped, TrainEvent
+from emaseg.events import Downloading, Evaluated, Evaluating, Finished, Note, Stepped, TrainEvent, TrainingStarted
 from emaseg.words import duration, printable, rate, shown, size
 
 from .render import console, fitted, percent, print_note
@@ -121,7 +121,7 @@ def show_training(events: Iterator[TrainEvent], quiet: bool) -> Finished:
             elif isinstance(event, Evaluated):
                 meter.close("evaluate")
                 meter.say(_evaluation_line(event), style="bold green" if event.best else "")
-            elif isinstance(event, Started):
+            elif isinstance(event, TrainingStarted):
                 meter.say(_start_line(event))
             elif isinstance(event, Note):
                 meter.note(event)
@@ -183,7 +183,7 @@ def show_submission(events: Generator[Evaluating | Evaluated, None, None], quiet
     return scores
 
 
-def _start_line(start: Started) -> str:
+def _start_line(start: TrainingStarted) -> str:
     images = f"{start.train_images} images, {start.eval_images} to evaluate"
     steps = f"{start.total_steps} steps of {start.batch} ({start.epochs:.4g} epochs)"
     begin = f", from step {start.step}" if start.step else ""

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emaseg.words import duration, quoted, quoted_path
+
 from .options import SCHEMA, Device, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.events import Finished, TrainEvent
+    from emaseg.events import Finished, Forecast, Measuring, TrainEvent
     from emaseg.recipe import LoadedRecipe, Recipe
     from emaseg.recipe.schema import Data
 
@@ -70,8 +72,11 @@ def train(
     The run folder's path is the last line on stdout.
     """
     session = session_of(context, verbose, keeps_files=not dry_run)
+    output = Output(recipe, overrides, as_json, quiet)
     if dry_run:
-        return _dry_run(_loaded(recipe, overrides, init_from, verbose, quiet).recipe, device, as_json)
+        plain = _loaded(recipe, overrides, init_from, verbose, quiet).recipe
+        run = out or _known_run(recipe, plain.name) if resume else None
+        return _dry_run(plain, run, device, output)
     with stop_on_signals() as stop:  # before anything that takes long
         run, others = out, False
         try:
@@ -79,7 +84,7 @@ def train(
             loaded = _loaded(recipe, overrides, init_from, verbose, quiet)
             with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
                 session.log = run / "log.txt"
-                return _train(loaded.recipe, run, resume, device, stop, Words(recipe, overrides, as_json, quiet))
+                return _train(loaded.recipe, run, resume, device, stop, output)
         except SystemExit:  # a second signal
             if run is None and resume:
                 run = _known_run(recipe, Path(recipe).stem)
@@ -89,8 +94,8 @@ def train(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Words:
-    """What the last words need: the command's recipe and overrides, and how to print."""
+class Output:
+    """The command as it was typed, for commands to continue with, and how to print."""
 
     recipe: str
     overrides: Sequence[str]
@@ -113,7 +118,7 @@ def _loaded(recipe: str, overrides: list[str], init_from: str | None, verbose: b
     return loaded
 
 
-def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, words: Words) -> int:
+def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, output: Output) -> int:
     """Train, tell the result, and return the exit code."""
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.train import train as train_engine
@@ -121,12 +126,12 @@ def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, wor
     keep_freed_memory()
     events = train_engine(recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
     with contextlib.closing(events):
-        finished = _shown(events, words.quiet)
+        finished = _show(events, output.quiet)
     if not finished.interrupted:
-        _tell(finished, recipe.data, words)
+        _report(finished, recipe.data, output)
         return 0
-    with _deaf():
-        _tell(finished, recipe.data, words)
+    with _streams_may_fail():
+        _report(finished, recipe.data, output)
     return INTERRUPTED_WITH_CHECKPOINT if _can_resume(run) else 128 + stop.signum  # without one: while it downloaded
 
 
@@ -136,7 +141,7 @@ def _can_resume(run: Path) -> bool:
     return can_resume(run)
 
 
-def _shown(events: Iterator[TrainEvent], quiet: bool) -> Finished:
+def _show(events: Iterator[TrainEvent], quiet: bool) -> Finished:
     """Draw a run to its end. One whose terminal is gone, or whose messages find no room, goes on without a word."""
     from emaseg.events import Finished
 
@@ -152,7 +157,7 @@ def _shown(events: Iterator[TrainEvent], quiet: bool) -> Finished:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def _streams_may_fail() -> Iterator[None]:
     """Within the block, and at the program's end, it does not matter whether anybody can read what is printed."""
     try:
         yield
@@ -162,12 +167,12 @@ def _deaf() -> Iterator[None]:
             _silence(stream)
 
 
-def _tell(finished: Finished, data: Data, words: Words) -> None:
+def _report(finished: Finished, data: Data, output: Output) -> None:
     from .render import print_json, print_lines, print_path
 
-    if not words.quiet:
-        print_lines(_last_words(finished, words.recipe, data, words.overrides))
-    if words.as_json:
+    if not output.quiet:
+        print_lines(_closing_lines(finished, output.recipe, data, output.overrides))
+    if output.as_json:
         content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
     else:
@@ -180,26 +185,64 @@ def _origins(loaded: LoadedRecipe) -> Iterator[tuple[str, str, str]]:
 
     for key, origin in loaded.origins.items():
         value: object = loaded.recipe
-        for part in key.split("."):
-            value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)
+        for name in key.split("."):
+            value = value[int(name)] if isinstance(value, tuple) else getattr(value, name)
         plain = dataclasses.is_dataclass(value) or value is None  # a section that was left out
         yield key, "-" if plain else toml_value(value), origin
 
 
-def _dry_run(recipe: Recipe, device: str, as_json: bool) -> int:
+def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output) -> int:
+    """Show each finding of a dry run as soon as it is known.
+
+    Raises:
+        SystemFault: a step does not fit into the memory; the forecast is shown before.
+    """
     from emaseg.device import keep_freed_memory, pick_device
-    from emaseg.plan import dry_run
+    from emaseg.dry_run import dry_run
+    from emaseg.errors import SystemFault
+    from emaseg.events import Forecast, Measuring, Note
 
     from .render import print_grid, print_json, print_lines
 
     keep_freed_memory()
-    plan = dry_run(recipe, device=pick_device(device))
-    print_lines(plan.notes)
-    if as_json:
-        print_json({"schema": SCHEMA, "recipe": recipe.name, "plan": dict(plan.lines), "notes": plan.notes})
-    else:
-        print_grid(plan.lines)
+    target = pick_device(device)
+    plan: dict[str, str] = {}
+    notes: list[str] = []
+    forecast = Forecast((), 0)
+    for event in dry_run(recipe, device=target, run=run):
+        if isinstance(event, Note | Measuring):
+            text = event.text if isinstance(event, Note) else _measuring_line(event)
+            notes += [text] if isinstance(event, Note) else []
+            if not output.quiet:
+                print_lines([text])
+            continue
+        plan.update(event.lines)
+        if not output.as_json:
+            print_grid(event.lines)
+            sys.stdout.flush()
+        forecast = event if isinstance(event, Forecast) else forecast
+    if output.as_json:
+        print_json({"schema": SCHEMA, "recipe": recipe.name, "plan": plan, "notes": notes, **_forecast_json(forecast)})
+    if forecast.fits is False:
+        hint = forecast.remedy or "use a smaller augment.crop"
+        raise SystemFault(f"{target}: a batch of {recipe.train.batch} does not fit into the memory", hint)
     return 0
+
+
+def _measuring_line(event: Measuring) -> str:
+    crops = f"{event.crops} crop{'s' * (event.crops > 1)} of {event.crop[0]}x{event.crop[1]}"
+    return f"measuring a step with {crops}" + (f": about {duration(event.seconds)}" if event.seconds else "")
+
+
+def _forecast_json(forecast: Forecast) -> dict[str, object]:
+    memory = {"needed_bytes": forecast.needed, "available_bytes": forecast.available, "fits": forecast.fits}
+    seconds = forecast.seconds_per_step
+    return {
+        "steps_left": forecast.steps_left,
+        "seconds_per_step": seconds,
+        "seconds_left": None if seconds is None else seconds * forecast.steps_left,
+        "memory": {**memory, "measured": forecast.measured, "remedy": forecast.remedy},
+    }
 
 
 @contextlib.contextmanager
@@ -229,10 +272,9 @@ def _known_run(recipe: str, name: str) -> Path | None:
     return runs[-1] if runs else None
 
 
-def _last_words(finished: Finished, recipe: str, data: Data, overrides: Sequence[str]) -> list[str]:
+def _closing_lines(finished: Finished, recipe: str, data: Data, overrides: Sequence[str]) -> list[str]:
     """How it ended, and commands to go on with."""
     from emaseg.submit import layout_of
-    from emaseg.words import quoted, quoted_path
 
     run = quoted_path(finished.run)
     if finished.interrupted:

@@ -27,7 +27,7 @@ from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.errors import DataError
 from emaseg.recipe import FolderData, Recipe
-from emaseg.schedule import schedule
+from emaseg.schedule import build_schedule
 from emaseg.threads import Reading, read_all
 
 Level = Literal["error", "warning"]
@@ -271,7 +271,7 @@ def _unseen(name: str, part: Split) -> DataError:
 
 def _train_only(recipe: Recipe, dataset: Dataset, chosen: list[int], looks: list[_Look], notes: _Notes) -> None:
     try:
-        schedule(recipe, len(dataset))
+        build_schedule(recipe, len(dataset))
     except DataError as error:
         notes.add("batch", "train", error)
     augment = recipe.augment

@@ -12,7 +12,7 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     sampler    {seed, epoch, offset}: position in the sample order; {images, names, eval_images, eval_names}: counts of
                the two image lists and hashes of their names, and more of what a result depends on, as image_state.py and
                resuming.surroundings have it
-    running    sums of the losses since the last row of metrics.csv, as meter.Meter keeps them; {} in older files
+    running    sums of the losses since the last row of metrics.csv, as step_statistics.StepStatistics keeps them; {} in older files
     recipe     the resolved recipe as TOML text
 The archive's comment is the SHA-256 of everything before it; whoever reads the file compares it. Files of earlier
 versions have none, and then the members' checksums are compared alone.

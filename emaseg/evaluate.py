@@ -1,30 +1,30 @@
 """Scoring a model on a labelled data set, at the images' own size, and the published score to compare it with.
 
-Room: evaluate; imports inference, metrics, events, models, errors, resources and recipe.
-Legend: H W image size, K classes.
+Room: evaluate. Legend: H W image size, K classes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from emaseg.data.sample import Dataset, published_label, read_pair
+from emaseg.data.sample import Dataset, Split, published_label, read_pair
 from emaseg.data.sets.published import published_images
 from emaseg.errors import DataError, WeightsError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion, Scores
 from emaseg.models import Report
-from emaseg.recipe import Data, EMANetModel, Inference, Published, Recipe, load_recipe
+from emaseg.recipe import Data, EMANetModel, Inference, PixelStats, Published, Recipe, load_recipe
+from emaseg.recipe.compare import differences
 from emaseg.resources import shipped_recipes
 from emaseg.threads import read_ahead
 
@@ -33,7 +33,7 @@ JSON_SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the published table says to a measured mIoU.
+    """The published mIoU that a measured one is compared with.
 
     Attributes:
         miou: published for the same protocol on the same images, a fraction; None = there is no such number.
@@ -48,8 +48,7 @@ def evaluate(
     model: nn.Module,
     dataset: Dataset,
     inference: Inference,
-    mean: Sequence[float],
-    std: Sequence[float],
+    stats: PixelStats,
     device: torch.device | str,
 ) -> Iterator[Evaluating | Evaluated]:
     """Predict every image and compare it with its labels, pixel by pixel at the image's own size.
@@ -58,7 +57,7 @@ def evaluate(
 
     Args:
         model: on `device`; it is put into eval mode and left there.
-        mean, std: of the RGB channels, in 0..255.
+        stats: mean and standard deviation of the channels.
 
     Yields:
         Evaluating after each image, Evaluated at the end.
@@ -75,7 +74,7 @@ def evaluate(
     confusion = Confusion.empty(len(dataset.classes))
     began = time.perf_counter()
     for done, (image, label) in enumerate(read_ahead(partial(read_pair, dataset), range(total)), start=1):
-        confusion.add(label, label_map(model, image, inference, mean, std, device))
+        confusion.add(label, label_map(model, image, inference, stats, device))
         rate = done / max(time.perf_counter() - began, 1e-9)
         yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     yield Evaluated(confusion.scores(dataset.classes, total))
@@ -108,7 +107,7 @@ def evaluation_json(
     return content if report is None else {**content, report.name: dict(report.content)}
 
 
-def compare(recipe: Recipe, written: Recipe, part: Literal["train", "eval"] = "eval") -> Comparison:
+def compare_with_published(recipe: Recipe, written: Recipe, split: Split = "eval") -> Comparison:
     """The published mIoU that may stand beside one measured with `recipe`.
 
     Two scores compare where label maps are made the same way, from the same images: [inference] must be the row's, or
@@ -116,14 +115,14 @@ def compare(recipe: Recipe, written: Recipe, part: Literal["train", "eval"] = "e
     comparison is for.
 
     Args:
-        recipe: as it is evaluated. written: the same before `--set` and `--tta`. part: of the data, that is scored.
+        recipe: as it is evaluated. written: the same before `--set` and `--tta`. split: of the data, that is scored.
     """
     published = recipe.published
     if published is None:
         return Comparison(None)
     row = _row(recipe, written)
     changed = _changed(recipe, written, row)
-    if part == "train":
+    if split == "train":
         changed.append("data (the training part)")
     if changed:
         return Comparison(None, f"not comparable; changed: {', '.join(changed)}")
@@ -137,9 +136,9 @@ def compare(recipe: Recipe, written: Recipe, part: Literal["train", "eval"] = "e
     return Comparison(None, "not with this protocol")
 
 
-def on_images(comparison: Comparison, data: Data, part: Literal["train", "eval"], images: int) -> Comparison:
+def on_images(comparison: Comparison, data: Data, split: Split, images: int) -> Comparison:
     """The comparison where so many images are scored: other images than the table's have another mean."""
-    expected = published_images(data, part)
+    expected = published_images(data, split)
     if comparison.miou is None or expected in (None, images):
         return comparison
     return Comparison(None, f"not comparable: {images:,} images, where the table's are {expected:,}")
@@ -173,37 +172,27 @@ def _changed(recipe: Recipe, written: Recipe, row: Recipe) -> list[str]:
     """
     protocols = [own for own in (row.inference, row.inference_tta) if own is not None]
     protocols.sort(key=lambda own: own.flip != recipe.inference.flip)  # of two equally near ones the like
-    deviations = [_other("inference", _keys(_acting(recipe.inference)), _keys(_acting(own))) for own in protocols]
-    changed = min(deviations, key=len)
-    changed += _other("data", _scored(recipe.data), _scored(row.data))
-    changed += _other("model", _keys(recipe.model, "em_iterations_eval"), _keys(written.model, "em_iterations_eval"))
-    changed += _other("backbone", _keys(recipe.backbone, "weights"), _keys(written.backbone, "weights"))
+    effective = _effective(recipe.inference)
+    differing = min((differences("inference", _effective(own), effective) for own in protocols), key=len)
+    differing += differences("data", row.data, recipe.data, _unscored(row.data))
+    differing += differences("model", written.model, recipe.model, {"em_iterations_eval"})
+    differing += differences("backbone", written.backbone, recipe.backbone, {"weights"})
+    changed = [difference.key for difference in differing]
     if isinstance(recipe.model, EMANetModel) and recipe.model.em_iterations_eval != recipe.model.em_iterations:
         changed.append("model.em_iterations_eval")
     return changed
 
 
-def _acting(inference: Inference) -> Inference:
+def _effective(inference: Inference) -> Inference:
     """The protocol with default values where a key does nothing: classes swap in a mirror, only other scales rescale."""
     flip_pairs = inference.flip_pairs if inference.flip else ()
     scale_source = "tensor" if inference.scales == (1.0,) else inference.scale_source
     return replace(inference, flip_pairs=flip_pairs, scale_source=scale_source)
 
 
-def _scored(data: Data) -> dict[str, object]:
-    """The keys of a data section that decide what is scored; not where it lies, nor what is trained on."""
-    return {key: value for key, value in _keys(data, "root").items() if not key.startswith("train_")}
-
-
-def _keys(section: Any, *without: str) -> dict[str, object]:
-    return {field.name: getattr(section, field.name) for field in fields(section) if field.name not in without}
-
-
-def _other(section: str, new: Mapping[str, object], old: Mapping[str, object]) -> list[str]:
-    """The keys, as `section.key`, whose values differ; of a section of another kind, which has other keys, the kind."""
-    if new.get("kind") != old.get("kind"):
-        return [f"{section}.kind"]
-    return [f"{section}.{key}" for key in new if new[key] != old[key]]
+def _unscored(data: Data) -> set[str]:
+    """The keys of a data section that do not change what is scored: where it lies, and what is trained on."""
+    return {"root", *(field.name for field in fields(data) if field.name.startswith("train_"))}
 
 
 def protocol(inference: Inference) -> str:

@@ -1,6 +1,6 @@
-"""What the long-running verbs tell while they work: the engine yields these, cli/render.py draws them.
+"""What the long-running verbs report while they work: the engine yields these, cli/progress.py draws them.
 
-Room: beside metrics, below train, evaluate and predict; never imports torch. Times are seconds, shares are in 0..1.
+Room: events; never imports torch. Times are seconds, shares are in 0..1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Downloading:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class TrainingStarted:
     """Training is about to take its first step."""
 
     run: Path
@@ -56,7 +56,7 @@ class Stepped:
     total_steps: int
     epoch: int  # from 1
     loss: float
-    parts: Mapping[str, float]  # named, weighted terms; they sum to loss
+    losses: Mapping[str, float]  # named, weighted terms; they sum to loss
     lr: float
     images_per_second: float  # smoothed
     data_wait: float  # share of the time spent waiting for data, smoothed
@@ -102,4 +102,41 @@ class Finished:
     scored: bool = True  # whether the images to evaluate on have labels
 
 
-TrainEvent = Note | Downloading | Started | Stepped | Evaluating | Evaluated | Saved | Finished
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a run will be, before anything is measured, as label and value pairs."""
+
+    lines: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """A step with so many crops (height, width) is about to be measured. seconds: that it may take; None = unknown."""
+
+    crops: int
+    crop: tuple[int, int]
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How a dry run ends.
+
+    lines: label and value pairs. steps_left: of the run. seconds_per_step: None = not measured. needed, available:
+    bytes of the device's memory for a step, and what there is for this process; None = unknown. measured: a step with
+    the whole batch was run; else its figures follow from smaller batches. fits: None = nobody knows what is free.
+    remedy: `--set` options that would fit.
+    """
+
+    lines: tuple[tuple[str, str], ...]
+    steps_left: int
+    seconds_per_step: float | None = None
+    needed: int | None = None
+    available: int | None = None
+    measured: bool = False
+    fits: bool | None = True
+    remedy: str = ""
+
+
+DryRunEvent = Note | Planned | Measuring | Forecast
+TrainEvent = Note | Downloading | TrainingStarted | Stepped | Evaluating | Evaluated | Saved | Finished

@@ -1,6 +1,6 @@
 """Whether a resumed run meets the images that it was started with: counts, names, and what is cheap to know of contents.
 
-Room: image_state; imports data, events.
+Room: image_state.
 
 To read 200,000 images before each start would take minutes. So every file is asked for its size, and of files evenly
 spread over the set some bytes are read: that finds a set that was made again, converted, resized or mended, in about a
@@ -23,20 +23,20 @@ _PIECES = 16  # places of a file that are read
 _PIECE = 8192  # bytes of each
 _THREADS = 16  # a network disk answers many questions at once as fast as one
 
-_PARTS = {"training": "", "evaluation": "eval_"}  # and how their keys begin
+_SPLITS = {"training": "", "evaluation": "eval_"}  # and how their keys begin
 _FURTHER = "from here on the run is no longer bit for bit the uninterrupted one"
 _STALE = "; scores before and after are not of the same images, so best.pt may be stale"
 
 
 def image_state(train_set: Dataset, eval_set: Dataset) -> dict[str, int | str]:
-    """What a checkpoint remembers of the data, for each part:
+    """What a checkpoint remembers of the data, for each split:
 
-    images (their number), names (SHA-256 of the names in order, counted from the folder that all of a part share, so
+    images (their number), names (SHA-256 of the names in order, counted from the folder that all of a split share, so
     that a data set that was moved as a whole is the same), files (SHA-256 of the sizes of images and labels and of
     sampled bytes; "" for drawn shapes), newest (the time of the newest file, in whole seconds; 0 where unknown).
     """
     state: dict[str, int | str] = {}
-    for begin, dataset in zip(_PARTS.values(), (train_set, eval_set), strict=True):
+    for begin, dataset in zip(_SPLITS.values(), (train_set, eval_set), strict=True):
         files = _files(dataset)
         contents, newest = _contents(files) if files else ("", 0)
         state |= {f"{begin}images": len(dataset), f"{begin}names": _names(dataset)}
@@ -51,20 +51,20 @@ def changed_images(then: Mapping[str, int | str], now: Mapping[str, int | str]) 
     """
     if "names" not in then:
         return []
-    listed = _parts_where(then, now, "names")
+    listed = _splits_where(then, now, "names")
     if listed:
         text = (
             f"not the same {listed} images as when this run was saved: {then.get('images')} to train on and "
             f"{then.get('eval_images')} to evaluate then, {now['images']} and {now['eval_images']} now; {_FURTHER}"
         )
         return [Note(text + (_STALE if "evaluation" in listed else ""), warning=True)]
-    changed = _parts_where(then, now, "files")
+    changed = _splits_where(then, now, "files")
     if changed:
         text = f"{changed} images or labels have other contents than when this run was saved; {_FURTHER}"
         return [Note(text + (_STALE if "evaluation" in changed else ""), warning=True)]
     written = [
-        part
-        for part, begin in _PARTS.items()
+        split
+        for split, begin in _SPLITS.items()
         if int(then.get(f"{begin}newest", now[f"{begin}newest"])) < int(now[f"{begin}newest"])
     ]
     if not written:
@@ -77,10 +77,10 @@ def changed_images(then: Mapping[str, int | str], now: Mapping[str, int | str]) 
     ]
 
 
-def _parts_where(then: Mapping[str, int | str], now: Mapping[str, int | str], key: str) -> str:
-    """The parts whose `key` is another now."""
-    keys = {part: f"{begin}{key}" for part, begin in _PARTS.items()}
-    return " and ".join(part for part, name in keys.items() if then.get(name, now[name]) != now[name])
+def _splits_where(then: Mapping[str, int | str], now: Mapping[str, int | str], key: str) -> str:
+    """The splits whose `key` is another now."""
+    keys = {split: f"{begin}{key}" for split, begin in _SPLITS.items()}
+    return " and ".join(split for split, name in keys.items() if then.get(name, now[name]) != now[name])
 
 
 def _names(dataset: Dataset) -> str:

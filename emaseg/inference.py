@@ -1,7 +1,6 @@
 """From an image to its label map: whole or by windows, at several scales, mirrored, averaged.
 
-Room: inference. Imports torch, numpy, errors, recipe and data.transforms.
-Legend: H W size of the result (the original image), h w size of the network's input or of its feature grid,
+Room: inference. Legend: H W size of the result (the original image), h w size of the network's input or of its feature grid,
 K classes. A "term" is the scores (K, h, w) of one scale, plain or mirrored; the result is their mean at (H, W).
 
 The published protocols differ in where the softmax stands, over which sizes the scores travel and what is
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from emaseg.data.pipeline.transforms import eval_image
 from emaseg.errors import DataError
+from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.schema import Inference
 
 UInt8 = npt.NDArray[np.uint8]
@@ -38,8 +38,7 @@ def label_map(
     model: nn.Module,
     image: UInt8,
     inference: Inference,
-    mean: Sequence[float],
-    std: Sequence[float],
+    stats: PixelStats,
     device: torch.device | str,
 ) -> UInt8:
     """The class of every pixel of an image.
@@ -47,7 +46,7 @@ def label_map(
     Args:
         model: in eval mode, on `device`; images (1, 3, h, w) -> logits (1, K, h', w'), attribute `align_corners`.
         image: (H, W, 3) uint8 RGB.
-        mean, std: of the RGB channels, in 0..255.
+        stats: mean and standard deviation of the channels.
 
     Returns:
         (H, W) uint8 train ids.
@@ -56,7 +55,7 @@ def label_map(
         DataError: the image is so small that nothing is left of it at one of the scales.
         ValueError: the model is in training mode.
     """
-    views = (view.to(device) for view in _image_views(image, inference, mean, std))
+    views = (view.to(device) for view in _image_views(image, inference, stats))
     terms = _terms(model, views, inference)
     size = (image.shape[0], image.shape[1])
     single = len(inference.scales) == 1 and not inference.flip
@@ -90,13 +89,13 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
 
 
 # ---------------------------------------------------------------------------------------- what the network sees
-def _image_views(image: UInt8, inference: Inference, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
+def _image_views(image: UInt8, inference: Inference, stats: PixelStats) -> Iterator[Tensor]:
     """The image at each scale, (1, 3, h, w) normalised, not padded: each forward pass pads for itself."""
     if inference.scale_source == "tensor":
-        yield from _rescaled(eval_image(image, inference, mean, std), inference.scales)
+        yield from _rescaled(eval_image(image, inference, stats), inference.scales)
         return
     for scale in inference.scales:
-        yield eval_image(image, _at_scale(inference, image.shape[:2], scale), mean, std)
+        yield eval_image(image, _at_scale(inference, image.shape[:2], scale), stats)
 
 
 def _rescaled(image: Tensor, scales: Sequence[float]) -> Iterator[Tensor]:

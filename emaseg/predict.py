@@ -111,8 +111,8 @@ class Predictor:
             DataError: the file cannot be read as an image, or the array is of another kind.
         """
         pixels = _pixels(image)
-        backbone = self.recipe.backbone
-        labels = label_map(self.model, pixels, self.recipe.inference, backbone.mean, backbone.std, self.device)
+        stats = self.recipe.backbone.pixel_stats
+        labels = label_map(self.model, pixels, self.recipe.inference, stats, self.device)
         height, width = labels.shape
         return Prediction(labels, class_shares(labels, self.classes), width, height)
 

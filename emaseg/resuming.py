@@ -1,6 +1,6 @@
-"""Going on with a run: which checkpoint is used, whether it fits, and what is said about what has changed since.
+"""Continuing a run: which checkpoint is used, whether it fits, and what is said about what has changed since.
 
-Room: resuming; imports checkpoint, models, recipe, run_folder, metrics_file, files, events, errors.
+Room: resuming.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from emaseg.files import fault, set_aside
 from emaseg.metrics_file import last_step
 from emaseg.models import Network
 from emaseg.recipe import Recipe, toml_value
+from emaseg.recipe.compare import differences
 from emaseg.run_folder import RunFolder, found_checkpoints, resume_command
 from emaseg.words import Lines, lines_of, quoted_path
 
@@ -159,19 +160,14 @@ def same_training(recipe: Recipe, saved: Recipe, run: RunFolder) -> None:
     Raises:
         RecipeError: names the first keys that differ.
     """
-    differing = []
-    for section in type(recipe).__dataclass_fields__:
-        now, then = getattr(recipe, section), getattr(saved, section)
-        if section in _FREE_SECTIONS or now == then:
-            continue
-        if type(now) is not type(then) or not hasattr(now, "__dataclass_fields__"):
-            differing.append(section)
-            continue
-        for key in type(now).__dataclass_fields__:
-            if getattr(now, key) != getattr(then, key) and key not in _FREE.get(section, ()):
-                differing.append(
-                    f"{section}.{key} = {_shown(getattr(then, key))} there, {_shown(getattr(now, key))} now"
-                )
+    sections = [field.name for field in fields(recipe) if field.name not in _FREE_SECTIONS]
+    differing = [
+        f"{difference.key} = {_shown(difference.before)} there, {_shown(difference.after)} now"
+        for section in sections
+        for difference in differences(
+            section, getattr(saved, section), getattr(recipe, section), _FREE.get(section, ())
+        )
+    ]
     if differing:
         raise RecipeError(
             Lines(f"{run.last}: this run was started with another recipe", *(f"  {line}" for line in differing[:5])),
@@ -197,7 +193,7 @@ def surroundings(device: torch.device, threads: int) -> dict[str, int | str]:
     }
 
 
-_SAID = {
+_DESCRIBED = {
     "threads": "threads (train.threads, or the cores where that is 0)",
     "device": "device",
     "cpu": "instructions of the processor",
@@ -216,6 +212,6 @@ def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | 
             "uninterrupted one",
             warning=True,
         )
-        for key, what in _SAID.items()
+        for key, what in _DESCRIBED.items()
         if then.get(key, now[key]) != now[key]
     ]

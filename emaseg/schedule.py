@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emaseg.data.pipeline.loading import steps_per_epoch
 from emaseg.errors import DataError
 from emaseg.recipe import Recipe
 
@@ -35,7 +34,7 @@ class Schedule:
         return self.scored and (step == self.total or bool(self.every and step and step % self.every == 0))
 
 
-def schedule(recipe: Recipe, train_images: int, *, scored: bool = True) -> Schedule:
+def build_schedule(recipe: Recipe, train_images: int, *, scored: bool = True) -> Schedule:
     """Steps of a recipe on so many training images; `scored` as in Schedule.
 
     Raises:
@@ -43,11 +42,23 @@ def schedule(recipe: Recipe, train_images: int, *, scored: bool = True) -> Sched
     """
     train = recipe.train
     per_epoch = steps_per_epoch(train_images, train.batch)
-    if per_epoch == 0:
-        raise DataError(
-            f"{train_images} training images do not fill one batch of {train.batch}",
-            f"use a smaller batch (--set train.batch={max(1, train_images)}) or more images",
-        )
     unit = per_epoch if train.epochs else 1
     total = train.epochs * per_epoch if train.epochs else train.iterations
     return Schedule(total, per_epoch, train.evaluate_every * unit, scored)
+
+
+def steps_per_epoch(images: int, batch: int, world: int = 1) -> int:
+    """Steps of one pass over the training images; a rest smaller than a batch is dropped.
+
+    Images are first filled up to a multiple of `world` training processes, as DistributedSampler does.
+
+    Raises:
+        DataError: fewer images than one batch holds.
+    """
+    steps = -(-images // world) // (batch // world)
+    if steps == 0:
+        raise DataError(
+            f"{images} training images do not fill one batch of {batch}",
+            f"use a smaller batch (--set train.batch={max(1, images)}) or more images",
+        )
+    return steps

@@ -17,7 +17,7 @@ import functools
 import io
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -37,7 +37,7 @@ from emaseg.events import Evaluated, Evaluating
 from emaseg.files import atomic
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion
-from emaseg.recipe import Data, Inference
+from emaseg.recipe import Data, Inference, PixelStats
 from emaseg.threads import read_ahead
 from emaseg.visual import palette_png
 
@@ -102,8 +102,7 @@ def write_submission(
     model: nn.Module,
     dataset: Dataset,
     inference: Inference,
-    mean: Sequence[float],
-    std: Sequence[float],
+    stats: PixelStats,
     device: torch.device | str,
 ) -> Generator[Evaluating | Evaluated, None, None]:
     """Predict every image at its own size and store the label maps, sorted by name; score them where labels are there.
@@ -114,7 +113,7 @@ def write_submission(
     Args:
         model: on `device`; it is put into eval mode and left there.
         dataset: of the kind that submission.layout belongs to.
-        mean, std: of the RGB channels, in 0..255.
+        stats: mean and standard deviation of the channels.
 
     Yields:
         Evaluating after each image; Evaluated at the end, unless the labels are not published.
@@ -131,7 +130,7 @@ def write_submission(
     with atomic(submission.path) as file, ZipFile(file, "w", ZIP_STORED) as archive:  # PNGs are compressed already
         samples = read_ahead(functools.partial(read_pair, dataset), [index for _, index in items])
         for done, ((name, _), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
-            labels = label_map(model, image, inference, mean, std, device)
+            labels = label_map(model, image, inference, stats, device)
             archive.writestr(_entry(name), _png(labels, layout, dataset.palette))
             confusion.add(truth, labels)
             rate = done / max(time.perf_counter() - began, 1e-9)

@@ -1,6 +1,6 @@
 """Reading many files at once, with a word on how far it is, or the next one ahead of its use.
 
-Room: data. Imports nothing of it.
+Room: threads.
 
 The threads are daemons, and nobody waits for one that is at work: a file on a network disk that hangs must not keep
 Ctrl-C from ending the program, as the standard library's pool would.
@@ -23,7 +23,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_PATIENCE = 1.0  # seconds that threads get to finish what they are at when nobody wants it any more
+_MOST_THREADS = 16
+_JOIN_TIMEOUT = 1.0  # seconds that threads get to end when nobody wants their results any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def read_all(
     start = time.monotonic()
     with warnings.catch_warnings():  # the readers' own filters belong to the process, and threads mix them up
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-        for result in _in_threads(read, items, _threads(), len(items), "read"):
+        for result in _in_threads(read, items, min(core_count(), _MOST_THREADS), len(items), "read"):
             results.append(result)
             rate = len(results) / max(time.monotonic() - start, 1e-6)
             yield Reading(what, len(results), len(items), rate, (len(items) - len(results)) / rate)
@@ -92,7 +93,7 @@ def _in_threads(
             future.cancel()
         for _ in pool:
             tasks.put(None)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _JOIN_TIMEOUT
         for thread in pool:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -111,7 +112,6 @@ def _work(tasks: SimpleQueue[tuple[Future[Result], Item] | None], read: Callable
         del future, item, task  # a thread that waits keeps no image in memory
 
 
-def _threads() -> int:
-    """One for each core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

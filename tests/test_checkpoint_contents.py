@@ -126,7 +126,7 @@ def test_a_checkpoint_made_by_hand_is_refused(stopped: Path, tmp_path: Path, nam
 
 
 def _first_step(recipe: Recipe, out: Path) -> Any:
-    return (event for event in train(recipe, out, resume=True) if type(event).__name__ == "Started")
+    return (event for event in train(recipe, out, resume=True) if type(event).__name__ == "TrainingStarted")
 
 
 def test_the_unchanged_checkpoint_goes_on(stopped: Path, tmp_path: Path) -> None:

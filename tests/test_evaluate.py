@@ -16,14 +16,22 @@ from torch import Tensor, nn
 from emaseg.data.sample import MemorySample, Sample
 from emaseg.data.sets.published import published_images
 from emaseg.errors import DataError, WeightsError
-from emaseg.evaluate import Comparison, compare, evaluate, evaluation_json, on_images, protocol, sha256_of
+from emaseg.evaluate import (
+    Comparison,
+    compare_with_published,
+    evaluate,
+    evaluation_json,
+    on_images,
+    protocol,
+    sha256_of,
+)
 from emaseg.events import Evaluated, Evaluating
 from emaseg.metrics import Confusion, Scores
-from emaseg.recipe import Inference, Recipe, load_recipe
+from emaseg.recipe import Inference, PixelStats, Recipe, load_recipe
 from emaseg.resources import shipped_recipes
 from tests.helpers import tiny
 
-MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+STATS = PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class Reader(nn.Module):
@@ -73,7 +81,7 @@ class Painted:
 
 
 def run(dataset: Painted, model: nn.Module | None = None) -> list[Evaluating | Evaluated]:
-    return list(evaluate(model or Reader(), dataset, Inference(), MEAN, STD, "cpu"))
+    return list(evaluate(model or Reader(), dataset, Inference(), STATS, "cpu"))
 
 
 def test_a_perfect_model_scores_one() -> None:
@@ -120,7 +128,7 @@ def test_images_are_read_ahead_and_their_errors_surface() -> None:
 
 def test_an_abandoned_evaluation_leaves_no_thread() -> None:
     """Training stops an evaluation when it is interrupted."""
-    events = evaluate(Reader(), Painted(), Inference(), MEAN, STD, "cpu")
+    events = evaluate(Reader(), Painted(), Inference(), STATS, "cpu")
     next(events)
     events.close()  # type: ignore[attr-defined]
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
@@ -173,7 +181,7 @@ SCALES = "inference.scales=[0.5, 0.75, 1.0, 1.25, 1.5, 1.75]"
 )
 def test_the_published_score_of_the_same_protocol(name: str, sets: tuple[str, ...], miou: float) -> None:
     """Protects comparisons that hold: whoever asks for a row's protocol, and wherever its data lie, has its number."""
-    assert compare(load_recipe(name, sets), load_recipe(name)) == Comparison(miou)
+    assert compare_with_published(load_recipe(name, sets), load_recipe(name)) == Comparison(miou)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +206,7 @@ def test_the_published_score_of_the_same_protocol(name: str, sets: tuple[str, ..
 def test_no_published_score_for_another_protocol(name: str, sets: tuple[str, ...], reason: str) -> None:
     """Protects from two numbers side by side that mean different things; the reason names what is different."""
     expected = Comparison(None, f"not comparable; changed: {reason}")
-    assert compare(load_recipe(name, sets), load_recipe(name)) == expected
+    assert compare_with_published(load_recipe(name, sets), load_recipe(name)) == expected
 
 
 @pytest.mark.parametrize(
@@ -210,7 +218,7 @@ def test_no_published_score_for_another_protocol(name: str, sets: tuple[str, ...
     ],
 )
 def test_a_row_without_a_number_for_its_own_protocol(name: str, reason: str) -> None:
-    assert compare(load_recipe(name), load_recipe(name)) == Comparison(None, reason)
+    assert compare_with_published(load_recipe(name), load_recipe(name)) == Comparison(None, reason)
 
 
 def test_a_run_is_compared_with_the_row_and_not_with_itself() -> None:
@@ -218,24 +226,30 @@ def test_a_run_is_compared_with_the_row_and_not_with_itself() -> None:
 
     def compared(*sets: str) -> Comparison:
         trained = load_recipe("voc_r50_d8", sets)
-        return compare(trained, trained)
+        return compare_with_published(trained, trained)
 
     assert compared("train.batch=4", 'model.norm="batch"', "optim.lr=0.001") == Comparison(0.7529)
     changed = Comparison(None, "not comparable; changed: inference.resize_long_short")
     assert compared("inference.resize_long_short=[1024, 512]") == changed
     assert compared("model.em_iterations=4").reason.endswith("model.em_iterations_eval")
     own = dataclasses.replace(load_recipe("voc_r50_d8", ["inference.flip=true"]), name="mine")
-    assert compare(own, own).reason == "not with this protocol"  # the only word on its row's protocol
+    assert compare_with_published(own, own).reason == "not with this protocol"  # the only word on its row's protocol
 
 
 def test_the_training_images_have_no_published_score() -> None:
     def with_row(*sets: str) -> Recipe:
         return tiny('published={table="t", miou=50.0}', *sets)
 
-    assert compare(with_row(), with_row()) == Comparison(0.5)
-    assert compare(with_row("data.train_images=7"), with_row()) == Comparison(0.5)
-    assert compare(with_row(), with_row(), "train").reason == "not comparable; changed: data (the training part)"
-    assert compare(with_row("data.eval_images=2"), with_row()).reason == "not comparable; changed: data.eval_images"
+    assert compare_with_published(with_row(), with_row()) == Comparison(0.5)
+    assert compare_with_published(with_row("data.train_images=7"), with_row()) == Comparison(0.5)
+    assert (
+        compare_with_published(with_row(), with_row(), "train").reason
+        == "not comparable; changed: data (the training part)"
+    )
+    assert (
+        compare_with_published(with_row("data.eval_images=2"), with_row()).reason
+        == "not comparable; changed: data.eval_images"
+    )
 
 
 def test_a_score_over_other_images_stands_alone() -> None:

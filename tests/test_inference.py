@@ -21,12 +21,12 @@ import emaseg
 import emaseg.inference as engine
 from emaseg.errors import DataError
 from emaseg.inference import label_map, scores_map, window_spans
-from emaseg.recipe import Inference
+from emaseg.recipe import Inference, PixelStats
 from tests.parity import GOLDEN, filled_file, golden, images, worst
 
 META = json.loads((GOLDEN / "inference.json").read_text())
 FINAL = tuple(META["final"])
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+STATS = PixelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 SLIDE: dict[str, Any] = {"mode": "slide", "window": (24, 32), "stride": (20, 30)}
 
 
@@ -167,7 +167,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def labels_of(model: nn.Module, image: np.ndarray, inference: Inference) -> np.ndarray:
-    return label_map(model.eval(), image, inference, MEAN, STD, "cpu")
+    return label_map(model.eval(), image, inference, STATS, "cpu")
 
 
 PROTOCOLS = {
@@ -195,7 +195,7 @@ def test_bands_change_nothing(name: str, align_corners: bool, monkeypatch: pytes
     """A label map made in bands of two rows is the arg max of the whole score map."""
     model, image, inference = Toy(align_corners=align_corners).eval(), photo(37, 53), PROTOCOLS[name]
     with torch.inference_mode():
-        views = engine._image_views(image, inference, MEAN, STD)
+        views = engine._image_views(image, inference, STATS)
         scores = engine._sum(engine._terms(model, views, inference), (37, 53), inference, align_corners)
     best = scores.topk(2, dim=0).values
     decided = (best[0] - best[1]).numpy() > 1e-5

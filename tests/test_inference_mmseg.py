@@ -19,10 +19,10 @@ import emaseg.inference as engine
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
 from emaseg.inference import label_map, scores_map, window_spans
-from emaseg.recipe import Inference, Recipe, load_recipe
+from emaseg.recipe import Inference, PixelStats, Recipe, load_recipe
 from tests.parity import filled_file, golden, images, worst
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+STATS = PixelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
@@ -57,7 +57,7 @@ def test_mmseg_from_pixels_to_labels(mmseg: nn.Module) -> None:
     recipe = load_recipe("mmseg_cityscapes_r50_d8_512x1024_80k")
     inference = dataclasses.replace(recipe.inference, resize_long_short=())  # the fixture's image is resized already
     with torch.inference_mode():
-        views = engine._image_views(bgr[..., ::-1], inference, recipe.backbone.mean, recipe.backbone.std)
+        views = engine._image_views(bgr[..., ::-1], inference, recipe.backbone.pixel_stats)
         (term,) = engine._terms(mmseg, views, inference)
         scores = engine._sum([term], (200, 250), inference, False)
         labels = engine._arg_max([term], (200, 250), inference, False)
@@ -66,7 +66,7 @@ def test_mmseg_from_pixels_to_labels(mmseg: nn.Module) -> None:
     decided = (best[0] - best[1]).numpy() > 1e-4
     assert decided.mean() > 0.999
     assert np.array_equal(labels.numpy()[decided], reference["predict_labels"][decided])
-    direct = engine._sum([mmseg(normalise(bgr[..., ::-1], MEAN, STD)[None])[0]], (200, 250), inference, False)
+    direct = engine._sum([mmseg(normalise(bgr[..., ::-1], STATS)[None])[0]], (200, 250), inference, False)
     assert worst(direct[:, ::8, ::8].detach(), reference["predict_logits_s8"]) > 1e-3  # one resize is something else
 
 
@@ -140,7 +140,7 @@ def test_mmseg_several_scales(window: int, stride: int, align_corners: bool) -> 
             sides = int(37 * ratio + 0.5), int(61 * ratio + 0.5)  # the target; the ratio of sides is kept inside it
             factor = min(sides[1] / 61, sides[0] / 37)
             size = int(37 * factor + 0.5), int(61 * factor + 0.5)
-            x = normalise(resize_image(image, size), MEAN, STD)[None]
+            x = normalise(resize_image(image, size), STATS)[None]
             for mirrored in (False, True):
                 logits = mmseg_logits(model, x.flip(-1) if mirrored else x, window, stride)
                 logits = logits.flip(-1) if mirrored else logits
@@ -148,7 +148,7 @@ def test_mmseg_several_scales(window: int, stride: int, align_corners: bool) -> 
     best = total[0].topk(2, dim=0)
     decided = (best.values[0] - best.values[1]).numpy() > 1e-4
     assert decided.mean() > 0.99
-    own = label_map(model, image, inference, MEAN, STD, "cpu")
+    own = label_map(model, image, inference, STATS, "cpu")
     assert np.array_equal(own[decided], best.indices[0].numpy()[decided])
 
 
@@ -172,11 +172,11 @@ def test_authors_padding(height: int, width: int) -> None:
     size, and the padding cut off before the classes are chosen.
     """
     model, image = Toy(align_corners=True).eval(), photo(height, width)
-    own = label_map(model, image, Inference(pad="8k+1", logits_path="via_input"), MEAN, STD, "cpu")
+    own = label_map(model, image, Inference(pad="8k+1", logits_path="via_input"), STATS, "cpu")
     rows, columns = next(s for s in range(height, 99) if s % 8 == 1), next(s for s in range(width, 99) if s % 8 == 1)
     assert model.sizes == [(rows, columns)]
     padded = torch.zeros(1, 3, rows, columns)
-    padded[0, :, :height, :width] = normalise(image, MEAN, STD)
+    padded[0, :, :height, :width] = normalise(image, STATS)
     with torch.inference_mode():
         scores = F.interpolate(model(padded), (rows, columns), mode="bilinear", align_corners=True)
     best = scores[0, :, :height, :width].topk(2, dim=0)
@@ -192,5 +192,5 @@ def test_authors_padded_sizes(size: tuple[int, int], padded: tuple[int, int]) ->
     """Sizes computed by hand, VOC's among them."""
     model = Toy(align_corners=True).eval()
     settings_: dict[str, Any] = {"pad": "8k+1", "logits_path": "via_input"}
-    assert label_map(model, photo(*size), Inference(**settings_), MEAN, STD, "cpu").shape == size
+    assert label_map(model, photo(*size), Inference(**settings_), STATS, "cpu").shape == size
     assert model.sizes == [padded]

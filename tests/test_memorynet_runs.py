@@ -52,7 +52,7 @@ def test_train_evaluate_predict(tmp_path: Path) -> None:
 
     dataset = build_dataset(recipe.data, "eval")
     backbone = recipe.backbone
-    scored = list(evaluate(model, dataset, recipe.inference, backbone.mean, backbone.std, "cpu"))[-1]
+    scored = list(evaluate(model, dataset, recipe.inference, backbone.pixel_stats, "cpu"))[-1]
     assert isinstance(scored, Evaluated)
     last = [e for e in events if isinstance(e, Evaluated)][-1]
     assert scored.scores == last.scores

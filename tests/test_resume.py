@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from emaseg.datasets import open_datasets
 from emaseg.errors import DataError, RecipeError
 from emaseg.events import Note, TrainEvent
 from emaseg.image_state import _contents
-from emaseg.plan import datasets
 from emaseg.recipe import Recipe
 from tests.helpers import emaseg, run, tiny
 
@@ -83,7 +83,7 @@ def test_images_whose_contents_changed_are_said(tmp_path: Path) -> None:
     assert "training images or labels have other contents" in warning
     assert "no longer bit for bit" in warning
     assert "stale" not in warning
-    held_out = Path(datasets(recipe)[1].name(0))
+    held_out = Path(open_datasets(recipe)[1].name(0))
     label = tmp_path / "data/masks" / held_out.name
     pixels = np.asarray(Image.open(label)).copy()
     pixels[0, 0] ^= 1

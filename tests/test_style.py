@@ -15,15 +15,15 @@ ROOT = Path(__file__).parent.parent
 
 # The floors of the house, the lowest first. A room may import rooms of the floors below its own, and nothing else.
 FLOORS = (
-    ("distributed", "errors", "metrics", "threads", "words"),
+    ("distributed", "errors", "memory", "metrics", "threads", "words"),
     ("device", "events", "files", "resources", "visual"),
     ("metrics_file", "recipe", "run_lock"),
-    ("data", "losses", "optim", "run_folder"),
+    ("data", "losses", "optim", "run_folder", "schedule"),
     ("data/files", "models"),
     ("data/pipeline", "data/sets", "exported", "weights"),
-    ("checkpoint", "image_state", "inference", "schedule", "starter"),
-    ("check_data", "evaluate", "meter", "plan", "predict", "reference", "resuming", "submit"),
-    ("export", "train"),
+    ("checkpoint", "datasets", "image_state", "inference", "starter", "step_statistics", "training_step"),
+    ("check_data", "evaluate", "predict", "reference", "resuming", "samples", "start_weights", "submit"),
+    ("dry_run", "export", "train"),
     ("__init__",),
 )
 APART = {("models", "data"), ("metrics", "data"), ("losses", "data")}  # never, whatever the floors

@@ -22,13 +22,13 @@ from emaseg.data.sets import build_dataset
 from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Evaluating
-from emaseg.recipe import Data, Inference
+from emaseg.recipe import Data, Inference, PixelStats
 from emaseg.recipe.schema import ADE20KData, CityscapesData, CocoVOCData, LIPData, ShapesData, VOCData
 from emaseg.submit import KINDS, Submission, layout_of, write_submission
 from tests.data.made import label
 from tests.data.sets.test_cityscapes import TRAIN_IDS
 
-MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+STATS = PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IDS = {
     "voc": ("2008_000010", "2008_000006", "2012_004331"),  # not in order
     "cityscapes": ("mainz_000000_000019", "berlin_000001_000019", "berlin_000000_000019"),
@@ -93,7 +93,7 @@ def write(data: Data, path: Path, dataset: Dataset | None = None) -> list[Evalua
     assert layout is not None
     dataset = dataset or build_dataset(data, "eval")
     model = Reader(len(dataset.classes))
-    return list(write_submission(Submission(path, layout), model, dataset, Inference(), MEAN, STD, "cpu"))
+    return list(write_submission(Submission(path, layout), model, dataset, Inference(), STATS, "cpu"))
 
 
 def stored(path: Path) -> dict[str, tuple[str, UInt8]]:
@@ -170,7 +170,7 @@ def test_labelled_images_are_scored_in_the_same_pass(kind: str, tmp_path: Path) 
     data = tree(kind, tmp_path / "val", "val")
     *_, last = write(data, tmp_path / "val.zip")
     dataset = build_dataset(data, "eval")
-    *_, expected = evaluate(Reader(CLASSES[kind]), dataset, Inference(), MEAN, STD, "cpu")
+    *_, expected = evaluate(Reader(CLASSES[kind]), dataset, Inference(), STATS, "cpu")
     assert last == expected
     assert isinstance(last, Evaluated)
     assert (last.scores.miou, last.scores.images) == (1.0, 3)
@@ -188,7 +188,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     (out / "old.zip").write_bytes(b"earlier")
     for name in ("new.zip", "old.zip"):
         dataset, submission = build_dataset(data, "eval"), Submission(out / name, layout)
-        events = write_submission(submission, Reader(19), dataset, Inference(), MEAN, STD, "cpu")
+        events = write_submission(submission, Reader(19), dataset, Inference(), STATS, "cpu")
         next(events)
         events.close()
         assert [path.name for path in out.iterdir()] == ["old.zip"]
@@ -257,7 +257,7 @@ def test_only_the_next_image_is_read_ahead(tmp_path: Path) -> None:
     assert layout is not None
     dataset = Counting(build_dataset(data, "eval"), [])
     submission = Submission(tmp_path / "out.zip", layout)
-    for event in write_submission(submission, Reader(19), dataset, Inference(), MEAN, STD, "cpu"):
+    for event in write_submission(submission, Reader(19), dataset, Inference(), STATS, "cpu"):
         if isinstance(event, Evaluating):
             assert len(dataset.read_in) <= event.done + 1
     assert sorted(dataset.read_in) == [0, 1, 2]

@@ -19,14 +19,11 @@ from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, WeightsError
 from emaseg.events import Evaluated, Finished, Note, Stepped
 from emaseg.metrics_file import TIMED
-from emaseg.plan import dry_run
 from emaseg.recipe import Recipe, load_recipe
-from emaseg.schedule import schedule
+from emaseg.schedule import build_schedule
 from emaseg.train import train
 from tests.data.made import image, label
 from tests.helpers import equal, run, tiny
-
-CPU = torch.device("cpu")
 
 
 def last(path: Path) -> dict[str, object]:
@@ -244,25 +241,13 @@ def test_missing_backbone_weights_say_where_to_put_them(tmp_path: Path, monkeypa
     assert "none" in caught.value.hint
 
 
-def test_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects --dry-run: a plan with measured time, values as TOML writes them, and an untouched folder."""
-    monkeypatch.chdir(tmp_path)
-    forecast = dry_run(tiny(), device=CPU)
-    plan = dict(forecast.lines)
-    assert 'backbone: untrained (backbone.weights = "none")' in forecast.notes
-    assert plan["steps"] == "12 (5 an epoch, 2.4 epochs)"
-    assert "20 training, 4 evaluation" in plan["data"]
-    assert "s measured" in plan["one step"]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_schedule() -> None:
     """Protects the count of steps: a rest smaller than a batch is dropped, epochs and iterations agree."""
-    assert schedule(load_recipe("voc_r50_d8"), 10582).total == 39660
-    assert schedule(load_recipe("ade20k_r50_d8"), 20210).total == 164190
-    plan = schedule(tiny(), 20)
-    assert (plan.total, plan.per_epoch, plan.epoch(4), plan.epoch(5)) == (12, 5, 1, 2)
-    assert [s for s in range(13) if plan.evaluates_at(s)] == [5, 10, 12]
+    assert build_schedule(load_recipe("voc_r50_d8"), 10582).total == 39660
+    assert build_schedule(load_recipe("ade20k_r50_d8"), 20210).total == 164190
+    schedule = build_schedule(tiny(), 20)
+    assert (schedule.total, schedule.per_epoch, schedule.epoch(4), schedule.epoch(5)) == (12, 5, 1, 2)
+    assert [s for s in range(13) if schedule.evaluates_at(s)] == [5, 10, 12]
 
 
 def fill_disk(path: Path) -> None:

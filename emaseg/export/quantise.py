@@ -136,7 +136,7 @@ def _network_inputs(images: Sequence[UInt8], info: FileInfo) -> Iterator[dict[st
         if "normalize" in info.include:
             yield {INPUT: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
         else:
-            yield {INPUT: normalise(pixels, recipe.backbone.mean, recipe.backbone.std)[None].numpy()}
+            yield {INPUT: normalise(pixels, recipe.backbone.pixel_stats)[None].numpy()}
 
 
 # ------------------------------------------------------------------------------------------------------- the cost
@@ -149,7 +149,7 @@ def cost(full: Path, quantised: Path, info: FileInfo, dataset: Dataset) -> Cost:
 def _miou(path: Path, info: FileInfo, dataset: Dataset) -> float | None:
     recipe = info.recipe
     protocol = followed(recipe.inference, info.include)
-    events = evaluate(open_exported(path), dataset, protocol, recipe.backbone.mean, recipe.backbone.std, "cpu")
+    events = evaluate(open_exported(path), dataset, protocol, recipe.backbone.pixel_stats, "cpu")
     (last,) = (event for event in events if isinstance(event, Evaluated))
     return last.scores.miou
 

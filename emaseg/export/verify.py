@@ -89,8 +89,8 @@ def _drawn(height: int, width: int, seed: int) -> UInt8:
 
 def inputs(probe: Probe, recipe: Recipe) -> Tensor:
     """(B, 3, H, W) float32, normalised."""
-    backbone = recipe.backbone
-    return torch.stack([normalise(image, backbone.mean, backbone.std) for image in probe])
+    stats = recipe.backbone.pixel_stats
+    return torch.stack([normalise(image, stats) for image in probe])
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emaseg.recipe.backbones import Backbone, HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
+from emaseg.recipe.backbones import Backbone, HRNetBackbone, PixelStats, ResNeStBackbone, ResNetBackbone, ViTBackbone
 from emaseg.recipe.check import check, num_classes
 from emaseg.recipe.overrides import for_tta
 from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, old_names, parse_recipe
@@ -57,6 +57,7 @@ __all__ = [
     "Optim",
     "PackedData",
     "PascalContextData",
+    "PixelStats",
     "Problem",
     "Published",
     "Recipe",

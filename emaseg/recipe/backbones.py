@@ -1,12 +1,12 @@
 """The recipe's [backbone] section: one frozen dataclass for each kind of feature extractor.
 
-Room: recipe.
+Room: recipe, a part of schema.py. Never imports torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from emaseg.recipe.rule import key
 
@@ -15,8 +15,34 @@ _STD = (58.395, 57.12, 57.375)
 _WEIGHTS_DOC = 'start weights: a file, a URL or released name looked up in the cache, or "none" (random)'
 
 
+@dataclass(frozen=True, slots=True)
+class PixelStats:
+    """Mean and standard deviation of the RGB channels, on 0..255, by which a network's images are normalised."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class _HasMeanAndStd(Protocol):
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+
+
+class _Normalised:
+    """What every kind of backbone has beside its keys."""
+
+    __slots__ = ()
+
+    @property
+    def pixel_stats(self: _HasMeanAndStd) -> PixelStats:
+        """The section's keys `mean` and `std` as one value."""
+        return PixelStats(self.mean, self.std)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResNetBackbone:
+class ResNetBackbone(_Normalised):
     """Dilated ResNet with bottleneck blocks."""
 
     kind: Literal["resnet50", "resnet101", "resnet152", "resnet14"] = key("depth; resnet14 is for the demo")
@@ -49,7 +75,7 @@ class ResNetBackbone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResNeStBackbone:
+class ResNeStBackbone(_Normalised):
     """ResNeSt-101: split attention, deep stem 64-64-128."""
 
     kind: Literal["resnest101"] = key("depth")
@@ -67,7 +93,7 @@ class ResNeStBackbone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HRNetBackbone:
+class HRNetBackbone(_Normalised):
     """HRNetV2p-W48: four resolutions, concatenated at stride 4."""
 
     kind: Literal["hrnetv2_w48"] = key("width")
@@ -83,7 +109,7 @@ class HRNetBackbone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ViTBackbone:
+class ViTBackbone(_Normalised):
     """ViT-Large/16, taps after four layers."""
 
     kind: Literal["vit_large_p16_384"] = key("size")

@@ -36,7 +36,7 @@ import torch
 from PIL import Image
 
 from emaseg.data.files.label_files import index_rule
-from emaseg.data.pipeline.transforms import lay, sample_rng, train_crop
+from emaseg.data.pipeline.transforms import collate, sample_rng, train_crop
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.device import keep_freed_memory
 from emaseg.recipe.schema import Augment
@@ -99,7 +99,7 @@ def frames(root: Path) -> Pairs:
 
 # ---------------------------------------------------------------------------------------------------- the sides
 def own(items: Pairs, augment: Augment) -> Draw:
-    """This package: read, crop, and (at each BATCH-th sample) lay the batch together."""
+    """This package: read, crop, and (at each BATCH-th sample) collate the batch."""
     rule = replace(index_rule(tuple(map(str, range(CLASSES)))), lut=bytes(min(v, 255) for v in range(256)))
     dataset = PairedFiles(items, rule, np.zeros((CLASSES, 3), np.uint8))
     waiting = []
@@ -107,7 +107,7 @@ def own(items: Pairs, augment: Augment) -> Draw:
     def draw(i: int) -> object:
         waiting.append(train_crop(dataset.open(i % len(items)), augment, sample_rng(0, i // len(items), i)))
         if len(waiting) == BATCH:
-            lay(waiting, augment)
+            collate(waiting, augment)
             waiting.clear()
         return None
 

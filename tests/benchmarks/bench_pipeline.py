@@ -25,7 +25,7 @@ from emaseg.data.pipeline.rotation import rotate_image
 from emaseg.data.pipeline.transforms import acceptable, normalise, sample_rng, train_crop
 from emaseg.data.sample import MemorySample, UInt8
 from emaseg.recipe.schema import Augment
-from tests.data.pipeline_golden import MEAN, STD, sample_image, sample_label
+from tests.data.pipeline_golden import STATS, sample_image, sample_label
 
 SIZE, WINDOW = (640, 854), (60, 170, 512, 512)
 PART = np.s_[60:572, 170:682]
@@ -48,7 +48,7 @@ def steps() -> dict[str, dict[str, Variant]]:
     image, label = sample_image(375, 500), sample_label(375, 500)
     crop, part = resize_image(image, SIZE, WINDOW).copy(), resize_label(label, SIZE, WINDOW)
     rows, columns = np.arange(640) * 375 // 640, np.arange(854) * 500 // 854
-    mean, std = np.float32(MEAN), np.float32(STD)
+    mean, std = np.float32(STATS.mean), np.float32(STATS.std)
     batch = planes(image)[None]
     return {
         "image: resize and crop": {
@@ -86,7 +86,7 @@ def steps() -> dict[str, dict[str, Variant]]:
             "Pillow": lambda: np.asarray(Image.fromarray(crop).rotate(17, Image.Resampling.BICUBIC)),
         },
         "normalise": {
-            "emaseg": lambda: normalise(crop, MEAN, STD).numpy(),
+            "emaseg": lambda: normalise(crop, STATS).numpy(),
             "numpy": lambda: ((crop.astype(np.float32) - mean) / std).transpose(2, 0, 1),
         },
     }

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from emaseg import words
 from emaseg.evaluate import Comparison
-from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Started, Stepped
+from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Stepped, TrainingStarted
 from emaseg.metrics import ClassScore, Scores
 from emaseg.recipe.schema import Data, LIPData, VOCData
 
@@ -100,7 +100,7 @@ def test_a_training_run_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     """The whole text of a small run in a pipe; a slow data source is named, checkpoints are not."""
     events = [
         Note("training: 16 images"),
-        Started(Path("runs/x"), 0, 2, 0.5, 16, 4, 4, 1_230_000, "cpu"),
+        TrainingStarted(Path("runs/x"), 0, 2, 0.5, 16, 4, 4, 1_230_000, "cpu"),
         stepped(1, 0.05),
         stepped(2, 0.25),
         Evaluating(1, 1, 9.87, 0.0),
@@ -149,7 +149,7 @@ def test_after_training_the_commands_that_can_follow_are_named() -> None:
     run = Path("runs/my run")
 
     def said(finished: Finished, data: Data) -> list[str]:
-        return [line.strip() for line in train._last_words(finished, "voc.toml", data, ["train.batch=2"])]
+        return [line.strip() for line in train._closing_lines(finished, "voc.toml", data, ["train.batch=2"])]
 
     assert said(Finished(run, 7, 0.5), voc) == [
         "done: 7 steps; best mIoU 50.00",

@@ -150,7 +150,7 @@ def test_a_test_set_becomes_a_zip(top: Path, weights: Path, capsys: pytest.Captu
     for index, (name, raw) in enumerate(found.items()):
         picture = dataset.open(index).image()  # type: ignore[attr-defined]
         backbone = recipe.backbone
-        expected = label_map(model, picture, recipe.inference_tta, backbone.mean, backbone.std, "cpu")
+        expected = label_map(model, picture, recipe.inference_tta, backbone.pixel_stats, "cpu")
         np.testing.assert_array_equal(apply_rule(raw, Path(name), rule), expected)
     plain = emaseg(capsys, weights, "--submit", "plain.zip", "-q")
     assert (plain[0], plain[2]) == (0, "")

@@ -9,21 +9,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 
 from emaseg.data.files import label_files
 from emaseg.data.files import region as part
 from emaseg.data.pipeline import resize
+from emaseg.data.pipeline.transforms import Batch, Crop, collate, normalise_batch
 from emaseg.data.sample import UInt8
+from emaseg.recipe import Augment, PixelStats
 from tests.parity import GOLDEN, golden
 
 ARRAYS = golden("pipeline.npz")
 FACTS: dict[str, Any] = json.loads((GOLDEN / "pipeline.json").read_text())
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+STATS = PixelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+def batch_of(crops: Sequence[Crop], augment: Augment) -> Batch:
+    """The batch of some crops, on the CPU."""
+    return normalise_batch(collate(crops, augment), STATS, torch.device("cpu"))
 
 
 def sample_image(height: int, width: int) -> UInt8:

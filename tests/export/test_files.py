@@ -65,7 +65,7 @@ def test_emaseg_runs_the_file_as_it_runs_the_checkpoint(
         model = open_model(resolved, device)
         dataset = build_dataset(resolved.recipe.data, "eval")
         backbone = resolved.recipe.backbone
-        last = list(evaluate(model, dataset, resolved.recipe.inference, backbone.mean, backbone.std, device))[-1]
+        last = list(evaluate(model, dataset, resolved.recipe.inference, backbone.pixel_stats, device))[-1]
         assert isinstance(last, Evaluated)
         labels = Predictor(model, resolved.recipe).predict(dataset.open(1).image()).labels
         results.append((last.scores.pixel_accuracy, labels))

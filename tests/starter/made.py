@@ -12,8 +12,8 @@ from PIL import Image
 from emaseg.data.checks import check_dataset
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
 from emaseg.data.sample import Dataset
+from emaseg.datasets import open_datasets
 from emaseg.errors import DataError
-from emaseg.plan import datasets
 from emaseg.recipe import FolderData, Recipe, parse_recipe
 from emaseg.starter import Machine, Started, start_recipe
 
@@ -63,7 +63,7 @@ def data_of(started: Started) -> FolderData:
 def dry_run(text: str) -> Recipe:
     """What training does first with a recipe's text: read it, check both parts, cut one crop."""
     recipe = parse_recipe(text, "written by init").recipe
-    train, evaluation, _ = datasets(recipe)
+    train, evaluation, _ = open_datasets(recipe)
     for dataset in (train, evaluation):
         check_dataset(dataset)
     crop = train_crop(train.open(0), recipe.augment, sample_rng(0, 0, 0))

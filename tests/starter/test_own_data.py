@@ -12,8 +12,8 @@ from emaseg.cli.app import main
 from PIL import Image
 
 from emaseg.data.sets import build_dataset
+from emaseg.datasets import open_datasets
 from emaseg.errors import UserError
-from emaseg.plan import datasets
 from emaseg.predict import unread_files
 from emaseg.recipe import parse_recipe
 from tests.starter.made import SIZE, Draw, blob, data_of, dry_run, grey, indexed, labels, made, refused, start
@@ -46,7 +46,7 @@ def test_a_few_masks_of_another_ending_are_named(tmp_path: Path) -> None:
     started = start(tmp_path)
     words = "2 masks do not end in _m (data.mask_suffix) and are not read: img_0_old.png"
     assert any(words in note for note in started.notes)
-    _, _, notes = datasets(started.recipe)
+    _, _, notes = open_datasets(started.recipe)
     assert any(words in note.text and note.warning for note in notes)
     assert [finding.kind for finding in report_of(started.recipe).findings if words in finding.examples[0]] == [
         "left"
@@ -199,7 +199,7 @@ def test_swapped_palettes(tmp_path: Path) -> None:
     refused(made(tmp_path, draw), *words)
     text = start(made(tmp_path / "like", grey(0, 1))).text.replace(str(tmp_path / "like"), str(tmp_path))
     recipe = parse_recipe(text, "x").recipe
-    _, _, notes = datasets(recipe)
+    _, _, notes = open_datasets(recipe)
     assert any(words[0] in note.text and note.warning for note in notes)
     assert "palettes" in {finding.kind for finding in report_of(recipe).findings}
 
@@ -315,7 +315,7 @@ def test_mostly_ignored_and_one_class_nearly_everywhere(tmp_path: Path) -> None:
     recipe = start(made(tmp_path / "a", grey(255, 0, 1))).recipe
     recipe_of = {finding.kind: finding for finding in report_of(recipe).findings}
     assert recipe_of["mostly"].level == "warning"
-    assert any("of the pixels are ignored" in note.text for note in datasets(recipe)[2] if note.warning)
+    assert any("of the pixels are ignored" in note.text for note in open_datasets(recipe)[2] if note.warning)
 
     def spot(_: int) -> Image.Image:
         array = np.zeros(SIZE, np.uint8)
@@ -323,7 +323,7 @@ def test_mostly_ignored_and_one_class_nearly_everywhere(tmp_path: Path) -> None:
         return Image.fromarray(array)
 
     recipe = start(made(tmp_path / "b", spot)).recipe
-    assert any('"background" covers 99.6%' in note.text for note in datasets(recipe)[2] if note.warning)
+    assert any('"background" covers 99.6%' in note.text for note in open_datasets(recipe)[2] if note.warning)
     assert "one" in {finding.kind for finding in report_of(recipe).findings}
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.events import Downloading, Finished, Note, Started
+from emaseg.events import Downloading, Finished, Note, TrainingStarted
 from emaseg.models import build_model
 from emaseg.recipe import load_recipe
 from emaseg.train import train
@@ -290,7 +290,7 @@ def test_training_fetches_the_backbone_that_it_starts_from(
     mirror.files["/resnet50_v1c-2cccc1ad.pth"] = backbone
     path, *values = small(tmp_path, "resnet50_v1c")
     events = train(load_recipe(path, values[1::2]), tmp_path / "run")
-    told = list(takewhile(lambda event: not isinstance(event, Started), events))
+    told = list(takewhile(lambda event: not isinstance(event, TrainingStarted), events))
     events.close()  # type: ignore[attr-defined]
     notes = [event.text for event in told if isinstance(event, Note)]
     announced = "downloading resnet50_v1c (ResNet-50, stem of three 3x3 convolutions 32-32-64): 103 MB from 127.0.0.1"

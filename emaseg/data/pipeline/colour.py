@@ -1,6 +1,6 @@
 """Colour jitter of the published pipelines: brightness, contrast, saturation and hue on 8-bit pixels.
 
-Room: data. Imports data.sample and numpy. Legend: H W image, N pixels of one band of it.
+Room: data/pipeline. Legend: H W image, N pixels of one band of it.
 
 Each step ends in 8 bits again, clipped to 0..255 and truncated, and saturation and hue each make their own trip to
 8-bit HSV (hue in 180 steps) and back, in OpenCV's arithmetic. All of this shows: rounding instead of truncating is

@@ -1,10 +1,9 @@
 """The batches of a whole run, in an order that depends on the seed alone, read by any number of processes.
 
-Room: data. Imports data.transforms, data.sample, data.workers, errors, the recipe schema, numpy and torch. Legend: B
-batch.
+Room: data/pipeline. Legend: B batch.
 
 Batch k is a pure function of (seed, k): the order of an epoch follows from (seed, epoch), a crop from (seed, epoch,
-sample). Nothing about the loader therefore belongs into a checkpoint, a resumed run starts at any k at once, and 0,
+sample). Nothing about the loader therefore belongs in a checkpoint, a resumed run starts at any k at once, and 0,
 1 or 8 processes give the same bits. One set of processes (workers.py) serves the whole run and ends with it. Batches
 travel as 8-bit pixels, in shared memory and to the device, and are normalised there; with 64-bit labels they would fill
 five times as much.
@@ -14,21 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from emaseg.data.pipeline.transforms import Batch, Crop, Parcel, finish, lay, sample_rng, train_crop
-from emaseg.data.pipeline.workers import Look, Waiting, from_workers, parcels_alone
+from emaseg.data.pipeline.transforms import Batch, Crop, RawBatch, collate, normalise_batch, sample_rng, train_crop
+from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, without_workers
 from emaseg.data.sample import Dataset
-from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.schema import Augment
+from emaseg.errors import RecipeError
+from emaseg.recipe.backbones import PixelStats
+from emaseg.recipe.schema import Augment, Train
+from emaseg.schedule import steps_per_epoch
+from emaseg.threads import core_count
 
 __all__ = [
     "Stream",
@@ -36,33 +37,28 @@ __all__ = [
     "batches",
     "default_workers",
     "epoch_order",
-    "one_ahead",
-    "parcel_bytes",
-    "steps_per_epoch",
+    "prefetch_one",
+    "raw_batch_bytes",
+    "worker_count",
 ]
 
-Place = tuple[int, int]  # epoch (from 0), sample
+EpochSample = tuple[int, int]  # epoch (from 0), sample
+RawBatches = Generator[RawBatch | Waiting, None, None]
 
 _ORDER = 0  # keeps the orders' generators apart from the samples' (transforms.py) under one seed
 _MOST_WORKERS = 8
-_BREATH = 0.5  # seconds after which a wait comes up for air
+_POLL = 0.5  # seconds after which a wait looks whether it is still wanted
 CPU = torch.device("cpu")
 
 
 def default_workers(device: torch.device) -> int:
     """Loading processes that pay: none beside a network that computes on the CPU, else one for each core but one."""
-    if device.type == "cpu":
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_WORKERS, max(1, cores - 1))
+    return 0 if device.type == "cpu" else min(_MOST_WORKERS, max(1, core_count() - 1))
 
 
-def steps_per_epoch(count: int, batch: int, world: int = 1) -> int:
-    """Steps of one pass over `count` samples; a rest smaller than a batch is dropped.
-
-    Samples are first filled up to a multiple of `world` processes, as DistributedSampler does.
-    """
-    return -(-count // world) // (batch // world)
+def worker_count(train: Train, device: torch.device) -> int:
+    """Loading processes of a run: the recipe's number, or what pays on this machine."""
+    return default_workers(device) if train.workers < 0 else train.workers
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -73,8 +69,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def batches(
     dataset: Dataset,
     augment: Augment,
-    mean: Sequence[float],
-    std: Sequence[float],
+    stats: PixelStats,
     *,
     batch: int,
     start: int,
@@ -90,7 +85,7 @@ def batches(
     Args:
         dataset: the samples.
         augment: training pipeline.
-        mean, std: of the three channels, on 0..255.
+        stats: mean and standard deviation of the channels.
         batch: images of one step, all training processes together.
         start, total: steps, from 0.
         seed: decides the order and every crop.
@@ -105,19 +100,19 @@ def batches(
     """
     if batch % world:
         raise RecipeError(f"train.batch = {batch} cannot be shared by {world} processes", "use a multiple of them")
-    plan = _Plan(len(dataset), batch, start, total, seed, rank, world)
-    if steps_per_epoch(len(dataset), batch, world) == 0:
-        raise DataError(
-            f"{len(dataset)} training images do not fill one batch of {batch}",
-            f"use a smaller batch (--set train.batch={max(1, len(dataset))}) or more images",
-        )
-    work, steps, workers = _Work(dataset, augment, plan), range(start, max(start, total)), min(workers, len(plan))
-    parcels: Generator[Parcel | Waiting, None, None] = parcels_alone(work, steps)
+    sampler = _BatchSampler(len(dataset), batch, start, total, seed, rank, world)
+    steps_per_epoch(len(dataset), batch, world)  # refuses too few images here, not at the first batch
+    fetch, steps, workers = (
+        _Fetcher(dataset, augment, sampler),
+        range(start, max(start, total)),
+        min(workers, len(sampler)),
+    )
+    raw_batches: RawBatches = without_workers(fetch, steps)
     if workers:
-        parcels = from_workers(work, steps, workers, parcel_bytes(augment, batch // world), dataset.name)
+        raw_batches = from_workers(fetch, steps, workers, raw_batch_bytes(augment, batch // world), dataset.name)
         if device.type == "cuda":
-            parcels = one_ahead(parcels, Parcel.pin_memory)
-    return Stream(_finished(parcels, mean, std, device))
+            raw_batches = prefetch_one(raw_batches, RawBatch.pin_memory)
+    return Stream(_normalised(raw_batches, stats, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +132,7 @@ class Stream(Iterator[Batch]):
         self.items.close()
 
 
-def parcel_bytes(augment: Augment, batch: int) -> int:
+def raw_batch_bytes(augment: Augment, batch: int) -> int:
     """What the crops of a batch take before normalisation."""
     pixel = 3 + 1 if augment.interpolation == "pixel" else 3 * 4 + 1
     return augment.crop[0] * augment.crop[1] * pixel * batch
@@ -145,8 +140,8 @@ def parcel_bytes(augment: Augment, batch: int) -> int:
 
 # ------------------------------------------------------------------------------------------- which samples
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """The samples of each remaining batch, in order; made up as they are asked for."""
+class _BatchSampler:
+    """Which samples each remaining batch holds, in order; worked out when they are asked for."""
 
     count: int
     batch: int
@@ -159,81 +154,79 @@ class _Plan:
     def __len__(self) -> int:
         return max(0, self.total - self.start)
 
-    def places(self, step: int) -> list[Place]:
+    def samples(self, step: int) -> list[EpochSample]:
         """The samples of batch `step`."""
         each = self.batch // self.world
         epoch, within = divmod(step, steps_per_epoch(self.count, self.batch, self.world))
-        share = _share(self.count, self.seed, epoch, self.rank, self.world)
+        share = _rank_samples(self.count, self.seed, epoch, self.rank, self.world)
         return [(epoch, int(index)) for index in share[within * each : (within + 1) * each]]
 
 
 @functools.lru_cache(maxsize=2)
-def _share(count: int, seed: int, epoch: int, rank: int, world: int) -> npt.NDArray[np.int64]:
+def _rank_samples(count: int, seed: int, epoch: int, rank: int, world: int) -> npt.NDArray[np.int64]:
     """The samples that training process `rank` gets in an epoch, in order."""
     return np.resize(epoch_order(count, seed, epoch), -(-count // world) * world)[rank::world]
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class _Fetcher:
     """Prepares batches by their numbers, here or in a loading process."""
 
     dataset: Dataset
     augment: Augment
-    plan: _Plan
+    sampler: _BatchSampler
 
-    def __call__(self, step: int, look: Look) -> Parcel:
+    def __call__(self, step: int, on_sample: OnSample) -> RawBatch:
         crops = []
-        for place in self.plan.places(step):
-            look(place[1])
-            crops.append(_crop(self.dataset, self.augment, self.plan.seed, place))
-        return lay(crops, self.augment)
+        for sample in self.sampler.samples(step):
+            on_sample(sample[1])
+            crops.append(_crop(self.dataset, self.augment, self.sampler.seed, sample))
+        return collate(crops, self.augment)
 
 
-def _crop(dataset: Dataset, augment: Augment, seed: int, place: Place) -> Crop:
-    epoch, index = place
+def _crop(dataset: Dataset, augment: Augment, seed: int, sample: EpochSample) -> Crop:
+    epoch, index = sample
     return train_crop(dataset.open(index), augment, sample_rng(seed, epoch, index))
 
 
 # ------------------------------------------------------------------------------------------- to the device
-def _finished(
-    parcels: Generator[Parcel | Waiting, None, None], mean: Sequence[float], std: Sequence[float], device: torch.device
+def _normalised(
+    raw_batches: RawBatches, stats: PixelStats, device: torch.device
 ) -> Generator[Batch | Waiting, None, None]:
-    with contextlib.closing(parcels):
-        for parcel in parcels:
-            yield parcel if isinstance(parcel, Waiting) else finish(parcel, mean, std, device)
+    with contextlib.closing(raw_batches):
+        for raw in raw_batches:
+            yield raw if isinstance(raw, Waiting) else normalise_batch(raw, stats, device)
 
 
-def one_ahead(
-    parcels: Generator[Parcel | Waiting, None, None], change: Callable[[Parcel], Parcel]
-) -> Generator[Parcel | Waiting, None, None]:
+def prefetch_one(raw_batches: RawBatches, change: Callable[[RawBatch], RawBatch]) -> RawBatches:
     """The same, each changed by a thread while the one before is in use: copying into page-locked memory takes time.
 
     The first item is asked for here, so that whatever starts with it belongs to this thread.
     """
     done = threading.Event()
-    items: queue.Queue[Parcel | Waiting | BaseException | None] = queue.Queue(1)
+    items: queue.Queue[RawBatch | Waiting | BaseException | None] = queue.Queue(1)
 
-    def put(item: Parcel | Waiting | BaseException | None) -> None:
+    def put(item: RawBatch | Waiting | BaseException | None) -> None:
         while not done.is_set():
             with contextlib.suppress(queue.Full):
-                items.put(item, timeout=_BREATH)
+                items.put(item, timeout=_POLL)
                 return
 
-    def work(item: Parcel | Waiting | None) -> None:
+    def work(item: RawBatch | Waiting | None) -> None:
         try:
             while item is not None and not done.is_set():
                 put(item if isinstance(item, Waiting) else change(item))
-                item = next(parcels, None)
+                item = next(raw_batches, None)
             put(None)
         except BaseException as error:  # noqa: BLE001  (it is raised on the other side)
             put(error)
 
-    thread = threading.Thread(target=work, args=[next(parcels, None)], name="one-ahead", daemon=True)
+    thread = threading.Thread(target=work, args=[next(raw_batches, None)], name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
             try:
-                item = items.get(timeout=_BREATH)
+                item = items.get(timeout=_POLL)
             except queue.Empty:
                 item = Waiting()
             if item is None:
@@ -243,6 +236,6 @@ def one_ahead(
             yield item
     finally:
         done.set()
-        thread.join(2 * _BREATH)
+        thread.join(2 * _POLL)
         if not thread.is_alive():
-            parcels.close()
+            raw_batches.close()

@@ -1,6 +1,6 @@
 """Resizing of 8-bit images and labels, exactly as OpenCV does it, whole or only a window of the result.
 
-Room: data. Imports data.sample, data.opencv, numpy and torch. Legend: H W size before, h w size after.
+Room: data/pipeline. Legend: H W size before, h w size after.
 
 The published systems resize with OpenCV's INTER_LINEAR and INTER_NEAREST. On 8-bit pixels INTER_LINEAR is integer
 arithmetic: weights of 11 bits, columns first, shifts that truncate. Rounding the ideal value instead differs by one

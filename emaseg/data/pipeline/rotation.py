@@ -1,6 +1,6 @@
 """Rotation of 8-bit images and labels, exactly as OpenCV 4.5.5 does it.
 
-Room: data. Imports data.sample, numpy and torch. Legend: H W image, N = H*W pixels.
+Room: data/pipeline. Legend: H W image, N = H*W pixels.
 
 The published LIP rows come from sssegmentation in 2021, which rotated with OpenCV 4: cv2.warpAffine, bicubic for
 images and nearest for labels. The golden numbers are 4.5.5's, the newest version of that year's end. OpenCV 5 rotates

@@ -1,7 +1,6 @@
 """The training pipeline from a sample to a batch, and the evaluation pipeline from an image to a network input.
 
-Room: data. Imports data.resize, data.rotation, data.colour, data.sample, errors, the recipe schema, numpy and torch.
-Legend: B batch, H W image, h w crop.
+Room: data/pipeline. Legend: B batch, H W image, h w crop.
 
 Training: resize -> crop -> mirror -> rotate -> colour -> normalise -> pad, the order of sssegmentation and
 mmsegmentation. Pixels stay 8-bit up to the normalisation, as there. Every random choice comes from the generator
@@ -36,6 +35,7 @@ from emaseg.data.pipeline.resize import (
 from emaseg.data.pipeline.rotation import rotate_image, rotate_label
 from emaseg.data.sample import IGNORE, Box, Sample, UInt8, published_label
 from emaseg.errors import RecipeError
+from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.schema import Augment, Inference
 
 Pixels = UInt8 | npt.NDArray[np.float32]
@@ -114,10 +114,10 @@ def draw_crop(label: UInt8, size: Size, augment: Augment, rng: np.random.Generat
     for draw in range(1, augment.crop_draws + 1):
         top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
         window = (top, left, height, width)
-        part = resize_label(label, size, window)
-        if draw == augment.crop_draws or acceptable(part, augment.max_class_share):
+        window_label = resize_label(label, size, window)
+        if draw == augment.crop_draws or acceptable(window_label, augment.max_class_share):
             break
-    return window, part
+    return window, window_label
 
 
 def acceptable(label: UInt8, max_class_share: float) -> bool:
@@ -176,37 +176,37 @@ def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) 
     else:  # sides are truncated, and labels are read at steps of exactly 1 / scale
         label = F.interpolate(label, scale_factor=scale, mode="nearest")
     resized: UInt8 = label[0, 0].numpy()
-    window, part = draw_crop(resized, resized.shape, augment, rng)
+    window, window_label = draw_crop(resized, resized.shape, augment, rng)
     pixels: Pixels = resize_floats(sample.image(), resized.shape, window)
     mirrored = bool(rng.random() <= augment.flip)
     if mirrored:
-        pixels, part = pixels[:, ::-1], flip_label(part, augment.flip_pairs)
-    return Crop(pixels, part, mirrored, sample.name)
+        pixels, window_label = pixels[:, ::-1], flip_label(window_label, augment.flip_pairs)
+    return Crop(pixels, window_label, mirrored, sample.name)
 
 
 # ------------------------------------------------------------------------------------- what networks read
-def normalise(image: Pixels, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalise(image: Pixels, stats: PixelStats) -> torch.Tensor:
     """(x - mean) * (1 / std).
 
     Args:
         image: (H, W, 3) RGB on 0..255.
-        mean, std: of the three channels, on 0..255.
+        stats: mean and standard deviation of the channels.
 
     Returns:
         (3, H, W) float32, in memory of its own.
     """
-    return _normalised(as_tensor(image).permute(2, 0, 1).contiguous(), mean, std)
+    return _normalised(as_tensor(image).permute(2, 0, 1).contiguous(), stats)
 
 
-def _normalised(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def _normalised(planes: torch.Tensor, stats: PixelStats) -> torch.Tensor:
     """(..., 3, H, W) of any type, as float32 in memory of its own."""
-    shift = torch.tensor(mean, dtype=torch.float32, device=planes.device).view(3, 1, 1)
-    factor = torch.tensor([1 / s for s in std], dtype=torch.float32, device=planes.device).view(3, 1, 1)
+    shift = torch.tensor(stats.mean, dtype=torch.float32, device=planes.device).view(3, 1, 1)
+    factor = torch.tensor([1 / s for s in stats.std], dtype=torch.float32, device=planes.device).view(3, 1, 1)
     return planes.to(torch.float32).sub(shift).mul_(factor)
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class RawBatch:
     """The crops of a batch before normalisation, on their way to the device.
 
     pixels: (B, h, w, 3) RGB on 0..255, uint8 or float32 as the crops are; 0 in the padding. labels: (B, h, w) uint8,
@@ -218,13 +218,13 @@ class Parcel:
     windows: tuple[Box, ...]
     names: tuple[str, ...]
 
-    def pin_memory(self) -> Parcel:
+    def pin_memory(self) -> RawBatch:
         """In memory that a GPU copies from while the program goes on; the loader calls this, in a thread."""
         return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
 
 
-def lay(crops: Sequence[Crop], augment: Augment) -> Parcel:
-    """Lay crops of one data type into a batch of augment.crop.
+def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
+    """Crops of one data type as a batch of augment.crop, padded.
 
     The published padding transposes its target for a portrait crop and a landscape target. That never happens on
     its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
@@ -243,40 +243,35 @@ def lay(crops: Sequence[Crop], augment: Augment) -> Parcel:
         pixels[i, top : top + h, left : left + w] = crop.image
         labels[i, top : top + h, left : left + w] = crop.label
         windows.append((top, left, h, w))
-    return Parcel(
+    return RawBatch(
         torch.from_numpy(pixels), torch.from_numpy(labels), tuple(windows), tuple(crop.name for crop in crops)
     )
 
 
-def finish(parcel: Parcel, mean: Sequence[float], std: Sequence[float], device: torch.device) -> Batch:
-    """Take a parcel to the device and normalise it there, with 0, the mean colour, in the padding.
+def normalise_batch(raw: RawBatch, stats: PixelStats, device: torch.device) -> Batch:
+    """Take a batch to the device and normalise it there, with 0, the mean colour, in the padding.
 
     Each value is computed as `normalise` does, so a device changes nothing.
     """
-    pixels = parcel.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-    labels = parcel.labels.to(device, non_blocking=True).to(torch.int64)
-    images = _normalised(pixels, mean, std)
-    for image, (top, left, h, w) in zip(images, parcel.windows, strict=True):
+    pixels = raw.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+    labels = raw.labels.to(device, non_blocking=True).to(torch.int64)
+    images = _normalised(pixels, stats)
+    for image, (top, left, h, w) in zip(images, raw.windows, strict=True):
         for padding in (image[:, :top], image[:, top + h :], image[:, :, :left], image[:, :, left + w :]):
             padding.zero_()
-    return Batch(images, labels, parcel.names)
+    return Batch(images, labels, raw.names)
 
 
-def collate(crops: Sequence[Crop], augment: Augment, mean: Sequence[float], std: Sequence[float]) -> Batch:
-    """The batch of some crops, on the CPU: images (B, 3, *augment.crop), labels (B, *augment.crop)."""
-    return finish(lay(crops, augment), mean, std, torch.device("cpu"))
-
-
-def eval_image(image: UInt8, inference: Inference, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def eval_image(image: UInt8, inference: Inference, stats: PixelStats) -> torch.Tensor:
     """An image as evaluation and prediction feed it to the network, at scale 1.
 
     Args:
         image: (H, W, 3).
         inference: its limits are applied. Padding is not: each forward pass pads what it reads for itself.
-        mean, std: of the three channels, on 0..255.
+        stats: mean and standard deviation of the channels.
 
     Returns:
         (1, 3, h, w) float32.
     """
     size = limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
-    return normalise(resize_image(image, size), mean, std)[None]
+    return normalise(resize_image(image, size), stats)[None]

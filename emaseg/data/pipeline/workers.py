@@ -1,6 +1,6 @@
 """Loading processes: they prepare numbered batches ahead, and every wait for one has an end, a reason, and obeys signals.
 
-Room: data. Imports data.transforms and errors, numpy and torch. Legend: B batch.
+Room: data/pipeline. Legend: B batch.
 
 A process is told a batch's number and a slot through a socket of its own. It leaves the pixels in that slot of a memory
 that is shared since before the fork, and answers through the socket. That memory has no name and no file, the sockets
@@ -37,24 +37,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from emaseg.data.pipeline.transforms import Parcel
+from emaseg.data.pipeline.transforms import RawBatch
 from emaseg.errors import DataError
+from emaseg.memory import free_memory
 
-Look = Callable[[int], None]  # called with the number of each sample before it is read
-Work = Callable[[int, Look], Parcel]  # prepares a batch by its number
+OnSample = Callable[[int], None]  # called with the number of each sample before it is read
+Fetch = Callable[[int, OnSample], RawBatch]  # prepares a batch by its number
 
 AHEAD = 2  # batches that each process prepares before they are asked for
 METHOD = "fork" if sys.platform == "linux" else None  # None = the system's usual way to start a process
 
-_TICK = 0.5  # seconds after which a wait comes up for air
+_POLL = 0.5  # seconds after which a wait looks for signals and at the workers
 _SLOW = 30.0  # seconds of reading one sample that are worth a line; then twice as many, and so on
-_SILENT = 60.0  # seconds without a sign of life in which a process that reads nothing is taken for stuck
-_STARTING = 300.0  # the same for one that has not begun: importing everything from a slow disk takes long
-_BURIAL = 2.0  # seconds in which the system should have removed a killed process
+_STALLED = 60.0  # seconds without a sign of life in which a process that reads nothing is taken for stuck
+_STARTUP_TIMEOUT = 300.0  # the same for one that has not begun: importing everything from a slow disk takes long
+_JOIN_TIMEOUT = 2.0  # seconds in which the system should have removed a killed process
 _REQUEST = struct.Struct("<qq")  # number of the batch, slot
 _LENGTH = struct.Struct("<Q")  # of the answer that follows
 _ALIGNED = 64  # bytes; where slots begin
-_BEGINNING, _IDLE = -2, -1  # on the desk instead of a sample
+_STARTING_UP, _IDLE = -2, -1  # in the worker table instead of a sample
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -73,72 +74,78 @@ class _Worker:
     process: BaseProcess
     pipe: socket.socket  # does not block
     received: bytearray = field(default_factory=bytearray)
-    gone: bool = False
-    stage: tuple[int, ...] = ()  # its desk as last seen
-    quiet: float = 0.0  # seconds since it last gave a sign of life
-    told: float = _SLOW  # quiet seconds at which the next line is due
+    dead: bool = False
+    last_row: tuple[int, ...] = ()  # of the worker table, as last seen
+    silent: float = 0.0  # seconds since it last gave a sign of life
+    warn_at: float = _SLOW  # silent seconds at which the next line is due
 
 
 @dataclass(slots=True)
-class _Crew:
+class _Pool:
     """The processes and what they share.
 
-    desk: (workers, 2) int64, a row for each: the sample it is reading (or _IDLE, _BEGINNING) and how many it has begun.
+    table: (workers, 2) int64, a row for each: the sample it is reading (or _IDLE, _STARTING_UP), and how many it has
+        begun.
     memory: slots of `slot` bytes, or None where batches travel as bytes.
     """
 
-    desk: npt.NDArray[np.int64]
+    table: npt.NDArray[np.int64]
     memory: mmap.mmap | None = None
     slot: int = 0
     workers: list[_Worker] = field(default_factory=list)
 
 
 def from_workers(
-    work: Work, steps: range, count: int, parcel_bytes: int, name: Callable[[int], str], method: str | None = METHOD
-) -> Generator[Parcel | Waiting, None, None]:
+    fetch: Fetch,
+    steps: range,
+    count: int,
+    raw_batch_bytes: int,
+    name: Callable[[int], str],
+    method: str | None = METHOD,
+) -> Generator[RawBatch | Waiting, None, None]:
     """The batches of `steps`, in order, prepared by `count` processes, which end with this generator.
 
     Whatever cannot be had is done without: fewer processes, bytes instead of shared memory, at last this process alone;
-    a line says so. The batches are the same. A parcel's memory is used again once the next one is asked for.
+    a line says so. The batches are the same. A raw batch's memory is used again once the next one is asked for.
 
     Args:
-        work: prepares a batch; is inherited or pickled.
-        parcel_bytes: that a batch takes at most.
+        fetch: prepares a batch; is inherited or pickled.
+        raw_batch_bytes: that a batch takes at most.
         name: what messages call a sample.
         method: how processes start, as multiprocessing calls it.
 
     Raises:
-        What `work` raises, when that batch is due.
+        What `fetch` raises, when that batch is due.
         DataError: a process ended by itself; says how, and what it was reading.
     """
-    slot = -(-parcel_bytes // _ALIGNED) * _ALIGNED
-    crew, notes = _Crew(_desk(bytearray(16 * count))), list[str]()
-    kill = functools.partial(_end, crew)
+    slot = -(-raw_batch_bytes // _ALIGNED) * _ALIGNED
+    pool, notes = _Pool(_worker_table(bytearray(16 * count))), list[str]()
+    kill = functools.partial(_terminate, pool)
     atexit.register(kill)  # the program may end before this generator, and would wait for its processes forever
     try:
-        _start(crew, work, slot, method, notes)
+        _start(pool, fetch, slot, method, notes)
         yield from map(Waiting, notes)
-        done = yield from _deliver(crew, steps, name)
+        done = yield from _in_order(pool, steps, name)
     finally:
-        _end(crew)
+        _terminate(pool)
         atexit.unregister(kill)
-    yield from parcels_alone(work, steps[done:])
+    yield from without_workers(fetch, steps[done:])
 
 
-def parcels_alone(work: Work, steps: range) -> Generator[Parcel | Waiting, None, None]:
+def without_workers(fetch: Fetch, steps: range) -> Generator[RawBatch | Waiting, None, None]:
     """The same without any process."""
     for step in steps:
-        yield work(step, _nothing)
+        yield fetch(step, _ignore)
 
 
-def _nothing(index: int) -> None:
-    """Nobody looks at the desk of the training process."""
+def _ignore(index: int) -> None:
+    """Without workers there is no table to keep."""
 
 
 # --------------------------------------------------------------------------------------- in the training process
-def _affordable(count: int, slot: int, notes: list[str]) -> int:
+def _affordable_workers(count: int, slot: int, notes: list[str]) -> int:
     """As many of `count` processes as have their batches in half of the memory that is left; a line if fewer."""
-    free = _free_memory()
+    free = free_memory()
     most = count if free is None else max(1, min(count, (free // 2 // max(slot, 1) - 1) // AHEAD))
     if most < count:
         needed = slot * (count * AHEAD + 1)
@@ -149,43 +156,30 @@ def _affordable(count: int, slot: int, notes: list[str]) -> int:
     return most
 
 
-def _free_memory() -> int | None:
-    """Bytes that are left to this process on Linux, a container's limit included; None where nobody says."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-        with contextlib.suppress(OSError, ValueError):  # no limit reads "max"
-            group = Path("/sys/fs/cgroup")
-            limit, used = (int((group / file).read_text("utf-8")) for file in ("memory.max", "memory.current"))
-            free = min(free, max(0, limit - used))
-        return free
-    return None
-
-
-def _desk(shared: Any) -> npt.NDArray[np.int64]:
+def _worker_table(shared: Any) -> npt.NDArray[np.int64]:
     return np.frombuffer(shared, np.int64).reshape(-1, 2)
 
 
-def _start(crew: _Crew, work: Work, slot: int, method: str | None, notes: list[str]) -> None:
-    """Start a process for each row of the desk, or as many as the system allows; `notes` says so if those are fewer."""
-    wanted = len(crew.desk)
-    count, forks = _affordable(wanted, slot, notes), method == "fork"
+def _start(pool: _Pool, fetch: Fetch, slot: int, method: str | None, notes: list[str]) -> None:
+    """Start a process for each row of the table, or as many as the system allows; `notes` says so if those are fewer."""
+    wanted = len(pool.table)
+    count, forks = _affordable_workers(wanted, slot, notes), method == "fork"
     context: Any = multiprocessing.get_context(method)
     try:
         # What is inherited needs no name; what is handed to a program that starts anew lies in a file.
         shared = mmap.mmap(-1, 16 * count) if forks else context.RawArray("q", 2 * count)
-        crew.desk, crew.slot = _desk(shared), slot
-        crew.desk[:, 0] = _BEGINNING
-        crew.memory = _memory(slot * (count * AHEAD + 1), notes) if forks else None
+        pool.table, pool.slot = _worker_table(shared), slot
+        pool.table[:, 0] = _STARTING_UP
+        pool.memory = _shared_memory(slot * (count * AHEAD + 1), notes) if forks else None
         for _ in range(count):
-            _start_one(crew, context, work, shared, forks)
+            _start_one(pool, context, fetch, shared, forks)
     except OSError as error:
-        number = len(crew.workers)
+        number = len(pool.workers)
         rest = f"{number} are used" if number else "the training process reads the images itself"
         notes.append(f"{wanted} loading processes cannot be started ({error.strerror or error}): {rest}")
 
 
-def _memory(size: int, notes: list[str]) -> mmap.mmap | None:
+def _shared_memory(size: int, notes: list[str]) -> mmap.mmap | None:
     """Memory that forked processes share; None, and a line in `notes`, where it cannot be had."""
     try:
         return mmap.mmap(-1, size)
@@ -194,26 +188,26 @@ def _memory(size: int, notes: list[str]) -> mmap.mmap | None:
     return None
 
 
-def _start_one(crew: _Crew, context: Any, work: Work, shared: Any, forks: bool) -> None:
+def _start_one(pool: _Pool, context: Any, fetch: Fetch, shared: Any, forks: bool) -> None:
     """Start the next process; signals that come meanwhile reach it only when it ignores them."""
-    number = len(crew.workers)
+    number = len(pool.workers)
     dies_with = os.getpid() if forks and threading.current_thread() is threading.main_thread() else 0
-    with _signals_held(), warnings.catch_warnings(), contextlib.ExitStack() as undo:
+    with _signals_blocked(), warnings.catch_warnings(), contextlib.ExitStack() as undo:
         warnings.simplefilter("ignore")  # from Python 3.12 on about threads; the child touches nothing of theirs
         ours, theirs = socket.socketpair()
         undo.callback(ours.close)
         with contextlib.closing(theirs):
-            others = [ours, *(worker.pipe for worker in crew.workers)] if forks else []
-            arguments = (work, theirs, others, shared, crew.memory, crew.slot, number, dies_with)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
+            others = [ours, *(worker.pipe for worker in pool.workers)] if forks else []
+            arguments = (fetch, theirs, others, shared, pool.memory, pool.slot, number, dies_with)
+            process = context.Process(target=_worker_main, args=arguments, daemon=True)
             process.start()
         ours.setblocking(False)
-        crew.workers.append(_Worker(number, process, ours))
+        pool.workers.append(_Worker(number, process, ours))
         undo.pop_all()
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -224,69 +218,69 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _deliver(crew: _Crew, steps: range, name: Callable[[int], str]) -> Generator[Parcel | Waiting, None, int]:
+def _in_order(pool: _Pool, steps: range, name: Callable[[int], str]) -> Generator[RawBatch | Waiting, None, int]:
     """Batches in order; returns how many of `steps` are done when it ends, all or, where processes are stuck, fewer."""
-    count = len(crew.workers)
+    count = len(pool.workers)
     if not count:
         return 0
-    ready: dict[int, Parcel | Exception] = {}
+    ready: dict[int, RawBatch | Exception] = {}
     asked = 0
     for done, step in enumerate(steps):
         while asked < min(len(steps), done + count * AHEAD):
-            asked = _ask(crew, steps, asked)
-        worker = crew.workers[done % count]
+            asked = _request(pool, steps, asked)
+        worker = pool.workers[done % count]
         while step not in ready:
-            if worker.gone:
-                raise _death(crew, worker, name)
-            arrived, seconds = _receive(crew, ready)
+            if worker.dead:
+                raise _dead_worker(pool, worker, name)
+            arrived, seconds = _poll(pool, ready)
             if not arrived:
-                text, stuck = _watch(crew, worker, seconds, name)
+                text, stuck = _check_progress(pool, worker, seconds, name)
                 yield Waiting(text)
                 if stuck:
                     return done
-        parcel = ready.pop(step)
-        if isinstance(parcel, Exception):
-            raise parcel
+        raw = ready.pop(step)
+        if isinstance(raw, Exception):
+            raise raw
         if asked < len(steps):
-            asked = _ask(crew, steps, asked)
-        yield parcel
+            asked = _request(pool, steps, asked)
+        yield raw
     return len(steps)
 
 
-def _ask(crew: _Crew, steps: range, number: int) -> int:
+def _request(pool: _Pool, steps: range, number: int) -> int:
     """Have batch steps[number] prepared; the next number."""
-    count = len(crew.workers)
-    worker = crew.workers[number % count]
+    count = len(pool.workers)
+    worker = pool.workers[number % count]
     slot = number % (count * AHEAD + 1)
     with contextlib.suppress(OSError):  # it is dead; that shows where its answer is read
         worker.pipe.sendall(_REQUEST.pack(steps[number], slot))
     return number + 1
 
 
-def _receive(crew: _Crew, ready: dict[int, Parcel | Exception]) -> tuple[bool, float]:
+def _poll(pool: _Pool, ready: dict[int, RawBatch | Exception]) -> tuple[bool, float]:
     """Take what has come, waiting at most a tick; whether anything came or ended, and the seconds that it took.
 
     A pause of the whole program (Ctrl-Z, a lid that was closed) counts as a second.
     """
     began = time.monotonic()
-    pipes = {worker.pipe: worker for worker in crew.workers if not worker.gone}
-    some = wait(list(pipes), _TICK)
+    pipes = {worker.pipe: worker for worker in pool.workers if not worker.dead}
+    some = wait(list(pipes), _POLL)
     for pipe in some:
-        _take(crew, pipes[pipe], ready)  # type: ignore[index]
+        _read_answers(pool, pipes[pipe], ready)  # type: ignore[index]
     return bool(some), min(1.0, time.monotonic() - began)
 
 
-def _take(crew: _Crew, worker: _Worker, ready: dict[int, Parcel | Exception]) -> None:
+def _read_answers(pool: _Pool, worker: _Worker, ready: dict[int, RawBatch | Exception]) -> None:
     try:
-        while not worker.gone:
+        while not worker.dead:
             chunk = worker.pipe.recv(2**20)
             worker.received += chunk
-            worker.gone = not chunk
+            worker.dead = not chunk
     except BlockingIOError:
         pass
     except OSError:
-        worker.gone = True
-    worker.quiet, worker.told = 0.0, _SLOW
+        worker.dead = True
+    worker.silent, worker.warn_at = 0.0, _SLOW
     buffer, start = worker.received, 0
     while len(buffer) >= start + _LENGTH.size:
         (length,) = _LENGTH.unpack_from(buffer, start)
@@ -295,36 +289,36 @@ def _take(crew: _Crew, worker: _Worker, ready: dict[int, Parcel | Exception]) ->
         start += _LENGTH.size
         with memoryview(buffer) as view, view[start : start + length] as answer:
             step, content = pickle.loads(answer)  # from our own child
-        ready[step] = content if isinstance(content, Exception) else _unpack(content, crew.memory)
+        ready[step] = content if isinstance(content, Exception) else _unpack(content, pool.memory)
         start += length
     del buffer[:start]
 
 
-def _watch(crew: _Crew, worker: _Worker, seconds: float, name: Callable[[int], str]) -> tuple[str, bool]:
+def _check_progress(pool: _Pool, worker: _Worker, seconds: float, name: Callable[[int], str]) -> tuple[str, bool]:
     """What to tell about a process that has been waited for `seconds` more, and whether to go on without it.
 
     One that reads is never given up, as a disk may be slow; one that is stopped or does nothing is.
     """
-    sample, begun = crew.desk[worker.number].tolist()
-    if (sample, begun) != worker.stage:
-        worker.stage, worker.quiet, worker.told = (sample, begun), 0.0, _SLOW
+    sample, begun = pool.table[worker.number].tolist()
+    if (sample, begun) != worker.last_row:
+        worker.last_row, worker.silent, worker.warn_at = (sample, begun), 0.0, _SLOW
         return "", False
-    worker.quiet += seconds
+    worker.silent += seconds
     stopped = _is_stopped(worker.process.pid)
-    what = f"reading {name(sample)}" if sample >= 0 else "starting" if sample == _BEGINNING else "between two images"
+    what = f"reading {name(sample)}" if sample >= 0 else "starting" if sample == _STARTING_UP else "between two images"
     if stopped:
         what = f"stopped by a signal (kill -CONT {worker.process.pid} lets it go on) while {what}"
-    limit = _STARTING if sample == _BEGINNING and not stopped else _SILENT
-    if worker.quiet >= limit and (stopped or sample < 0):
+    limit = _STARTUP_TIMEOUT if sample == _STARTING_UP and not stopped else _STALLED
+    if worker.silent >= limit and (stopped or sample < 0):
         return f"{_since(worker, what)}: the training process reads the images itself from here on", True
-    if worker.quiet < worker.told:
+    if worker.silent < worker.warn_at:
         return "", False
-    worker.told *= 2
+    worker.warn_at *= 2
     return f"no batch yet: {_since(worker, what)}{'; is its disk there?' if sample >= 0 and not stopped else ''}", False
 
 
 def _since(worker: _Worker, what: str) -> str:
-    return f"loading process {worker.process.pid} has been {what} for {worker.quiet:.0f} s"
+    return f"loading process {worker.process.pid} has been {what} for {worker.silent:.0f} s"
 
 
 def _is_stopped(pid: int | None) -> bool:
@@ -334,9 +328,9 @@ def _is_stopped(pid: int | None) -> bool:
     return False
 
 
-def _death(crew: _Crew, worker: _Worker, name: Callable[[int], str]) -> DataError:
+def _dead_worker(pool: _Pool, worker: _Worker, name: Callable[[int], str]) -> DataError:
     """Why a process is no more, as far as one can tell."""
-    worker.process.join(_BURIAL)
+    worker.process.join(_JOIN_TIMEOUT)
     code = worker.process.exitcode
     how, why = "", "a damaged file or too little memory can do that"
     if code is not None and code < 0:
@@ -344,21 +338,21 @@ def _death(crew: _Crew, worker: _Worker, name: Callable[[int], str]) -> DataErro
             how = f" by {signal.Signals(-code).name}"
         if how.endswith("SIGKILL"):
             why = "the system does that when memory is short, mostly: --set train.workers=1 needs less"
-    sample = int(crew.desk[worker.number, 0])
+    sample = int(pool.table[worker.number, 0])
     place = f" while reading {name(sample)}" if sample >= 0 else " between two images"
     return DataError(
         f"a loading process ended{how}{place}", f"{why}; --set train.workers=0 reads the images without such processes"
     )
 
 
-def _end(crew: _Crew) -> None:
+def _terminate(pool: _Pool) -> None:
     """End the processes at once: reading leaves nothing half done."""
-    workers, crew.workers = crew.workers, []
+    workers, pool.workers = pool.workers, []
     for worker in workers:
         worker.process.kill()
     for worker in workers:
         worker.pipe.close()
-    deadline = time.monotonic() + _BURIAL
+    deadline = time.monotonic() + _JOIN_TIMEOUT
     for worker in workers:
         worker.process.join(max(0.0, deadline - time.monotonic()))
         if worker.process.exitcode is None:
@@ -367,8 +361,8 @@ def _end(crew: _Crew) -> None:
 
 
 # ---------------------------------------------------------------------------------------- in a loading process
-def _serve(
-    work: Work,
+def _worker_main(
+    fetch: Fetch,
     pipe: socket.socket,
     others: Sequence[socket.socket],
     shared: Any,
@@ -384,21 +378,21 @@ def _serve(
     """
     for other in others:
         other.close()
-    _leave_signals_to_the_parent()
+    _leave_signals_to_parent()
     torch.set_num_threads(1)
-    mine = _desk(shared)[number]
+    row = _worker_table(shared)[number]
     with contextlib.suppress(OSError):  # the training process is gone
         if parent and not _dies_with(parent):
             return
-        mine[0] = _IDLE
-        while (request := _exactly(pipe, _REQUEST.size)) is not None:
+        row[0] = _IDLE
+        while (request := _receive_exactly(pipe, _REQUEST.size)) is not None:
             step, place = _REQUEST.unpack(request)
-            room = None if memory is None else memoryview(memory)[place * slot : (place + 1) * slot]
-            answer = _answer(work, step, mine, place * slot, room)
+            space = None if memory is None else memoryview(memory)[place * slot : (place + 1) * slot]
+            answer = _answer(fetch, step, row, place * slot, space)
             pipe.sendall(_LENGTH.pack(len(answer)) + answer)
 
 
-def _leave_signals_to_the_parent() -> None:
+def _leave_signals_to_parent() -> None:
     """A terminal or a batch system signals the whole group: the training process alone decides what that means."""
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -415,7 +409,7 @@ def _dies_with(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def _exactly(pipe: socket.socket, size: int) -> bytes | None:
+def _receive_exactly(pipe: socket.socket, size: int) -> bytes | None:
     """So many bytes; None at the end of the stream."""
     data = b""
     while len(data) < size:
@@ -426,23 +420,23 @@ def _exactly(pipe: socket.socket, size: int) -> bytes | None:
     return data
 
 
-def _answer(work: Work, step: int, desk: npt.NDArray[np.int64], offset: int, room: memoryview | None) -> bytes:
+def _answer(fetch: Fetch, step: int, row: npt.NDArray[np.int64], offset: int, space: memoryview | None) -> bytes:
     """The batch, or the error that came instead of it, as the training process will read it."""
 
-    def look(index: int) -> None:
-        desk[0] = index
-        desk[1] += 1
+    def on_sample(index: int) -> None:
+        row[0] = index
+        row[1] += 1
 
     try:
-        content: object = _pack(work(step, look), offset, room)
+        content: object = _pack(fetch(step, on_sample), offset, space)
     except Exception as error:  # noqa: BLE001  (it is raised on the other side)
-        content = _portable(error)
+        content = _picklable(error)
     finally:
-        desk[0] = _IDLE
+        row[0] = _IDLE
     return pickle.dumps((step, content))
 
 
-def _portable(error: Exception) -> Exception:
+def _picklable(error: Exception) -> Exception:
     """An exception that survives the journey, with its traceback as a note."""
     error.add_note("in a loading process:\n" + "".join(traceback.format_exception(error)))
     try:
@@ -454,37 +448,37 @@ def _portable(error: Exception) -> Exception:
 
 # ---------------------------------------------------------------------------------------------------- transport
 @dataclass(frozen=True, slots=True)
-class _Sent:
-    """A parcel on its way. pixels, labels: arrays, or data type and shape of those that lie in memory at `offset`."""
+class _Packed:
+    """A raw batch on its way. pixels, labels: arrays, or data type and shape of those that lie in memory at `offset`."""
 
     pixels: Any
     labels: Any
-    about: tuple[Any, ...]  # the rest of a Parcel
+    meta: tuple[Any, ...]  # the rest of a RawBatch
     offset: int | None
 
 
-def _pack(parcel: Parcel, offset: int, room: memoryview | None) -> _Sent:
-    """Leave the parcel in `room`, which begins at `offset` of the memory, if it is there and large enough."""
-    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in (parcel.pixels, parcel.labels)]
-    about = (parcel.windows, parcel.names)
-    if room is None or sum(array.nbytes for array in arrays) > len(room):
-        return _Sent(arrays[0], arrays[1], about, None)
+def _pack(raw: RawBatch, offset: int, space: memoryview | None) -> _Packed:
+    """Leave the raw batch in `space`, which begins at `offset` of the memory, if it is there and large enough."""
+    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in (raw.pixels, raw.labels)]
+    meta = (raw.windows, raw.names)
+    if space is None or sum(array.nbytes for array in arrays) > len(space):
+        return _Packed(arrays[0], arrays[1], meta, None)
     begin = 0
     for array in arrays:
-        np.frombuffer(room, array.dtype, array.size, begin).reshape(array.shape)[...] = array
+        np.frombuffer(space, array.dtype, array.size, begin).reshape(array.shape)[...] = array
         begin += array.nbytes
     pixels, labels = ((array.dtype.str, array.shape) for array in arrays)
-    return _Sent(pixels, labels, about, offset)
+    return _Packed(pixels, labels, meta, offset)
 
 
-def _unpack(sent: _Sent, memory: mmap.mmap | None) -> Parcel:
+def _unpack(packed: _Packed, memory: mmap.mmap | None) -> RawBatch:
     """The other side of _pack; in shared memory the tensors lie where they were left."""
-    tensors, offset = [], sent.offset or 0
-    for one in (sent.pixels, sent.labels):
+    tensors, offset = [], packed.offset or 0
+    for one in (packed.pixels, packed.labels):
         array = one
-        if sent.offset is not None and memory is not None:
+        if packed.offset is not None and memory is not None:
             dtype, shape = one
             array = np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
             offset += array.nbytes
         tensors.append(torch.from_numpy(array))
-    return Parcel(tensors[0], tensors[1], *sent.about)
+    return RawBatch(tensors[0], tensors[1], *packed.meta)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emaseg.data.pipeline.resize import resize_image
-from emaseg.data.pipeline.transforms import Crop, collate, flip_label, lay, normalise, sample_rng, train_crop
+from emaseg.data.pipeline.transforms import Crop, collate, flip_label, normalise, sample_rng, train_crop
 from emaseg.data.sample import IGNORE, MemorySample, Sample
 from emaseg.recipe.schema import Augment
-from tests.data.pipeline_golden import MEAN, STD
+from tests.data.pipeline_golden import STATS, batch_of
 
 AUGMENT = Augment(resize_long_short=(64, 24), scale=(0.5, 2.0), crop=(16, 20), photometric="none")
 SIDES = st.integers(1, 30)
@@ -70,11 +70,11 @@ def test_a_batch_is_its_crops_normalised_one_by_one(sizes: list[tuple[int, int]]
     crops = [Crop(s.image(), s.label(), False, s.name) for s in (sample(h, w, seed) for h, w in sizes)]
     for pad in ("centre", "bottom_right"):
         augment = replace(AUGMENT, pad=pad)  # type: ignore[arg-type]
-        parcel, batch = lay(crops, augment), collate(crops, augment, MEAN, STD)
-        assert (parcel.pixels.dtype, parcel.labels.dtype) == (torch.uint8, torch.uint8)
-        for i, (crop, (top, left, h, w)) in enumerate(zip(crops, parcel.windows, strict=True)):
+        raw, batch = collate(crops, augment), batch_of(crops, augment)
+        assert (raw.pixels.dtype, raw.labels.dtype) == (torch.uint8, torch.uint8)
+        for i, (crop, (top, left, h, w)) in enumerate(zip(crops, raw.windows, strict=True)):
             images, labels = torch.zeros(3, *augment.crop), torch.full(augment.crop, IGNORE)
-            images[:, top : top + h, left : left + w] = normalise(crop.image, MEAN, STD)
+            images[:, top : top + h, left : left + w] = normalise(crop.image, STATS)
             labels[top : top + h, left : left + w] = torch.from_numpy(crop.label)
             assert torch.equal(batch.images[i], images)
             assert torch.equal(batch.labels[i], labels)

@@ -25,15 +25,15 @@ from emaseg.data.pipeline.loading import (
     batches,
     default_workers,
     epoch_order,
-    one_ahead,
-    parcel_bytes,
-    steps_per_epoch,
+    prefetch_one,
+    raw_batch_bytes,
 )
-from emaseg.data.pipeline.transforms import Batch, Parcel
+from emaseg.data.pipeline.transforms import Batch, RawBatch
 from emaseg.data.sample import MemorySample, Sample, UInt8
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.schema import Augment
-from tests.data.pipeline_golden import MEAN, STD, sample_image, sample_label
+from emaseg.schedule import steps_per_epoch
+from tests.data.pipeline_golden import STATS, sample_image, sample_label
 
 AUGMENT = Augment(resize_long_short=(64, 24), scale=(0.5, 2.0), crop=(24, 24), photometric="bgr_as_rgb")
 FLOATS = Augment(crop=(24, 24), scale=(0.5, 2.0), interpolation="align_corners", photometric="none")
@@ -117,8 +117,7 @@ def stream(
     return batches(
         dataset,
         augment,
-        MEAN,
-        STD,
+        STATS,
         batch=batch,
         start=start,
         total=total,
@@ -293,32 +292,32 @@ def test_too_few_images_are_refused_at_once() -> None:
 def test_the_memory_of_a_batch_is_counted() -> None:
     """Protects the slots in shared memory: a batch must fit in one."""
     for augment in (AUGMENT, FLOATS):
-        plan = loading._Plan(10, 4, 0, 1, 0, 0, 1)
-        parcel = loading._Work(Pictures(), augment, plan)(0, lambda _: None)
-        assert parcel.pixels.nbytes + parcel.labels.nbytes == parcel_bytes(augment, 4)
+        plan = loading._BatchSampler(10, 4, 0, 1, 0, 0, 1)
+        raw = loading._Fetcher(Pictures(), augment, plan)(0, lambda _: None)
+        assert raw.pixels.nbytes + raw.labels.nbytes == raw_batch_bytes(augment, 4)
 
 
 def test_page_locked_copies_are_made_ahead_by_a_thread() -> None:
     """What a GPU's batches pass through: every item once and in order, errors as themselves, no thread left."""
 
-    def items(fail: bool) -> Generator[Parcel | Waiting, None, None]:
+    def items(fail: bool) -> Generator[RawBatch | Waiting, None, None]:
         yield Waiting("first")
         for step in range(3):
-            yield Parcel(torch.full((1,), step), torch.zeros(1), (), ())
+            yield RawBatch(torch.full((1,), step), torch.zeros(1), (), ())
         if fail:
             raise DataError("damaged")
 
-    def twice(parcel: Parcel) -> Parcel:
-        return replace(parcel, pixels=2 * parcel.pixels)
+    def twice(raw: RawBatch) -> RawBatch:
+        return replace(raw, pixels=2 * raw.pixels)
 
-    seen = [item for item in one_ahead(items(False), twice) if not (isinstance(item, Waiting) and not item.text)]
+    seen = [item for item in prefetch_one(items(False), twice) if not (isinstance(item, Waiting) and not item.text)]
     assert [item.text if isinstance(item, Waiting) else int(item.pixels) for item in seen] == ["first", 0, 2, 4]
     with pytest.raises(DataError, match="damaged"):
-        list(one_ahead(items(True), twice))
-    early = one_ahead(items(False), twice)
+        list(prefetch_one(items(True), twice))
+    early = prefetch_one(items(False), twice)
     next(early)
     early.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "one-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_workers_pay_only_beside_an_accelerator() -> None:

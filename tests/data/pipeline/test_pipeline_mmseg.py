@@ -10,10 +10,10 @@ import torch
 
 from emaseg.data.pipeline.colour import Photometric, apply_photometric, draw_photometric
 from emaseg.data.pipeline.resize import limit_size, resize_image, resize_label
-from emaseg.data.pipeline.transforms import acceptable, collate, draw_crop, normalise, sample_rng, train_crop
+from emaseg.data.pipeline.transforms import acceptable, draw_crop, normalise, sample_rng, train_crop
 from emaseg.data.sample import MemorySample
 from emaseg.recipe import load_recipe
-from tests.data.pipeline_golden import ARRAYS, MEAN, STD, sample_image, sample_label
+from tests.data.pipeline_golden import ARRAYS, STATS, batch_of, sample_image, sample_label
 
 ROW = load_recipe("mmseg_cityscapes_r50_d8_512x1024_80k").augment
 SMALL = replace(ROW, resize_long_short=(128, 64), crop=(48, 96))
@@ -49,10 +49,10 @@ def test_a_batch_equals_the_published_order_of_steps(index: int) -> None:
         image, label = image[:, ::-1], label[:, ::-1]
     image = apply_photometric(image, draw_photometric(rng), bgr_as_rgb=False)
     images, labels = torch.zeros(3, 48, 96), torch.full((48, 96), 255)
-    images[:, :height, :width] = normalise(image, MEAN, STD)
+    images[:, :height, :width] = normalise(image, STATS)
     labels[:height, :width] = torch.from_numpy(label.astype(np.int64))
 
-    batch = collate([train_crop(source, SMALL, sample_rng(1, 0, index))], SMALL, MEAN, STD)
+    batch = batch_of([train_crop(source, SMALL, sample_rng(1, 0, index))], SMALL)
     assert torch.equal(batch.images[0], images)
     assert torch.equal(batch.labels[0], labels)
 

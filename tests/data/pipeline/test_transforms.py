@@ -16,7 +16,6 @@ from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import (
     Crop,
     acceptable,
-    collate,
     draw_crop,
     eval_image,
     flip_label,
@@ -27,7 +26,7 @@ from emaseg.data.pipeline.transforms import (
 from emaseg.data.sample import MemorySample, Sample
 from emaseg.errors import RecipeError
 from emaseg.recipe.schema import Augment, Inference
-from tests.data.pipeline_golden import ARRAYS, FACTS, MEAN, STD, sample_image, sample_label
+from tests.data.pipeline_golden import ARRAYS, FACTS, STATS, batch_of, sample_image, sample_label
 
 VOC = Augment(resize_long_short=(128, 48), scale=(0.5, 2.0), crop=(48, 48), photometric="bgr_as_rgb")
 LIP = Augment(
@@ -65,7 +64,7 @@ def crop_of(height: int, width: int, *, mirrored: bool = False) -> Crop:
 def test_network_inputs_equal_the_published_ones(case: dict[str, Any]) -> None:
     """Resized and normalised, to the last bits of float32."""
     inference = Inference(resize_long_short=tuple(case["long_short"]), keep_ratio=case["keep_ratio"])
-    own = eval_image(sample_image(*case["size"]), inference, MEAN, STD)
+    own = eval_image(sample_image(*case["size"]), inference, STATS)
     assert list(own.shape) == [1, 3, *case["result"]]
     step = case["every"] * 4
     difference = np.abs(own[0, :, ::step, ::step].numpy() - ARRAYS[f"{case['name']}__normalised"])
@@ -90,14 +89,14 @@ def test_mirroring_swaps_the_limbs_as_published() -> None:
 @pytest.mark.parametrize("case", FACTS["padding"])
 def test_padding_is_centred_as_published(case: dict[str, Any]) -> None:
     crop = crop_of(*case["crop"])
-    batch = collate([crop], replace(PLAIN, crop=(512, 512)), MEAN, STD)
+    batch = batch_of([crop], replace(PLAIN, crop=(512, 512)))
     inside = np.zeros((512, 512), bool)
     (top, bottom), (left, right) = case["rows"], case["columns"]
     inside[top : bottom + 1, left : right + 1] = True
     assert (batch.images[0][:, ~torch.from_numpy(inside)] == 0).all()
     assert (batch.labels[0].numpy()[~inside] == 255).all()
     content = batch.images[0, :, top : bottom + 1, left : right + 1]
-    assert torch.equal(content, normalise(crop.image, MEAN, STD))
+    assert torch.equal(content, normalise(crop.image, STATS))
     assert (batch.labels[0, top : bottom + 1, left : right + 1].numpy() == crop.label).all()
 
 
@@ -213,7 +212,7 @@ def test_the_authors_pipeline_equals_their_order_of_steps(index: int) -> None:
     rng = sample_rng(4, 0, index)
     scale = float(rng.choice(AUTHORS.scale_choices))
     image = F.interpolate(
-        normalise(source.image(), MEAN, STD)[None], scale_factor=scale, mode="bilinear", align_corners=True
+        normalise(source.image(), STATS)[None], scale_factor=scale, mode="bilinear", align_corners=True
     )
     label = F.interpolate(torch.from_numpy(source.label())[None, None].float(), scale_factor=scale, mode="nearest")
     h, w = image.shape[-2:]
@@ -224,7 +223,7 @@ def test_the_authors_pipeline_equals_their_order_of_steps(index: int) -> None:
     if rng.random() <= 0.5:
         image, label = image.flip(-1), label.flip(-1)
 
-    batch = collate([train_crop(source, AUTHORS, sample_rng(4, 0, index))], AUTHORS, MEAN, STD)
+    batch = batch_of([train_crop(source, AUTHORS, sample_rng(4, 0, index))], AUTHORS)
     assert torch.equal(batch.labels, label[:, 0].long())
     assert float((batch.images - image).abs().max()) <= 2e-5
 
@@ -240,25 +239,25 @@ def test_float_images_cannot_be_jittered_or_rotated() -> None:
 def test_a_batch_holds_crops_of_different_sizes() -> None:
     """Values of the batch are floats, normalised, and 64-bit labels; every crop lies where its padding says."""
     crops = [crop_of(48, 48), crop_of(30, 48), crop_of(48, 21, mirrored=True)]
-    batch = collate(crops, PLAIN, MEAN, STD)
+    batch = batch_of(crops, PLAIN)
     assert batch.images.shape == (3, 3, 48, 48)
     assert (batch.images.dtype, batch.labels.dtype) == (torch.float32, torch.int64)
     assert batch.names == ("48x48", "30x48", "48x21")
-    corner = collate(crops, replace(PLAIN, pad="bottom_right"), MEAN, STD)
+    corner = batch_of(crops, replace(PLAIN, pad="bottom_right"))
     assert (corner.labels[2, :, :21].numpy() == crops[2].label).all()
-    early = collate(crops, replace(PLAIN, pad="bottom_right", pad_before_crop=True), MEAN, STD)
+    early = batch_of(crops, replace(PLAIN, pad="bottom_right", pad_before_crop=True))
     assert (early.labels[2, :, -21:].numpy() == crops[2].label).all()  # mirrored together with its padding
     assert (early.labels[1, :30].numpy() == crops[1].label).all()
 
 
 def test_evaluation_resizes_before_it_normalises() -> None:
     image = sample_image(30, 40)
-    x = eval_image(image, Inference(resize_long_short=(200, 45)), MEAN, STD)
-    assert torch.equal(x[0], normalise(resize_image(image, (45, 60)), MEAN, STD))
+    x = eval_image(image, Inference(resize_long_short=(200, 45)), STATS)
+    assert torch.equal(x[0], normalise(resize_image(image, (45, 60)), STATS))
 
 
 def test_normalised_values_are_in_memory_of_their_own() -> None:
     """Also for a single pixel, whose planes and rows lie alike."""
     for pixels in (np.full((1, 1, 3), 7, np.uint8), np.full((1, 1, 3), 7, np.float32)):
-        normalise(pixels, MEAN, STD).zero_()
+        normalise(pixels, STATS).zero_()
         assert (pixels == 7).all()

@@ -20,7 +20,7 @@ import torch
 
 from emaseg.data.pipeline import loading, workers
 from emaseg.data.pipeline.loading import Stream, Waiting, epoch_order
-from emaseg.data.pipeline.transforms import Batch, Parcel
+from emaseg.data.pipeline.transforms import Batch, RawBatch
 from emaseg.events import Finished, Note, Stepped
 from emaseg.train import train
 from tests.data.pipeline.test_loading import AUGMENT, TOO_LONG, Pictures, appears, equal, stream
@@ -124,21 +124,21 @@ def test_what_the_system_withholds_changes_no_batch(kind: str, said: str, tmp_pa
     assert status == 0
 
 
-def work(count: int = 10, **trouble: object) -> loading._Work:
-    plan = loading._Plan(count, 4, 0, 5, 0, 0, 1)
-    return loading._Work(Pictures(count, **trouble), AUGMENT, plan)  # type: ignore[arg-type]
+def fetcher(count: int = 10, **trouble: object) -> loading._Fetcher:
+    plan = loading._BatchSampler(count, 4, 0, 5, 0, 0, 1)
+    return loading._Fetcher(Pictures(count, **trouble), AUGMENT, plan)  # type: ignore[arg-type]
 
 
-def parcels(path: object) -> list[Parcel]:
+def raw_batches(path: object) -> list[RawBatch]:
     """Copies, as their memory is used again."""
     return [
-        Parcel(item.pixels.clone(), item.labels.clone(), item.windows, item.names)
+        RawBatch(item.pixels.clone(), item.labels.clone(), item.windows, item.names)
         for item in path  # type: ignore[attr-defined]
-        if isinstance(item, Parcel)
+        if isinstance(item, RawBatch)
     ]
 
 
-def alike(a: list[Parcel], b: list[Parcel]) -> bool:
+def alike(a: list[RawBatch], b: list[RawBatch]) -> bool:
     return len(a) == len(b) and all(
         torch.equal(x.pixels, y.pixels) and torch.equal(x.labels, y.labels) and x.windows == y.windows
         for x, y in zip(a, b, strict=True)
@@ -148,17 +148,17 @@ def alike(a: list[Parcel], b: list[Parcel]) -> bool:
 @pytest.mark.parametrize(("method", "size"), [("fork", 1), ("spawn", 10**6)])
 def test_batches_travel_as_bytes_where_they_cannot_be_shared(method: str, size: int) -> None:
     """Slots that are too small, and processes that inherit nothing (the only way on some systems)."""
-    expected = parcels(workers.parcels_alone(work(), range(5)))
-    path = workers.from_workers(work(), range(5), 1 if method == "spawn" else 2, size, str, method)
-    assert alike(parcels(path), expected)
+    expected = raw_batches(workers.without_workers(fetcher(), range(5)))
+    path = workers.from_workers(fetcher(), range(5), 1 if method == "spawn" else 2, size, str, method)
+    assert alike(raw_batches(path), expected)
     assert multiprocessing.active_children() == []
 
 
 def test_memory_that_cannot_be_had_is_done_without() -> None:
     """Slots beyond the address space: the batches come as bytes, and a line says so."""
     notes: list[str] = []
-    assert workers._memory(2**62, notes) is None
-    assert workers._memory(2**70, notes) is None
+    assert workers._shared_memory(2**62, notes) is None
+    assert workers._shared_memory(2**70, notes) is None
     assert all("batches are sent as bytes" in note for note in notes)
     assert len(notes) == 2
 
@@ -166,9 +166,9 @@ def test_memory_that_cannot_be_had_is_done_without() -> None:
 def test_no_more_processes_than_memory_for_their_batches() -> None:
     """A batch of a terabyte in 8 processes would end in the system's killing one."""
     notes: list[str] = []
-    assert workers._affordable(8, 2**20, notes) == 8
+    assert workers._affordable_workers(8, 2**20, notes) == 8
     assert not notes
-    assert workers._affordable(8, 2**40, notes) == 1
+    assert workers._affordable_workers(8, 2**40, notes) == 1
     assert "1 are used" in notes[0]
 
 
@@ -191,8 +191,8 @@ def test_a_fork_that_fails_in_the_middle_leaves_fewer_processes(monkeypatch: pyt
 
 def test_a_process_that_is_stopped_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP, a debugger, a freezer: after a while, said aloud, the training process reads on by itself."""
-    monkeypatch.setattr(workers, "_TICK", 0.05)
-    monkeypatch.setattr(workers, "_SILENT", 0.5)
+    monkeypatch.setattr(workers, "_POLL", 0.05)
+    monkeypatch.setattr(workers, "_STALLED", 0.5)
     path = stream(Pictures(), 2, total=9)
     first = next(path)
     for process in multiprocessing.active_children():
@@ -207,7 +207,7 @@ def test_a_process_that_is_stopped_is_done_without(monkeypatch: pytest.MonkeyPat
 
 def test_a_slow_disk_is_waited_for_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a network disk learns for which file; a slow one is never given up."""
-    for name, value in (("_TICK", 0.02), ("_SLOW", 0.1), ("_SILENT", 0.2)):
+    for name, value in (("_POLL", 0.02), ("_SLOW", 0.1), ("_STALLED", 0.2)):
         monkeypatch.setattr(workers, name, value)
     slow = Pictures(what="hang", at=int(epoch_order(10, 0, 0)[0]), token=tmp_path / "hanging")
     texts = []

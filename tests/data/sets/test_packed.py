@@ -27,7 +27,7 @@ from emaseg.data.sets.shapes import Shapes
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.check import num_classes
 from emaseg.recipe.schema import Augment, PackedData, ShapesData
-from tests.data.pipeline_golden import MEAN, STD
+from tests.data.pipeline_golden import STATS
 
 CLASSES = ("ground", "crack", "leaf")
 RULE = index_rule(CLASSES, ignore=(255,))
@@ -102,7 +102,7 @@ def test_training_reads_the_same_batches(tmp_path: Path, workers: int) -> None:
     found = packed_file(dataset, tmp_path / "train.h5")
     found.open(0)
     sides = [
-        batches(source, AUGMENT, MEAN, STD, batch=2, start=0, total=4, seed=0, workers=workers)
+        batches(source, AUGMENT, STATS, batch=2, start=0, total=4, seed=0, workers=workers)
         for source in (dataset, found)
     ]
     for a, b in zip(*sides, strict=True):

@@ -16,8 +16,8 @@ from emaseg.data.files.mat import read_mat
 from emaseg.data.sample import read_pair
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.voc import voc
+from emaseg.datasets import open_datasets
 from emaseg.errors import DataError
-from emaseg.plan import datasets
 from emaseg.recipe.schema import VOCData
 from tests.data.made import fails, image, label, real
 from tests.data.test_data_scripts import script
@@ -102,7 +102,7 @@ def test_the_source_of_the_masks_is_told_before_training(tmp_path: Path) -> None
     """As a note of the plan, one for each part."""
     root = tree(tmp_path, "dataset")
     recipe = dataclasses.replace(tiny(), data=VOCData(kind="voc", root=str(root)))
-    train, held, notes = datasets(recipe)
+    train, held, notes = open_datasets(recipe)
     texts = [note.text for note in notes]
     assert f"training: {train.layout}" in texts
     assert f"evaluation: {held.layout}" in texts

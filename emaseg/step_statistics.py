@@ -1,6 +1,6 @@
 """Rates, time left, and the rows of metrics.csv, out of the steps of a run.
 
-Room: meter; imports events, optim, plan, recipe.
+Room: step_statistics.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from emaseg.schedule import Schedule
 
 
 @dataclass(slots=True)
-class Meter:
+class StepStatistics:
     """What is known about the pace and the losses of a run.
 
     running: sums since the last row of metrics.csv, which travel in the checkpoint so that a row after a resume means
@@ -24,38 +24,38 @@ class Meter:
     """
 
     recipe: Recipe
-    plan: Schedule
+    schedule: Schedule
     running: dict[str, float]
     seconds: float = 0.0  # of one step, smoothed
     waiting: float = 0.0  # of it, for data
 
-    def event(self, step: int, parts: Mapping[str, float], waited: float, took: float) -> Stepped:
+    def event(self, step: int, losses: Mapping[str, float], waited: float, took: float) -> Stepped:
         """The event of a step that is done.
 
         Args:
             step: steps done, this one included.
-            parts: the losses of this step by name.
+            losses: the losses of this step by name.
             waited: seconds it waited for data; took: seconds in all.
         """
         fresh = self.seconds == 0.0
         self.seconds = took if fresh else 0.9 * self.seconds + 0.1 * took
         self.waiting = waited if fresh else 0.9 * self.waiting + 0.1 * waited
-        loss = sum(parts.values())
+        loss = sum(losses.values())
         self._add("steps", 1)
         self._add("loss", loss)
-        for name, value in parts.items():
+        for name, value in losses.items():
             self._add(f"sum_{name}", value)
             self._add(f"count_{name}", 1)
         return Stepped(
             step=step,
-            total_steps=self.plan.total,
-            epoch=self.plan.epoch(step - 1),
+            total_steps=self.schedule.total,
+            epoch=self.schedule.epoch(step - 1),
             loss=loss,
-            parts=parts,
-            lr=learning_rate(step - 1, self.plan.total, self.recipe.optim),
+            losses=losses,
+            lr=learning_rate(step - 1, self.schedule.total, self.recipe.optim),
             images_per_second=self.recipe.train.batch / self.seconds,
             data_wait=min(1.0, self.waiting / self.seconds),
-            seconds_left=(self.plan.total - step) * self.seconds,
+            seconds_left=(self.schedule.total - step) * self.seconds,
         )
 
     def row(self, event: Stepped) -> dict[str, float] | None:
@@ -63,11 +63,11 @@ class Meter:
 
         Means over the steps since the last row; a loss that started in between, over the steps that had it.
         """
-        if event.step % self.recipe.train.log_every and event.step != self.plan.total:
+        if event.step % self.recipe.train.log_every and event.step != self.schedule.total:
             return None
         sums = self.running
         row = {"step": event.step, "epoch": event.epoch, "lr": event.lr, "loss": sums["loss"] / sums["steps"]}
-        for name in event.parts:
+        for name in event.losses:
             row[f"loss_{name}"] = sums[f"sum_{name}"] / sums[f"count_{name}"]
         row["images_per_second"] = event.images_per_second
         sums.clear()

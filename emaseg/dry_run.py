@@ -1,0 +1,320 @@
+"""The forecast of `train --dry-run`: what a run will be, how long a step takes, and whether its memory is there.
+
+Room: dry_run. Writes nothing.
+
+Threat: a batch that does not fit makes the system kill this process, or another one, without a word. So one crop is
+measured, then two, and the memory of the whole batch follows from them; the whole batch is measured only where it fits.
+On Linux every measurement runs under a limit that refuses what is not free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from emaseg.checkpoint import Checkpoint
+from emaseg.data.pipeline.loading import batches
+from emaseg.data.sample import Dataset
+from emaseg.datasets import open_datasets
+from emaseg.events import DryRunEvent, Forecast, Measuring, Note, Planned
+from emaseg.memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak
+from emaseg.models import Network, build_model
+from emaseg.optim import build_optimizer, learning_rate
+from emaseg.recipe import Recipe
+from emaseg.resuming import misfit, newest_valid, same_training
+from emaseg.run_folder import RunFolder
+from emaseg.schedule import Schedule, build_schedule
+from emaseg.start_weights import load_start_weights
+from emaseg.training_step import check_batch, smallest_batch, training_step
+from emaseg.weights.start import fetchable
+from emaseg.words import duration, rate
+
+_KEPT_FREE = 0.05  # of the memory: for evaluations, for what the system does meanwhile, and for the estimate's error
+_LONG = 30.0  # seconds; a step that is expected to take longer is measured once, without a step to warm up
+_INPUT_BYTES = 3 * 4 + 8  # of a pixel as the network reads it, with its label: no crop takes less
+_CROP_UNIT = 32  # crops are made smaller by this many pixels: the coarsest grid of any backbone
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is measured. start: the step that the run begins with, above 0 where it is resumed."""
+
+    recipe: Recipe
+    device: torch.device
+    model: Network
+    optimizer: torch.optim.SGD
+    schedule: Schedule
+    train_set: Dataset
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A measured step on so many crops: the most memory that was held meanwhile, seconds, data included, and whether
+    its losses and gradient were finite."""
+
+    crops: int
+    peak: int | None
+    seconds: float
+    finite: bool
+
+
+def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) -> Generator[DryRunEvent, None, None]:
+    """Everything that `train` would do up to its first steps, measured, and nothing written.
+
+    Args:
+        recipe: as for `train`. device: where it would compute.
+        run: the run's folder where it would be resumed: the forecast is of what is left.
+
+    Yields:
+        Notes, what is planned as soon as it is known, and the Forecast at the end.
+
+    Raises:
+        the same errors as `train`; but not for memory that is missing, which the forecast tells.
+    """
+    train_set, eval_set, notes = open_datasets(recipe)
+    yield from notes
+    schedule = build_schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
+    torch.manual_seed(recipe.train.seed)
+    model = build_model(recipe)
+    check_batch(model, recipe)
+    optimizer = build_optimizer(model, recipe.optim)
+    start, remarks = _start(recipe, model, optimizer, schedule, len(train_set), run)
+    yield from remarks
+    yield Planned(tuple(_plan(recipe, model, train_set, eval_set, schedule, start, device)))
+    left = schedule.total - start
+    if left == 0:
+        yield Forecast((("training time", "every step is done"),), 0)
+        return
+    model.to(device).train()
+    optimizer = build_optimizer(model, recipe.optim)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.train.threads or threads)
+    try:
+        yield from _measure(_Run(recipe, device, model, optimizer, schedule, train_set, start))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _start(
+    recipe: Recipe,
+    model: Network,
+    optimizer: torch.optim.SGD,
+    schedule: Schedule,
+    train_images: int,
+    run: Path | None,
+) -> tuple[int, list[Note]]:
+    """The step that the run begins with, and what it begins from. Weights are read as `train` would, to check them."""
+
+    def unfit(checkpoint: Checkpoint) -> str:
+        same_training(recipe, checkpoint.recipe, folder)
+        return misfit(checkpoint, model, optimizer, schedule.total, train_images)
+
+    notes = []
+    if run is not None:
+        folder = RunFolder(run)
+        origin = newest_valid(folder, unfit)
+        if origin is not None:
+            step = origin.checkpoint.step
+            return step, [*origin.notes, Note(f"continuing at step {step} of {schedule.total} from {origin.path}")]
+        notes.append(Note(f"{folder.last}: no checkpoint yet; starting at step 0"))
+    missing = fetchable(recipe)
+    if missing is None:
+        return 0, notes + load_start_weights(model, recipe)
+    # a dry run measures as well without them
+    text = f"backbone: {missing.name} would be downloaded first (at least {missing.megabytes} MB)"
+    return 0, [*notes, Note(text)]
+
+
+def _plan(
+    recipe: Recipe,
+    model: Network,
+    train_set: Dataset,
+    eval_set: Dataset,
+    schedule: Schedule,
+    start: int,
+    device: torch.device,
+) -> Iterator[tuple[str, str]]:
+    """What is known without measuring, as label and value pairs."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    every = f"every {schedule.every} steps and at the end" if schedule.every else "at the end"
+    marks = (start, schedule.total // 2, schedule.total - 1)
+    rates = ", ".join(f"{learning_rate(i, schedule.total, recipe.optim):.3g}" for i in marks)
+    first = "first" if not start else "next"
+    epochs = schedule.total / schedule.per_epoch
+    yield "recipe", f"{recipe.name}: {recipe.title}".rstrip(": ")
+    yield "model", f"{recipe.model.kind} on {recipe.backbone.kind}, output stride {recipe.backbone.output_stride}"
+    yield "parameters", f"{sum(p.numel() for p in model.parameters()):,} ({trained:,} trained)"
+    yield "data", f"{recipe.data.kind}: {len(train_set)} training, {len(eval_set)} evaluation images"
+    yield "classes", str(len(train_set.classes))
+    yield "batch", f"{recipe.train.batch} crops of {recipe.augment.crop[0]}x{recipe.augment.crop[1]}"
+    yield "steps", f"{schedule.total} ({schedule.per_epoch} an epoch, {epochs:.1f} epochs)"
+    if start:
+        yield "steps left", f"{schedule.total - start} of {schedule.total}"
+    yield "evaluation", every if schedule.scored else "none: the labels are not published"
+    yield "learning rate", f"{rates} at the {first}, middle and last step"
+    yield "device", str(device)
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
+    """Measure the smallest batch, one crop more, and the whole batch where it fits."""
+    batch, crop = run.recipe.train.batch, run.recipe.augment.crop
+    first = smallest_batch(run.model, crop)
+    available = device_memory(run.device)
+    probes: list[_Probe] = []
+    for crops in range(first, min(first + 2, batch)):
+        yield Measuring(crops, crop)
+        probe = _probe(run, crops, crop, warm=not probes)
+        if probe is None:
+            break
+        probes.append(probe)
+    needed = _extrapolated(probes, batch, crop)
+    refused = len(probes) < min(2, batch - first) or not _fits(needed, available)
+    if not refused:
+        seconds = _seconds(probes, batch)
+        yield Measuring(batch, crop, seconds or None)
+        whole = _probe(run, batch, crop, warm=seconds < _LONG)
+        if whole is not None:
+            if not whole.finite:
+                text = "the loss or its gradient was not finite in a measured step: the run may diverge; lower optim.lr"
+                yield Note(text, warning=True)
+            yield _fitting(run, whole, available)
+            return
+    remedy = yield from _remedy(run, first, probes, available)
+    yield _too_large(run, probes, needed, available, remedy)
+
+
+def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool) -> _Probe | None:
+    """Measure a step on so many crops of this size, after one to warm up; None where its memory was refused."""
+    recipe, steps = run.recipe, 2 if warm else 1
+    stream = batches(
+        run.train_set,
+        replace(recipe.augment, crop=crop),
+        recipe.backbone.pixel_stats,
+        batch=crops,
+        start=0,
+        total=steps,
+        seed=recipe.train.seed,
+        workers=0,
+        device=run.device,
+    )
+    reset_peak(run.device)
+    free = device_memory(run.device) if run.device.type == "cpu" else None
+    began, seconds, finite = 0.0, 0.0, True
+    try:
+        with allocation_limit(None if free is None else _usable(free) - (peak_memory(run.device) or 0)):
+            for i in range(steps):
+                began = time.perf_counter()
+                batch = next(stream)
+                result = training_step(run.model, run.optimizer, batch, run.start + i, run.schedule, recipe.optim)
+                seconds = time.perf_counter() - began
+                finite = finite and result.finite
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        stream.close()
+        run.optimizer.zero_grad(set_to_none=True)
+    return _Probe(crops, peak_memory(run.device), seconds, finite)
+
+
+def _usable(available: int) -> int:
+    return int(available * (1 - _KEPT_FREE))
+
+
+def _fits(needed: int | None, available: int | None) -> bool:
+    """Whether so much may be tried. Unknown needs may, under the limit; unknown memory is not risked for a large need."""
+    if needed is None:
+        return True
+    return available is not None and needed <= _usable(available)
+
+
+def _per_crop(probes: list[_Probe], crop: tuple[int, int]) -> int | None:
+    """Bytes that one crop more takes; None where that was not measured."""
+    if len(probes) < 2 or probes[0].peak is None or probes[1].peak is None:
+        return None
+    return max(probes[1].peak - probes[0].peak, _INPUT_BYTES * crop[0] * crop[1])
+
+
+def _extrapolated(probes: list[_Probe], batch: int, crop: tuple[int, int]) -> int | None:
+    """The peak of the whole batch: it grows by the same with each crop."""
+    each = _per_crop(probes, crop)
+    if each is None or probes[1].peak is None:
+        return None
+    return probes[1].peak + each * (batch - probes[1].crops)
+
+
+def _seconds(probes: list[_Probe], batch: int) -> float:
+    """Of a step with the whole batch, as if each crop took the same time; 0 where nothing is known."""
+    return probes[-1].seconds / probes[-1].crops * batch if probes else 0.0
+
+
+# ----------------------------------------------------------------------------------------------- what comes of it
+def _fitting(run: _Run, probe: _Probe, available: int | None) -> Forecast:
+    left = run.schedule.total - run.start
+    size = "not known on this system" if probe.peak is None else f"{_gib(probe.peak)} measured"
+    fits = "" if available is None or probe.peak is None else f"; fits, {_gib(available)} are free"
+    lines = (
+        ("one step", f"{probe.seconds:.2f} s measured, {rate(probe.crops / probe.seconds)} images/s"),
+        ("peak memory", size + fits),
+        ("training time", f"about {duration(probe.seconds * left)} without evaluations"),
+    )
+    return Forecast(lines, left, probe.seconds, probe.peak, available, measured=True, fits=True)
+
+
+def _too_large(run: _Run, probes: list[_Probe], needed: int | None, available: int | None, remedy: str) -> Forecast:
+    """The forecast where the whole batch could not be measured. `fits` is None where nobody knows what is free."""
+    left, seconds = run.schedule.total - run.start, _seconds(probes, run.recipe.train.batch)
+    measured = " and ".join(str(probe.crops) for probe in probes)
+    need = f"about {_gib(needed)}" if needed else "more"
+    if available is None:
+        memory = f"needs {need}; what is free is not known on this system, so the whole batch was not tried"
+    else:
+        memory = f"does not fit: needs {need}{',' if needed else ' than the'} {_gib(available)} {'are' if needed else 'that are'} free"
+    lines = [("peak memory", memory)]
+    if probes:
+        lines.insert(0, ("one step", f"about {duration(seconds)}, from steps with {measured} crops"))
+        lines.append(("training time", f"about {duration(seconds * left)} without evaluations"))
+    if remedy:
+        lines.append(("would fit", remedy))
+    fits = None if available is None else False
+    return Forecast(tuple(lines), left, seconds or None, needed, available, measured=False, fits=fits, remedy=remedy)
+
+
+def _remedy(run: _Run, first: int, probes: list[_Probe], available: int | None) -> Generator[Measuring, None, str]:
+    """What would fit, as `--set` options: the largest batch, or the smallest batch with a crop that was measured; ""
+    where nothing is known."""
+    batch, crop = run.recipe.train.batch, run.recipe.augment.crop
+    if available is None:
+        return ""
+    each = _per_crop(probes, crop)
+    if each is not None and probes[0].peak is not None:
+        most = probes[0].crops + (_usable(available) - probes[0].peak) // each
+        most = min(most, batch * 3 // 4)  # less, where the estimate was too low and the whole batch was refused
+        if most >= first:
+            return f"--set train.batch={most}"
+    elif probes:
+        return f"--set train.batch={probes[-1].crops}"
+    while max(crop) >= 2 * _CROP_UNIT:
+        crop = _halved(crop)
+        crops = smallest_batch(run.model, crop)
+        yield Measuring(crops, crop)
+        if _probe(run, crops, crop, warm=False) is not None:
+            return f"--set train.batch={crops} --set 'augment.crop=[{crop[0]}, {crop[1]}]'"
+    return ""
+
+
+def _halved(crop: tuple[int, int]) -> tuple[int, int]:
+    """About half of both sides, on the same grid: 513 gives 257, and 512 gives 256. Short sides stay."""
+    height, width = (side - side // _CROP_UNIT // 2 * _CROP_UNIT if side >= 2 * _CROP_UNIT else side for side in crop)
+    return height, width
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

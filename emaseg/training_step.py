@@ -1,0 +1,71 @@
+"""One training step, the same for `train` and for the dry run that measures it.
+
+Room: training_step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils import get_total_norm
+
+from emaseg.data.pipeline.transforms import Batch
+from emaseg.errors import RecipeError
+from emaseg.models import Network
+from emaseg.models.layers import Step
+from emaseg.optim import learning_rate, set_learning_rate
+from emaseg.recipe import Recipe
+from emaseg.recipe.schema import Optim
+from emaseg.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The losses of a step by name; finite: they and the gradient are, so the optimiser took its step."""
+
+    losses: dict[str, float]
+    finite: bool
+
+
+def training_step(
+    model: Network, optimizer: torch.optim.Optimizer, batch: Batch, step: int, schedule: Schedule, optim: Optim
+) -> StepResult:
+    """Losses at the schedule's learning rate, backward, and the optimiser's step unless something is not finite.
+
+    Args:
+        model: in training mode, on the device of the batch.
+        step: its number, from 0.
+    """
+    lr = learning_rate(step, schedule.total, optim)
+    set_learning_rate(optimizer, lr)
+    optimizer.zero_grad(set_to_none=True)
+    losses = model.training_step(batch.images, batch.labels, Step(step, schedule.epoch(step), lr))
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    *values, gradient = torch.stack([*(loss.detach() for loss in losses.values()), norm]).tolist()
+    finite = all(map(math.isfinite, (*values, gradient)))
+    if finite:
+        optimizer.step()
+    return StepResult(dict(zip(losses, values, strict=True)), finite)
+
+
+def smallest_batch(model: Network, crop: tuple[int, int]) -> int:
+    """Fewest crops of this size (height, width) that leave every norm layer two values for a channel, or more."""
+    return 1 if model.norm_values(1, *crop) >= 2 else 2
+
+
+def check_batch(model: Network, recipe: Recipe) -> None:
+    """Refuse a batch that leaves a norm layer a single value for a channel: its variance would be undefined.
+
+    Raises:
+        RecipeError: with the remedy.
+    """
+    height, width = recipe.augment.crop
+    if model.norm_values(recipe.train.batch, height, width) < 2:
+        raise RecipeError(
+            f"train.batch = {recipe.train.batch} with augment.crop = [{height}, {width}] leaves one value for each "
+            "channel of a norm layer",
+            "use a batch of at least 2 (--set train.batch=2) or a larger crop",
+        )
