@@ -34,6 +34,7 @@ from torch import nn
 
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.files import atomic
+from emaseg.models import build_model
 from emaseg.models.backbones import FeatureExtractor
 from emaseg.models.network import Network
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
@@ -44,12 +45,11 @@ from emaseg.weights.contents import (
     is_table_of_tensors,
     optimizer_faults,
     rng_faults,
-    shown,
 )
 from emaseg.weights.convert import State, recognise, recognise_backbone
 from emaseg.weights.fits import classes, describe, fitting_recipes
 from emaseg.weights.reading import read_content
-from emaseg.words import Lines
+from emaseg.words import Lines, excerpt
 
 FORMAT = "emaseg/1"
 _PIECE = 16 << 20  # bytes that are hashed at once while a checkpoint is written
@@ -261,12 +261,17 @@ def check_resumable(
         )
 
 
-def weights_format(content: Mapping[str, Any]) -> str:
-    """ "emaseg", "ssseg", "mmseg", "authors", or "" for a file of no known format."""
-    if content.get("format") == FORMAT:
-        return "emaseg"
-    known = recognise(content)
-    return known[0] if known else ""
+def load_network(recipe: Recipe, path: Path) -> Network:
+    """A recipe's network with a file's weights, in eval mode on the CPU.
+
+    Raises:
+        RecipeError: the recipe's network cannot be built.
+        WeightsError: as `load_weights`.
+    """
+    with torch.device("meta"):  # no memory and no random start values for what is loaded anyway
+        network = build_model(recipe)
+    load_weights(network, path)
+    return network.eval()
 
 
 def load_weights(model: nn.Module, path: str | Path) -> str:
@@ -329,7 +334,7 @@ def _network_state(path: Path) -> tuple[str, State]:
         return "emaseg", dict(state)
     known = recognise(content)
     if known is None:
-        keys = ", ".join([shown(key) for key in content][:4]) or "nothing"
+        keys = ", ".join([excerpt(key) for key in content][:4]) or "nothing"
         raise WeightsError(
             f"{path}: no known weight format (it holds {keys})",
             "known are emaseg's own checkpoints and files of sssegmentation, mmsegmentation and the EMANet authors",
@@ -384,7 +389,7 @@ def mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor
         ("not in the file", [k for k in own if k not in given]),
         ("not in the network", [k for k in given if k not in own]),
     ):
-        lines += _listed([f"  {what}: {shown(k)}" for k in keys], limit)
+        lines += _listed([f"  {what}: {excerpt(k)}" for k in keys], limit)
     lines += _listed(
         [f"  {k}: {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the network" for k in shapes], limit
     )

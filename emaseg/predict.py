@@ -89,16 +89,12 @@ class Predictor:
         Raises:
             WeightsError: missing, damaged, of another model, or foreign and without a recipe.
         """
-        from emaseg.checkpoint import load_weights, read_recipe
-        from emaseg.models import build_model
+        from emaseg.checkpoint import load_network, read_recipe
 
-        check_kind(Path(path))
-        if recipe is None:
-            recipe = read_recipe(Path(path))
-        with torch.device("meta"):  # no random start values for what is loaded anyway
-            model = build_model(recipe)
-        load_weights(model, path)
-        return cls(model, recipe, device)
+        file = Path(path)
+        check_kind(file)
+        recipe = recipe or read_recipe(file)
+        return cls(load_network(recipe, file), recipe, device)
 
     def predict(self, image: Path | str | UInt8 | Image.Image) -> Prediction:
         """The label map of one picture, by the recipe's inference protocol.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError, WeightsError, nearest
 from emaseg.exported.info import is_exported, read_info, settings
+from emaseg.files import open_file, sha256_of
 from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
 from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.recipe.schema import EMANetModel
@@ -121,15 +122,22 @@ def open_network(resolved: Resolved) -> Network:
     if is_exported(resolved.weights):
         raise RecipeError(f"{resolved.weights}: is exported already", "name the checkpoint that it was made from")
     check_kind(resolved.weights)
-    import torch
+    from emaseg.checkpoint import load_network
 
-    from emaseg.checkpoint import load_weights
-    from emaseg.models import build_model
+    return load_network(resolved.recipe, resolved.weights)
 
-    with torch.device("meta"):
-        model = build_model(resolved.recipe)
-    load_weights(model, resolved.weights)
-    return model.eval()
+
+def hash_of_weights(file: Path) -> str:
+    """SHA-256 of a weight file, 64 hexadecimal digits: it ties a score to the file.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    try:
+        with open_file(file) as opened:
+            return sha256_of(opened)
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error.strerror or error})", "check the path") from error
 
 
 def with_em_iterations(resolved: Resolved, count: int) -> Resolved:

@@ -16,7 +16,7 @@ from emaseg.errors import WeightsError
 from emaseg.models import build_model
 from emaseg.recipe import Recipe
 from emaseg.train import train
-from emaseg.weights.contents import shown
+from emaseg.words import excerpt
 from tests.helpers import emaseg, run, tiny
 
 RECIPE = tiny("train.iterations=4")
@@ -219,6 +219,6 @@ def test_the_recipe_inside_a_checkpoint_is_bounded(
 
 def test_names_from_a_file_are_shown_escaped_and_short() -> None:
     """Protects the terminal: control characters, escapes and a megabyte in a tensor's name."""
-    assert shown("a\x1b[2J\nb\x9b\u202e") == "a\\x1b[2J\\nb\\x9b\\u202e"
-    assert len(shown("x" * 1_000_000)) == 80
-    assert shown(7) == "7"
+    assert excerpt("a\x1b[2J\nb\x9b\u202e") == "a\\x1b[2J\\nb\\x9b\\u202e"
+    assert len(excerpt("x" * 1_000_000)) == 80
+    assert excerpt(7) == "7"

@@ -18,13 +18,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from emaseg.archive import Member
 from emaseg.exported.archive import (
     CONSTANTS_TABLE,
     PROGRAM,
     SAMPLES,
     WEIGHTS,
     WEIGHTS_TABLE,
-    Member,
     Refused,
     read_json,
 )

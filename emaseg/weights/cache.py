@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from emaseg.errors import SystemFault, WeightsError
-from emaseg.files import fault, make_folder, write_text
+from emaseg.files import NO_LINK, READ, fault, is_file, make_folder, open_file, sha256_of, write_text
 from emaseg.resources import cache_folder
 from emaseg.weights import opened
 from emaseg.weights.released import Released
@@ -62,14 +61,7 @@ def locate(entry: Released, folder: Path | None = None) -> Path | None:
         SystemFault: the folder cannot be looked into.
     """
     folder = folder or cache_folder()
-    return next((folder / name for name in entry.files if _is_file(folder / name)), None)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()  # which takes a missing folder or a link in a circle for "no"
-    except OSError as error:
-        raise fault(error, path, "looking for it") from error
+    return next((folder / name for name in entry.files if is_file(folder / name)), None)
 
 
 def state(entry: Released, folder: Path | None = None) -> State:
@@ -118,11 +110,11 @@ def trusted(entry: Released, path: Path, *, full: bool = False) -> Record:
     """
     before = read_record(path)
     try:
-        with _reading(path) as file:
+        with open_file(path) as file:
             status = os.fstat(file.fileno())
             if before and not full and (status.st_size, status.st_mtime_ns) == (before.size, before.mtime_ns):
                 return before
-            now = Record(_sha256(file), status.st_size, status.st_mtime_ns)
+            now = Record(sha256_of(file), status.st_size, status.st_mtime_ns)
             unfit = _unfit(entry, file)
     except PermissionError as error:
         raise _forbidden(path) from error
@@ -150,7 +142,7 @@ def unfit(entry: Released, path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    with _reading(path) as file:
+    with open_file(path) as file:
         return _unfit(entry, file)
 
 
@@ -164,12 +156,12 @@ def accept(entry: Released, candidate: Path, final: Path, name: str) -> Record:
         SystemFault: the disk refuses.
     """
     try:
-        with _reading(candidate, opened.NO_LINK) as file:
+        with open_file(candidate, READ | NO_LINK) as file:
             status = os.fstat(file.fileno())
             reason = _unfit(entry, file) or _damage(file)
             if reason:
                 raise WeightsError(f"{name}: {reason}")
-            now = Record(_sha256(file), status.st_size, status.st_mtime_ns)
+            now = Record(sha256_of(file), status.st_size, status.st_mtime_ns)
             before = read_record(final)
             _compare(entry, now, before, final)
             after = os.fstat(file.fileno())
@@ -202,7 +194,7 @@ def take(entry: Released, source: Path, folder: Path | None = None) -> Path | No
         SystemFault: the disk refuses.
     """
     folder = folder or cache_folder()
-    found = next((source / name for name in entry.files if _is_file(source / name)), None)
+    found = next((source / name for name in entry.files if is_file(source / name)), None)
     if found is None:
         return None
     final = folder / entry.file
@@ -341,12 +333,3 @@ def _forbidden(path: Path, consequence: str = "") -> WeightsError:
     """We may not read `path`."""
     hint = f"ask its owner to allow it (chmod a+r {path}), or use a cache of your own: export EMASEG_CACHE=/path"
     return WeightsError(f"{path}: no permission to read it{consequence}", hint)
-
-
-def _reading(path: Path, flags: int = 0) -> IO[bytes]:
-    return os.fdopen(opened.open_regular(path, opened.READ | flags), "rb")
-
-
-def _sha256(file: IO[bytes]) -> str:
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto

@@ -27,8 +27,8 @@ from emaseg.weights.cache import accept, free_bytes, implausible, locate, manual
 from emaseg.weights.lock import STALE_SECONDS, Lock, UnusableError
 from emaseg.weights.part import Part, Version, claim
 from emaseg.weights.released import Released, file_name
-from emaseg.weights.web import Answer, DroppedError, StaleError, UselessError, ask, quoted
-from emaseg.words import Lines, printable, size
+from emaseg.weights.web import Answer, DroppedError, StaleError, UselessError, ask
+from emaseg.words import Lines, excerpt, printable, size
 
 Events = Generator[Downloading | Note, None, Path]
 
@@ -265,14 +265,14 @@ def _agree(answer: Answer, start: int, version: Version | None) -> tuple[bool, i
         rest = int(match[2]) + 1 - start
         if (whole is None or start + rest == whole) and answer.length in (None, rest):
             return True, whole
-    message = f"the server sent another part of the file than asked for ({quoted(stated)})"
+    message = f"the server sent another part of the file than asked for ({excerpt(stated)})"
     raise StaleError(message) if start else UselessError(message, content=True)
 
 
 def _check_answer(entry: Released, answer: Answer, total: int | None) -> None:
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
-        raise UselessError(f"sent {quoted(encoding)}-encoded although asked not to", content=True)
+        raise UselessError(f"sent {excerpt(encoding)}-encoded although asked not to", content=True)
     if entry.size is not None and total is not None and total != entry.size:
         raise UselessError(f"has {total} bytes, the published file {entry.size}", content=True)
     if total is not None and total > entry.most:

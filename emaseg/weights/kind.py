@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emaseg.errors import WeightsError
-from emaseg.files import open_plain
+from emaseg.files import open_file
 from emaseg.weights.cache import not_weights
 
 _HEAD = 64  # bytes that are looked at
@@ -44,7 +44,7 @@ def check_kind(path: Path) -> None:
         WeightsError: an image, a web page, text or the like; says what it looks like and what to give instead.
     """
     try:
-        with open_plain(path) as file:
+        with open_file(path) as file:
             head = file.read(_HEAD) or b""
     except OSError:
         return

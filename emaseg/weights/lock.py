@@ -14,6 +14,7 @@ import secrets
 import time
 from pathlib import Path
 
+from emaseg.files import NO_LINK, READ, open_regular
 from emaseg.weights import opened
 
 try:
@@ -106,9 +107,9 @@ class Lock:
             return handle, True
         try:
             try:
-                handle, writable = opened.open_regular(self.path, opened.WRITE | opened.NO_LINK), True
+                handle, writable = open_regular(self.path, opened.WRITE | NO_LINK), True
             except PermissionError:
-                handle, writable = opened.open_regular(self.path, opened.READ | opened.NO_LINK), False
+                handle, writable = open_regular(self.path, READ | NO_LINK), False
         except FileNotFoundError:
             return None
         except OSError as error:

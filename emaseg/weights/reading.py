@@ -12,7 +12,6 @@ have no checksums.
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import pickle
 import warnings
@@ -26,21 +25,13 @@ from typing import IO, Any, cast
 
 import torch
 
+from emaseg.archive import MOST_BYTES, DamagedError, read_member
 from emaseg.errors import WeightsError
-from emaseg.files import open_plain
-from emaseg.weights.archive import (
-    MOST_BYTES,
-    Archive,
-    DamagedError,
-    Rewritten,
-    check_members,
-    read_archive,
-    read_member,
-)
+from emaseg.files import open_regular, sha256_of
+from emaseg.weights.archive import Archive, check_members, read_archive, without_extras
 from emaseg.weights.program import MOST_PROGRAM, RefusedError, check_program
 
 _REMEDY = "check the path, or copy or download the file again"
-_CHUNK = 8 << 20  # large, so that the two threads seldom wait for each other
 _LEGACY_PROGRAMS = 5  # a magic number, a version, the machine, the content, the storages' keys
 _SMALL = ("data.pkl", "version", "byteorder")
 _TABLES = (dict, OrderedDict, Counter)
@@ -61,12 +52,12 @@ def read_content(path: Path, *, numbers: bool = True) -> Mapping[str, Any]:
     Raises:
         WeightsError: missing, truncated, damaged, not a weight file, or one that holds anything else.
     """
-    with _in_words(path), open_plain(path) as file:
+    with _in_words(path), FileIO(open_regular(path)) as file:
         size = file.seek(0, 2)
         if size > MOST_BYTES:
             raise WeightsError(f"{path}: has {size:,} bytes, more than any network here", "check the path")
         file.seek(0)
-        content = _archived(path, file, size, numbers) if file.read(4) == b"PK\3\4" else _legacy(file, size)
+        content = _archived(path, file, numbers) if file.read(4) == b"PK\3\4" else _legacy(file, size)
         content = _plain(content)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights", _REMEDY)
@@ -93,9 +84,9 @@ def _in_words(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path}: not a weight file, or damaged{reason}", _REMEDY) from error
 
 
-def _archived(path: Path, file: FileIO, size: int, numbers: bool) -> object:
+def _archived(path: Path, file: FileIO, numbers: bool) -> object:
     """The content of an archive, with its SHA-256 or else every member's checksum compared."""
-    archive = read_archive(file, size)
+    archive = read_archive(file)
     members = archive.members
     if "constants.pkl" in members:
         raise RefusedError("it is a TorchScript program, not plain weights", "use a file of plain weights")
@@ -109,7 +100,7 @@ def _archived(path: Path, file: FileIO, size: int, numbers: bool) -> object:
     for key, length in check_program(small["data.pkl"]).storages.items():
         if f"data/{key}" not in members or members[f"data/{key}"].size != length:
             raise DamagedError("a tensor's numbers are missing, or not as many as it claims")
-    rewritten = cast("IO[bytes]", Rewritten(file, members, small))
+    rewritten = cast("IO[bytes]", without_extras(file, members, small))
     if not numbers:
         return _load(rewritten, "meta")
     with ThreadPoolExecutor(1) as pool:  # a second core where there is one: PyTorch copies while this one compares
@@ -126,22 +117,11 @@ def _verify(path: Path, archive: Archive) -> None:
     Raises:
         DamagedError: the bytes are not those that were written.
     """
-    with open_plain(path) as file:
+    with FileIO(open_regular(path)) as file:
         if not archive.digest:
             check_members(file, list(archive.members.values()))
-        elif sha256_of_first(file, archive.covered) != archive.digest:
+        elif sha256_of(file, 0, archive.covered) != archive.digest:
             raise DamagedError("its content is not what was written (SHA-256)")
-
-
-def sha256_of_first(file: FileIO, count: int) -> str:
-    """SHA-256 of the first `count` bytes of an open file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(count, _CHUNK)))
-    file.seek(0)
-    while count and (got := file.readinto(buffer[: min(count, _CHUNK)]) or 0):
-        digest.update(buffer[:got])
-        count -= got
-    return digest.hexdigest()
 
 
 def _legacy(file: FileIO, size: int) -> object:

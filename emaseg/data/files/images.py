@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from emaseg.data.files import jpeg, png
-from emaseg.data.files.reading import LARGEST, open_ordinary, read_ordinary
 from emaseg.errors import DataError, SystemFault, UserError
+from emaseg.files import MOST_BYTES, open_file, read_bytes
 
 if TYPE_CHECKING:
     from emaseg.data.sample import Box, UInt8
@@ -142,7 +142,7 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
 def file_bytes(path: Path) -> bytes:
     """The file's bytes; none where it is no ordinary file or cannot be read, which read_image and decode explain."""
     try:
-        return read_ordinary(path)
+        return read_bytes(path)
     except (OSError, MemoryError):
         return b""
 
@@ -347,8 +347,8 @@ def _opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
         return io.BytesIO(source)
     try:
         if isinstance(source, (str, Path)):
-            return open_ordinary(source)
-        content = source.read(LARGEST + 1)
+            return open_file(source)
+        content = source.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file", "check the path") from error
     except IsADirectoryError as error:
@@ -356,10 +356,10 @@ def _opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
     except MemoryError as error:
         raise SystemFault(f"{name}: not enough memory to read it", "use a smaller image or free memory") from error
     except OSError as error:
-        if error.errno == errno.EINVAL:
+        if error.errno in (errno.EINVAL, errno.ENODEV):
             raise DataError(f"{name}: {error.strerror}", "copy the image into an ordinary file first") from error
         raise _damaged(name, error) from error
-    if len(content) > LARGEST:
+    if len(content) > MOST_BYTES:
         raise _too_large(name)
     return io.BytesIO(content)
 
