@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # The floors of the house, the lowest first. A room may import rooms of the floors below its own, and nothing else.
 FLOORS = (
-    ("distributed", "errors", "metrics", "threads", "words"),
+    ("distributed", "errors", "metrics", "signatures", "threads", "words"),
     ("archive", "device", "events", "files", "resources", "visual"),
     ("metrics_file", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder"),

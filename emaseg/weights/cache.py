@@ -32,7 +32,9 @@ from typing import IO, Literal
 from emaseg.errors import SystemFault, WeightsError
 from emaseg.files import NO_LINK, READ, fault, is_file, make_folder, open_file, sha256_of, write_text
 from emaseg.resources import cache_folder
+from emaseg.signatures import HEAD
 from emaseg.weights import opened
+from emaseg.weights.kind import not_weights
 from emaseg.weights.released import Released
 from emaseg.words import printable, size
 
@@ -41,7 +43,6 @@ State = Literal["absent", "here", "recorded"]
 _LINE = re.compile(
     r"(?:# size ([0-9]{1,20}) mtime_ns ([0-9]{1,20})\n)?([0-9a-fA-F]{64})(?:[ \t]+.*)?\n?"
 )  # also sha256sum's own
-_HEAD = 16  # bytes that tell what a file is
 _MOST_DIRECTORY = 16 << 20  # bytes of an archive's directory: some 100,000 tensors
 
 
@@ -219,18 +220,6 @@ def take(entry: Released, source: Path, folder: Path | None = None) -> Path | No
             candidate.unlink(missing_ok=True)
 
 
-def not_weights(head: bytes, content_type: str = "") -> str:
-    """Why a file that begins with these bytes is no weight file; "" when it may be one (a zip archive or a pickle)."""
-    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
-        return ""
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"<") or "html" in content_type:
-        return "an HTML page instead of weights (a login page, a proxy's or a provider's message?)"
-    if start.startswith(b"version https://git-lfs"[:_HEAD]):
-        return "a Git LFS pointer instead of the weights it points to"
-    return f"not a weight file (it begins with {head[:8]!r})" if head else "an empty file"
-
-
 def manual(entry: Released, folder: Path | None = None) -> str:
     """How to get the file there by hand."""
     where = f"download {entry.url}" if entry.url else f"look for {entry.file} on {entry.page}, download it"
@@ -258,7 +247,7 @@ def _compare(entry: Released, now: Record, before: Record | None, path: Path) ->
 def _unfit(entry: Released, file: IO[bytes]) -> str:
     """Why a file cannot be these weights, as far as its first bytes and its size tell; "" when it can."""
     file.seek(0)
-    return not_weights(file.read(_HEAD)) or implausible(entry, os.fstat(file.fileno()).st_size)
+    return not_weights(file.read(HEAD)) or implausible(entry, os.fstat(file.fileno()).st_size)
 
 
 def _damage(file: IO[bytes]) -> str:

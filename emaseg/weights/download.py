@@ -22,8 +22,10 @@ from emaseg.errors import SystemFault, UserError, WeightsError
 from emaseg.events import Downloading, Note
 from emaseg.files import fault, make_folder
 from emaseg.resources import cache_folder, mirror, offline
+from emaseg.signatures import HEAD
 from emaseg.weights.address import Source, mirrored
-from emaseg.weights.cache import accept, free_bytes, implausible, locate, manual, not_weights, trusted
+from emaseg.weights.cache import accept, free_bytes, implausible, locate, manual, trusted
+from emaseg.weights.kind import not_weights
 from emaseg.weights.lock import STALE_SECONDS, Lock, UnusableError
 from emaseg.weights.part import Part, Version, claim
 from emaseg.weights.released import Released, file_name
@@ -32,7 +34,6 @@ from emaseg.words import Lines, excerpt, printable, size
 
 Events = Generator[Downloading | Note, None, Path]
 
-_HEAD = 16  # bytes that tell what a file is
 _SPARE = 16 << 20  # bytes that a download leaves free on the disk
 _MOST_TRIES = 1000  # for one address, however much each of them brings
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -323,7 +324,7 @@ def _receive(
 def _beginning(entry: Released, answer: Answer, total: int | None) -> bytes:
     """The first bytes of a file, when they are those of weights and it is long enough for them."""
     head = b""
-    while len(head) < _HEAD and (chunk := answer.read()):
+    while len(head) < HEAD and (chunk := answer.read()):
         head += chunk
     reason = not_weights(head, answer.headers.get("Content-Type", ""))
     if not reason and total is not None:

@@ -31,6 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from emaseg.data.files import jpeg, png
 from emaseg.errors import DataError, SystemFault, UserError
 from emaseg.files import MOST_BYTES, open_file, read_bytes
+from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TIFF, WEBP, XML, ZIP, kind_of
 
 if TYPE_CHECKING:
     from emaseg.data.sample import Box, UInt8
@@ -53,33 +54,15 @@ _AGAIN = "copy or download it again"
 _CONVERT = "convert it to PNG or JPEG"
 _READABLE = "JPEG, PNG, WebP, TIFF, BMP, GIF and PPM files can be read"
 
-# What a file that no decoder accepts really is, by its first bytes: (offset, bytes in lower case, words, remedy).
-_SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"<!doctype html", "an HTML page", "the download was answered with a web page: check its address and sign-in"),
-    (0, b"<html", "an HTML page", "the download was answered with a web page: check its address and sign-in"),
-    (0, b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to fetch the real file"),
-    (0, b"<?xml", "an XML file", _READABLE),
-    (0, b"<svg", "an SVG drawing", _CONVERT),
-    (0, b"%pdf", "a PDF document", _CONVERT),
-    (0, b"%!ps", "a PostScript file", _CONVERT),
-    (0, b"8bps", "a Photoshop file", _CONVERT),
-    (0, b"pk\x03\x04", "a ZIP archive", "unpack it first"),
-    (0, b"\x1f\x8b", "a gzip file", "unpack it first"),
-    (0, b"\x93numpy", "a NumPy array", _CONVERT),
-    (0, b"\x89hdf", "an HDF5 file", _CONVERT),
-    (0, b"\x00\x00\x01\x00", "an icon file (ICO)", _CONVERT),
-    (0, b"\x00\x00\x00\x0cjp", "a JPEG 2000 image", _CONVERT),
-    (4, b"ftyphei", "a HEIC image", _CONVERT),
-    (4, b"ftypmif1", "a HEIF image", _CONVERT),
-    (4, b"ftypavif", "an AVIF image", _CONVERT),
-    (4, b"ftyp", "a video or HEIF file", _CONVERT),
-    (0, b"\xff\xd8\xff", "a damaged JPEG", _AGAIN),
-    (0, b"\x89png", "a damaged PNG", _AGAIN),
-    (0, b"gif8", "a damaged GIF", _AGAIN),
-    (0, b"riff", "a damaged WebP, or a sound or video file", _AGAIN),
-    (0, b"ii*\x00", "a damaged TIFF", _AGAIN),
-    (0, b"mm\x00*", "a damaged TIFF", _AGAIN),
-)
+# What to do about a file that no decoder accepts, by what it really is; the others must be converted.
+_REMEDIES = {
+    HTML: "the download was answered with a web page: check its address and sign-in",
+    GIT_LFS: "run `git lfs pull` to fetch the real file",
+    XML: _READABLE,
+    ZIP: "unpack it first",
+    GZIP: "unpack it first",
+}
+_OURS = (JPEG, PNG, WEBP, GIF, TIFF, BMP)
 
 
 def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Box | None = None) -> UInt8:
@@ -311,10 +294,12 @@ def _not_an_image(name: str, head: bytes) -> DataError:
     """Say what a file that no decoder accepts looks like instead."""
     if not head:
         return DataError(f"{name}: the file is empty (0 bytes)", _AGAIN)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()  # a text may open with a byte-order mark and blanks
-    for offset, signature, words, remedy in _SIGNATURES:
-        if (head.lower()[offset:] if offset else start).startswith(signature):
-            return DataError(f"{name}: not an image that can be read: it looks like {words}", remedy)
+    kind = kind_of(head)
+    if kind in _OURS:
+        return DataError(f"{name}: a damaged image: it begins like {kind}, but cannot be read", _AGAIN)
+    if kind:
+        message = f"{name}: not an image that can be read: it looks like {kind}"
+        return DataError(message, _REMEDIES.get(kind, _CONVERT))
     text = head[:32].decode("ascii", errors="replace")
     if all(character.isprintable() or character in "\t\r\n" for character in text) and "\ufffd" not in text:
         return DataError(f"{name}: not an image: it holds text, {' '.join(text.split())!r}", _READABLE)
@@ -325,7 +310,7 @@ def _head(file: BinaryIO | None) -> bytes:
     if file is None:
         return b""
     file.seek(0)
-    return file.read(64)
+    return file.read(HEAD)
 
 
 def _too_large(name: str) -> DataError:
