@@ -103,7 +103,11 @@ def evaluate(
         raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
     from emaseg.reference import hash_of_weights, open_model, resolve, with_em_iterations
 
+    from .render import print_lines
+
     resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
+    if resolved.note and not quiet:
+        print_lines([resolved.note])
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
     data, which = _choose_split(resolved.recipe.data, split)
@@ -122,7 +126,7 @@ def evaluate(
     from emaseg.submit import write_submission
 
     from .progress import show_evaluation, show_submission
-    from .render import print_json, print_lines, print_path, print_scores
+    from .render import print_json, print_path, print_scores
 
     keep_freed_memory()
     target = pick_device(device)
@@ -137,14 +141,14 @@ def evaluate(
         _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
     model, weights_hash = open_model(resolved, target), hash_of_weights(resolved.weights)
-    manner = recipe.inference, recipe.backbone.mean, recipe.backbone.std, target
+    how = recipe.inference, recipe.backbone.mean, recipe.backbone.std, target
     if not dataset.withheld_by:
         _check_metrics(file)
         make_folder(file.parent)  # before the work, not after it
     if submission is None:
-        scores = show_evaluation(evaluate_engine(model, dataset, *manner), quiet)
+        scores = show_evaluation(evaluate_engine(model, dataset, *how), quiet)
     else:
-        found = show_submission(write_submission(submission, model, dataset, *manner), quiet)
+        found = show_submission(write_submission(submission, model, dataset, *how), quiet)
         if found is None:
             _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
             return 0

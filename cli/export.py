@@ -72,7 +72,11 @@ def export(
 
     from emaseg.reference import open_network, resolve
 
+    from .render import print_lines
+
     resolved = resolve(reference, weights=weights, overrides=overrides)
+    if resolved.note and not quiet:
+        print_lines([resolved.note])
     path = target(request, out, resolved.recipe.name)
     network = open_network(resolved)
 

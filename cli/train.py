@@ -71,12 +71,12 @@ def train(
     """
     session = session_of(context, verbose, keeps_files=not dry_run)
     if dry_run:
-        return _dry_run(_loaded(recipe, overrides, init_from, verbose).recipe, device, as_json)
+        return _dry_run(_loaded(recipe, overrides, init_from, resume, verbose).recipe, device, as_json)
     with stop_on_signals() as stop:  # before anything that takes long
         run, others = out, False
         try:
             others = out is not None and not resume and _can_resume(out)  # a run that this command will not touch
-            loaded = _loaded(recipe, overrides, init_from, verbose)
+            loaded = _loaded(recipe, overrides, init_from, resume, verbose)
             with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
                 session.log = run / "log.txt"
                 return _train(loaded.recipe, run, resume, device, stop, Words(recipe, overrides, as_json, quiet))
@@ -98,13 +98,17 @@ class Words:
     quiet: bool
 
 
-def _loaded(recipe: str, overrides: list[str], init_from: str | None, verbose: bool) -> LoadedRecipe:
+def _loaded(recipe: str, overrides: list[str], init_from: str | None, resume: bool, verbose: bool) -> LoadedRecipe:
     """The recipe; with -v the origin of every key is shown."""
     from emaseg.recipe import load_recipe_with_origins, toml_value
 
     if init_from is not None:
         overrides = [*overrides, f"train.init_from={toml_value(init_from)}"]
     loaded = load_recipe_with_origins(recipe, overrides)
+    if loaded.recipe.train.init_from and not resume:  # before torch is imported: a wrong name is told at once
+        from emaseg.weights.start import start_weights
+
+        start_weights(loaded.recipe.train.init_from)
     if verbose:
         from .render import print_grid
 

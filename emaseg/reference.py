@@ -1,13 +1,14 @@
-"""REF: what `eval` and `predict` are pointed at, turned into a recipe and a weight file.
+"""REF: what `eval`, `predict` and `export` are pointed at, turned into a recipe and a weight file.
 
-Room: reference; imports recipe, resources, run_folder, weights, export.info; checkpoint, models and export.runtime
-(and with them torch) when needed.
+Room: reference. What is wrong with a REF's name is said before torch is imported, which takes seconds.
 
 A REF is
     a RUN folder            its best checkpoint, else the last
+    a folder of runs        its newest complete run
     a checkpoint file       the recipe is inside
     an exported file        the recipe is inside; it runs without a network of ours
-    a RECIPE                with --weights FILE (ours or another system's); alone it means its released weights
+    a RECIPE                with --weights FILE (ours or another system's); alone it means its released weights, and
+                            where the row has none, the recipe's newest complete run
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError, WeightsError, nearest
-from emaseg.exported.info import is_exported, read_info, settings
+from emaseg.exported.info import is_exported, needed_overrides, read_info
 from emaseg.files import open_file, sha256_of
 from emaseg.recipe import Recipe, for_tta, load_recipe, parse_recipe
 from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.recipe.schema import EMANetModel
-from emaseg.resources import HINTS, beside, cache_folder, expanded, shipped_recipes
-from emaseg.run_folder import pick_checkpoint
-from emaseg.weights.cache import locate, manual, trusted
+from emaseg.resources import HINTS, beside, cache_folder, expanded, runs_folder, shipped_recipes
+from emaseg.run_folder import find_run, newest_run, pick_checkpoint
+from emaseg.weights.cache import by_hand_advice, locate, verified
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
 from emaseg.words import quoted, quoted_path
@@ -42,13 +43,15 @@ if TYPE_CHECKING:
 class Resolved:
     """A recipe, the weights to fill it with, and the run they belong to, if any.
 
-    written: the recipe before `--set` and `--tta`.
+    written: the recipe before `--set` and `--tta`. note: a line that says which run was chosen where the REF named
+    several; else "".
     """
 
     recipe: Recipe
     weights: Path
     run: Path | None
     written: Recipe
+    note: str = ""
 
 
 def resolve(
@@ -83,24 +86,51 @@ def resolve(
     if not named and (path.is_dir() or _is_weight_file(path)):
         if weights is not None:
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
-        run = path if path.is_dir() else _run_of(path)
-        file = pick_checkpoint(path, checkpoint) if path.is_dir() else path
-        written, recipe = _recipe_inside(file, overrides, tta)
-        return Resolved(recipe, file, run, written)
+        if path.is_dir():
+            return _of_run(*find_run(path), checkpoint, overrides, tta)
+        return _of_file(path, _run_of(path), "", overrides, tta)
     if not named:
         _check_there(ref, alone=weights is None)
-    written, recipe = _readings(lambda sets: load_recipe(ref, sets), overrides, tta)
-    if weights is None:
-        return Resolved(recipe, _released(recipe), None, written)
-    file = expanded(weights)
+    written, recipe = _with_options(lambda sets: load_recipe(ref, sets), overrides, tta)
+    if weights is not None:
+        file, note = _named_weights(weights)
+        return Resolved(recipe, file, None, written, note)
+    if recipe.published is None or not recipe.published.checkpoint:
+        run = newest_run(runs_folder(recipe.name))
+        if run is None:
+            hint = f"train it: emaseg train {quoted_path(ref)}; or give --weights FILE or a RUN folder"
+            raise WeightsError(f"{recipe.name}: this recipe has no released weights, and no complete run here", hint)
+        note = f"{recipe.name}: no released weights; its newest complete run is {run}"
+        return _of_run(run, note, None, overrides, tta)
+    return Resolved(recipe, _released(recipe, recipe.published.checkpoint), None, written)
+
+
+def _of_run(run: Path, note: str, checkpoint: str | None, overrides: Sequence[str], tta: bool) -> Resolved:
+    return _of_file(pick_checkpoint(run, checkpoint), run, note, overrides, tta)
+
+
+def _of_file(file: Path, run: Path | None, note: str, overrides: Sequence[str], tta: bool) -> Resolved:
+    """Of a file with its recipe inside."""
+    written, recipe = _recipe_inside(file, overrides, tta)
+    return Resolved(recipe, file, run, written, note)
+
+
+def _named_weights(weights: str) -> tuple[Path, str]:
+    """The file that `--weights` names beside a recipe, and a line that says what was chosen, if anything was.
+
+    Raises:
+        WeightsError: there is none. RecipeError: an exported file.
+    """
+    file, note = expanded(weights), ""
     if file.is_dir():
-        file = pick_checkpoint(file, None)
+        run, note = find_run(file)
+        file = pick_checkpoint(run)
     if not file.is_file():
         hint = beside(file) or "name a checkpoint, a weight file or a run folder"
         raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
-    return Resolved(recipe, file, None, written)
+    return file, note
 
 
 def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:
@@ -163,7 +193,9 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
     return replace(resolved, recipe=recipe)
 
 
-def _readings(read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
+def _with_options(
+    read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str], tta: bool
+) -> tuple[Recipe, Recipe]:
     """A recipe as it is written, and as `--set` and `--tta` want it.
 
     Raises:
@@ -185,7 +217,7 @@ def _readings(read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str],
 
 
 def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
-    """The `_readings` of a checkpoint's or an exported file's recipe."""
+    """The recipe in a checkpoint or an exported file, as it is written and with the options."""
     if is_exported(file):
         return _recipe_of_exported(file, overrides, tta)
     check_kind(file)
@@ -200,16 +232,16 @@ def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Rec
     text, source = content["recipe"], f"{file} (recipe inside)"
     if not overrides:
         recipe_inside(text, file)  # what is wrong in it is the file's fault, not that of who names it
-    written, recipe = _readings(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
+    written, recipe = _with_options(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
     _check_network(written, recipe, "checkpoint", ("weights", "stages_eval"))
     return written, recipe
 
 
 def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
-    written, recipe = _readings(lambda sets: read_info(file, sets).recipe, overrides, tta)
+    written, recipe = _with_options(lambda sets: read_info(file, sets).recipe, overrides, tta)
     _check_network(written, recipe, "exported file", ("weights",))
     include = read_info(file).include
-    needed = settings(recipe.inference, include)
+    needed = needed_overrides(recipe.inference, include)
     if needed:
         remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {quoted(text)}' for text in needed)}"
         raise RecipeError(
@@ -234,20 +266,19 @@ def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]
                 )
 
 
-def _released(recipe: Recipe) -> Path:
+def _released(recipe: Recipe, url: str) -> Path:
     """The released weights of a published row, if they lie in the cache and are what they were."""
-    url = recipe.published.checkpoint if recipe.published else ""
-    if not url:
-        raise WeightsError(f"{recipe.name}: this recipe has no released weights", "give --weights FILE or a RUN folder")
     entry = by_reference(url)
     path = cache_folder() / Path(url).name if entry is None else locate(entry)
     if path is None or not path.is_file():
-        known = f"emaseg download-weights {entry.name}; or {manual(entry)}" if entry else f"save {url} as {path}"
+        known = (
+            f"emaseg download-weights {entry.name}; or {by_hand_advice(entry)}" if entry else f"save {url} as {path}"
+        )
         raise WeightsError(
             f"{recipe.name}: its released weights are not on this machine", f"{known}; or give --weights FILE"
         )
     if entry is not None:
-        trusted(entry, path)
+        verified(entry, path)
     return path
 
 

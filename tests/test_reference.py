@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,32 @@ def test_overrides_may_not_change_the_network(trained: Path) -> None:
     assert resolved.recipe.inference.flip
     with pytest.raises(RecipeError, match=r"model\.bases"):
         resolve(str(trained), overrides=["model.bases=8"])
+
+
+def test_a_folder_of_runs_means_its_newest_complete_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects one meaning of REF in every command, and that the choice is said: the run that ended last counts, at
+    both depths of ./runs; one without its samples has not ended. A recipe without released weights means the same."""
+    monkeypatch.chdir(tmp_path)
+    for name, seconds in (("tiny/2026-01-01", 300), ("tiny/mine", 100), ("other/2026-01-02", 200), ("tiny/begun", 900)):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "samples.png", (seconds, seconds))
+    (tmp_path / "runs/tiny/begun/samples.png").unlink()
+    (tmp_path / "tiny.toml").write_text(TINY)
+    newest = Path("runs/tiny/2026-01-01")
+    for ref in ("runs", "runs/tiny", "./runs", "tiny.toml"):
+        resolved = resolve(ref)
+        assert resolved.weights == newest / "checkpoints/best.pt"
+        assert resolved.run == newest
+        assert str(newest) in resolved.note
+        assert "newest complete run" in resolved.note
+    assert resolve("runs", checkpoint="last").weights == newest / "checkpoints/last.pt"
+    assert resolve("tiny.toml", weights="runs").weights == newest / "checkpoints/best.pt"
+    assert start_weights("runs/tiny") == newest / "checkpoints/best.pt"
+    assert resolve("runs/tiny/mine").note == ""
+    with pytest.raises(WeightsError, match="no checkpoint in this folder"):
+        resolve(str(tmp_path))
 
 
 TTA = '[inference_tta]\nmode = "slide"\nwindow = [16, 16]\nstride = [8, 8]\nscales = [0.5, 1.0]\nflip = true\n'

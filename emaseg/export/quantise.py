@@ -29,7 +29,7 @@ from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
 from emaseg.export.program import seal
-from emaseg.exported.info import INPUT, FileInfo, followed
+from emaseg.exported.info import INPUT, FileInfo, supported_protocol
 from emaseg.exported.runtime import open_exported
 from emaseg.resources import expanded
 
@@ -148,7 +148,7 @@ def cost(full: Path, quantised: Path, info: FileInfo, dataset: Dataset) -> Cost:
 
 def _miou(path: Path, info: FileInfo, dataset: Dataset) -> float | None:
     recipe = info.recipe
-    protocol = followed(recipe.inference, info.include)
+    protocol = supported_protocol(recipe.inference, info.include)
     events = evaluate(open_exported(path), dataset, protocol, recipe.backbone.mean, recipe.backbone.std, "cpu")
     (last,) = (event for event in events if isinstance(event, Evaluated))
     return last.scores.miou

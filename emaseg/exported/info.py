@@ -156,7 +156,7 @@ def _check_values(precision: str, values: Mapping[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the protocol
-def followed(inference: Inference, include: Sequence[str]) -> Inference:
+def supported_protocol(inference: Inference, include: Sequence[str]) -> Inference:
     """The nearest protocol that a file with `include` inside can follow; the same where it can follow it already.
 
     Class ids cannot be averaged or resized; uint8 pixels are neither the mean colour nor a resized float image.
@@ -171,9 +171,9 @@ def followed(inference: Inference, include: Sequence[str]) -> Inference:
     return inference
 
 
-def settings(inference: Inference, include: Sequence[str]) -> list[str]:
+def needed_overrides(inference: Inference, include: Sequence[str]) -> list[str]:
     """`--set` values that turn a protocol into one the file can follow; [] where it is one."""
-    possible = followed(inference, include)
+    possible = supported_protocol(inference, include)
     texts = {
         "resize_long_short": "[]",
         "pad": '"none"',
@@ -189,7 +189,7 @@ def settings(inference: Inference, include: Sequence[str]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------- the two files
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[File]:
+def opened_file(path: Path) -> Iterator[File]:
     """An exported file to read.
 
     Raises:
@@ -215,7 +215,7 @@ def opened(path: Path) -> Iterator[File]:
 
 
 def _texts(path: Path) -> dict[str, str]:
-    with opened(path) as file:
+    with opened_file(path) as file:
         if path.suffix.lower() == SUFFIXES["torch"]:
             members = read_directory(file)
             return pt2_texts(content(file, members[ABOUT])) if ABOUT in members else {}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from emaseg.errors import WeightsError
-from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened
+from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened_file
 from emaseg.exported.run_onnx import open_onnx
 from emaseg.exported.run_pt2 import Bounded, open_pt2
 from emaseg.models import Report
@@ -116,7 +116,7 @@ def open_exported(path: Path, device: torch.device | str = "cpu") -> ExportedNet
     """
     where = torch.device(device)
     run: Run
-    with opened(path) as file:
+    with opened_file(path) as file:
         if path.suffix.lower() == SUFFIXES["torch"]:
             info, module = open_pt2(file, path, where)
             run = Bounded(module)

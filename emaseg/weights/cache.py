@@ -101,7 +101,7 @@ def read_record(path: Path) -> Record | None:
     return Record(match[3].lower(), int(match[1] or -1), int(match[2] or -1))
 
 
-def trusted(entry: Released, path: Path, *, full: bool = False) -> Record:
+def verified(entry: Released, path: Path, *, full: bool = False) -> Record:
     """Check a cached file against its record and the manifest; records what had no record and can be the weights.
 
     The file is read only when its size or time differ from the record's, or when `full`.
@@ -147,7 +147,7 @@ def unfit(entry: Released, path: Path) -> str:
         return _unfit(entry, file)
 
 
-def accept(entry: Released, candidate: Path, final: Path, name: str) -> Record:
+def install(entry: Released, candidate: Path, final: Path, name: str) -> Record:
     """Make `candidate`, a file beside it, the weights `final`: check all that can be checked, then rename.
 
     Its bytes must have reached the disk. `name` stands for it in messages.
@@ -184,7 +184,7 @@ def accept(entry: Released, candidate: Path, final: Path, name: str) -> Record:
     return now
 
 
-def take(entry: Released, source: Path, folder: Path | None = None) -> Path | None:
+def import_from(entry: Released, source: Path, folder: Path | None = None) -> Path | None:
     """Bring the entry's file from the folder `source` into the cache, as a link where the disk allows it.
 
     Returns:
@@ -205,13 +205,13 @@ def take(entry: Released, source: Path, folder: Path | None = None) -> Path | No
         if reason := unfit(entry, found):  # before it is copied
             raise WeightsError(f"{found}: {reason}")
         if final.exists() and final.samefile(found):
-            trusted(entry, final)
+            verified(entry, final)
             return final
         handle, name = tempfile.mkstemp(prefix=f".{entry.file}.", suffix=".part", dir=folder)
         os.close(handle)
         candidate = Path(name)
         _link_or_copy(found.resolve(), candidate)
-        accept(entry, candidate, final, str(found))
+        install(entry, candidate, final, str(found))
         return final
     except OSError as error:
         raise fault(error, final, f"copying {found}") from error
@@ -220,7 +220,7 @@ def take(entry: Released, source: Path, folder: Path | None = None) -> Path | No
             candidate.unlink(missing_ok=True)
 
 
-def manual(entry: Released, folder: Path | None = None) -> str:
+def by_hand_advice(entry: Released, folder: Path | None = None) -> str:
     """How to get the file there by hand."""
     where = f"download {entry.url}" if entry.url else f"look for {entry.file} on {entry.page}, download it"
     return f"{where} and save it as {(folder or cache_folder()) / entry.file}"

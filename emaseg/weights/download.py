@@ -24,7 +24,7 @@ from emaseg.files import fault, make_folder
 from emaseg.resources import cache_folder, mirror, offline
 from emaseg.signatures import HEAD
 from emaseg.weights.address import Source, mirrored
-from emaseg.weights.cache import accept, free_bytes, implausible, locate, manual, trusted
+from emaseg.weights.cache import by_hand_advice, free_bytes, implausible, install, locate, verified
 from emaseg.weights.kind import not_weights
 from emaseg.weights.lock import STALE_SECONDS, Lock, UnusableError
 from emaseg.weights.part import Part, Version, claim
@@ -83,16 +83,18 @@ def fetch(entry: Released, folder: Path | None = None, patience: Patience | None
     patience = patience or Patience()
     path = locate(entry, folder)
     if path is not None:
-        trusted(entry, path)
+        verified(entry, path)
         return path
     urls = sources(entry)
     if offline():
         raise WeightsError(
             f"{entry.name}: not on this machine, and EMASEG_OFFLINE forbids to download it",
-            f"unset EMASEG_OFFLINE, or {manual(entry, folder)}",
+            f"unset EMASEG_OFFLINE, or {by_hand_advice(entry, folder)}",
         )
     if not urls:
-        raise WeightsError(f"{entry.name}: its owners give no address to download it from", manual(entry, folder))
+        raise WeightsError(
+            f"{entry.name}: its owners give no address to download it from", by_hand_advice(entry, folder)
+        )
     make_folder(folder)
     final = folder / entry.file
     if final.is_dir():
@@ -110,7 +112,7 @@ def fetch(entry: Released, folder: Path | None = None, patience: Patience | None
             part.close()
         return final
     finally:
-        lock.drop()
+        lock.release()
 
 
 def sources(entry: Released) -> tuple[Source, ...]:
@@ -131,7 +133,7 @@ def _wait_for(lock: Lock, entry: Released, patience: Patience) -> Generator[Note
     told, seen, since = False, frozenset[tuple[str, int, int]](), time.monotonic()
     while True:
         try:
-            if lock.take():
+            if lock.acquire():
                 return
         except UnusableError as error:
             reason = f"{lock.path}: cannot be locked ({error})"
@@ -178,7 +180,7 @@ def _from_any(
             yield from _from(entry, source, part, patience, lock)
             if os.name == "nt":
                 part.release()
-            accept(entry, part.path, final, source.shown)
+            install(entry, part.path, final, source.shown)
         except UselessError as error:
             failures.append((source.shown, str(error)))
             if error.content:
@@ -193,7 +195,7 @@ def _from_any(
             yield Note(f"{entry.name}: {final}{other}")
             return
     tried = [f"  {shown}: {reason}" for shown, reason in failures]
-    by_hand = f"{manual(entry, final.parent)}; or run emaseg download-weights {entry.name} --from FOLDER_THAT_HOLDS_IT"
+    by_hand = f"{by_hand_advice(entry, final.parent)}; or run emaseg download-weights {entry.name} --from FOLDER_THAT_HOLDS_IT"
     kind: type[UserError] = WeightsError if refused else SystemFault
     hint = refused.hint if refused else "try again later"
     message = Lines(f"{entry.name}: could not be downloaded", *tried)
@@ -220,7 +222,7 @@ def _from(
             if failed >= patience.tries:
                 raise UselessError(f"{error} (tried {failed} times)") from error
             yield Note(f"{entry.name}: {error}; trying again")
-            lock.alive()
+            lock.renew()
             time.sleep(pause)
             pause = min(2 * pause, patience.longest_pause)
         else:
@@ -310,7 +312,7 @@ def _receive(
             rate = (part.length - start) / max(now - begun, 1e-6)
             left = None if total is None else (total - part.length) / rate
             yield Downloading(entry.name, part.length, total, rate, left)
-            lock.alive()
+            lock.renew()
             next_event = now + patience.every
         if now - looked >= patience.timeout:
             if part.length - had < patience.slowest * (now - looked):

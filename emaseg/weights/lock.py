@@ -30,10 +30,10 @@ class UnusableError(Exception):
 
 
 class Lock:
-    """A lock on `path`. `take` never waits; the file is gone after `drop`.
+    """A lock on `path`. `acquire` never waits; the file is gone after `release`.
 
     The system's own lock (flock) is used where there is one; reading the file is enough for it, so another user's
-    does as well. Elsewhere, and on network disks without it, the file's existence is the lock: then `alive` must be
+    does as well. Elsewhere, and on network disks without it, the file's existence is the lock: then `renew` must be
     called now and then, for a lock without a sign of life is taken over.
 
     It saves work and guards nothing: who loses it, or finds it unusable, may still go on with files of its own.
@@ -44,7 +44,7 @@ class Lock:
         self._portable = portable
         self._handle: int | None = None
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Whether the lock is ours now.
 
         Raises:
@@ -53,18 +53,18 @@ class Lock:
         """
         if not self._portable:
             try:
-                return self._take_system()
+                return self._acquire_system()
             except _NoSystemLockError:
                 self._portable = True
-        return self._take_portable()
+        return self._acquire_portable()
 
-    def alive(self) -> None:
+    def renew(self) -> None:
         """A sign of life for those who wait."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._handle if os.utime in os.supports_fd else self.path)
 
-    def drop(self) -> None:
+    def release(self) -> None:
         """Give the lock back; nothing happens when it is not ours."""
         if self._handle is None:
             return
@@ -74,7 +74,7 @@ class Lock:
         os.close(self._handle)
         self._handle = None
 
-    def _take_system(self) -> bool:
+    def _acquire_system(self) -> bool:
         found = self._open()
         if found is None:
             return False
@@ -115,12 +115,12 @@ class Lock:
         except OSError as error:
             link = error.errno in (errno.ELOOP, getattr(errno, "EMLINK", -1))
             raise UnusableError("it is a link" if link else error.strerror or str(error)) from error
-        if os.fstat(handle).st_nlink > 1:  # a file of somebody's, whose time `alive` would change
+        if os.fstat(handle).st_nlink > 1:  # a file of somebody's, whose time `renew` would change
             os.close(handle)
             raise UnusableError("it is a link")
         return handle, writable
 
-    def _take_portable(self) -> bool:
+    def _acquire_portable(self) -> bool:
         try:
             self._handle = os.open(self.path, opened.NEW, opened.MODE)
         except FileExistsError:

@@ -107,10 +107,10 @@ def ask(source: Source, headers: dict[str, str], timeout: float) -> Answer:
         RecipeError: the proxy that the environment names is none.
     """
     url, home, seen = source.url, origin(source.url), {source.url}
-    trusted = True
+    at_home = True
     for _ in range(_HOPS + 1):
         request = Request(url, headers=headers)
-        if source.authorization and trusted:
+        if source.authorization and at_home:
             request.add_unredirected_header("Authorization", source.authorization)
         response = _open(request, timeout)
         try:
@@ -127,7 +127,7 @@ def ask(source: Source, headers: dict[str, str], timeout: float) -> Answer:
         if url in seen:
             break
         seen.add(url)
-        trusted = trusted and origin(url) == home
+        at_home = at_home and origin(url) == home
     raise UselessError("redirects in a circle", content=True)
 
 
