@@ -69,8 +69,10 @@ def read_members(file: File, comment: int = 0) -> dict[str, Member]:
     if size > MOST_BYTES:
         raise AmbiguousError("more than 4 GB")
     count, start, length, stop = _directory(file, size - comment - _END.size, comment)
-    if not 0 < count <= MOST_MEMBERS or length > _MOST_DIRECTORY:
-        raise DamagedError(f"an archive of {count} members")
+    if not count:
+        raise DamagedError("an archive without members")
+    if count > MOST_MEMBERS or length > _MOST_DIRECTORY:
+        raise DamagedError("more members than any network has")
     if start + length != stop:
         raise AmbiguousError("its directory is not where its end says, or there are two directories")
     return _located(file, _entries(_bytes(file, start, length), count), start)

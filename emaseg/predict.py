@@ -1,7 +1,6 @@
 """Predicting: a model for pictures, which pictures are meant, and a file or two for each.
 
-Room: predict; imports inference, visual, files, data.images, data.labels and weights.kind; never torchvision.
-Legend: H W image height and width, K classes.
+Room: predict; never torchvision. Legend: H W image height and width, K classes.
 """
 
 from __future__ import annotations
@@ -89,12 +88,14 @@ class Predictor:
         Raises:
             WeightsError: missing, damaged, of another model, or foreign and without a recipe.
         """
-        from emaseg.checkpoint import load_network, read_recipe
+        from emaseg.checkpoint import load_network, read_network, recipe_inside
 
-        file = Path(path)
+        file, state = Path(path), None
         check_kind(file)
-        recipe = recipe or read_recipe(file)
-        return cls(load_network(recipe, file), recipe, device)
+        if recipe is None:
+            text, state = read_network(file)
+            recipe = recipe_inside(text, file)
+        return cls(load_network(recipe, file, state), recipe, device)
 
     def predict(self, image: Path | str | UInt8 | Image.Image) -> Prediction:
         """The label map of one picture, by the recipe's inference protocol.

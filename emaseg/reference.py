@@ -14,8 +14,8 @@ A REF is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class Resolved:
     """A recipe, the weights to fill it with, and the run they belong to, if any.
 
     written: the recipe before `--set` and `--tta`. note: a line that says which run was chosen where the REF named
-    several; else "".
+    several; else "". state: the weights, where they were read with the recipe; the network's own once it is opened.
     """
 
     recipe: Recipe
@@ -52,6 +52,7 @@ class Resolved:
     run: Path | None
     written: Recipe
     note: str = ""
+    state: Mapping[str, torch.Tensor] | None = field(default=None, repr=False, compare=False)
 
 
 def resolve(
@@ -111,7 +112,9 @@ def _of_run(run: Path, note: str, checkpoint: str | None, overrides: Sequence[st
 
 def _of_file(file: Path, run: Path | None, note: str, overrides: Sequence[str], tta: bool) -> Resolved:
     """Of a file with its recipe inside."""
-    written, recipe = _recipe_inside(file, overrides, tta)
+    if not is_exported(file):
+        return _of_checkpoint(file, run, note, overrides, tta)
+    written, recipe = _recipe_of_exported(file, overrides, tta)
     return Resolved(recipe, file, run, written, note)
 
 
@@ -151,10 +154,11 @@ def open_network(resolved: Resolved) -> Network:
     """
     if is_exported(resolved.weights):
         raise RecipeError(f"{resolved.weights}: is exported already", "name the checkpoint that it was made from")
-    check_kind(resolved.weights)
+    if resolved.state is None:
+        check_kind(resolved.weights)
     from emaseg.checkpoint import load_network
 
-    return load_network(resolved.recipe, resolved.weights)
+    return load_network(resolved.recipe, resolved.weights, resolved.state)
 
 
 def hash_of_weights(file: Path) -> str:
@@ -216,25 +220,18 @@ def _with_options(
     return written, replace(recipe, inference=recipe.inference_tta)
 
 
-def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
-    """The recipe in a checkpoint or an exported file, as it is written and with the options."""
-    if is_exported(file):
-        return _recipe_of_exported(file, overrides, tta)
+def _of_checkpoint(file: Path, run: Path | None, note: str, overrides: Sequence[str], tta: bool) -> Resolved:
+    """Of one of our checkpoints, which is read here, once."""
     check_kind(file)
-    from emaseg.checkpoint import FORMAT, read_header, recipe_inside
+    from emaseg.checkpoint import read_network, recipe_inside
 
-    content = read_header(file)
-    if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
-        raise WeightsError(
-            f"{file}: holds no recipe, so it does not say which network it belongs to",
-            f"name the recipe too: RECIPE --weights {quoted_path(file)}",
-        )
-    text, source = content["recipe"], f"{file} (recipe inside)"
+    text, state = read_network(file)
     if not overrides:
         recipe_inside(text, file)  # what is wrong in it is the file's fault, not that of who names it
+    source = f"{file} (recipe inside)"
     written, recipe = _with_options(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
     _check_network(written, recipe, "checkpoint", ("weights", "stages_eval"))
-    return written, recipe
+    return Resolved(recipe, file, run, written, note, state)
 
 
 def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:

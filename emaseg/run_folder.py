@@ -1,12 +1,12 @@
 """A training run on disk.
 
-Room: run_folder; imports recipe, files, run_lock, errors. Layout:
+Room: run_folder; never torch. Layout:
 
     RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,previous,best,step_XXXXXXXX}.pt
     RUN/env.json      each start: versions, command         RUN/samples.png   image, truth, prediction
     RUN/metrics.csv   one row a log interval and one an evaluation (metrics_file.py)
     RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
-    RUN/lock          who trains it just now (run_lock.py)
+    RUN/lock          who trains it just now (run_lock/)
 
 previous.pt is the last.pt before, for the day when that one is damaged: a run takes the disk space of one checkpoint
 more than it did, but no more than before while one is written.

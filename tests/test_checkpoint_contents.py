@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.checkpoint import Checkpoint, load_weights, read_recipe, save_checkpoint
+from emaseg.checkpoint import Checkpoint, load_weights, save_checkpoint
 from emaseg.errors import WeightsError
 from emaseg.models import build_model
 from emaseg.recipe import Recipe
+from emaseg.reference import resolve
 from emaseg.train import train
 from emaseg.words import excerpt
 from tests.helpers import emaseg, run, tiny
@@ -210,7 +211,7 @@ def test_the_recipe_inside_a_checkpoint_is_bounded(
     file = tmp_path / "a.pt"
     torch.save(content, file)
     with pytest.raises(WeightsError, match="recipe inside"):
-        read_recipe(file)
+        resolve(str(file))
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     code, _, stderr = emaseg(capsys, "predict", tmp_path / "a.png", "--weights", file, "--out", tmp_path / "out")
     assert code == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import RecipeError, WeightsError
-from emaseg.reference import open_model, resolve
+from emaseg.reference import hash_of_weights, open_model, resolve
 from emaseg.resources import shipped_recipes
 from emaseg.weights.start import start_weights
 from tests.helpers import TINY, run, tiny
@@ -38,6 +40,23 @@ def test_checkpoint_file_carries_its_recipe(trained: Path) -> None:
     resolved = resolve(str(trained / "checkpoints/last.pt"))
     assert resolved.recipe == tiny("train.iterations=2")
     assert resolved.run == trained.resolve()
+
+
+def test_a_checkpoint_is_read_once(trained: Path, tmp_path: Path) -> None:
+    """Protects recipe and weights from being of two files: what was read with the recipe fills the network, even if
+    the file has been replaced since. Whoever hashes the file for a report says so when it is gone."""
+    file = tmp_path / "a.pt"
+    shutil.copy(trained / "checkpoints/best.pt", file)
+    resolved = resolve(str(file))
+    file.unlink()
+    own = open_model(resolved, CPU).state_dict()
+    expected = read_checkpoint(trained / "checkpoints/best.pt").model
+    assert all(torch.equal(own[key], expected[key]) for key in expected)
+    with pytest.raises(WeightsError, match="No such file"):
+        hash_of_weights(file)
+    assert (
+        hash_of_weights(trained / "recipe.toml") == hashlib.sha256((trained / "recipe.toml").read_bytes()).hexdigest()
+    )
 
 
 def test_recipe_with_weights(trained: Path, tmp_path: Path) -> None:

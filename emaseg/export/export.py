@@ -1,6 +1,6 @@
 """Exporting: slim the network, write the file, prove it against the network, and only then give it its name.
 
-Room: export; imports models, checkpoint, data, evaluate, files, errors and the rest of this folder.
+Room: export.
 """
 
 from __future__ import annotations

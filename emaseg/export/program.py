@@ -1,6 +1,6 @@
 """A network as a program without Python, and the two files that hold one: torch.export's .pt2, and ONNX.
 
-Room: export; imports torch, export.info; onnx's exporter when it is used. Legend: B batch, H W image.
+Room: export; onnx's exporter is imported when it is used. Legend: B batch, H W image.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An ONNX program with 8-bit convolutions and linear layers, its value ranges learned from images; what that costs.
 
-Room: export; imports onnx and onnxruntime when used, data, evaluate. Legend: B batch, H W image.
+Room: export; onnx and onnxruntime are imported when they are used. Legend: B batch, H W image.
 
 Static quantisation in ONNX's own operations (QuantizeLinear, DequantizeLinear): a scale for each weight channel, one
 scale and zero point for each tensor of activations, from the least and the largest value over the images. Products of

@@ -1,6 +1,6 @@
 """How an exported file is used: emaseg's own command, and a few lines of Python that need no emaseg.
 
-Room: export; imports export.info; never torch.
+Room: export; never torch.
 """
 
 from __future__ import annotations

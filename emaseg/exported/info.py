@@ -1,6 +1,6 @@
 """What an exported file says of itself: the recipe and all that another program needs to use it.
 
-Room: export; imports recipe, data.labels, errors; never torch. Legend: H W image height and width, K classes.
+Room: exported; never torch. Legend: H W image height and width, K classes.
 
 The same texts stand in both formats: in an ONNX file as `metadata_props`, in a .pt2 as one JSON object, `emaseg.json`.
 They are read without the format's library, so a file is refused before anything of it runs.
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from emaseg.archive import AmbiguousError, File
-from emaseg.data.labels import label_set
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.exported.archive import ABOUT, Refused, content, read_directory, read_json
 from emaseg.exported.protobuf import message, text, varint
@@ -59,6 +58,8 @@ class FileInfo:
 
     def texts(self) -> dict[str, str]:
         """The file's metadata: every value a text, lists as JSON."""
+        from emaseg.data.labels import label_set  # it needs numpy; a wrong REF is told before that is imported
+
         labels = label_set(self.recipe.data)
         return {
             "format": FORMAT,

@@ -1,6 +1,6 @@
 """An ONNX file as a session of ONNX Runtime: read once, looked through, and its ends held against its description.
 
-Room: export; imports torch, export.check_onnx, export.info, errors; onnxruntime when a file is opened.
+Room: exported; onnxruntime is imported when a file is opened.
 """
 
 from __future__ import annotations

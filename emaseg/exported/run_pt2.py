@@ -1,6 +1,6 @@
 """A .pt2 as a function of images: looked through, rebuilt, loaded by PyTorch, and its weights compared once loaded.
 
-Room: export; imports torch, export.archive, export.check_pt2, export.info, errors.
+Room: exported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """An exported file in the place of a network: images in, logits out, whatever runs it.
 
-Room: export; imports torch, export.info, export.run_pt2, export.run_onnx, errors.
-Legend: B batch, H W image, h w feature grid, K classes.
+Room: exported. Legend: B batch, H W image, h w feature grid, K classes.
 
 Threat: the file may be a stranger's. It is looked through before PyTorch or ONNX Runtime sees any of it, and what it
 computes is looked at before it becomes a mask.

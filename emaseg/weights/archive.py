@@ -10,9 +10,8 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import FileIO
 
-from emaseg.archive import DamagedError, Member, Pieces, read_members, rebuilt
+from emaseg.archive import DamagedError, File, Member, Pieces, read_members, rebuilt
 
 MARK = b"emaseg sha256 "  # the archive's comment: this, and the SHA-256 of all bytes before the comment as hexadecimal
 COMMENT = len(MARK) + 64
@@ -33,7 +32,7 @@ class Archive:
     covered: int
 
 
-def read_archive(file: FileIO) -> Archive:
+def read_archive(file: File) -> Archive:
     """The members of an archive that torch.save wrote.
 
     Raises:
@@ -46,7 +45,7 @@ def read_archive(file: FileIO) -> Archive:
     return Archive(read_members(file, comment), found[1].decode() if found else "", size - comment)
 
 
-def check_members(file: FileIO, members: Sequence[Member]) -> None:
+def check_members(file: File, members: Sequence[Member]) -> None:
     """
     Raises:
         DamagedError: a member's bytes are not those that were written.
@@ -65,7 +64,7 @@ def check_members(file: FileIO, members: Sequence[Member]) -> None:
             raise DamagedError(f"the content of {member.name} is not what was written (checksum)")
 
 
-def without_extras(file: FileIO, members: Mapping[str, Member], checked: Mapping[str, bytes]) -> Pieces:
+def without_extras(file: File, members: Mapping[str, Member], checked: Mapping[str, bytes]) -> Pieces:
     """A new archive of the members that PyTorch needs for tensors. checked: those that were read and compared before."""
     needed = [name for name in members if _NEEDED.fullmatch(name)]
     return rebuilt(file, {f"archive/{name}": checked.get(name, members[name]) for name in needed})

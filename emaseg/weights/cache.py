@@ -1,6 +1,6 @@
 """The weight files on this machine: finding them, and holding them to what they were when first seen.
 
-Room: weights; imports errors, files, resources and the manifest; never torch.
+Room: weights; never torch.
 
     <cache>/<file>           the weights, whole
     <cache>/<file>.sha256    what sha256sum -c reads; its first line also holds size and time of the file
@@ -19,40 +19,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 import stat
-import struct
 import tempfile
-import zipfile
-from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
+from emaseg.archive import DamagedError
 from emaseg.errors import SystemFault, WeightsError
-from emaseg.files import NO_LINK, READ, fault, is_file, make_folder, open_file, sha256_of, write_text
+from emaseg.files import NO_LINK, READ, fault, is_file, make_folder, open_file, sha256_of
 from emaseg.resources import cache_folder
 from emaseg.signatures import HEAD
 from emaseg.weights import opened
+from emaseg.weights.archive import check_members, read_archive
 from emaseg.weights.kind import not_weights
+from emaseg.weights.record import Record, forbidden, read_record, record_of, write_record
 from emaseg.weights.released import Released
 from emaseg.words import printable, size
 
 State = Literal["absent", "here", "recorded"]
-
-_LINE = re.compile(
-    r"(?:# size ([0-9]{1,20}) mtime_ns ([0-9]{1,20})\n)?([0-9a-fA-F]{64})(?:[ \t]+.*)?\n?"
-)  # also sha256sum's own
-_MOST_DIRECTORY = 16 << 20  # bytes of an archive's directory: some 100,000 tensors
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a file was when it was last hashed; size in bytes, time in nanoseconds."""
-
-    sha256: str
-    size: int
-    mtime_ns: int
 
 
 def locate(entry: Released, folder: Path | None = None) -> Path | None:
@@ -73,34 +59,6 @@ def state(entry: Released, folder: Path | None = None) -> State:
     return "recorded" if record_of(path).is_file() else "here"
 
 
-def record_of(path: Path) -> Path:
-    """Where the hash of a weight file is recorded."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def read_record(path: Path) -> Record | None:
-    """The record of the weight file `path`; None when there is none.
-
-    Raises:
-        WeightsError: there is one, but it is damaged, or we may not read it.
-    """
-    file = record_of(path)
-    try:
-        match = _LINE.fullmatch(opened.read_text(file))
-    except FileNotFoundError:
-        return None
-    except PermissionError as error:
-        raise _forbidden(file, f", so {path.name} cannot be checked") from error
-    except (OSError, UnicodeDecodeError):
-        match = None
-    if match is None:
-        raise WeightsError(
-            f"{file}: not a hash record, so {path.name} cannot be checked",
-            f"remove {file} if you trust the weights; they are recorded afresh when next used",
-        )
-    return Record(match[3].lower(), int(match[1] or -1), int(match[2] or -1))
-
-
 def verified(entry: Released, path: Path, *, full: bool = False) -> Record:
     """Check a cached file against its record and the manifest; records what had no record and can be the weights.
 
@@ -118,13 +76,13 @@ def verified(entry: Released, path: Path, *, full: bool = False) -> Record:
             now = Record(sha256_of(file), status.st_size, status.st_mtime_ns)
             unfit = _unfit(entry, file)
     except PermissionError as error:
-        raise _forbidden(path) from error
+        raise forbidden(path) from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})", "check the disk") from error
     _compare(entry, now, before, path)
     if now != before and (before or not unfit):
         with contextlib.suppress(SystemFault):  # a cache that may only be read serves as well
-            _write_record(path, now)
+            write_record(path, now)
     return now
 
 
@@ -177,7 +135,7 @@ def install(entry: Released, candidate: Path, final: Path, name: str) -> Record:
     except OSError as error:
         raise fault(error, final, "putting the weights there") from error
     try:
-        _write_record(final, now)
+        write_record(final, now)
     except SystemFault:
         if before is None:  # else another user's record says the same already
             raise
@@ -244,52 +202,28 @@ def _compare(entry: Released, now: Record, before: Record | None, path: Path) ->
         )
 
 
-def _unfit(entry: Released, file: IO[bytes]) -> str:
+def _unfit(entry: Released, file: BufferedReader) -> str:
     """Why a file cannot be these weights, as far as its first bytes and its size tell; "" when it can."""
     file.seek(0)
     return not_weights(file.read(HEAD)) or implausible(entry, os.fstat(file.fileno()).st_size)
 
 
-def _damage(file: IO[bytes]) -> str:
+def _damage(file: BufferedReader) -> str:
     """Why an archive is not whole; "" when it is, or when its format (a pickle) does not tell."""
     file.seek(0)
     if file.read(2) != b"PK":
         return ""
     try:
-        if _directory_bytes(file) > _MOST_DIRECTORY:
-            return "an archive of more parts than any weights have"
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                return "a compressed archive, not a file that torch.save wrote"
-            if not any(member.filename.endswith("data.pkl") for member in members):
-                return "an archive, but not one that torch.save wrote (it has no data.pkl)"
-            if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
-                return "a damaged archive (its parts overlap)"  # reading them all could take for ever
-            bad = archive.testzip()
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a place before the file's beginning
-            raise
-        return "a damaged or incomplete archive"
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, struct.error, RuntimeError, ValueError):
-        return "a damaged or incomplete archive"
-    return f"a damaged archive ({printable(bad[:80])} is not what was written)" if bad else ""
-
-
-def _directory_bytes(file: IO[bytes]) -> int:
-    """How long the archive says that its directory is, where zipfile looks for it; 0 when there is none.
-
-    Threat: zipfile makes an object of each of its entries, ten times their size: gigabytes of memory.
-    """
-    file.seek(-min(file.seek(0, os.SEEK_END), 1 << 17), os.SEEK_END)
-    tail = file.read()
-    plain = tail[-22:-18] == b"PK\x05\x06" and tail.endswith(b"\0\0")
-    end = len(tail) - 22 if plain else tail.rfind(b"PK\x05\x06")
-    if end < 0:
-        return 0
-    if tail[max(end - 20, 0) : end][:4] == b"PK\x06\x07" and (large := tail[end - 76 : end - 20])[:4] == b"PK\x06\x06":
-        return int.from_bytes(large[40:48], "little")
-    return int.from_bytes(tail[end + 12 : end + 16], "little")
+        archive = read_archive(file)
+    except DamagedError as error:
+        return f"a damaged or incomplete archive ({error})"
+    if "data.pkl" not in archive.members:
+        return "an archive, but not one that torch.save wrote (it has no data.pkl)"
+    try:
+        check_members(file, list(archive.members.values()))
+    except DamagedError as error:
+        return f"a damaged archive ({printable(str(error))})"
+    return ""
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -311,14 +245,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def free_bytes(folder: Path) -> int:
     """Free space of the disk that `folder` lies on."""
     return shutil.disk_usage(folder).free
-
-
-def _write_record(path: Path, record: Record) -> None:
-    comment = f"# size {record.size} mtime_ns {record.mtime_ns}"
-    write_text(record_of(path), f"{comment}\n{record.sha256}  {path.name}\n")
-
-
-def _forbidden(path: Path, consequence: str = "") -> WeightsError:
-    """We may not read `path`."""
-    hint = f"ask its owner to allow it (chmod a+r {path}), or use a cache of your own: export EMASEG_CACHE=/path"
-    return WeightsError(f"{path}: no permission to read it{consequence}", hint)

@@ -1,6 +1,6 @@
 """What one of our checkpoints must hold, and what weights must be, before anything is done with them.
 
-Room: weights; imports errors and torch.
+Room: weights.
 
 Whoever resumes obeys every number in the file, so each is looked at: a wrong one is named here, with its key, instead of
 becoming another error deep inside PyTorch, or another training without a word.

@@ -1,6 +1,6 @@
 """One process at a time: a lock file that its owner's death releases, between users too.
 
-Room: weights; imports opened only.
+Room: weights; never torch.
 
 Why not the library filelock: it needs write access to the lock file of another user, which shared folders do not give.
 """

@@ -1,6 +1,6 @@
 """What has arrived of a download: <file>.part, and <file>.part.json that says of which address and version it is.
 
-Room: weights; imports errors, files and opened; never torch.
+Room: weights; never torch.
 
 In a shared cache <file>.part may be another user's, or a trap (opened.py). Then <file>.<user>.part serves, and when
 that is not ours either, a temporary file that does not outlive the process.

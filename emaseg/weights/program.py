@@ -1,6 +1,6 @@
 """The pickle program of a weight file, looked through before anything obeys it.
 
-Room: weights; imports the standard library only, never torch.
+Room: weights; never torch.
 
 Threat: a pickle is a program. PyTorch's weights-only reader runs no foreign code, but it still obeys what costs memory
 or time without end: arrays of a terabyte, keys that take ages to hash, nesting that overflows the stack. So the program

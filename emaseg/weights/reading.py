@@ -1,6 +1,6 @@
 """A weight file's content, read so that no file can do harm: tensors, numbers and text, checked before PyTorch sees it.
 
-Room: weights; imports errors, files, the rest of the room and torch.
+Room: weights.
 
     file -> archive.read_archive -> program.check_program -> torch.load(weights_only=True) -> plain values
                 \\-> every checksum, and the SHA-256 of our own files in a second thread meanwhile
@@ -42,12 +42,8 @@ _DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeErr
 _MORE_DAMAGE = (AssertionError, MemoryError, OverflowError, DamagedError, pickle.UnpicklingError)
 
 
-def read_content(path: Path, *, numbers: bool = True) -> Mapping[str, Any]:
+def read_content(path: Path) -> Mapping[str, Any]:
     """Content of a weight file: nested dictionaries, lists and tuples of strided CPU tensors, numbers and text.
-
-    Args:
-        numbers: whether the tensors' numbers are wanted. If not, they are neither read nor compared with their
-            checksums, and tensors may be on the meta device; the rest is.
 
     Raises:
         WeightsError: missing, truncated, damaged, not a weight file, or one that holds anything else.
@@ -57,7 +53,7 @@ def read_content(path: Path, *, numbers: bool = True) -> Mapping[str, Any]:
         if size > MOST_BYTES:
             raise WeightsError(f"{path}: has {size:,} bytes, more than any network here", "check the path")
         file.seek(0)
-        content = _archived(path, file, numbers) if file.read(4) == b"PK\3\4" else _legacy(file, size)
+        content = _archived(path, file) if file.read(4) == b"PK\3\4" else _legacy(file, size)
         content = _plain(content)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights", _REMEDY)
@@ -84,7 +80,7 @@ def _in_words(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path}: not a weight file, or damaged{reason}", _REMEDY) from error
 
 
-def _archived(path: Path, file: FileIO, numbers: bool) -> object:
+def _archived(path: Path, file: FileIO) -> object:
     """The content of an archive, with its SHA-256 or else every member's checksum compared."""
     archive = read_archive(file)
     members = archive.members
@@ -101,8 +97,6 @@ def _archived(path: Path, file: FileIO, numbers: bool) -> object:
         if f"data/{key}" not in members or members[f"data/{key}"].size != length:
             raise DamagedError("a tensor's numbers are missing, or not as many as it claims")
     rewritten = cast("IO[bytes]", without_extras(file, members, small))
-    if not numbers:
-        return _load(rewritten, "meta")
     with ThreadPoolExecutor(1) as pool:  # a second core where there is one: PyTorch copies while this one compares
         verified = pool.submit(_verify, path, archive)
         try:
@@ -135,10 +129,10 @@ def _legacy(file: FileIO, size: int) -> object:
     return _load(cast("IO[bytes]", file))
 
 
-def _load(file: IO[bytes], device: str = "cpu") -> object:
+def _load(file: IO[bytes]) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of odd files
-        return torch.load(file, map_location=device, weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _plain(value: object) -> Any:
@@ -164,7 +158,7 @@ def _plain(value: object) -> Any:
 
 
 def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
-    odd = value.layout != torch.strided or value.is_quantized or value.device.type not in ("cpu", "meta")
+    odd = value.layout != torch.strided or value.is_quantized or value.device.type != "cpu"
     if odd or value.is_conj() or value.is_neg():
         raise RefusedError("tensors of a special kind, not plain numbers", "use a file of plain weights")
     # Threat: strides of 0 unfold a few bytes into terabytes as soon as somebody copies.

@@ -1,6 +1,6 @@
 """What a training starts from: ImageNet weights of the backbone, or a whole network (train.init_from).
 
-Room: weights; imports errors, events, recipe, resources and the rest of the room; never torch.
+Room: weights; never torch.
 """
 
 from __future__ import annotations

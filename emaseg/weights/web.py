@@ -1,6 +1,6 @@
 """One answer of a server, in bounded time and memory: proxies, redirections, and what http.client leaves open.
 
-Room: weights; imports errors, words and address only; never torch.
+Room: weights; never torch.
 
 Threat: a server, or who sits between, that sends headers without end, one byte every half minute, a redirection's
 body without end, lengths that are none, or text that a terminal obeys. Every wait for the headers, or for the next

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from emaseg.errors import WeightsError
-from emaseg.weights.cache import import_from, locate, read_record, record_of, state, verified
+from emaseg.weights.cache import import_from, locate, state, verified
+from emaseg.weights.record import read_record, record_of
 from emaseg.weights.released import Released
 from tests.weights.server import weights
 
@@ -173,10 +174,10 @@ def long_directory(count: int) -> bytes:
     [
         (zipped(["a.txt"]), "no data.pkl"),
         (overlapping(), "overlap"),
-        (long_directory(2**30), "more parts than any weights"),
+        (long_directory(2**30), "more members than any network"),
         (long_directory(10_000), "incomplete archive"),  # it would begin before the file
         (b"PK\x03\x04", "incomplete archive"),
-        (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "no data.pkl"),
+        (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "without members"),
     ],
 )
 def test_an_archive_that_no_torch_wrote_is_not_taken(cache: Path, tmp_path: Path, content: bytes, message: str) -> None:

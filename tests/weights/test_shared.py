@@ -19,11 +19,13 @@ import pytest
 
 from emaseg.errors import SystemFault, UserError, WeightsError
 from emaseg.events import Downloading, Note
-from emaseg.weights.cache import import_from, locate, read_record, record_of, state, verified
-from emaseg.weights.download import Patience, fetch
+from emaseg.weights.cache import import_from, locate, state, verified
+from emaseg.weights.download import fetch
 from emaseg.weights.lock import STALE_SECONDS, Lock
 from emaseg.weights.part import Version, claim
+from emaseg.weights.record import read_record, record_of
 from emaseg.weights.released import Released
+from emaseg.weights.transfer import Patience
 from tests.weights import server as faulty
 from tests.weights.server import QUICK, Server, drop_at, entry, weights
 

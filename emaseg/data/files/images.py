@@ -1,6 +1,6 @@
 """Reading a picture, whatever its file is like, as (H, W, 3) uint8 RGB.
 
-Room: data. Imports errors, jpeg, png, reading, NumPy and Pillow; never torch or torchvision. Legend: H W image height and width.
+Room: data/files; never torch or torchvision. Legend: H W image height and width.
 
 What a file becomes:
   * EXIF (or XMP) orientation is applied: the array is what a viewer shows.

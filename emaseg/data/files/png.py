@@ -1,7 +1,7 @@
 """What a PNG's header says, and the same file with fewer rows, or with numbers instead of colours; and whether a file
 is whole, which decoders do not always say.
 
-Room: data. Imports nothing of it. Legend: H W image height, width.
+Room: data/files. Legend: H W image height, width.
 """
 
 from __future__ import annotations

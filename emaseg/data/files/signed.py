@@ -1,6 +1,6 @@
 """PNGs that say they were written by this program, and are as it wrote them; nothing else is ever replaced by one.
 
-Room: data. Imports errors only.
+Room: data/files.
 
 Threat: `photo_mask.png` beside photo.png may be hours of somebody's drawing. Only what we wrote ourselves, and nobody
 has touched since, may be replaced without asking. The mark is a text part right after the header that holds the
