@@ -78,7 +78,7 @@ def download_weights(
     if verify:
         return _verify(chosen, as_json, strict=bool(names))
     if source is not None:
-        return _take(chosen, source, as_json, quiet, strict=bool(names))
+        return _import_from(chosen, source, as_json, quiet, strict=bool(names))
     return _download(chosen, as_json, quiet, strict=bool(names))
 
 
@@ -181,7 +181,7 @@ def _listed(entry: Released) -> dict[str, Any]:
 
 def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
     """A line for each file that is here; 3 when one has changed, or when `strict` and one is not here."""
-    from emaseg.weights.cache import locate, state, trusted, unfit
+    from emaseg.weights.cache import locate, state, unfit, verified
 
     from .render import print_error, print_line, print_lines
 
@@ -196,7 +196,7 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
             continue
         had = state(entry) == "recorded"
         try:
-            digest = trusted(entry, path, full=True).sha256
+            digest = verified(entry, path, full=True).sha256
             if not had and (reason := unfit(entry, path)):
                 raise WeightsError(f"{path}: {reason}; not recorded", "remove the file and download it again")
         except UserError as error:
@@ -216,8 +216,8 @@ def _verify(entries: Sequence[Released], as_json: bool, *, strict: bool) -> int:
     return WeightsError.exit_code if failed else 0
 
 
-def _take(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool, *, strict: bool) -> int:
-    from emaseg.weights.cache import take, trusted
+def _import_from(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool, *, strict: bool) -> int:
+    from emaseg.weights.cache import import_from, verified
 
     from .render import print_error, print_lines, print_path
 
@@ -226,7 +226,7 @@ def _take(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool,
     failed, files, missing = False, [], []
     for entry in entries:
         try:
-            path = take(entry, source)
+            path = import_from(entry, source)
         except WeightsError as error:  # the other files may be good
             failed = True
             print_error(error.message, error.hint)
@@ -234,7 +234,7 @@ def _take(entries: Sequence[Released], source: Path, as_json: bool, quiet: bool,
         if path is None:
             missing.append(entry)
             continue
-        files.append(_file(entry, path, trusted(entry, path).sha256, "here"))
+        files.append(_file(entry, path, verified(entry, path).sha256, "here"))
         if not as_json:
             print_path(path)
     if missing and (strict or not (files or failed)):
@@ -256,7 +256,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
     A file without an address is a failure only when `strict`: then it was named.
     """
     from emaseg.events import Note
-    from emaseg.weights.cache import locate, manual, trusted
+    from emaseg.weights.cache import by_hand_advice, locate, verified
     from emaseg.weights.download import fetch, sources
 
     from .progress import Meter, show_download
@@ -268,7 +268,9 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
         for entry in entries:
             had = locate(entry) is not None
             if not (had or strict or sources(entry)):
-                meter.note(Note(f"{entry.name}: left out, its owners give no address ({manual(entry)})", warning=True))
+                meter.note(
+                    Note(f"{entry.name}: left out, its owners give no address ({by_hand_advice(entry)})", warning=True)
+                )
                 continue
             try:
                 path = show_download(fetch(entry), meter)
@@ -278,7 +280,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
                 last = error
                 print_error(error.message, error.hint, meter.out)
                 continue
-            files.append(_file(entry, path, trusted(entry, path).sha256, "here" if had else "downloaded"))
+            files.append(_file(entry, path, verified(entry, path).sha256, "here" if had else "downloaded"))
             if not as_json:
                 print_path(path)
     if as_json:

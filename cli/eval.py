@@ -101,7 +101,7 @@ def evaluate(
         _check_archive(submit)
     if out is not None and out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
-    from emaseg.reference import open_model, resolve, with_em_iterations
+    from emaseg.reference import hash_of_weights, open_model, resolve, with_em_iterations
 
     from .render import print_json, print_lines, print_notes, print_path, print_scores
 
@@ -111,7 +111,7 @@ def evaluate(
         resolved = with_em_iterations(resolved, em_iterations)
     data, which = _choose_split(resolved.recipe.data, split)
     recipe = dataclasses.replace(resolved.recipe, data=data)
-    from emaseg.evaluate import compare_with_published, evaluation_json, on_images, protocol, sha256_of
+    from emaseg.evaluate import compare_with_published, evaluation_json, on_images, protocol
 
     comparison = compare_with_published(recipe, resolved.written, which)
     way = protocol(recipe.inference) + _em_deviation(recipe.model)
@@ -138,7 +138,7 @@ def evaluate(
     if check:
         _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
-    model, weights_hash = open_model(resolved, target), sha256_of(resolved.weights)
+    model, weights_hash = open_model(resolved, target), hash_of_weights(resolved.weights)
     stats = recipe.backbone.pixel_stats
     if not dataset.withheld_by:
         _check_metrics(file)

@@ -76,14 +76,18 @@ def predict(
     if reference is None:
         _check_default()
     folder = _folder(out, len(images) == 1 and not as_json and not resume)
+    from emaseg.reference import open_model, resolve, with_em_iterations
+
+    resolved = None
+    if reference is not None:  # before torch is imported: a wrong name is told at once
+        resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
 
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.predict import Predictor, find_images, predict_files, unread_files
-    from emaseg.reference import open_model, resolve, with_em_iterations
 
     from .render import print_lines, print_notes
 
-    target = pick_device(device)  # before anything is downloaded or read
+    target = pick_device(device)  # before anything is downloaded
     inputs = find_images(images, folder)
     if folder is None and len(inputs) != 1:
         raise RecipeError(
@@ -91,8 +95,7 @@ def predict(
         )
     if not quiet and (left := unread_files(images)):
         print_lines(left)
-    reference = reference or _default_model(quiet)
-    resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
+    resolved = resolved or resolve(_default_model(quiet), overrides=overrides)
     print_notes(resolved.notes, quiet)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
@@ -140,7 +143,7 @@ def _check_default() -> None:
         WeightsError: says every way out.
     """
     from emaseg.resources import offline
-    from emaseg.weights.cache import locate, manual
+    from emaseg.weights.cache import by_hand_advice, locate
     from emaseg.weights.released import default
 
     entry = default()
@@ -148,7 +151,7 @@ def _check_default() -> None:
         raise WeightsError(
             f"no weights given; the default's ({entry.name}) are not here, and EMASEG_OFFLINE forbids to download them",
             "add --weights RUN (a run folder of emaseg train) or --weights FILE --recipe RECIPE; "
-            f"or unset EMASEG_OFFLINE; or {manual(entry)}",
+            f"or unset EMASEG_OFFLINE; or {by_hand_advice(entry)}",
         )
 
 

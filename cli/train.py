@@ -74,14 +74,14 @@ def train(
     session = session_of(context, verbose, keeps_files=not dry_run)
     output = Output(recipe, overrides, as_json, quiet)
     if dry_run:
-        plain = _loaded(recipe, overrides, init_from, verbose, quiet).recipe
+        plain = _loaded(recipe, overrides, init_from, resume, verbose, quiet).recipe
         run = out or _known_run(recipe, plain.name) if resume else None
         return _dry_run(plain, run, device, output)
     with stop_on_signals() as stop:  # before anything that takes long
         run, others = out, False
         try:
             others = out is not None and not resume and _can_resume(out)  # a run that this command will not touch
-            loaded = _loaded(recipe, overrides, init_from, verbose, quiet)
+            loaded = _loaded(recipe, overrides, init_from, resume, verbose, quiet)
             with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
                 session.log = run / "log.txt"
                 return _train(loaded.recipe, run, resume, device, stop, output)
@@ -103,7 +103,9 @@ class Output:
     quiet: bool
 
 
-def _loaded(recipe: str, overrides: list[str], init_from: str | None, verbose: bool, quiet: bool) -> LoadedRecipe:
+def _loaded(
+    recipe: str, overrides: list[str], init_from: str | None, resume: bool, verbose: bool, quiet: bool
+) -> LoadedRecipe:
     """The recipe; with -v the origin of every key is shown."""
     from emaseg.recipe import load_recipe_with_origins, toml_value
 
@@ -113,6 +115,10 @@ def _loaded(recipe: str, overrides: list[str], init_from: str | None, verbose: b
         overrides = [*overrides, f"train.init_from={toml_value(init_from)}"]
     loaded = load_recipe_with_origins(recipe, overrides)
     print_notes(loaded.notes, quiet)
+    if loaded.recipe.train.init_from and not resume:  # before torch is imported: a wrong name is told at once
+        from emaseg.weights.start import start_weights
+
+        start_weights(loaded.recipe.train.init_from)
     if verbose:
         print_grid(_origins(loaded), sys.stderr)
     return loaded

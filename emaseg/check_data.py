@@ -8,7 +8,6 @@ a failing machine. An error is what would end a training; a warning is what woul
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from emaseg.data.sets import build_dataset
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.errors import DataError
+from emaseg.files import open_file, sha256_of
 from emaseg.recipe import FolderData, Recipe
 from emaseg.schedule import build_schedule
 from emaseg.threads import Reading, read_all
@@ -325,9 +325,9 @@ def _by_length(dataset: Dataset, chosen: list[int]) -> Mapping[int, list[Path]]:
     return lengths
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        with open_file(path) as file:
+            return sha256_of(file)
     except OSError:
-        return str(path).encode()
+        return str(path)

@@ -1,6 +1,6 @@
 """Our checkpoint files, and loading weights strictly from ours and others'.
 
-Room: checkpoint; imports recipe, files, models, weights.convert, errors and torch.
+Room: checkpoint. Threat: a file's numbers are a stranger's, or a damaged disk's; each is checked before it is used.
 
 A checkpoint is one file readable with torch.load(weights_only=True): tensors, numbers and text only, with the keys
     format     "emaseg/1"
@@ -34,6 +34,7 @@ from torch import nn
 
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.files import atomic
+from emaseg.models import build_model
 from emaseg.models.backbones import FeatureExtractor
 from emaseg.models.network import Network
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
@@ -44,12 +45,11 @@ from emaseg.weights.contents import (
     is_table_of_tensors,
     optimizer_faults,
     rng_faults,
-    shown,
 )
 from emaseg.weights.convert import State, recognise, recognise_backbone
 from emaseg.weights.fits import classes, describe, fitting_recipes
 from emaseg.weights.reading import read_content
-from emaseg.words import Lines
+from emaseg.words import Lines, excerpt, quoted_path
 
 FORMAT = "emaseg/1"
 _PIECE = 16 << 20  # bytes that are hashed at once while a checkpoint is written
@@ -168,50 +168,32 @@ class _Writer:
             start += len(data)
 
 
-def read_file(path: Path) -> Mapping[str, Any]:
-    """Content of a weight file; nothing in it is executed, and its checksums are compared.
-
-    Raises:
-        WeightsError: missing, truncated, damaged, not a weight file, or one that holds more than plain weights.
-    """
-    return read_content(path)
-
-
-def read_header(path: Path) -> Mapping[str, Any]:
-    """What a weight file holds beside its tensors' numbers, which are not read: tensors are on the meta device.
-
-    Whoever uses the numbers reads the file whole, and compares its checksums then.
-
-    Raises:
-        WeightsError: as `read_file`.
-    """
-    return read_content(path, numbers=False)
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """One of our checkpoints, every key of it checked.
 
     Raises:
         WeightsError: not readable, not one of ours, or one whose keys are not what they must be.
     """
-    content = {"running": {}, **read_file(path)}  # files of earlier versions lack it
+    content = {"running": {}, **read_content(path)}  # files of earlier versions lack it
     _check_ours(content, path)
     check_contents(content, str(path))
     fields = {key: content[key] for key in Checkpoint.__dataclass_fields__}
     return Checkpoint(**{**fields, "recipe": recipe_inside(content["recipe"], path)})
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe inside one of our checkpoints; its numbers are not read.
+def read_network(path: Path) -> tuple[str, State]:
+    """The recipe's text and the weights in one of our checkpoints; the rest of it is let go.
 
     Raises:
-        WeightsError: not readable, not one of ours, or without a recipe that can be used.
+        WeightsError: not readable, or without a recipe or weights.
     """
-    content = read_header(path)
-    _check_ours(content, path)
-    if not isinstance(content.get("recipe"), str):
-        raise WeightsError(f"{path}: incomplete checkpoint, no recipe", "use another checkpoint")
-    return recipe_inside(content["recipe"], path)
+    content = read_content(path)
+    if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
+        raise WeightsError(
+            f"{path}: holds no recipe, so it does not say which network it belongs to",
+            f"name the recipe too: RECIPE --weights {quoted_path(path)}",
+        )
+    return content["recipe"], _own_state(content, path)
 
 
 def _check_ours(content: Mapping[str, Any], path: Path) -> None:
@@ -261,12 +243,20 @@ def check_resumable(
         )
 
 
-def weights_format(content: Mapping[str, Any]) -> str:
-    """ "emaseg", "ssseg", "mmseg", "authors", or "" for a file of no known format."""
-    if content.get("format") == FORMAT:
-        return "emaseg"
-    known = recognise(content)
-    return known[0] if known else ""
+def load_network(recipe: Recipe, path: Path, state: Mapping[str, torch.Tensor] | None = None) -> Network:
+    """A recipe's network with a file's weights, in eval mode on the CPU.
+
+    Args:
+        state: the file's weights where `read_network` has read them already; they become the network's own.
+
+    Raises:
+        RecipeError: the recipe's network cannot be built.
+        WeightsError: as `load_weights`.
+    """
+    with torch.device("meta"):  # no memory and no random start values for what is loaded anyway
+        network = build_model(recipe)
+    load_state(network, _network_state(path)[1] if state is None else state, str(path))
+    return network.eval()
 
 
 def load_weights(model: nn.Module, path: str | Path) -> str:
@@ -321,20 +311,25 @@ def _belongs(key: str, names: Sequence[str]) -> bool:
 
 def _network_state(path: Path) -> tuple[str, State]:
     """Format and state, with our names, of a file that holds a whole network."""
-    content = read_file(path)
+    content = read_content(path)
     if content.get("format") == FORMAT:
-        state = content.get("model")
-        if not is_table_of_tensors(state):
-            raise WeightsError(f"{path}: a checkpoint without a table of tensors", "use another checkpoint")
-        return "emaseg", dict(state)
+        return "emaseg", _own_state(content, path)
     known = recognise(content)
     if known is None:
-        keys = ", ".join([shown(key) for key in content][:4]) or "nothing"
+        keys = ", ".join([excerpt(key) for key in content][:4]) or "nothing"
         raise WeightsError(
             f"{path}: no known weight format (it holds {keys})",
             "known are emaseg's own checkpoints and files of sssegmentation, mmsegmentation and the EMANet authors",
         )
     return known
+
+
+def _own_state(content: Mapping[str, Any], path: Path) -> State:
+    """The weights in one of our checkpoints."""
+    state = content.get("model")
+    if not is_table_of_tensors(state):
+        raise WeightsError(f"{path}: a checkpoint without a table of tensors", "use another checkpoint")
+    return dict(state)
 
 
 def load_backbone(backbone: FeatureExtractor, path: Path) -> None:
@@ -345,12 +340,12 @@ def load_backbone(backbone: FeatureExtractor, path: Path) -> None:
     Raises:
         WeightsError: unreadable, or of another backbone.
     """
-    state = backbone.fitted(recognise_backbone(read_file(path)))
+    state = backbone.fitted(recognise_backbone(read_content(path)))
     counters = [key for key in backbone.state_dict() if key.endswith("num_batches_tracked")]
     load_state(backbone, {**{key: torch.zeros((), dtype=torch.int64) for key in counters}, **state}, str(path))
 
 
-def load_state(model: nn.Module, state: State, source: str) -> None:
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """`load_state_dict` with a readable report instead of a partial load.
 
     Raises:
@@ -384,7 +379,7 @@ def mismatches(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor
         ("not in the file", [k for k in own if k not in given]),
         ("not in the network", [k for k in given if k not in own]),
     ):
-        lines += _listed([f"  {what}: {shown(k)}" for k in keys], limit)
+        lines += _listed([f"  {what}: {excerpt(k)}" for k in keys], limit)
     lines += _listed(
         [f"  {k}: {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the network" for k in shapes], limit
     )

@@ -5,12 +5,10 @@ Room: evaluate. Legend: H W image size, K classes.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch import nn
 
 from emaseg.data.sample import Dataset, Split, published_label, read_pair
 from emaseg.data.sets.published import published_images
-from emaseg.errors import DataError, WeightsError
+from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion, Scores
@@ -214,16 +212,3 @@ def protocol(inference: Inference) -> str:
     if inference.logits_path == "via_input":
         parts.append("over the input size")
     return "; ".join(parts)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits.
-
-    Raises:
-        WeightsError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})", "check the path") from error

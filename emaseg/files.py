@@ -1,6 +1,9 @@
-"""Writing files whole or not at all, and saying plainly why one could not be written.
+"""Opening strangers' files without waiting, writing files whole or not at all, and saying plainly why neither worked.
 
-Room: next to errors; imports errors only.
+Room: the ground.
+
+Threat: a named pipe in a file's place makes the reader wait for ever, /dev/zero fills its memory, a terminal becomes
+the process's own, and a kill or a full disk leaves half a file.
 """
 
 from __future__ import annotations
@@ -8,16 +11,23 @@ from __future__ import annotations
 import _thread
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO
 
 from emaseg.errors import SystemFault
+
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+MOST_BYTES = 2 << 30  # of a file that is read into memory whole
+
+_CHUNK = 8 << 20  # bytes that are hashed at once; large, so that a second thread seldom waits for the first
 
 
 def fault(error: OSError, path: Path, doing: str) -> SystemFault:
@@ -29,6 +39,75 @@ def fault(error: OSError, path: Path, doing: str) -> SystemFault:
     return SystemFault(f"{path}: {error.strerror or error} ({doing})", "check the path and the disk")
 
 
+# ---------------------------------------------------------------------------------------------------------- reading
+def open_regular(path: Path | str, flags: int = READ) -> int:
+    """The descriptor of a regular file; pipes, sockets and devices are refused and never waited for.
+
+    Raises:
+        OSError: it cannot be opened, is none, or has a name that no file can have; its `strerror` says it in words.
+            IsADirectoryError for a folder.
+    """
+    try:
+        handle = os.open(path, flags)
+    except ValueError as error:  # a null character, or one that the system's encoding lacks
+        raise OSError(errno.EINVAL, "no file can have this name") from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise _not_regular(path) from error
+        raise
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise _not_regular(path)
+
+
+def _not_regular(path: Path | str) -> OSError:
+    return OSError(errno.ENODEV, "a pipe, socket or device, not an ordinary file", str(path))
+
+
+def open_file(path: Path | str, flags: int = READ) -> BufferedReader:
+    """A regular file, opened for reading.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    return BufferedReader(FileIO(open_regular(path, flags)))
+
+
+def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
+    """A regular file's bytes.
+
+    Raises:
+        OSError: as `open_regular`, or it holds more than `most` bytes.
+        MemoryError: they do not fit.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
+        return file.read(size)
+
+
+def sha256_of(file: FileIO | BufferedReader, start: int = 0, count: int | None = None) -> str:
+    """SHA-256 of an open file's bytes from `start`, `count` of them or all, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    digest = hashlib.sha256()
+    left = file.seek(0, os.SEEK_END) - start if count is None else count
+    buffer = memoryview(bytearray(max(0, min(left, _CHUNK))))
+    file.seek(start)
+    while left > 0 and (got := file.readinto(buffer[:left])):
+        digest.update(buffer[:got])
+        left -= got
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path` only when the block ends well; otherwise nothing changes.
@@ -212,21 +291,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def open_plain(path: Path) -> FileIO:
-    """Open a file for reading, without a buffer, and only a regular one.
-
-    Threat: a named pipe or a device in a file's place makes the reader wait for ever, or read without end.
-
-    Raises:
-        OSError: it cannot be opened, or is none; the error's `strerror` says it in words.
-    """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    mode = os.fstat(handle).st_mode
-    if stat.S_ISREG(mode):
-        return FileIO(handle, "rb")
-    os.close(handle)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.ENODEV, "it is a pipe or a device, not a file", str(path))

@@ -1,6 +1,6 @@
 """metrics.csv of a run: its columns, adding a row, and what `--resume` makes of one that a crash left behind.
 
-Room: metrics_file; imports files, errors.
+Room: metrics_file.
 
 A resumed run's file equals the uninterrupted one byte for byte in every column but `images_per_second`, which is a
 measured time: step, epoch, lr, the losses (means over all steps since the row before, whose sums travel in the

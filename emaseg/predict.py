@@ -1,7 +1,6 @@
 """Predicting: a model for pictures, which pictures are meant, and a file or two for each.
 
-Room: predict; imports inference, visual, files, data.images, data.labels and weights.kind; never torchvision.
-Legend: H W image height and width, K classes.
+Room: predict; never torchvision. Legend: H W image height and width, K classes.
 """
 
 from __future__ import annotations
@@ -90,16 +89,14 @@ class Predictor:
         Raises:
             WeightsError: missing, damaged, of another model, or foreign and without a recipe.
         """
-        from emaseg.checkpoint import load_weights, read_recipe
-        from emaseg.models import build_model
+        from emaseg.checkpoint import load_network, read_network, recipe_inside
 
-        check_kind(Path(path))
+        file, state = Path(path), None
+        check_kind(file)
         if recipe is None:
-            recipe = read_recipe(Path(path))
-        with torch.device("meta"):  # no random start values for what is loaded anyway
-            model = build_model(recipe)
-        load_weights(model, path)
-        return cls(model, recipe, device)
+            text, state = read_network(file)
+            recipe = recipe_inside(text, file)
+        return cls(load_network(recipe, file, state), recipe, device)
 
     def predict(self, image: Path | str | UInt8 | Image.Image) -> Prediction:
         """The label map of one picture, by the recipe's inference protocol.

@@ -1,31 +1,33 @@
-"""REF: what `eval` and `predict` are pointed at, turned into a recipe and a weight file.
+"""REF: what `eval`, `predict` and `export` are pointed at, turned into a recipe and a weight file.
 
-Room: reference; imports recipe, resources, run_folder, weights, export.info; checkpoint, models and export.runtime
-(and with them torch) when needed.
+Room: reference. What is wrong with a REF's name is said before torch is imported, which takes seconds.
 
 A REF is
     a RUN folder            its best checkpoint, else the last
+    a folder of runs        its newest complete run
     a checkpoint file       the recipe is inside
     an exported file        the recipe is inside; it runs without a network of ours
-    a RECIPE                with --weights FILE (ours or another system's); alone it means its released weights
+    a RECIPE                with --weights FILE (ours or another system's); alone it means its released weights, and
+                            where the row has none, the recipe's newest complete run
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError, WeightsError, nearest
-from emaseg.exported.info import is_exported, read_info, settings
+from emaseg.exported.info import is_exported, needed_overrides, read_info
+from emaseg.files import open_file, sha256_of
 from emaseg.recipe import Recipe, for_tta, load_recipe, old_names, parse_recipe
 from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.recipe.schema import EMANetModel
-from emaseg.resources import HINTS, beside, cache_folder, expanded, shipped_recipes
-from emaseg.run_folder import pick_checkpoint
-from emaseg.weights.cache import locate, manual, trusted
+from emaseg.resources import HINTS, beside, cache_folder, expanded, runs_folder, shipped_recipes
+from emaseg.run_folder import find_run, newest_run, pick_checkpoint
+from emaseg.weights.cache import by_hand_advice, locate, verified
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
 from emaseg.words import quoted, quoted_path
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 class Resolved:
     """A recipe, the weights to fill it with, and the run they belong to, if any.
 
-    written: the recipe before `--set` and `--tta`. notes: a line on each old name of a key that the user wrote.
+    written: the recipe before `--set` and `--tta`. notes: which run was chosen where the REF named several, and old names
+    of keys that the user wrote. state: the weights, where they were read with the recipe; the network's own once opened.
     """
 
     recipe: Recipe
@@ -49,6 +52,7 @@ class Resolved:
     run: Path | None
     written: Recipe
     notes: tuple[str, ...] = ()
+    state: Mapping[str, torch.Tensor] | None = field(default=None, repr=False, compare=False)
 
 
 def resolve(
@@ -84,25 +88,61 @@ def resolve(
     if not named and (path.is_dir() or _is_weight_file(path)):
         if weights is not None:
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
-        run = path if path.is_dir() else _run_of(path)
-        file = pick_checkpoint(path, checkpoint) if path.is_dir() else path
-        written, recipe = _recipe_inside(file, overrides, tta)
-        return Resolved(recipe, file, run, written, old_names(overrides))
+        if path.is_dir():
+            return _of_run(*find_run(path), checkpoint, overrides, tta)
+        return _of_file(path, _run_of(path), "", overrides, tta)
     if not named:
         _check_there(ref, alone=weights is None)
-    written, recipe = _readings(lambda sets: load_recipe(ref, sets), overrides, tta)
-    notes = old_names(overrides, ref)
-    if weights is None:
-        return Resolved(recipe, _released_or_folder(recipe, ref, path), None, written, notes)
-    file = expanded(weights)
+    written, recipe = _with_options(lambda sets: load_recipe(ref, sets), overrides, tta)
+    if weights is not None:
+        file, note = _named_weights(weights)
+        return Resolved(recipe, file, None, written, _notes(note, overrides, ref))
+    if recipe.published is None or not recipe.published.checkpoint:
+        run = newest_run(runs_folder(recipe.name))
+        if run is None:
+            hint = f"train it: emaseg train {quoted_path(ref)}; or give --weights FILE or a RUN folder"
+            if path.is_dir():
+                hint = f"the folder here is ./{ref}; write it so, or {hint}"
+            raise WeightsError(f"{recipe.name}: this recipe has no released weights, and no complete run here", hint)
+        note = f"{recipe.name}: no released weights; its newest complete run is {run}"
+        return _of_run(run, note, None, overrides, tta)
+    file = _released(recipe, recipe.published.checkpoint)
+    return Resolved(recipe, file, None, written, _notes("", overrides, ref))
+
+
+def _notes(note: str, overrides: Sequence[str], recipe: str = "") -> tuple[str, ...]:
+    """A line, unless it is empty, and one for each old name of a key in `--set` or in a recipe of the user's."""
+    return (*([note] if note else []), *old_names(overrides, recipe or None))
+
+
+def _of_run(run: Path, note: str, checkpoint: str | None, overrides: Sequence[str], tta: bool) -> Resolved:
+    return _of_file(pick_checkpoint(run, checkpoint), run, note, overrides, tta)
+
+
+def _of_file(file: Path, run: Path | None, note: str, overrides: Sequence[str], tta: bool) -> Resolved:
+    """Of a file with its recipe inside."""
+    if not is_exported(file):
+        return _of_checkpoint(file, run, note, overrides, tta)
+    written, recipe = _recipe_of_exported(file, overrides, tta)
+    return Resolved(recipe, file, run, written, _notes(note, overrides))
+
+
+def _named_weights(weights: str) -> tuple[Path, str]:
+    """The file that `--weights` names beside a recipe, and a line that says what was chosen, if anything was.
+
+    Raises:
+        WeightsError: there is none. RecipeError: an exported file.
+    """
+    file, note = expanded(weights), ""
     if file.is_dir():
-        file = pick_checkpoint(file, None)
+        run, note = find_run(file)
+        file = pick_checkpoint(run)
     if not file.is_file():
         hint = beside(file) or "name a checkpoint, a weight file or a run folder"
         raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
-    return Resolved(recipe, file, None, written, notes)
+    return file, note
 
 
 def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:
@@ -123,16 +163,24 @@ def open_network(resolved: Resolved) -> Network:
     """
     if is_exported(resolved.weights):
         raise RecipeError(f"{resolved.weights}: is exported already", "name the checkpoint that it was made from")
-    check_kind(resolved.weights)
-    import torch
+    if resolved.state is None:
+        check_kind(resolved.weights)
+    from emaseg.checkpoint import load_network
 
-    from emaseg.checkpoint import load_weights
-    from emaseg.models import build_model
+    return load_network(resolved.recipe, resolved.weights, resolved.state)
 
-    with torch.device("meta"):
-        model = build_model(resolved.recipe)
-    load_weights(model, resolved.weights)
-    return model.eval()
+
+def hash_of_weights(file: Path) -> str:
+    """SHA-256 of a weight file, 64 hexadecimal digits: it ties a score to the file.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    try:
+        with open_file(file) as opened:
+            return sha256_of(opened)
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error.strerror or error})", "check the path") from error
 
 
 def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
@@ -158,7 +206,9 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
     return replace(resolved, recipe=recipe)
 
 
-def _readings(read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
+def _with_options(
+    read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str], tta: bool
+) -> tuple[Recipe, Recipe]:
     """A recipe as it is written, and as `--set` and `--tta` want it.
 
     Raises:
@@ -179,32 +229,25 @@ def _readings(read: Callable[[Sequence[str]], Recipe], overrides: Sequence[str],
     return written, replace(recipe, inference=recipe.inference_tta)
 
 
-def _recipe_inside(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
-    """The `_readings` of a checkpoint's or an exported file's recipe."""
-    if is_exported(file):
-        return _recipe_of_exported(file, overrides, tta)
+def _of_checkpoint(file: Path, run: Path | None, note: str, overrides: Sequence[str], tta: bool) -> Resolved:
+    """Of one of our checkpoints, which is read here, once."""
     check_kind(file)
-    from emaseg.checkpoint import FORMAT, read_header, recipe_inside
+    from emaseg.checkpoint import read_network, recipe_inside
 
-    content = read_header(file)
-    if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
-        raise WeightsError(
-            f"{file}: holds no recipe, so it does not say which network it belongs to",
-            f"name the recipe too: RECIPE --weights {quoted_path(file)}",
-        )
-    text, source = content["recipe"], f"{file} (recipe inside)"
+    text, state = read_network(file)
     if not overrides:
         recipe_inside(text, file)  # what is wrong in it is the file's fault, not that of who names it
-    written, recipe = _readings(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
+    source = f"{file} (recipe inside)"
+    written, recipe = _with_options(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
     _check_network(written, recipe, "checkpoint", ("weights", "em_iterations_eval"))
-    return written, recipe
+    return Resolved(recipe, file, run, written, _notes(note, overrides), state)
 
 
 def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
-    written, recipe = _readings(lambda sets: read_info(file, sets).recipe, overrides, tta)
+    written, recipe = _with_options(lambda sets: read_info(file, sets).recipe, overrides, tta)
     _check_network(written, recipe, "exported file", ("weights",))
     include = read_info(file).include
-    needed = settings(recipe.inference, include)
+    needed = needed_overrides(recipe.inference, include)
     if needed:
         remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {quoted(text)}' for text in needed)}"
         raise RecipeError(
@@ -229,30 +272,19 @@ def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]
                 )
 
 
-def _released_or_folder(recipe: Recipe, ref: str, path: Path) -> Path:
-    """As _released; where there are none, a folder of the recipe's name may have been meant, and is offered."""
-    try:
-        return _released(recipe)
-    except WeightsError as error:
-        if not path.is_dir():
-            raise
-        raise WeightsError(error.message, f"the folder here is ./{ref}; write it so, or {error.hint}") from error
-
-
-def _released(recipe: Recipe) -> Path:
+def _released(recipe: Recipe, url: str) -> Path:
     """The released weights of a published row, if they lie in the cache and are what they were."""
-    url = recipe.published.checkpoint if recipe.published else ""
-    if not url:
-        raise WeightsError(f"{recipe.name}: this recipe has no released weights", "give --weights FILE or a RUN folder")
     entry = by_reference(url)
     path = cache_folder() / Path(url).name if entry is None else locate(entry)
     if path is None or not path.is_file():
-        known = f"emaseg download-weights {entry.name}; or {manual(entry)}" if entry else f"save {url} as {path}"
+        known = (
+            f"emaseg download-weights {entry.name}; or {by_hand_advice(entry)}" if entry else f"save {url} as {path}"
+        )
         raise WeightsError(
             f"{recipe.name}: its released weights are not on this machine", f"{known}; or give --weights FILE"
         )
     if entry is not None:
-        trusted(entry, path)
+        verified(entry, path)
     return path
 
 

@@ -1,6 +1,6 @@
 """Where things are: shipped recipes, the cache, data sets, run folders.
 
-Room: beside recipe. Imports errors only; never torch. Environment variables are read when a function is called.
+Room: the ground; never torch. Environment variables are read when a function is called.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """A training run on disk.
 
-Room: run_folder; imports recipe, files, run_lock, errors. Layout:
+Room: run_folder; never torch. Layout:
 
     RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,previous,best,step_XXXXXXXX}.pt
     RUN/env.json      each start: versions, command         RUN/samples.png   image, truth, prediction
     RUN/metrics.csv   one row a log interval and one an evaluation (metrics_file.py)
     RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
-    RUN/lock          who trains it just now (run_lock.py)
+    RUN/lock          who trains it just now (run_lock/)
 
 previous.pt is the last.pt before, for the day when that one is damaged: a run takes the disk space of one checkpoint
 more than it did, but no more than before while one is written.
@@ -149,6 +149,29 @@ def pick_checkpoint(run: Path, checkpoint: str | None = None) -> Path:
             return file
     names = " or ".join(str(file) for file in wanted)
     raise WeightsError(f"{run}: no checkpoint in this folder (looked for {names})", "name a run folder or a file")
+
+
+def is_complete(run: Path) -> bool:
+    """Whether a run has come to its end: its samples are written last."""
+    folder = RunFolder(run)
+    return folder.recipe.is_file() and folder.samples.is_file()
+
+
+def find_run(folder: Path) -> tuple[Path, str]:
+    """The run that a folder means: itself, or of a folder of runs the newest complete one.
+
+    Returns:
+        The run, and a line that says which one was chosen; "" for the folder itself.
+    """
+    run = RunFolder(folder)
+    newest = None if run.checkpoints.is_dir() or run.recipe.is_file() else newest_run(folder)
+    return (folder, "") if newest is None else (newest, f"{folder}: its newest complete run is {newest}")
+
+
+def newest_run(folder: Path) -> Path | None:
+    """The complete run in a folder, or in one of its folders (runs/<recipe>/<time>), that ended last; None without one."""
+    runs = [run for pattern in ("*", "*/*") for run in folder.glob(pattern) if is_complete(run)]
+    return max(runs, key=lambda run: (RunFolder(run).samples.stat().st_mtime, run.name), default=None)
 
 
 def resume_command(run: RunFolder) -> str:

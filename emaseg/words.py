@@ -56,6 +56,12 @@ def printable(text: str) -> str:
     return "".join(char if _is_visible(char) else char.encode("unicode_escape").decode() for char in text)
 
 
+def excerpt(text: object, most: int = 80) -> str:
+    """The beginning of a text from outside, as messages show it: `printable`, and no more than `most` characters."""
+    whole = printable(str(text)[: most + 1])
+    return whole if len(whole) <= most else f"{whole[: most - 3]}..."
+
+
 def _is_visible(char: str) -> bool:
     return (char.isprintable() and char not in _INVISIBLE) or char in _SPACES
 

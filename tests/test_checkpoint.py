@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import emaseg
-from emaseg.checkpoint import load_backbone, load_weights, read_checkpoint, read_file
+from emaseg.checkpoint import load_backbone, load_weights, read_checkpoint
 from emaseg.errors import WeightsError
 from emaseg.models import build_model
+from emaseg.weights.reading import read_content
 from tests.helpers import run, tiny
 from tests.parity import filled_file
 
@@ -55,7 +56,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"model": Exploit(proof)}))
     for name in ("zip.pth", "plain.pth"):
         with pytest.raises(WeightsError):
-            read_file(tmp_path / name)
+            read_content(tmp_path / name)
     assert not proof.exists()
 
 
@@ -82,9 +83,9 @@ def test_every_truncation_is_refused(trained: Path, tmp_path: Path) -> None:
 
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such weight file"):
-        read_file(tmp_path / "nothing.pt")
+        read_content(tmp_path / "nothing.pt")
     with pytest.raises(WeightsError, match="folder"):
-        read_file(tmp_path)
+        read_content(tmp_path)
 
 
 def test_another_class_count_says_so(trained: Path) -> None:

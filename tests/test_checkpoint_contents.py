@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.checkpoint import Checkpoint, load_weights, read_recipe, save_checkpoint
+from emaseg.checkpoint import Checkpoint, load_weights, save_checkpoint
 from emaseg.errors import WeightsError
 from emaseg.models import build_model
 from emaseg.recipe import Recipe
+from emaseg.reference import resolve
 from emaseg.train import train
-from emaseg.weights.contents import shown
+from emaseg.words import excerpt
 from tests.helpers import emaseg, run, tiny
 
 RECIPE = tiny("train.iterations=4")
@@ -210,7 +211,7 @@ def test_the_recipe_inside_a_checkpoint_is_bounded(
     file = tmp_path / "a.pt"
     torch.save(content, file)
     with pytest.raises(WeightsError, match="recipe inside"):
-        read_recipe(file)
+        resolve(str(file))
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     code, _, stderr = emaseg(capsys, "predict", tmp_path / "a.png", "--weights", file, "--out", tmp_path / "out")
     assert code == 3
@@ -219,6 +220,6 @@ def test_the_recipe_inside_a_checkpoint_is_bounded(
 
 def test_names_from_a_file_are_shown_escaped_and_short() -> None:
     """Protects the terminal: control characters, escapes and a megabyte in a tensor's name."""
-    assert shown("a\x1b[2J\nb\x9b\u202e") == "a\\x1b[2J\\nb\\x9b\\u202e"
-    assert len(shown("x" * 1_000_000)) == 80
-    assert shown(7) == "7"
+    assert excerpt("a\x1b[2J\nb\x9b\u202e") == "a\\x1b[2J\\nb\\x9b\\u202e"
+    assert len(excerpt("x" * 1_000_000)) == 80
+    assert excerpt(7) == "7"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +13,8 @@ from torch import Tensor, nn
 
 from emaseg.data.sample import MemorySample, Sample
 from emaseg.data.sets.published import published_images
-from emaseg.errors import DataError, WeightsError
-from emaseg.evaluate import (
-    Comparison,
-    compare_with_published,
-    evaluate,
-    evaluation_json,
-    on_images,
-    protocol,
-    sha256_of,
-)
+from emaseg.errors import DataError
+from emaseg.evaluate import Comparison, compare_with_published, evaluate, evaluation_json, on_images, protocol
 from emaseg.events import Evaluated, Evaluating
 from emaseg.metrics import Confusion, Scores
 from emaseg.recipe import Inference, PixelStats, Recipe, load_recipe
@@ -285,11 +275,3 @@ def test_protocol_names_every_choice() -> None:
         "over the input size"
     )
     assert protocol(Inference(pad="8k+1")) == "own size; pad 8k+1; whole; scales 1; logits"
-
-
-def test_sha256(tmp_path: Path) -> None:
-    """The hash ties a score to a weight file."""
-    (tmp_path / "w.pt").write_bytes(b"weights")
-    assert sha256_of(tmp_path / "w.pt") == hashlib.sha256(b"weights").hexdigest()
-    with pytest.raises(WeightsError, match="No such file"):
-        sha256_of(tmp_path / "none.pt")

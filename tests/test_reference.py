@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import RecipeError, WeightsError
-from emaseg.reference import open_model, resolve
+from emaseg.reference import hash_of_weights, open_model, resolve
 from emaseg.resources import shipped_recipes
 from emaseg.weights.start import start_weights
 from tests.helpers import TINY, run, tiny
@@ -38,6 +42,23 @@ def test_checkpoint_file_carries_its_recipe(trained: Path) -> None:
     assert resolved.run == trained.resolve()
 
 
+def test_a_checkpoint_is_read_once(trained: Path, tmp_path: Path) -> None:
+    """Protects recipe and weights from being of two files: what was read with the recipe fills the network, even if
+    the file has been replaced since. Whoever hashes the file for a report says so when it is gone."""
+    file = tmp_path / "a.pt"
+    shutil.copy(trained / "checkpoints/best.pt", file)
+    resolved = resolve(str(file))
+    file.unlink()
+    own = open_model(resolved, CPU).state_dict()
+    expected = read_checkpoint(trained / "checkpoints/best.pt").model
+    assert all(torch.equal(own[key], expected[key]) for key in expected)
+    with pytest.raises(WeightsError, match="No such file"):
+        hash_of_weights(file)
+    assert (
+        hash_of_weights(trained / "recipe.toml") == hashlib.sha256((trained / "recipe.toml").read_bytes()).hexdigest()
+    )
+
+
 def test_recipe_with_weights(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     resolved = resolve(str(tmp_path / "tiny.toml"), weights=str(trained))
@@ -62,6 +83,32 @@ def test_overrides_may_not_change_the_network(trained: Path) -> None:
     assert resolved.recipe.inference.flip
     with pytest.raises(RecipeError, match=r"model\.bases"):
         resolve(str(trained), overrides=["model.bases=8"])
+
+
+def test_a_folder_of_runs_means_its_newest_complete_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects one meaning of REF in every command, and that the choice is said: the run that ended last counts, at
+    both depths of ./runs; one without its samples has not ended. A recipe without released weights means the same."""
+    monkeypatch.chdir(tmp_path)
+    for name, seconds in (("tiny/2026-01-01", 300), ("tiny/mine", 100), ("other/2026-01-02", 200), ("tiny/begun", 900)):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "samples.png", (seconds, seconds))
+    (tmp_path / "runs/tiny/begun/samples.png").unlink()
+    (tmp_path / "tiny.toml").write_text(TINY)
+    newest = Path("runs/tiny/2026-01-01")
+    for ref in ("runs", "runs/tiny", "./runs", "tiny.toml"):
+        resolved = resolve(ref)
+        assert resolved.weights == newest / "checkpoints/best.pt"
+        assert resolved.run == newest
+        assert str(newest) in resolved.note
+        assert "newest complete run" in resolved.note
+    assert resolve("runs", checkpoint="last").weights == newest / "checkpoints/last.pt"
+    assert resolve("tiny.toml", weights="runs").weights == newest / "checkpoints/best.pt"
+    assert start_weights("runs/tiny") == newest / "checkpoints/best.pt"
+    assert resolve("runs/tiny/mine").note == ""
+    with pytest.raises(WeightsError, match="no checkpoint in this folder"):
+        resolve(str(tmp_path))
 
 
 TTA = '[inference_tta]\nmode = "slide"\nwindow = [16, 16]\nstride = [8, 8]\nscales = [0.5, 1.0]\nflip = true\n'

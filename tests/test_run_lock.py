@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from emaseg import run_lock
 from emaseg.errors import RecipeError, SystemFault
-from emaseg.run_lock import STALE_SECONDS, Owner, hold, reserve
+from emaseg.run_lock import hold, reserve
+from emaseg.run_lock.owner import STALE_SECONDS, Owner, _began, _flock, _lock_is_free, this_process
 from emaseg.train import train
 from tests.helpers import run, tiny
 
-HERE = run_lock._here()
+HERE = this_process()
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
@@ -107,7 +107,7 @@ def test_a_dead_owner_is_inherited_from(tmp_path: Path) -> None:
     """Protects --resume after a kill: process gone, its number another one's now, ended but not yet collected, or gone
     with the machine's last start: taken over at once, and said."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    while run_lock._began(ended.pid) != "gone":  # not collected: a zombie
+    while _began(ended.pid) != "gone":  # not collected: a zombie
         time.sleep(0.01)
     dead = replace(HERE, pid=ended.pid)
     left_by(tmp_path / "zombie", dead)
@@ -145,7 +145,7 @@ def test_the_system_lock_tells_of_another_container(tmp_path: Path) -> None:
     other = replace(HERE, host="box", space="pid:[1]", pid=1, disk=disk, flocked=True)
     left_by(tmp_path / "run", other, age=9 * STALE_SECONDS)
     handle = os.open(path, os.O_RDWR)
-    assert run_lock._flock(handle, exclusive=True)
+    assert _flock(handle, exclusive=True)
     assert "process 1 on box" in refused(tmp_path / "run").message
     os.close(handle)
     left_by(tmp_path / "run", replace(other, disk="77"))
@@ -239,11 +239,11 @@ def test_a_forked_process_neither_keeps_nor_releases_it(tmp_path: Path) -> None:
         waiting = context.Event()
         orphan = context.Process(target=waiting.wait)
         orphan.start()
-        while not run_lock._began(orphan.pid or 0):
+        while not _began(orphan.pid or 0):
             time.sleep(0.01)
         time.sleep(0.2)  # it has closed what it inherited
         os.close(lock._handle)  # as its death would
-        assert run_lock._lock_is_free(tmp_path / "run" / "lock")
+        assert _lock_is_free(tmp_path / "run" / "lock")
         lock._handle = os.open(tmp_path / "run" / "lock", os.O_RDWR)
         waiting.set()
         orphan.join()
@@ -279,7 +279,7 @@ def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
 
 def test_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects a live run on another machine: its lock is renewed without any step being done."""
-    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("emaseg.run_lock.lock.BEAT_SECONDS", 0.01)
     with hold(tmp_path / "run"):
         path = tmp_path / "run" / "lock"
         os.utime(path, (1, 1))

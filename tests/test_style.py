@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 # The floors of the house, the lowest first. A room may import rooms of the floors below its own, and nothing else.
 FLOORS = (
-    ("distributed", "errors", "memory", "metrics", "threads", "words"),
-    ("device", "events", "files", "resources", "visual"),
+    ("distributed", "errors", "memory", "metrics", "signatures", "threads", "words"),
+    ("archive", "device", "events", "files", "resources", "visual"),
     ("metrics_file", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder", "schedule"),
     ("data/files", "models"),

@@ -1,6 +1,6 @@
 """Exporting: slim the network, write the file, prove it against the network, and only then give it its name.
 
-Room: export; imports models, checkpoint, data, evaluate, files, errors and the rest of this folder.
+Room: export.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from emaseg.checkpoint import Checkpoint, load_weights, save_checkpoint
+from emaseg.checkpoint import Checkpoint, load_network, save_checkpoint
 from emaseg.data.sets import build_dataset
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.events import Note
@@ -29,7 +29,7 @@ from emaseg.exported.extra import EXTRA
 from emaseg.exported.info import FileInfo
 from emaseg.exported.runtime import open_exported
 from emaseg.files import fault
-from emaseg.models import Network, build_model
+from emaseg.models import Network
 from emaseg.recipe import Recipe
 from emaseg.words import lines_of
 
@@ -133,10 +133,7 @@ def _write_weights(network: Network, recipe: Recipe, request: Request, file: Pat
     dtype = DTYPES[request.precision]
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
     save_checkpoint(file, Checkpoint(state, {}, 0, 0, {}, {}, {}, recipe))
-    with torch.device("meta"):
-        again = build_model(recipe)
-    load_weights(again, file)
-    return again.eval()
+    return load_network(recipe, file)
 
 
 def _cost(full: Path, quantised: Path, info: FileInfo) -> Cost | str:

@@ -1,6 +1,6 @@
 """The network as inference needs it: no training-only parts, norms folded into convolutions, ends as asked for.
 
-Room: export; imports torch and models. Legend: B batch, H W image, h w feature grid, K classes, C channels.
+Room: export. Legend: B batch, H W image, h w feature grid, K classes, C channels.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """A network as a program without Python, and the two files that hold one: torch.export's .pt2, and ONNX.
 
-Room: export; imports torch, export.info; onnx's exporter when it is used. Legend: B batch, H W image.
+Room: export; onnx's exporter is imported when it is used. Legend: B batch, H W image.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from emaseg.exported.archive import ABOUT, DIGEST, digest_of, hash_members, read
 from emaseg.exported.info import INPUT, METADATA_FIELD, ONNX_DIGEST, SMALLEST_SIDE
 from emaseg.exported.protobuf import written
 from emaseg.exported.run_pt2 import quiet
+from emaseg.files import open_file, sha256_of
 
 OPSET = 18  # the exporter's own: every runtime since 2023 has it
 ONNX_LIMIT = 2_000_000_000  # bytes of one file; a protocol-buffer message holds no more
@@ -55,7 +55,7 @@ def write_pt2(program: ExportedProgram, path: Path, texts: Mapping[str, str]) ->
     program.example_inputs = None
     with quiet():
         torch.export.save(program, str(path), extra_files={ABOUT.removeprefix("extra/"): json.dumps(dict(texts))})
-    with path.open("rb") as file:
+    with open_file(path) as file:
         digest = digest_of(hash_members(file, read_directory(file).values()))
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
@@ -96,7 +96,7 @@ def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping
 
 def seal(path: Path) -> None:
     """Append the SHA-256 of an ONNX file to its metadata: of all its bytes but this entry's own."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with open_file(path) as file:
+        digest = sha256_of(file)
     with path.open("ab") as file:
         file.write(written(METADATA_FIELD, written(1, ONNX_DIGEST.encode()) + written(2, digest.encode())))

@@ -1,6 +1,6 @@
 """An ONNX program with 8-bit convolutions and linear layers, its value ranges learned from images; what that costs.
 
-Room: export; imports onnx and onnxruntime when used, data, evaluate. Legend: B batch, H W image.
+Room: export; onnx and onnxruntime are imported when they are used. Legend: B batch, H W image.
 
 Static quantisation in ONNX's own operations (QuantizeLinear, DequantizeLinear): a scale for each weight channel, one
 scale and zero point for each tensor of activations, from the least and the largest value over the images. Products of
@@ -29,7 +29,7 @@ from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
 from emaseg.export.program import seal
-from emaseg.exported.info import INPUT, FileInfo, followed
+from emaseg.exported.info import INPUT, FileInfo, supported_protocol
 from emaseg.exported.runtime import open_exported
 from emaseg.resources import expanded
 
@@ -148,7 +148,7 @@ def cost(full: Path, quantised: Path, info: FileInfo, dataset: Dataset) -> Cost:
 
 def _miou(path: Path, info: FileInfo, dataset: Dataset) -> float | None:
     recipe = info.recipe
-    protocol = followed(recipe.inference, info.include)
+    protocol = supported_protocol(recipe.inference, info.include)
     events = evaluate(open_exported(path), dataset, protocol, recipe.backbone.pixel_stats, "cpu")
     (last,) = (event for event in events if isinstance(event, Evaluated))
     return last.scores.miou

@@ -1,6 +1,6 @@
 """What may be asked of an export: format, precision, shape, what goes inside; and why a combination is refused.
 
-Room: export; imports errors, files and export.info; never torch: a refusal must appear at once.
+Room: export; never torch: a refusal must appear at once.
 """
 
 from __future__ import annotations

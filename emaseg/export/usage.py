@@ -1,19 +1,19 @@
 """How an exported file is used: emaseg's own command, and a few lines of Python that need no emaseg.
 
-Room: export; imports export.info; never torch.
+Room: export; never torch.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, settings
+from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, needed_overrides
 from emaseg.words import quoted, quoted_path
 
 
 def command(path: Path, info: FileInfo) -> str:
     """The `emaseg predict` that runs the file, with the settings its protocol needs."""
-    extra = [f" --set {quoted(text)}" for text in settings(info.recipe.inference, info.include)]
+    extra = [f" --set {quoted(text)}" for text in needed_overrides(info.recipe.inference, info.include)]
     return f"emaseg predict photo.jpg --weights {quoted_path(path)}{''.join(extra)}"
 
 

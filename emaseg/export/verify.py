@@ -1,6 +1,6 @@
 """The written file against the network it was made from: the same images through both, number by number.
 
-Room: export; imports torch, data. Legend: B batch, H W image, h w feature grid, K classes.
+Room: export. Legend: B batch, H W image, h w feature grid, K classes.
 """
 
 from __future__ import annotations

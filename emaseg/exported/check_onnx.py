@@ -1,6 +1,6 @@
 """What an ONNX file may hold: the operators that our export and our quantiser write, their settings, and plain tensors.
 
-Room: export; imports export.protobuf and numpy; never torch, and not onnx or onnxruntime.
+Room: exported; never torch, and not onnx or onnxruntime.
 
 Threat: ONNX can hold loops without end, subgraphs, functions, operators of libraries, and tensors in other files. All
 that is refused before ONNX Runtime sees a byte. What is not listed here is refused, also what ONNX will add one day.

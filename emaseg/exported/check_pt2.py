@@ -1,6 +1,6 @@
 """What the texts in a .pt2 may say: the operations of `export.operations`, plain tensors, names and sizes.
 
-Room: export; imports export.archive and export.operations; never torch.
+Room: exported; never torch.
 
 Threat: PyTorch trusts a .pt2. Its loader unpickles, evaluates expressions and guards as Python, imports what a type is
 called, and calls any operation by name, also those that write files. So each text is parsed once, here; the result is
@@ -18,13 +18,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from emaseg.archive import Member
 from emaseg.exported.archive import (
     CONSTANTS_TABLE,
     PROGRAM,
     SAMPLES,
     WEIGHTS,
     WEIGHTS_TABLE,
-    Member,
     Refused,
     read_json,
 )

@@ -1,6 +1,6 @@
 """What an exported file says of itself: the recipe and all that another program needs to use it.
 
-Room: export; imports recipe, data.labels, errors; never torch. Legend: H W image height and width, K classes.
+Room: exported; never torch. Legend: H W image height and width, K classes.
 
 The same texts stand in both formats: in an ONNX file as `metadata_props`, in a .pt2 as one JSON object, `emaseg.json`.
 They are read without the format's library, so a file is refused before anything of it runs.
@@ -9,17 +9,18 @@ They are read without the format's library, so a file is refused before anything
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from emaseg.data.labels import label_set
+from emaseg.archive import AmbiguousError, File
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.exported.archive import ABOUT, Refused, content, read_directory, read_json
 from emaseg.exported.protobuf import message, text, varint
-from emaseg.files import fault
+from emaseg.files import fault, open_file
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.recipe.schema import Inference
 
@@ -57,6 +58,8 @@ class FileInfo:
 
     def texts(self) -> dict[str, str]:
         """The file's metadata: every value a text, lists as JSON."""
+        from emaseg.data.labels import label_set  # it needs numpy; a wrong REF is told before that is imported
+
         labels = label_set(self.recipe.data)
         return {
             "format": FORMAT,
@@ -154,7 +157,7 @@ def _check_values(precision: str, values: Mapping[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the protocol
-def followed(inference: Inference, include: Sequence[str]) -> Inference:
+def supported_protocol(inference: Inference, include: Sequence[str]) -> Inference:
     """The nearest protocol that a file with `include` inside can follow; the same where it can follow it already.
 
     Class ids cannot be averaged or resized; uint8 pixels are neither the mean colour nor a resized float image.
@@ -169,9 +172,9 @@ def followed(inference: Inference, include: Sequence[str]) -> Inference:
     return inference
 
 
-def settings(inference: Inference, include: Sequence[str]) -> list[str]:
+def needed_overrides(inference: Inference, include: Sequence[str]) -> list[str]:
     """`--set` values that turn a protocol into one the file can follow; [] where it is one."""
-    possible = followed(inference, include)
+    possible = supported_protocol(inference, include)
     texts = {
         "resize_long_short": "[]",
         "pad": '"none"',
@@ -187,7 +190,7 @@ def settings(inference: Inference, include: Sequence[str]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------- the two files
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened_file(path: Path) -> Iterator[File]:
     """An exported file to read.
 
     Raises:
@@ -195,13 +198,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         SystemFault: it cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise WeightsError(f"{path}: is no file", "check the path")  # a pipe or a device might never end
-        with path.open("rb") as file:
+        with open_file(path) as file:
             yield file
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file", "check the path") from None
-    except Refused as error:
+    except (Refused, AmbiguousError) as error:
         raise WeightsError(
             f"{path}: refused: it holds more or other things than emaseg export writes ({error})",
             "do not trust it: export it again from its checkpoint",
@@ -209,11 +210,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except (ValueError, KeyError, EOFError) as error:
         raise WeightsError(f"{path}: not an exported file, or damaged ({error})", "export or copy it again") from error
     except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENODEV):
+            raise WeightsError(f"{path}: is no file ({error.strerror})", "check the path") from error
         raise fault(error, path, "reading it") from error
 
 
 def _texts(path: Path) -> dict[str, str]:
-    with opened(path) as file:
+    with opened_file(path) as file:
         if path.suffix.lower() == SUFFIXES["torch"]:
             members = read_directory(file)
             return pt2_texts(content(file, members[ABOUT])) if ABOUT in members else {}
@@ -244,7 +247,7 @@ def onnx_texts(entries: Iterable[memoryview]) -> dict[str, str]:
     return texts
 
 
-def _onnx_texts(file: BinaryIO) -> dict[str, str]:
+def _onnx_texts(file: File) -> dict[str, str]:
     """The same from the file, of which nothing else is read."""
     end = file.seek(0, 2)
     file.seek(0)
@@ -256,7 +259,7 @@ def _onnx_texts(file: BinaryIO) -> dict[str, str]:
     return onnx_texts(entries)
 
 
-def _field(file: BinaryIO, end: int) -> tuple[int, bytes | None]:
+def _field(file: File, end: int) -> tuple[int, bytes | None]:
     """Number and content of the next field of a protocol-buffer message; no content where it is not wanted.
 
     Raises:
@@ -280,7 +283,7 @@ def _field(file: BinaryIO, end: int) -> tuple[int, bytes | None]:
     return number, None
 
 
-def _varint(file: BinaryIO) -> int:
+def _varint(file: File) -> int:
     start = file.tell()
     value, size = varint(memoryview(file.read(10)), 0)
     file.seek(start + size)

@@ -1,6 +1,6 @@
 """The operations that a .pt2 of `emaseg export` consists of, and the forms in which each of their arguments is written.
 
-Room: export; imports nothing; never torch.
+Room: exported; never torch.
 
 Found by exporting the eight published networks and small ones of every kind and option, in all precisions, with one
 size and with any, and with all that can go inside; a test holds the list against such exports, in both directions.

@@ -1,6 +1,6 @@
 """Protocol-buffer messages, read field by field, strictly and within bounds.
 
-Room: export; imports nothing of the rest; never torch, and not onnx, which running a file does not need.
+Room: exported; never torch, and not onnx, which running a file does not need.
 
 Threat: a field that is given twice, with another wire type, or that this reader does not know is read by one program
 in one way and by the next in another. So a message has the fields that are listed, each in its own form, once unless it

@@ -1,16 +1,17 @@
 """An ONNX file as a session of ONNX Runtime: read once, looked through, and its ends held against its description.
 
-Room: export; imports torch, export.check_onnx, export.info, errors; onnxruntime when a file is opened.
+Room: exported; onnxruntime is imported when a file is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
+from emaseg.archive import File
 from emaseg.errors import SystemFault, WeightsError
 from emaseg.exported.archive import Refused
 from emaseg.exported.check_onnx import check_model
@@ -23,7 +24,7 @@ _ANY = -1  # a side of an output that may be fixed or not
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def open_onnx(file: BinaryIO, path: Path, device: torch.device) -> tuple[FileInfo, Any]:
+def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, Any]:
     """What the file says of itself, and a session that runs it on `device`.
 
     The bytes are read once; the session gets those that were checked.

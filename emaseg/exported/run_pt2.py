@@ -1,6 +1,6 @@
 """A .pt2 as a function of images: looked through, rebuilt, loaded by PyTorch, and its weights compared once loaded.
 
-Room: export; imports torch, export.archive, export.check_pt2, export.info, errors.
+Room: exported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from emaseg.archive import File, Member
 from emaseg.errors import WeightsError
 from emaseg.exported.archive import (
     ABOUT,
     DIGEST,
     WEIGHTS,
-    Member,
-    Piece,
     Refused,
     content,
     digest_of,
-    fresh,
+    program_archive,
     read_directory,
 )
 from emaseg.exported.check_onnx import not_finite
@@ -42,7 +41,7 @@ MOST_VALUES = 1024, 1 << 26  # of one tensor, for each pixel of the images and i
 _CHANGED = "it has been changed since emaseg export wrote it: its SHA-256 does not match"
 
 
-def open_pt2(file: BinaryIO, path: Path, device: torch.device) -> tuple[FileInfo, nn.Module]:
+def open_pt2(file: File, path: Path, device: torch.device) -> tuple[FileInfo, nn.Module]:
     """What the file says of itself, and its program on `device`.
 
     Raises:
@@ -56,7 +55,7 @@ def open_pt2(file: BinaryIO, path: Path, device: torch.device) -> tuple[FileInfo
     }
     info = info_of(pt2_texts(texts[ABOUT]), path)
     rewritten, files = check_texts(texts, members)
-    pieces: dict[str, Piece] = {name: texts[name] for name in texts if not name.startswith("extra/")}
+    pieces: dict[str, bytes | Member] = {name: texts[name] for name in texts if not name.startswith("extra/")}
     pieces |= rewritten
     pieces |= {name: member for name, member in members.items() if name not in texts}
     program = _load(file, pieces, path)
@@ -67,10 +66,10 @@ def open_pt2(file: BinaryIO, path: Path, device: torch.device) -> tuple[FileInfo
     return info, _module(program, device, path)
 
 
-def _load(file: BinaryIO, pieces: Mapping[str, Piece], path: Path) -> ExportedProgram:
+def _load(file: File, pieces: Mapping[str, bytes | Member], path: Path) -> ExportedProgram:
     try:
         with quiet():
-            return torch.export.load(cast(IO[bytes], fresh(file, pieces)))
+            return torch.export.load(cast(IO[bytes], program_archive(file, pieces)))
     except MemoryError:
         raise
     except Exception as error:  # a damaged file fails in any way

@@ -1,7 +1,6 @@
 """An exported file in the place of a network: images in, logits out, whatever runs it.
 
-Room: export; imports torch, export.info, export.run_pt2, export.run_onnx, errors.
-Legend: B batch, H W image, h w feature grid, K classes.
+Room: exported. Legend: B batch, H W image, h w feature grid, K classes.
 
 Threat: the file may be a stranger's. It is looked through before PyTorch or ONNX Runtime sees any of it, and what it
 computes is looked at before it becomes a mask.
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from emaseg.errors import WeightsError
-from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened
+from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened_file
 from emaseg.exported.run_onnx import open_onnx
 from emaseg.exported.run_pt2 import Bounded, open_pt2
 from emaseg.models import Report
@@ -116,7 +115,7 @@ def open_exported(path: Path, device: torch.device | str = "cpu") -> ExportedNet
     """
     where = torch.device(device)
     run: Run
-    with opened(path) as file:
+    with opened_file(path) as file:
         if path.suffix.lower() == SUFFIXES["torch"]:
             info, module = open_pt2(file, path, where)
             run = Bounded(module)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from emaseg.errors import RecipeError, nearest
-from emaseg.files import open_plain
+from emaseg.files import open_file
 from emaseg.recipe.check import BACKSLASHES, check
 from emaseg.recipe.lines import dotted, key_lines
 from emaseg.recipe.overrides import Override, apply_overrides, has_long_key, nested, parse_overrides, replaced_kinds
@@ -202,7 +202,7 @@ def _is_path(name: str) -> bool:
 
 def _read_file(path: Path) -> str:
     try:
-        with open_plain(path) as file:
+        with open_file(path) as file:
             data = file.read(MOST_BYTES + 1) or b""
     except FileNotFoundError as error:
         if path.stem in shipped_recipes():

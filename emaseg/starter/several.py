@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from emaseg.data.files.reading import read_ordinary
 from emaseg.data.sets.folder import MASK_EXTENSIONS, stem_of
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
+from emaseg.files import read_bytes
 
 __all__ = [
     "check_exports",
@@ -132,7 +132,7 @@ def other_annotations(root: Path, files: Sequence[str]) -> str:
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(read_ordinary(path, _JSON_BYTES))
+        content = json.loads(read_bytes(path, _JSON_BYTES))
     except (OSError, ValueError, RecursionError, MemoryError):
         return {}
     return content if isinstance(content, dict) else {}

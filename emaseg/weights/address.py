@@ -1,6 +1,6 @@
 """Addresses that may hold a password: EMASEG_MIRROR, proxies, and the targets of redirections.
 
-Room: weights; imports errors and words; never torch.
+Room: weights; never torch.
 
 Threat: a password in a message ends up in logs and tickets. So a password, and a query (often a token), go into the
 request alone. Of a malformed value nothing is shown, for nobody knows which part of it is the password.

@@ -1,6 +1,6 @@
 """What one of our checkpoints must hold, and what weights must be, before anything is done with them.
 
-Room: weights; imports errors and torch.
+Room: weights.
 
 Whoever resumes obeys every number in the file, so each is looked at: a wrong one is named here, with its key, instead of
 becoming another error deep inside PyTorch, or another training without a word.
@@ -15,20 +15,15 @@ from typing import Any, TypeGuard
 import torch
 
 from emaseg.errors import WeightsError
+from emaseg.words import excerpt
 
 MOST_STEPS = 10**12
 MOST_TEXT = 1 << 20  # characters of the recipe
 MOST_SEED = (1 << 64) - 1
-_SHOWN = 80  # characters of a name
+_MOST_NAME = 80  # characters of a text in the sampler's table
 _FEW = 6  # names that a message lists
 _NEWER = ("maximize", "foreach", "differentiable", "fused")  # keys that older versions of PyTorch do not save
 _CUDA_STATE = 16  # bytes
-
-
-def shown(name: object) -> str:
-    """A name from a file as messages show it: printable ASCII, and not too long."""
-    text = ascii(str(name)[: 2 * _SHOWN])[1:-1]
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def check_contents(content: Mapping[str, Any], source: str) -> None:
@@ -102,7 +97,7 @@ def _is_rng(value: object) -> bool:
 
 def _is_sampler(value: object) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(key, str) and (_is_count(item, MOST_SEED) or (isinstance(item, str) and len(item) <= _SHOWN))
+        isinstance(key, str) and (_is_count(item, MOST_SEED) or (isinstance(item, str) and len(item) <= _MOST_NAME))
         for key, item in value.items()
     )
 
@@ -141,7 +136,7 @@ def check_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
             bad = ~torch.isfinite(value) | (value < 0) if negative else ~torch.isfinite(value)
             count = int(bad.sum())
             if count:
-                lines.append(f"{shown(key)} ({count:,} of {value.numel():,} values)")
+                lines.append(f"{excerpt(key)} ({count:,} of {value.numel():,} values)")
     if lines:
         raise WeightsError(
             f"{source}: the weights are not finite: {', '.join(_few(lines))}",
@@ -179,7 +174,7 @@ def _group_faults(index: int, own: Mapping[str, Any], saved: Mapping[str, Any]) 
         if key in ("params", "lr") or (key in _NEWER and key not in saved):
             continue
         if type(saved.get(key)) is not type(value) or saved[key] != value:
-            yield f"{key} of parameter group {index} is {shown(saved.get(key, 'absent'))}, the recipe's is {value}"
+            yield f"{key} of parameter group {index} is {excerpt(saved.get(key, 'absent'))}, the recipe's is {value}"
     rate = saved.get("lr")
     if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
         yield f"lr of parameter group {index} is no learning rate"

@@ -1,6 +1,6 @@
 """Parameter names of the published networks, mapped to ours.
 
-Room: weights; imports torch only. The tensors are never changed, only renamed; every name must find its place.
+Room: weights. The tensors are never changed, only renamed; every name must find its place.
 
     format    file                  where the names come from
     ssseg     {model, ...}          sssegmentation, unchanged from 2020 to 2025; MemoryNet's names differ from EMANet's

@@ -1,6 +1,6 @@
 """Which network some weights are of, and which shipped recipes have that network.
 
-Room: weights; imports models, recipe, resources and torch. Used only to explain why weights do not fit.
+Room: weights. Used only to explain why weights do not fit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a file is that was given in a weight file's place, by its first bytes.
 
-Room: weights; imports weights.cache, files and errors; never torch.
+Room: weights; never torch.
 
 PyTorch takes anything for a pickle. Of a photograph it says that loading it could run code, which is true of no
 photograph and helps nobody; so this is asked first.
@@ -11,28 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from emaseg.errors import WeightsError
-from emaseg.files import open_plain
-from emaseg.weights.cache import not_weights
+from emaseg.files import open_file
+from emaseg.signatures import GIT_LFS, HEAD, HTML, SAFETENSORS, kind_of
 
-_HEAD = 64  # bytes that are looked at
 _GIVE = "give a run folder or a checkpoint of `emaseg train`, or a recipe with its weight file (.pt, .pth)"
-
-# (offset, first bytes, what the file is)
-_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\xff\xd8\xff", "a JPEG image"),
-    (0, b"\x89PNG", "a PNG image"),
-    (0, b"GIF8", "a GIF image"),
-    (8, b"WEBP", "a WebP image"),
-    (0, b"II*\x00", "a TIFF image"),
-    (0, b"MM\x00*", "a TIFF image"),
-    (0, b"BM", "a BMP image"),
-    (4, b"ftyp", "a HEIC image or a video"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"\x1f\x8b", "a gzip file"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"\x89HDF", "an HDF5 file"),
-    (8, b'{"', "a safetensors file"),
-)
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def check_kind(path: Path) -> None:
@@ -44,15 +27,30 @@ def check_kind(path: Path) -> None:
         WeightsError: an image, a web page, text or the like; says what it looks like and what to give instead.
     """
     try:
-        with open_plain(path) as file:
-            head = file.read(_HEAD) or b""
+        with open_file(path) as file:
+            head = file.read(HEAD)
     except OSError:
         return
     reason = not_weights(head)
-    if not head or not reason:
-        return
-    for offset, signature, words in _SIGNATURES:
-        if head.startswith(signature, offset):
-            remedy = "load it with safetensors and keep it with torch.save" if "safetensors" in words else _GIVE
-            raise WeightsError(f"{path}: {words}, not a weight file", remedy)
-    raise WeightsError(f"{path}: {reason}", _GIVE)
+    if head and reason:
+        safetensors = kind_of(head) == SAFETENSORS
+        remedy = "load it with safetensors and keep it with torch.save" if safetensors else _GIVE
+        raise WeightsError(f"{path}: {reason}", remedy)
+
+
+def not_weights(head: bytes, content_type: str = "") -> str:
+    """Why a file that begins with these bytes is no weight file; "" when it may be one (a zip archive or a pickle).
+
+    Args:
+        content_type: what the server that sends it says of it.
+    """
+    if head.startswith((b"PK\3\4", *_PICKLES)):
+        return ""
+    kind = kind_of(head)
+    if kind == HTML or "html" in content_type or head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "an HTML page instead of weights (a login page, a proxy's or a provider's message?)"
+    if kind == GIT_LFS:
+        return "a Git LFS pointer instead of the weights it points to"
+    if kind:
+        return f"{kind}, not a weight file"
+    return f"not a weight file (it begins with {head[:8]!r})" if head else "an empty file"

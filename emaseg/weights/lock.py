@@ -1,6 +1,6 @@
 """One process at a time: a lock file that its owner's death releases, between users too.
 
-Room: weights; imports opened only.
+Room: weights; never torch.
 
 Why not the library filelock: it needs write access to the lock file of another user, which shared folders do not give.
 """
@@ -14,6 +14,7 @@ import secrets
 import time
 from pathlib import Path
 
+from emaseg.files import NO_LINK, READ, open_regular
 from emaseg.weights import opened
 
 try:
@@ -29,10 +30,10 @@ class UnusableError(Exception):
 
 
 class Lock:
-    """A lock on `path`. `take` never waits; the file is gone after `drop`.
+    """A lock on `path`. `acquire` never waits; the file is gone after `release`.
 
     The system's own lock (flock) is used where there is one; reading the file is enough for it, so another user's
-    does as well. Elsewhere, and on network disks without it, the file's existence is the lock: then `alive` must be
+    does as well. Elsewhere, and on network disks without it, the file's existence is the lock: then `renew` must be
     called now and then, for a lock without a sign of life is taken over.
 
     It saves work and guards nothing: who loses it, or finds it unusable, may still go on with files of its own.
@@ -43,7 +44,7 @@ class Lock:
         self._portable = portable
         self._handle: int | None = None
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Whether the lock is ours now.
 
         Raises:
@@ -52,18 +53,18 @@ class Lock:
         """
         if not self._portable:
             try:
-                return self._take_system()
+                return self._acquire_system()
             except _NoSystemLockError:
                 self._portable = True
-        return self._take_portable()
+        return self._acquire_portable()
 
-    def alive(self) -> None:
+    def renew(self) -> None:
         """A sign of life for those who wait."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._handle if os.utime in os.supports_fd else self.path)
 
-    def drop(self) -> None:
+    def release(self) -> None:
         """Give the lock back; nothing happens when it is not ours."""
         if self._handle is None:
             return
@@ -73,7 +74,7 @@ class Lock:
         os.close(self._handle)
         self._handle = None
 
-    def _take_system(self) -> bool:
+    def _acquire_system(self) -> bool:
         found = self._open()
         if found is None:
             return False
@@ -106,20 +107,20 @@ class Lock:
             return handle, True
         try:
             try:
-                handle, writable = opened.open_regular(self.path, opened.WRITE | opened.NO_LINK), True
+                handle, writable = open_regular(self.path, opened.WRITE | NO_LINK), True
             except PermissionError:
-                handle, writable = opened.open_regular(self.path, opened.READ | opened.NO_LINK), False
+                handle, writable = open_regular(self.path, READ | NO_LINK), False
         except FileNotFoundError:
             return None
         except OSError as error:
             link = error.errno in (errno.ELOOP, getattr(errno, "EMLINK", -1))
             raise UnusableError("it is a link" if link else error.strerror or str(error)) from error
-        if os.fstat(handle).st_nlink > 1:  # a file of somebody's, whose time `alive` would change
+        if os.fstat(handle).st_nlink > 1:  # a file of somebody's, whose time `renew` would change
             os.close(handle)
             raise UnusableError("it is a link")
         return handle, writable
 
-    def _take_portable(self) -> bool:
+    def _acquire_portable(self) -> bool:
         try:
             self._handle = os.open(self.path, opened.NEW, opened.MODE)
         except FileExistsError:

@@ -1,6 +1,6 @@
 """Opening files in a folder that others can write to, too.
 
-Room: weights; imports nothing of ours.
+Room: weights; never torch.
 
 Threat: in a shared cache somebody may have put a link to a file of ours, a FIFO or a device under a name that we are
 about to use. Nothing is written through a link or into a file that also has another name, and no open waits.
@@ -14,10 +14,10 @@ import os
 import stat
 from pathlib import Path
 
-READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-WRITE = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+from emaseg.files import READ, open_file
+
+WRITE = READ | os.O_RDWR  # O_RDONLY is 0
 NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 MODE = 0o644  # of what we make, less the umask: others read it, nobody else changes it
 
 _MOST_TEXT = 1 << 16  # bytes of a hash record or of a note; ours have less than a thousand
@@ -26,19 +26,6 @@ _MOST_TEXT = 1 << 16  # bytes of a hash record or of a note; ours have less than
 def user() -> int:
     """The number of the user whose rights we have; 0 where users have none."""
     return os.geteuid() if hasattr(os, "geteuid") else 0
-
-
-def open_regular(path: Path, flags: int = READ) -> int:
-    """A handle of a regular file; FIFOs and devices are refused and not waited for.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file.
-    """
-    handle = os.open(path, flags)
-    if stat.S_ISREG(os.fstat(handle).st_mode):
-        return handle
-    os.close(handle)
-    raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def read_text(path: Path, flags: int = READ, *, owner: int | None = None) -> str:
@@ -51,7 +38,7 @@ def read_text(path: Path, flags: int = READ, *, owner: int | None = None) -> str
         OSError: it cannot be read, is no regular file, too large for a text of ours, or not of `owner`.
         UnicodeDecodeError: not UTF-8.
     """
-    with os.fdopen(open_regular(path, flags), "rb") as file:
+    with open_file(path, flags) as file:
         if owner is not None and os.fstat(file.fileno()).st_uid != owner:
             raise PermissionError(errno.EPERM, "Somebody else's file", str(path))
         content = file.read(_MOST_TEXT + 1)

@@ -1,6 +1,6 @@
 """What has arrived of a download: <file>.part, and <file>.part.json that says of which address and version it is.
 
-Room: weights; imports errors, files and opened; never torch.
+Room: weights; never torch.
 
 In a shared cache <file>.part may be another user's, or a trap (opened.py). Then <file>.<user>.part serves, and when
 that is not ours either, a temporary file that does not outlive the process.
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emaseg.errors import SystemFault
-from emaseg.files import fault, write_text
+from emaseg.files import NO_LINK, READ, fault, open_regular, write_text
 from emaseg.weights import opened
 
 try:
@@ -51,7 +51,7 @@ class Part:
     def version(self, url: str) -> Version | None:
         """Of which version the bytes are; None when they are of no use for `url`."""
         try:
-            text = opened.read_text(self._note, opened.READ | opened.NO_LINK, owner=opened.user())
+            text = opened.read_text(self._note, READ | NO_LINK, owner=opened.user())
             version = Version(**json.loads(text))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
@@ -155,7 +155,7 @@ def _own(path: Path) -> int | None:
         handle, made = os.open(path, opened.NEW, opened.MODE), True
     except FileExistsError:
         try:
-            handle, made = opened.open_regular(path, opened.WRITE | opened.NO_LINK), False
+            handle, made = open_regular(path, opened.WRITE | NO_LINK), False
         except OSError:
             return None
     # What is ours is asked of the open file, for the name may change hands meanwhile. The lock on it keeps two

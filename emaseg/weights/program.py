@@ -1,6 +1,6 @@
 """The pickle program of a weight file, looked through before anything obeys it.
 
-Room: weights; imports the standard library only, never torch.
+Room: weights; never torch.
 
 Threat: a pickle is a program. PyTorch's weights-only reader runs no foreign code, but it still obeys what costs memory
 or time without end: arrays of a terabyte, keys that take ages to hash, nesting that overflows the stack. So the program
@@ -138,7 +138,7 @@ def check_program(data: bytes, count: int = 1) -> Program:
         machine = _Machine(storages, steps)
         try:
             for opcode, argument, _ in pickletools.genops(stream):
-                _follow(machine, opcode, argument)
+                _step(machine, opcode, argument)
         except _UnknownError:
             raise _in_words(data) from None
         except (IndexError, KeyError, OverflowError, UnicodeError) as error:
@@ -147,7 +147,7 @@ def check_program(data: bytes, count: int = 1) -> Program:
     return Program(storages, stream.tell())
 
 
-def _follow(machine: _Machine, opcode: Any, argument: Any) -> None:
+def _step(machine: _Machine, opcode: Any, argument: Any) -> None:
     name = opcode.name
     machine.steps += 1
     if machine.steps > MOST_STEPS:
@@ -189,7 +189,7 @@ def _follow(machine: _Machine, opcode: Any, argument: Any) -> None:
 
 def _tuple(machine: _Machine, items: list[_Value]) -> None:
     value = _Value(items=tuple(items))
-    _take(value, items)
+    _adopt(value, items)
     machine.stack.append(value)
 
 
@@ -200,10 +200,10 @@ def _fill(machine: _Machine, items: list[_Value], *, keys: bool = False) -> None
         raise RefusedError("a value changes after it was used", _PLAIN)
     if keys and any(key.depth for key in items[::2]):
         raise RefusedError("a key that is neither text nor a number", _PLAIN)
-    _take(container, items)
+    _adopt(container, items)
 
 
-def _take(value: _Value, items: list[_Value]) -> None:
+def _adopt(value: _Value, items: list[_Value]) -> None:
     """Make `items` parts of a value."""
     for item in items:
         item.used = True
@@ -219,7 +219,7 @@ def _call(machine: _Machine) -> None:
     if machine.work > MOST_PARTS or function.plain not in _CALLS:
         raise RefusedError("it makes more values than any network has", _PLAIN)
     value = _Value()
-    _take(value, [arguments])
+    _adopt(value, [arguments])
     machine.stack.append(value)
 
 

@@ -1,6 +1,6 @@
 """A weight file's content, read so that no file can do harm: tensors, numbers and text, checked before PyTorch sees it.
 
-Room: weights; imports errors, files, the rest of the room and torch.
+Room: weights.
 
     file -> archive.read_archive -> program.check_program -> torch.load(weights_only=True) -> plain values
                 \\-> every checksum, and the SHA-256 of our own files in a second thread meanwhile
@@ -12,7 +12,6 @@ have no checksums.
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import pickle
 import warnings
@@ -26,21 +25,13 @@ from typing import IO, Any, cast
 
 import torch
 
+from emaseg.archive import MOST_BYTES, DamagedError, read_member
 from emaseg.errors import WeightsError
-from emaseg.files import open_plain
-from emaseg.weights.archive import (
-    MOST_BYTES,
-    Archive,
-    DamagedError,
-    Rewritten,
-    check_members,
-    read_archive,
-    read_member,
-)
+from emaseg.files import open_regular, sha256_of
+from emaseg.weights.archive import Archive, check_members, read_archive, without_extras
 from emaseg.weights.program import MOST_PROGRAM, RefusedError, check_program
 
 _REMEDY = "check the path, or copy or download the file again"
-_CHUNK = 8 << 20  # large, so that the two threads seldom wait for each other
 _LEGACY_PROGRAMS = 5  # a magic number, a version, the machine, the content, the storages' keys
 _SMALL = ("data.pkl", "version", "byteorder")
 _TABLES = (dict, OrderedDict, Counter)
@@ -51,22 +42,18 @@ _DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeErr
 _MORE_DAMAGE = (AssertionError, MemoryError, OverflowError, DamagedError, pickle.UnpicklingError)
 
 
-def read_content(path: Path, *, numbers: bool = True) -> Mapping[str, Any]:
+def read_content(path: Path) -> Mapping[str, Any]:
     """Content of a weight file: nested dictionaries, lists and tuples of strided CPU tensors, numbers and text.
-
-    Args:
-        numbers: whether the tensors' numbers are wanted. If not, they are neither read nor compared with their
-            checksums, and tensors may be on the meta device; the rest is.
 
     Raises:
         WeightsError: missing, truncated, damaged, not a weight file, or one that holds anything else.
     """
-    with _in_words(path), open_plain(path) as file:
+    with _in_words(path), FileIO(open_regular(path)) as file:
         size = file.seek(0, 2)
         if size > MOST_BYTES:
             raise WeightsError(f"{path}: has {size:,} bytes, more than any network here", "check the path")
         file.seek(0)
-        content = _archived(path, file, size, numbers) if file.read(4) == b"PK\3\4" else _legacy(file, size)
+        content = _archived(path, file) if file.read(4) == b"PK\3\4" else _legacy(file, size)
         content = _plain(content)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights", _REMEDY)
@@ -93,9 +80,9 @@ def _in_words(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path}: not a weight file, or damaged{reason}", _REMEDY) from error
 
 
-def _archived(path: Path, file: FileIO, size: int, numbers: bool) -> object:
+def _archived(path: Path, file: FileIO) -> object:
     """The content of an archive, with its SHA-256 or else every member's checksum compared."""
-    archive = read_archive(file, size)
+    archive = read_archive(file)
     members = archive.members
     if "constants.pkl" in members:
         raise RefusedError("it is a TorchScript program, not plain weights", "use a file of plain weights")
@@ -109,9 +96,7 @@ def _archived(path: Path, file: FileIO, size: int, numbers: bool) -> object:
     for key, length in check_program(small["data.pkl"]).storages.items():
         if f"data/{key}" not in members or members[f"data/{key}"].size != length:
             raise DamagedError("a tensor's numbers are missing, or not as many as it claims")
-    rewritten = cast("IO[bytes]", Rewritten(file, members, small))
-    if not numbers:
-        return _load(rewritten, "meta")
+    rewritten = cast("IO[bytes]", without_extras(file, members, small))
     with ThreadPoolExecutor(1) as pool:  # a second core where there is one: PyTorch copies while this one compares
         verified = pool.submit(_verify, path, archive)
         try:
@@ -126,22 +111,11 @@ def _verify(path: Path, archive: Archive) -> None:
     Raises:
         DamagedError: the bytes are not those that were written.
     """
-    with open_plain(path) as file:
+    with FileIO(open_regular(path)) as file:
         if not archive.digest:
             check_members(file, list(archive.members.values()))
-        elif sha256_of_first(file, archive.covered) != archive.digest:
+        elif sha256_of(file, 0, archive.covered) != archive.digest:
             raise DamagedError("its content is not what was written (SHA-256)")
-
-
-def sha256_of_first(file: FileIO, count: int) -> str:
-    """SHA-256 of the first `count` bytes of an open file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(count, _CHUNK)))
-    file.seek(0)
-    while count and (got := file.readinto(buffer[: min(count, _CHUNK)]) or 0):
-        digest.update(buffer[:got])
-        count -= got
-    return digest.hexdigest()
 
 
 def _legacy(file: FileIO, size: int) -> object:
@@ -155,10 +129,10 @@ def _legacy(file: FileIO, size: int) -> object:
     return _load(cast("IO[bytes]", file))
 
 
-def _load(file: IO[bytes], device: str = "cpu") -> object:
+def _load(file: IO[bytes]) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol of odd files
-        return torch.load(file, map_location=device, weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _plain(value: object) -> Any:
@@ -184,7 +158,7 @@ def _plain(value: object) -> Any:
 
 
 def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
-    odd = value.layout != torch.strided or value.is_quantized or value.device.type not in ("cpu", "meta")
+    odd = value.layout != torch.strided or value.is_quantized or value.device.type != "cpu"
     if odd or value.is_conj() or value.is_neg():
         raise RefusedError("tensors of a special kind, not plain numbers", "use a file of plain weights")
     # Threat: strides of 0 unfold a few bytes into terabytes as soon as somebody copies.

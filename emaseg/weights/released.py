@@ -1,6 +1,6 @@
 """The manifest of released weights: what others have published, under which addresses and file names.
 
-Room: weights; imports errors only, never torch. The data are in released.toml, which also explains each key.
+Room: weights; never torch. The data are in released.toml, which also explains each key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a training starts from: ImageNet weights of the backbone, or a whole network (train.init_from).
 
-Room: weights; imports errors, events, recipe, resources and the rest of the room; never torch.
+Room: weights; never torch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from emaseg.errors import SystemFault, WeightsError, nearest
 from emaseg.events import Downloading, Note
 from emaseg.recipe import Recipe, load_recipe
 from emaseg.resources import HINTS, beside, cache_folder, expanded, offline, runs_folder, shipped_recipes
-from emaseg.run_folder import RunFolder, pick_checkpoint, resume_command
-from emaseg.weights.cache import locate, manual, trusted
+from emaseg.run_folder import RunFolder, find_run, newest_run, pick_checkpoint, resume_command
+from emaseg.weights.cache import by_hand_advice, locate, verified
 from emaseg.weights.download import fetch, sources
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import Released, by_reference
@@ -41,10 +41,10 @@ def backbone_file(recipe: Recipe) -> Path:
     else:
         found = locate(entry)
         if found is not None:
-            trusted(entry, found)
+            verified(entry, found)
             return found
         path = cache_folder() / entry.file
-        remedy = f"{f'run emaseg download-weights {entry.name}; or ' if sources(entry) else ''}{manual(entry)}"
+        remedy = f"{f'run emaseg download-weights {entry.name}; or ' if sources(entry) else ''}{by_hand_advice(entry)}"
     raise WeightsError(
         f"backbone.weights: {weights} is not here (looked for {path})",
         f"{remedy}; or name a file: --set 'backbone.weights=\"FILE\"'; {_WITHOUT}",
@@ -79,8 +79,8 @@ def start_weights(ref: str) -> Path:
     """The file that `train.init_from` means.
 
     A name is a recipe's: its newest complete run below ./runs counts, and where it was never trained here, its released
-    weights in the cache. Everything else is a path: a recipe file (its name counts), a run folder, a checkpoint or a
-    weight file. Of a run: its best checkpoint, else the last.
+    weights in the cache. Everything else is a path: a recipe file (its name counts), a run folder, a folder of runs (its
+    newest complete one), a checkpoint or a weight file. Of a run: its best checkpoint, else the last.
 
     Raises:
         RecipeError: the recipe file cannot be read.
@@ -93,7 +93,7 @@ def start_weights(ref: str) -> Path:
     if plain and (ref in shipped_recipes() or runs_folder(ref).is_dir()):
         return _newest_run(ref, ref)
     if path.is_dir():
-        return pick_checkpoint(path)
+        return pick_checkpoint(find_run(path)[0])
     if not path.is_file():
         hint = beside(path) or (nearest(ref, shipped_recipes(), HINTS) if plain else "")
         raise WeightsError(
@@ -111,14 +111,14 @@ def _newest_run(name: str, ref: str) -> Path:
         name: the recipe's. ref: how the user wrote it; a command that trains it, too.
     """
     folder = runs_folder(name)
+    complete = newest_run(folder)
+    if complete is not None:
+        return pick_checkpoint(complete)
     runs = sorted((run for run in folder.glob("*") if (run / "recipe.toml").is_file()), reverse=True)
-    for run in runs:
-        if RunFolder(run).samples.is_file():  # the last file that a run writes
-            return pick_checkpoint(run)
     entry = by_reference(name)
     file = locate(entry) if entry else None
     if entry and file and not runs:
-        trusted(entry, file)
+        verified(entry, file)
         return file
     named = ref if ref in shipped_recipes() or ref != name else f"{ref}.toml"
     remedy = f"train it first: emaseg train {quoted_path(named)}"

@@ -1,6 +1,6 @@
 """One answer of a server, in bounded time and memory: proxies, redirections, and what http.client leaves open.
 
-Room: weights; imports errors, words and address only; never torch.
+Room: weights; never torch.
 
 Threat: a server, or who sits between, that sends headers without end, one byte every half minute, a redirection's
 body without end, lengths that are none, or text that a terminal obeys. Every wait for the headers, or for the next
@@ -31,7 +31,7 @@ from urllib.request import (
 )
 
 from emaseg.weights.address import Source, origin, proxy, target
-from emaseg.words import printable
+from emaseg.words import excerpt
 
 CHUNK = 1 << 18
 _HEADERS = 1 << 18  # bytes that the headers may take, all interim answers included
@@ -40,7 +40,6 @@ _HOPS = 10  # redirections in a row
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FOLLOWED = frozenset({301, 302, 303, 307, 308})
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_LONGEST = 120  # characters of a server's text that are shown
 
 
 class DroppedError(Exception):
@@ -108,10 +107,10 @@ def ask(source: Source, headers: dict[str, str], timeout: float) -> Answer:
         RecipeError: the proxy that the environment names is none.
     """
     url, home, seen = source.url, origin(source.url), {source.url}
-    trusted = True
+    at_home = True
     for _ in range(_HOPS + 1):
         request = Request(url, headers=headers)
-        if source.authorization and trusted:
+        if source.authorization and at_home:
             request.add_unredirected_header("Authorization", source.authorization)
         response = _open(request, timeout)
         try:
@@ -128,13 +127,8 @@ def ask(source: Source, headers: dict[str, str], timeout: float) -> Answer:
         if url in seen:
             break
         seen.add(url)
-        trusted = trusted and origin(url) == home
+        at_home = at_home and origin(url) == home
     raise UselessError("redirects in a circle", content=True)
-
-
-def quoted(text: str) -> str:
-    """Text of a server's as it can be shown."""
-    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def _open(request: Request, timeout: float) -> _Response:
@@ -155,14 +149,14 @@ def _failure(error: object) -> Exception:
     if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
         return UselessError("no such host, or no network")
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = quoted(error.verify_message)
+        reason = excerpt(error.verify_message)
         return UselessError(f"its certificate is not trusted ({reason}); behind a proxy set SSL_CERT_FILE")
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         foreign = isinstance(error, http.client.BadStatusLine | http.client.UnknownProtocol)
         return UselessError("its answer is not HTTP/1" if foreign else "sends headers without end", content=True)
     text = str(error)
     if "unknown url type" in text:
-        return UselessError(quoted(text))
+        return UselessError(excerpt(text))
     if text.startswith("Tunnel connection failed: 407"):
         return UselessError(_PROXY_PASSWORD)
     return DroppedError(_said(error))
@@ -173,7 +167,7 @@ _PROXY_PASSWORD = "the proxy wants a password (407): put user:password@ into HTT
 
 def _refusal(response: _Response) -> Exception:
     """What a status beyond 2xx means."""
-    code, reason = response.status, quoted(response.reason)
+    code, reason = response.status, excerpt(response.reason)
     if code == 416:  # what we have is not a beginning of what they have
         return StaleError("the server has another file than before")
     if 300 <= code < 400:
@@ -209,7 +203,7 @@ def _length(response: _Response) -> int | None:
     """
     encodings = [value.strip().lower() for value in response.headers.get_all("Transfer-Encoding", [])]
     if encodings not in ([], ["chunked"]):
-        raise UselessError(f"sent in an unknown encoding ({quoted(', '.join(encodings))})", content=True)
+        raise UselessError(f"sent in an unknown encoding ({excerpt(', '.join(encodings))})", content=True)
     stated = {value.strip() for value in response.headers.get_all("Content-Length", [])}
     if encodings or not stated:
         return None
@@ -227,7 +221,7 @@ def _said(error: object) -> str:
     if isinstance(error, ConnectionError | http.client.HTTPException | ValueError):
         return "the connection broke"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return f"the network fails ({quoted(reason)})"
+    return f"the network fails ({excerpt(reason)})"
 
 
 # ------------------------------------------------------------------------------------------------- under http.client

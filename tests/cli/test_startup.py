@@ -140,3 +140,23 @@ def test_threads_do_not_spin_for_long_unless_told_to(given: dict[str, str], expe
         [sys.executable, "-c", code, "--version"], env=inherited | given, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "x.jpg", "--weights", "none.pt"],
+        ["predict", "x.jpg", "--weights", "runs/none"],
+        ["predict", "x.jpg", "--recipe", "voc_r50_d9", "--weights", "none.pt"],
+        ["predict", "x.jpg", "--recipe", "demo", "--weights", "none.pt"],
+        ["eval", "none.pt"],
+        ["export", "none.pt", "--format", "torch"],
+        ["train", "demo", "--init-from", "none.pt"],
+        ["train", "demo", "--init-from", "none.pt", "--dry-run"],
+    ],
+)
+def test_a_wrong_reference_is_told_before_torch_is_imported(arguments: list[str], tmp_path: Path) -> None:
+    """Protects from seconds of waiting for a typing error, in every command that takes a REF."""
+    code, _, err, torch = probe(*arguments, cwd=tmp_path)
+    assert (code, torch) == (2 if "voc_r50_d9" in arguments else 3, False)
+    assert "error: " in err

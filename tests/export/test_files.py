@@ -19,7 +19,7 @@ from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated
 from emaseg.export.export import Exported, export
 from emaseg.export.request import make_request
-from emaseg.exported.info import read_info, settings
+from emaseg.exported.info import needed_overrides, read_info
 from emaseg.exported.runtime import open_exported
 from emaseg.predict import Predictor
 from emaseg.reference import open_model, resolve
@@ -116,8 +116,8 @@ def test_a_file_says_which_protocols_it_cannot_follow(made: Callable[[str], Expo
         resolve(inside, tta=True)
     assert "leave --tta out" in caught.value.hint
     many = resolve(str(made("plain.pt2").path), overrides=["inference.flip=true", "inference.scales=[0.75,1.0]"])
-    assert settings(many.recipe.inference, ("normalize",)) == ["inference.scales=[1.0]"]
-    assert settings(many.recipe.inference, ()) == []
+    assert needed_overrides(many.recipe.inference, ("normalize",)) == ["inference.scales=[1.0]"]
+    assert needed_overrides(many.recipe.inference, ()) == []
 
 
 def test_the_network_of_a_file_is_fixed(made: Callable[[str], Exported]) -> None:

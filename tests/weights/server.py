@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from emaseg.weights.download import Patience
 from emaseg.weights.released import Released, by_name
+from emaseg.weights.transfer import Patience
 
 Fault = Callable[[Any, bytes], None]
 

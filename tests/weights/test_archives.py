@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from emaseg.checkpoint import load_weights, read_checkpoint, read_file
+from emaseg.checkpoint import load_weights, read_checkpoint
 from emaseg.errors import WeightsError
 from emaseg.models import build_model
 from emaseg.weights.archive import COMMENT
+from emaseg.weights.reading import read_content
 from tests.helpers import equal, run, tiny
 from tests.weights.test_hostile import archive, calling, tensor
 
@@ -96,7 +97,7 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
 def test_the_honest_archive_loads(tmp_path: Path) -> None:
     """Protects the next test from refusing everything."""
     (tmp_path / "weights.pth").write_bytes(HONEST)
-    assert torch.equal(read_file(tmp_path / "weights.pth")["model"]["backbone_net.weight"], torch.zeros(3))
+    assert torch.equal(read_content(tmp_path / "weights.pth")["model"]["backbone_net.weight"], torch.zeros(3))
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -104,7 +105,7 @@ def test_an_archive_of_two_meanings_is_refused(tmp_path: Path, name: str) -> Non
     """Protects the check from being shown another archive than the reader: every layout but torch.save's is refused."""
     (tmp_path / "weights.pth").write_bytes(ARCHIVES[name]())
     with pytest.raises(WeightsError, match=r"weights\.pth: not a weight file, or damaged"):
-        read_file(tmp_path / "weights.pth")
+        read_content(tmp_path / "weights.pth")
 
 
 # ------------------------------------------------------------------------------------------------------- integrity
@@ -167,7 +168,7 @@ def test_a_changed_number_in_a_foreign_file_is_noticed(tmp_path: Path) -> None:
     at = HONEST.index(bytes(12)) + 5
     (tmp_path / "weights.pth").write_bytes(HONEST[:at] + b"\x01" + HONEST[at + 1 :])
     with pytest.raises(WeightsError, match="not what was written"):
-        read_file(tmp_path / "weights.pth")
+        read_content(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("make", ["pipe", "device", "folder", "empty"])

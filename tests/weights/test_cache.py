@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from emaseg.errors import WeightsError
-from emaseg.weights.cache import locate, read_record, record_of, state, take, trusted
+from emaseg.weights.cache import import_from, locate, state, verified
+from emaseg.weights.record import read_record, record_of
 from emaseg.weights.released import Released
 from tests.weights.server import weights
 
@@ -40,41 +41,41 @@ def path(cache: Path) -> Path:
 def test_the_first_sight_is_recorded_and_enforced(path: Path) -> None:
     """Protects from silent change: same size, other bytes, found by the time; and by hashing when even that agrees."""
     assert state(NET) == "here"
-    record = trusted(NET, path)
+    record = verified(NET, path)
     assert record.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert state(NET) == "recorded"
     before = path.stat()
     path.write_bytes(CONTENT[:-1] + b"?")
     with pytest.raises(WeightsError, match="not the content that was here first"):
-        trusted(NET, path)
+        verified(NET, path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    trusted(NET, path)  # the fast way looks at size and time only
+    verified(NET, path)  # the fast way looks at size and time only
     with pytest.raises(WeightsError, match="not the content that was here first"):
-        trusted(NET, path, full=True)
+        verified(NET, path, full=True)
 
 
 def test_a_touched_file_is_hashed_once(path: Path) -> None:
     """Protects from hashing at every use after a copy of the cache: same content, new time, a new record."""
-    first = trusted(NET, path)
+    first = verified(NET, path)
     os.utime(path, ns=(1, 1))
-    assert trusted(NET, path).sha256 == first.sha256
-    assert read_record(path) == trusted(NET, path)
-    assert trusted(NET, path).mtime_ns == 1
+    assert verified(NET, path).sha256 == first.sha256
+    assert read_record(path) == verified(NET, path)
+    assert verified(NET, path).mtime_ns == 1
 
 
 def test_sha256sum_reads_our_record_and_we_read_its(path: Path) -> None:
     """Protects the record's format: the usual tool checks it, and what the tool writes is enforced as well."""
-    trusted(NET, path)
+    verified(NET, path)
     check = subprocess.run(
         ["sha256sum", "--check", "--strict", record_of(path).name], cwd=path.parent, capture_output=True, check=False
     )
     assert check.returncode == 0, check
     made = subprocess.run(["sha256sum", "net.pth"], cwd=path.parent, capture_output=True, text=True, check=True)
     record_of(path).write_text(made.stdout)
-    assert trusted(NET, path).sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert verified(NET, path).sha256 == hashlib.sha256(CONTENT).hexdigest()
     record_of(path).write_text(f"{'0' * 64}  net.pth\n")
     with pytest.raises(WeightsError, match="not the content"):
-        trusted(NET, path)
+        verified(NET, path)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_damaged_record_is_an_error_not_a_pass(path: Path, text: str) -> None:
     """Protects the enforcement: an unreadable record does not mean that anything goes."""
     record_of(path).write_text(text)
     with pytest.raises(WeightsError, match="not a hash record") as caught:
-        trusted(NET, path)
+        verified(NET, path)
     assert f"remove {record_of(path)}" in caught.value.hint
 
 
@@ -100,11 +101,11 @@ def test_a_file_that_the_user_has_comes_in(cache: Path, tmp_path: Path, name: st
     source = tmp_path / "mine"
     source.mkdir()
     (source / name).write_bytes(CONTENT)
-    assert take(NET, source) == cache / "net.pth"
-    assert take(NET, source) == cache / "net.pth"
+    assert import_from(NET, source) == cache / "net.pth"
+    assert import_from(NET, source) == cache / "net.pth"
     assert (cache / "net.pth").samefile(source / name)
     assert {file.name for file in cache.iterdir()} == {"net.pth", "net.pth.sha256"}
-    assert take(NET, tmp_path) is None
+    assert import_from(NET, tmp_path) is None
 
 
 def test_a_link_means_the_file_behind_it(cache: Path, tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_link_means_the_file_behind_it(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(CONTENT)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/net.pth").symlink_to(tmp_path / "store")
-    take(NET, tmp_path / "mine")
+    import_from(NET, tmp_path / "mine")
     assert not (cache / "net.pth").is_symlink()
     (tmp_path / "mine/net.pth").unlink()
     assert (cache / "net.pth").read_bytes() == CONTENT
@@ -131,16 +132,16 @@ def test_what_is_no_weight_file_is_not_taken(cache: Path, tmp_path: Path, conten
     """Protects the cache from the user's debris: refused by name, the cache as it was."""
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=message) as caught:
-        take(NET, tmp_path)
+        import_from(NET, tmp_path)
     assert str(tmp_path / "net.pth") in caught.value.message
     assert list(cache.iterdir()) == []
 
 
 def test_another_file_than_the_recorded_is_not_taken(path: Path, tmp_path: Path) -> None:
-    trusted(NET, path)
+    verified(NET, path)
     (tmp_path / "net.pth").write_bytes(weights(seed=1))
     with pytest.raises(WeightsError, match="not the content that was here first"):
-        take(NET, tmp_path)
+        import_from(NET, tmp_path)
     assert path.read_bytes() == CONTENT
 
 
@@ -173,15 +174,15 @@ def long_directory(count: int) -> bytes:
     [
         (zipped(["a.txt"]), "no data.pkl"),
         (overlapping(), "overlap"),
-        (long_directory(2**30), "more parts than any weights"),
+        (long_directory(2**30), "more members than any network"),
         (long_directory(10_000), "incomplete archive"),  # it would begin before the file
         (b"PK\x03\x04", "incomplete archive"),
-        (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "no data.pkl"),
+        (b"PK\x03\x04" + b"PK\x05\x06" + bytes(18), "without members"),
     ],
 )
 def test_an_archive_that_no_torch_wrote_is_not_taken(cache: Path, tmp_path: Path, content: bytes, message: str) -> None:
     """Protects time and memory of the check, and the record from archives of something else."""
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=message):
-        take(NET, tmp_path)
+        import_from(NET, tmp_path)
     assert list(cache.iterdir()) == []

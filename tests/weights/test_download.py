@@ -16,9 +16,10 @@ import pytest
 
 from emaseg.errors import RecipeError, SystemFault, UserError, WeightsError
 from emaseg.events import Downloading, Note
-from emaseg.weights.cache import record_of
-from emaseg.weights.download import Patience, fetch
+from emaseg.weights.download import fetch
+from emaseg.weights.record import record_of
 from emaseg.weights.released import Released
+from emaseg.weights.transfer import Patience
 from tests.weights import server as faulty
 from tests.weights.server import QUICK, Fault, Server, drop_at, entry, status, weights
 
@@ -28,7 +29,8 @@ CONTENT = weights()
 CHILD = """
 import resource, sys
 from pathlib import Path
-from emaseg.weights.download import Patience, fetch
+from emaseg.weights.download import fetch
+from emaseg.weights.transfer import Patience
 from emaseg.weights.released import Released
 url, folder, *limit = sys.argv[1:]
 if limit:

@@ -18,11 +18,12 @@ import pytest
 import torch
 
 import emaseg
-from emaseg.checkpoint import load_backbone, load_state, load_weights, read_file
+from emaseg.checkpoint import load_backbone, load_state, load_weights
 from emaseg.errors import WeightsError
 from emaseg.models import Network, build_model
 from emaseg.weights.convert import FORMATS
 from emaseg.weights.fits import describe, fitting_recipes
+from emaseg.weights.reading import read_content
 from tests.helpers import tiny
 
 MOST_MEMORY = 200 << 20  # bytes that refusing any of these files may cost
@@ -128,7 +129,7 @@ def test_the_programs_are_armed(tmp_path: Path, name: str) -> None:
 def test_the_tensor_program_is_a_tensor(tmp_path: Path) -> None:
     """Protects the claims below from being refused for a slip of the pen: the honest one loads."""
     (tmp_path / "weights.pth").write_bytes(archive(tensor(3, (3,), (1,)), {"data/0": bytes(12)}))
-    content = read_file(tmp_path / "weights.pth")
+    content = read_content(tmp_path / "weights.pth")
     assert torch.equal(content["model"]["backbone_net.weight"], torch.zeros(3))
 
 

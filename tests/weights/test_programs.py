@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from emaseg.checkpoint import load_weights, read_file
+from emaseg.checkpoint import load_weights
 from emaseg.errors import WeightsError
 from emaseg.models import build_model
 from emaseg.weights.program import MOST_STEPS, RefusedError, check_program
+from emaseg.weights.reading import read_content
 from tests.helpers import tiny
 from tests.weights.test_hostile import archive, calling, foreign, tensor, value
 
@@ -86,7 +87,7 @@ def test_a_program_without_bounds_is_refused(tmp_path: Path, name: str) -> None:
         check_program(PROGRAMS[name])
     (tmp_path / "weights.pth").write_bytes(archive(PROGRAMS[name], {"data/0": bytes(12)}))
     with pytest.raises(WeightsError, match=r"weights\.pth"):
-        read_file(tmp_path / "weights.pth")
+        read_content(tmp_path / "weights.pth")
 
 
 STRIDED = {
@@ -105,7 +106,7 @@ def test_a_tensor_that_is_more_than_its_numbers_is_refused(tmp_path: Path, name:
     numel, size, stride = STRIDED[name]
     (tmp_path / "weights.pth").write_bytes(archive(tensor(numel, size, stride), {"data/0": bytes(4 * numel)}))
     with pytest.raises(WeightsError, match=r"weights\.pth"):
-        read_file(tmp_path / "weights.pth")
+        read_content(tmp_path / "weights.pth")
 
 
 def test_views_that_an_optimiser_or_a_transposed_layer_has_are_fine(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_views_that_an_optimiser_or_a_transposed_layer_has_are_fine(tmp_path: Pa
     }
     for legacy in (False, True):
         torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
-        again = read_file(tmp_path / "a.pth")
+        again = read_content(tmp_path / "a.pth")
         assert list(again) == list(content)
         for key, thing in content.items():
             same = torch.equal(again[key], thing) if isinstance(thing, torch.Tensor) else again[key] == thing
@@ -176,4 +177,4 @@ def test_a_storage_that_claims_more_than_the_file_has(tmp_path: Path) -> None:
     (tmp_path / "c.pth").write_bytes(data + b"x")
     for name in ("b.pth", "c.pth"):
         with pytest.raises(WeightsError, match="not as many numbers as its tensors claim"):
-            read_file(tmp_path / name)
+            read_content(tmp_path / name)

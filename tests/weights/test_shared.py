@@ -19,11 +19,13 @@ import pytest
 
 from emaseg.errors import SystemFault, UserError, WeightsError
 from emaseg.events import Downloading, Note
-from emaseg.weights.cache import locate, read_record, record_of, state, take, trusted
-from emaseg.weights.download import Patience, fetch
+from emaseg.weights.cache import import_from, locate, state, verified
+from emaseg.weights.download import fetch
 from emaseg.weights.lock import STALE_SECONDS, Lock
 from emaseg.weights.part import Version, claim
+from emaseg.weights.record import read_record, record_of
 from emaseg.weights.released import Released
+from emaseg.weights.transfer import Patience
 from tests.weights import server as faulty
 from tests.weights.server import QUICK, Server, drop_at, entry, weights
 
@@ -112,11 +114,11 @@ def test_an_endless_record_is_not_read(net: Released, cache: Path) -> None:
     (cache / "net.pth").write_bytes(CONTENT)
     record_of(cache / "net.pth").symlink_to("/dev/zero")
     with pytest.raises(WeightsError, match="not a hash record"):
-        trusted(net, cache / "net.pth")
+        verified(net, cache / "net.pth")
     record_of(cache / "net.pth").unlink()
     record_of(cache / "net.pth").write_bytes(b"a" * 70_000)
     with pytest.raises(WeightsError, match="not a hash record"):
-        trusted(net, cache / "net.pth")
+        verified(net, cache / "net.pth")
 
 
 @pytest.mark.parametrize("note", ["[" * 60_000, '{"url": "URL", "mark": "a\\r\\nX: y", "total": 9}', '{"url": "URL"}'])
@@ -205,15 +207,15 @@ def test_a_lock_that_another_user_holds(net: Released, shared: Path) -> None:
     """Protects both: who comes second waits while there is a sign of life, and no longer."""
     with being(ALICE, 0o077):
         lock = Lock(shared / ".net.pth.lock")
-        assert lock.take()
+        assert lock.acquire()
     with being(BOB):
-        assert not Lock(shared / ".net.pth.lock").take()
+        assert not Lock(shared / ".net.pth.lock").acquire()
         events = list(fetch(net, None, Patience(poll=0.01, stale=0.1)))
     texts = [event.text for event in events if isinstance(event, Note)]
     assert "another process is downloading it" in texts[0]
     assert "nothing is heard of the other process" in texts[1]
     with being(ALICE):
-        lock.drop()
+        lock.release()
     assert {file.name for file in shared.iterdir()} == {"net.pth", "net.pth.sha256"}
 
 
@@ -245,11 +247,11 @@ def test_what_one_user_fetched_serves_the_others(net: Released, server: Server, 
         list(fetch(net, None, QUICK))
     with being(BOB):
         assert list(fetch(net, None, QUICK)) == []
-        assert trusted(net, shared / "net.pth", full=True).sha256 == hashlib.sha256(CONTENT).hexdigest()
+        assert verified(net, shared / "net.pth", full=True).sha256 == hashlib.sha256(CONTENT).hexdigest()
         assert state(net) == "recorded"
     (shared / "net.pth").write_bytes(weights(seed=1))
     with being(BOB), pytest.raises(WeightsError, match="not the content that was here first"):
-        trusted(net, shared / "net.pth")
+        verified(net, shared / "net.pth")
     (shared / "net.pth").unlink()
     with being(BOB):
         list(fetch(net, None, QUICK))  # Alice's record says the same; that it cannot be renewed does not matter
@@ -264,7 +266,7 @@ def test_what_may_not_be_read_is_called_so(net: Released, shared: Path) -> None:
     (shared / "net.pth.sha256").chmod(0o644)
     os.utime(shared / "net.pth", ns=(1, 1))
     with being(BOB), pytest.raises(WeightsError, match="no permission to read it") as caught:
-        trusted(net, shared / "net.pth")
+        verified(net, shared / "net.pth")
     assert f"chmod a+r {shared / 'net.pth'}" in caught.value.hint
     (shared / "net.pth.sha256").chmod(0o600)
     with being(BOB), pytest.raises(WeightsError, match=r"no permission to read it, so net\.pth cannot be checked"):
@@ -281,7 +283,7 @@ def test_a_private_file_comes_in_as_a_copy(shared: Path, tmp_path: Path, net: Re
     """Protects the other users of the cache: --from of a file that only its owner may read is readable there."""
     (tmp_path / "net.pth").write_bytes(CONTENT)
     (tmp_path / "net.pth").chmod(0o600)
-    take(net, tmp_path)
+    import_from(net, tmp_path)
     assert not (shared / "net.pth").samefile(tmp_path / "net.pth")
     with being(BOB):
         assert (shared / "net.pth").read_bytes() == CONTENT
@@ -292,16 +294,16 @@ def test_a_killed_owner_leaves_the_lock_free(tmp_path: Path) -> None:
     """Protects from SIGKILL of a process that holds the lock."""
     path = tmp_path / "lock"
     code = "import sys, time; from pathlib import Path; from emaseg.weights.lock import Lock\n"
-    code += "lock = Lock(Path(sys.argv[1])); print(lock.take(), flush=True); time.sleep(60)"
+    code += "lock = Lock(Path(sys.argv[1])); print(lock.acquire(), flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "True\n"
-    assert not Lock(path).take()
+    assert not Lock(path).acquire()
     process.kill()
     process.communicate()
     lock = Lock(path)
-    assert lock.take()
-    lock.drop()
+    assert lock.acquire()
+    lock.release()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -313,16 +315,16 @@ def test_of_many_heirs_of_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
     def work() -> None:
         for _ in range(10):
             lock = Lock(path, portable=True)
-            while not lock.take():
+            while not lock.acquire():
                 time.sleep(0.0001)
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             time.sleep(0.0005)
             turns[0] += 1
             inside[0] -= 1
-            lock.drop()
+            lock.release()
             dead = Lock(path, portable=True)
-            if dead.take():  # one more that dies with it
+            if dead.acquire():  # one more that dies with it
                 old = time.time() - STALE_SECONDS - 1
                 os.utime(path, (old, old))
 

@@ -13,8 +13,9 @@ import pytest
 
 from emaseg.errors import UserError
 from emaseg.events import Note
-from emaseg.weights.download import Patience, fetch
+from emaseg.weights.download import fetch
 from emaseg.weights.released import Released
+from emaseg.weights.transfer import Patience
 from tests.weights import server as faulty
 from tests.weights.server import Fault, Server, endless, entry, etag, raw, weights
 

@@ -1,6 +1,6 @@
 """Reading a picture, whatever its file is like, as (H, W, 3) uint8 RGB.
 
-Room: data. Imports errors, jpeg, png, reading, tiff, NumPy and Pillow; never torch or torchvision. Legend: H W image height and width.
+Room: data/files; never torch or torchvision. Legend: H W image height and width.
 
 What a file becomes:
   * EXIF (or XMP) orientation is applied: the array is what a viewer shows.
@@ -30,8 +30,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from emaseg.data.files import jpeg, png, tiff
-from emaseg.data.files.reading import LARGEST, open_ordinary, read_ordinary
 from emaseg.errors import DataError, SystemFault, UserError
+from emaseg.files import MOST_BYTES, open_file, read_bytes
+from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TIFF, WEBP, XML, ZIP, kind_of
 
 if TYPE_CHECKING:
     from emaseg.data.sample import Box, UInt8
@@ -54,33 +55,15 @@ _AGAIN = "copy or download it again"
 _CONVERT = "convert it to PNG or JPEG"
 _READABLE = "JPEG, PNG, WebP, TIFF, BMP, GIF and PPM files can be read"
 
-# What a file that no decoder accepts really is, by its first bytes: (offset, bytes in lower case, words, remedy).
-_SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"<!doctype html", "an HTML page", "the download was answered with a web page: check its address and sign-in"),
-    (0, b"<html", "an HTML page", "the download was answered with a web page: check its address and sign-in"),
-    (0, b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to fetch the real file"),
-    (0, b"<?xml", "an XML file", _READABLE),
-    (0, b"<svg", "an SVG drawing", _CONVERT),
-    (0, b"%pdf", "a PDF document", _CONVERT),
-    (0, b"%!ps", "a PostScript file", _CONVERT),
-    (0, b"8bps", "a Photoshop file", _CONVERT),
-    (0, b"pk\x03\x04", "a ZIP archive", "unpack it first"),
-    (0, b"\x1f\x8b", "a gzip file", "unpack it first"),
-    (0, b"\x93numpy", "a NumPy array", _CONVERT),
-    (0, b"\x89hdf", "an HDF5 file", _CONVERT),
-    (0, b"\x00\x00\x01\x00", "an icon file (ICO)", _CONVERT),
-    (0, b"\x00\x00\x00\x0cjp", "a JPEG 2000 image", _CONVERT),
-    (4, b"ftyphei", "a HEIC image", _CONVERT),
-    (4, b"ftypmif1", "a HEIF image", _CONVERT),
-    (4, b"ftypavif", "an AVIF image", _CONVERT),
-    (4, b"ftyp", "a video or HEIF file", _CONVERT),
-    (0, b"\xff\xd8\xff", "a damaged JPEG", _AGAIN),
-    (0, b"\x89png", "a damaged PNG", _AGAIN),
-    (0, b"gif8", "a damaged GIF", _AGAIN),
-    (0, b"riff", "a damaged WebP, or a sound or video file", _AGAIN),
-    (0, b"ii*\x00", "a damaged TIFF", _AGAIN),
-    (0, b"mm\x00*", "a damaged TIFF", _AGAIN),
-)
+# What to do about a file that no decoder accepts, by what it really is; the others must be converted.
+_REMEDIES = {
+    HTML: "the download was answered with a web page: check its address and sign-in",
+    GIT_LFS: "run `git lfs pull` to fetch the real file",
+    XML: _READABLE,
+    ZIP: "unpack it first",
+    GZIP: "unpack it first",
+}
+_OURS = (JPEG, PNG, WEBP, GIF, TIFF, BMP)
 
 
 def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Box | None = None) -> UInt8:
@@ -174,7 +157,7 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
 def file_bytes(path: Path) -> bytes:
     """The file's bytes; none where it is no ordinary file or cannot be read, which read_image and decode explain."""
     try:
-        return read_ordinary(path)
+        return read_bytes(path)
     except (OSError, MemoryError):
         return b""
 
@@ -351,10 +334,12 @@ def _not_an_image(name: str, head: bytes) -> DataError:
     """Say what a file that no decoder accepts looks like instead."""
     if not head:
         return DataError(f"{name}: the file is empty (0 bytes)", _AGAIN)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()  # a text may open with a byte-order mark and blanks
-    for offset, signature, words, remedy in _SIGNATURES:
-        if (head.lower()[offset:] if offset else start).startswith(signature):
-            return DataError(f"{name}: not an image that can be read: it looks like {words}", remedy)
+    kind = kind_of(head)
+    if kind in _OURS:
+        return DataError(f"{name}: a damaged image: it begins like {kind}, but cannot be read", _AGAIN)
+    if kind:
+        message = f"{name}: not an image that can be read: it looks like {kind}"
+        return DataError(message, _REMEDIES.get(kind, _CONVERT))
     text = head[:32].decode("ascii", errors="replace")
     if all(character.isprintable() or character in "\t\r\n" for character in text) and "\ufffd" not in text:
         return DataError(f"{name}: not an image: it holds text, {' '.join(text.split())!r}", _READABLE)
@@ -373,7 +358,7 @@ def _head(file: BinaryIO | None) -> bytes:
     if file is None:
         return b""
     file.seek(0)
-    return file.read(64)
+    return file.read(HEAD)
 
 
 def _too_large(name: str) -> DataError:
@@ -395,8 +380,8 @@ def _opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
         return io.BytesIO(source)
     try:
         if isinstance(source, (str, Path)):
-            return open_ordinary(source)
-        content = source.read(LARGEST + 1)
+            return open_file(source)
+        content = source.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file", "check the path") from error
     except IsADirectoryError as error:
@@ -404,10 +389,10 @@ def _opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
     except MemoryError as error:
         raise SystemFault(f"{name}: not enough memory to read it", "use a smaller image or free memory") from error
     except OSError as error:
-        if error.errno == errno.EINVAL:
+        if error.errno in (errno.EINVAL, errno.ENODEV):
             raise DataError(f"{name}: {error.strerror}", "copy the image into an ordinary file first") from error
         raise _damaged(name, error) from error
-    if len(content) > LARGEST:
+    if len(content) > MOST_BYTES:
         raise _too_large(name)
     return io.BytesIO(content)
 

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.data.files.images import MAX_PIXELS
-from emaseg.data.files.reading import read_ordinary
 from emaseg.errors import DataError, SystemFault, nearest
+from emaseg.files import read_bytes
 
 _AGAIN = "unpack or download it again"
 _MOST = 512 << 20  # bytes of a file, and of one variable when it is unfolded
@@ -61,7 +61,7 @@ def read_mat(path: Path, variable: str, *fields: str, content: bytes | None = No
         SystemFault: it does not fit into memory.
     """
     try:
-        stored = read_ordinary(path, _MOST) if content is None else content
+        stored = read_bytes(path, _MOST) if content is None else content
         matrix, name = _variable(stored, path, variable), variable
         for field in fields:
             name = f"{name}.{field}"

@@ -1,7 +1,7 @@
 """What a PNG's header says, and the same file with fewer rows, or with numbers instead of colours; and whether a file
 is whole, which decoders do not always say.
 
-Room: data. Imports nothing of it. Legend: H W image height, width.
+Room: data/files. Legend: H W image height, width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ GREY, RGB, PALETTE = 0, 2, 3  # what a pixel is
 
 START, _END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xae\x42\x60\x82"
 _HEADER = struct.Struct(">IIBBBBB")  # width, height, bits, what a pixel is, compression, filter, interlacing
-_DATA_AT = len(START) + 8 + _HEADER.size + 4
+AFTER_HEADER = len(START) + 8 + _HEADER.size + 4  # where the second part begins
 # Parts that change neither a stored value nor the orientation; texts under other keywords may.
 _SILENT = frozenset((b"PLTE", b"IDAT", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"tIME", b"bKGD"))
 _TEXTS = frozenset(
@@ -49,14 +49,14 @@ def read_header(content: bytes) -> Header | None:
 
     All checksums are compared: in half a hundredth of the time of decoding the pixels.
     """
-    if not content.startswith(START) or len(content) < _DATA_AT or content[8:16] != b"\0\0\0\rIHDR":
+    if not content.startswith(START) or len(content) < AFTER_HEADER or content[8:16] != b"\0\0\0\rIHDR":
         return None
     width, height, bits, kind, *others = _HEADER.unpack_from(content, 16)
     if bits != 8 or kind not in (GREY, RGB, PALETTE) or any(others) or not height or not width:
         return None
-    if max(height, width) > _LONGEST or not _is_sound(content, len(START), _DATA_AT):
+    if max(height, width) > _LONGEST or not _is_sound(content, len(START), AFTER_HEADER):
         return None
-    at, see_through, start, stop, last = _DATA_AT, False, 0, 0, 0
+    at, see_through, start, stop, last = AFTER_HEADER, False, 0, 0, 0
     while (part := content[at + 4 : at + 8]) != b"IEND":
         end = at + int.from_bytes(content[at : at + 4]) + 12
         if not _is_sound(content, at, end):
@@ -87,7 +87,7 @@ def _is_sound(content: bytes, at: int, end: int) -> bool:
 
 def first_rows(content: bytes, header: Header, rows: int) -> bytes:
     """The file with a header that promises only `rows` rows: a decoder reads no further."""
-    return _rebuilt((rows, header.size[1]), header.kind, memoryview(content)[_DATA_AT:])
+    return _rebuilt((rows, header.size[1]), header.kind, memoryview(content)[AFTER_HEADER:])
 
 
 def bare(content: bytes, header: Header) -> bytes:
@@ -125,8 +125,12 @@ def unfolded(content: bytes, header: Header) -> bytes | None:
 
 
 def _rebuilt(size: tuple[int, int], kind: int, *rest: bytes | memoryview) -> bytes:
-    head = b"IHDR" + _HEADER.pack(size[1], size[0], 8, kind, 0, 0, 0)
-    return b"".join((START, _HEADER.size.to_bytes(4), head, zlib.crc32(head).to_bytes(4), *rest))
+    return b"".join((START, chunk(b"IHDR", _HEADER.pack(size[1], size[0], 8, kind, 0, 0, 0)), *rest))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """One part of a PNG: its length, kind, content and checksum."""
+    return b"".join((len(content).to_bytes(4), kind, content, zlib.crc32(kind + content).to_bytes(4)))
 
 
 # ------------------------------------------------------------------------------------------------ whole or not

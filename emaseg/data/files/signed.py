@@ -1,6 +1,6 @@
 """PNGs that say they were written by this program, and are as it wrote them; nothing else is ever replaced by one.
 
-Room: data. Imports errors only.
+Room: data/files.
 
 Threat: `photo_mask.png` beside photo.png may be hours of somebody's drawing. Only what we wrote ourselves, and nobody
 has touched since, may be replaced without asking. The mark is a text part right after the header that holds the
@@ -13,22 +13,23 @@ import contextlib
 import hashlib
 import os
 import stat
-import zlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from emaseg.data.files import png
 from emaseg.errors import DataError
+from emaseg.files import NO_LINK, READ, open_file
 
 Identity = tuple[int, int]  # device and number of a file
 
-_AT = 33  # behind the file's first bytes and the header, which have a fixed length
-_TEXT = b"tEXtSoftware\0emaseg predict "
-_LENGTH = 12 - 4 + len(_TEXT) + 64  # of the whole part: length and checksum, then the text with its type
+_KIND, _TEXT = b"tEXt", b"Software\0emaseg predict "
+_MARK_SIZE = len(png.chunk(_KIND, _TEXT)) + 64
 
 
 def signed(content: bytes) -> bytes:
     """The PNG file with our mark."""
-    return content[:_AT] + _mark(content[:_AT], content[_AT:]) + content[_AT:]
+    head, rest = content[: png.AFTER_HEADER], content[png.AFTER_HEADER :]
+    return head + _mark(head, rest) + rest
 
 
 def is_signed(path: Path) -> bool:
@@ -39,9 +40,9 @@ def is_signed(path: Path) -> bool:
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
         return False
-    with path.open("rb") as file:
-        head, mark = file.read(_AT), file.read(_LENGTH)
-        return mark[4:].startswith(_TEXT) and mark == _mark(head, file.read())
+    with open_file(path, READ | NO_LINK) as file:
+        head, mark = file.read(png.AFTER_HEADER), file.read(_MARK_SIZE)
+        return mark[4:].startswith(_KIND + _TEXT) and mark == _mark(head, file.read())
 
 
 def identities(sources: Iterable[Path | bytes]) -> frozenset[Identity]:
@@ -86,5 +87,4 @@ def check_place(path: Path, taken: Collection[Identity]) -> None:
 def _mark(head: bytes, rest: bytes) -> bytes:
     digest = hashlib.sha256(head)
     digest.update(rest)
-    text = _TEXT + digest.hexdigest().encode()
-    return (len(text) - 4).to_bytes(4) + text + zlib.crc32(text).to_bytes(4)
+    return png.chunk(_KIND, _TEXT + digest.hexdigest().encode())

@@ -21,12 +21,11 @@ import numpy as np
 
 from emaseg.data.files.images import MAX_PIXELS
 from emaseg.data.files.label_files import LabelRule, apply_rule
-from emaseg.data.files.reading import open_ordinary
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
 from emaseg.data.sets.masks import paint
 from emaseg.errors import DataError, SystemFault
-from emaseg.files import atomic
+from emaseg.files import atomic, open_file
 from emaseg.resources import cache_folder
 
 FORMAT = 1  # of the index; a new number leaves old files unread
@@ -166,7 +165,7 @@ def _made(path: Path, source: Path, drawings: Callable[[Mapping[str, Any]], Iter
 
 def _drawings(source: Path, drawings: Callable[[Mapping[str, Any]], Iterable[Drawing]]) -> Iterator[Drawing]:
     try:
-        with open_ordinary(source) as file:
+        with open_file(source) as file:
             content = json.load(file)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror})", _AGAIN) from error

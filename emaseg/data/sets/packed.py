@@ -34,7 +34,6 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.data.files.label_files import LabelRule, read_label
-from emaseg.data.files.reading import open_ordinary
 from emaseg.data.files.sample import FileSample
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Dataset, Sample, UInt8
@@ -52,7 +51,7 @@ from emaseg.data.sets.packed_index import (
 )
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, RecipeError
-from emaseg.files import fault
+from emaseg.files import fault, open_file
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class _Handle:
     def read(self, offset: int, size: int) -> bytes:
         who = os.getpid(), threading.get_ident()
         if who not in self.files:
-            self.files[who] = open_ordinary(self.path)
+            self.files[who] = open_file(self.path)
         file = self.files[who]
         file.seek(offset)
         return file.read(size)
@@ -235,7 +234,7 @@ def verify(path: Path) -> None:
     """
     found, content = open_packed(path), read_content(path)
     try:
-        with open_ordinary(path) as file:
+        with open_file(path) as file:
             if content.digest != _digest(file, content):
                 raise DataError(f"{path}: differs from its checksum: the file is damaged", f"copy it again, or {AGAIN}")
     except OSError as error:
@@ -249,7 +248,7 @@ def verify(path: Path) -> None:
 def _is_same(source: Path, stored: bytes) -> bool:
     """Whether a file holds these bytes, or is not there (any more)."""
     try:
-        with open_ordinary(source) as file:
+        with open_file(source) as file:
             return file.read(len(stored) + 1) == stored
     except OSError:
         return True
@@ -387,7 +386,7 @@ def _write(file: BinaryIO, place: int, content: bytes) -> None:
 
 def _bytes_of(path: Path, size: int, changed: int) -> bytes:
     try:
-        with open_ordinary(path) as file:
+        with open_file(path) as file:
             stored, time = file.read(size + 1), os.fstat(file.fileno()).st_mtime_ns
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", "check the data set") from error

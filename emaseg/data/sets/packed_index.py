@@ -33,10 +33,10 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.data.files.label_files import MAX_CLASSES, LabelRule
-from emaseg.data.files.reading import open_ordinary
 from emaseg.data.sample import UInt8
 from emaseg.data.sets import packed_hdf5
 from emaseg.errors import DataError, SystemFault
+from emaseg.files import open_file
 
 MAGIC = b"emaseg packed 2\n"
 HEADER = struct.Struct("<16s5Q32sQ32s32s")
@@ -84,7 +84,7 @@ def read_content(path: Path) -> Content:
         DataError: it cannot be read, is damaged or no packed file.
     """
     try:
-        with open_ordinary(path) as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(HEADER.size)
             if head.startswith(MAGIC):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from emaseg.data.files.label_files import LabelRule, read_label
-from emaseg.data.files.reading import read_ordinary
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
 from emaseg.errors import DataError, nearest
+from emaseg.files import read_bytes
 
 _LONGEST = 256 << 20  # bytes of a list file: millions of names
 
@@ -98,7 +98,7 @@ def read_text(path: Path) -> str:
         DataError: the file is unreadable or is not text.
     """
     try:
-        text = read_ordinary(path, _LONGEST).decode("utf-8-sig")
+        text = read_bytes(path, _LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start})", "save the list as UTF-8") from error
     except OSError as error:
