@@ -1,6 +1,6 @@
 """Choosing where to compute, and how this process treats its memory.
 
-Room: bottom; imports torch and errors.
+Room: device.
 """
 
 from __future__ import annotations

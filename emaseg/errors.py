@@ -1,6 +1,6 @@
 """Errors that people read: what happened, where, and what to do.
 
-Room: the bottom of the house. Imports nothing.
+Room: errors.
 
     EmasegError                 anything this program raises on purpose
     └── UserError               the reader can fix it; carries a hint and an exit code

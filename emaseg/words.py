@@ -1,6 +1,6 @@
 """Numbers as people say them, and text from outside as people may see it.
 
-Room: bottom; imports nothing.
+Room: words.
 
 Threat: names of files, classes, servers' headers and checkpoints' keys are a stranger's. Shown as they are, an ESC
 moves the cursor or changes the terminal, a line break forges a line of ours, and U+202E turns "gpj.exe" round.

@@ -1,6 +1,6 @@
 """Looking at a data set before the first step: a sample of its labels, read as training will read them.
 
-Room: data. Imports doubts, errors, sample. Legend: H W image height and width, K classes.
+Room: data. Legend: H W image height and width, K classes.
 
 A label that is out of range otherwise ends a run hours later, on a GPU as an assertion without file or value.
 """

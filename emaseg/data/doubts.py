@@ -1,6 +1,6 @@
 """What does not stop a training but would spoil its result, as the labels show it.
 
-Room: data. Imports nothing of the engine.
+Room: data.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The names of classes in one small file, in the forms in which annotation tools write them.
 
-Room: starter. Imports errors and the data room's readers.
+Room: starter.
 
     car                       one name a line; its position is its mask value (labelme's __ignore__ is number -1)
     3: car    3,car    3 car  the value first; car: 3 and car,3 too

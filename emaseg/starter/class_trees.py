@@ -1,6 +1,6 @@
 """The names of classes in JSON and YAML files: names.json, data.yaml, ...
 
-Room: starter. Imports errors and the data room's reader of text.
+Room: starter.
 
 Of YAML the part is read in which names are written: `names:` (or `classes:`, `labels:`) at the left margin, with a
 list or a map of plain or quoted names, in one line or one a line. Anything else there is an error, never a guess.

@@ -1,6 +1,6 @@
 """Finding images, their masks and the split in a folder whose arrangement nobody declared.
 
-Room: starter. Imports errors and the data room's readers.
+Room: starter.
 
     images/ + masks/                    one of many names for each; a split by train.txt + val.txt where they exist
     images/train|val + masks/train|val  ... with sub-folders

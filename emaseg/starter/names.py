@@ -1,6 +1,6 @@
 """Finding the file of class names beside the images: classes.txt, labels.txt, _classes.csv, data.yaml, ...
 
-Room: starter. Imports errors and the readers of such files (class_files.py, class_trees.py).
+Room: starter.
 """
 
 from __future__ import annotations

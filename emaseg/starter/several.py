@@ -1,7 +1,7 @@
 """Arrangements that cannot be trained on as they are, told as what they are: several masks for one image, JPEG masks,
 outlines in JSON files.
 
-Room: starter. Imports errors and the data room's readers.
+Room: starter.
 """
 
 from __future__ import annotations

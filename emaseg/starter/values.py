@@ -1,6 +1,6 @@
 """What the masks of a folder hold, and which of it is a class.
 
-Room: starter. Imports errors and the data room's readers. Legend: H W mask height and width, K classes.
+Room: starter. Legend: H W mask height and width, K classes.
 """
 
 from __future__ import annotations

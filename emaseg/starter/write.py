@@ -1,6 +1,6 @@
 """The first recipe for a folder: everything that was found and chosen, as TOML with its reasons beside it.
 
-Room: starter. Imports recipe, the data room's readers and the rest of this room. Legend: H W image height and width.
+Room: starter. Legend: H W image height and width.
 
 What cannot be found is chosen so that it trains on this machine: on a CPU small crops and hundreds of steps, on a GPU
 the published sizes.

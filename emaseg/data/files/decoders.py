@@ -1,6 +1,6 @@
 """OpenCV's decoders, where it is installed and gives Pillow's values: the same pixels in less time.
 
-Room: data. Imports jpeg, opencv, png, sample, numpy and Pillow. Legend: H W image height, width.
+Room: data/files. Legend: H W image height, width.
 
 Both come with libjpeg-turbo and libpng or their like, but a distribution may build them otherwise: each decoder is
 tried on a small picture before it is used. None of these functions raises for a damaged file.

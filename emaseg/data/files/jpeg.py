@@ -1,6 +1,6 @@
 """What a JPEG's header says, and the same file with fewer rows; and a way to see that its pixels end too early.
 
-Room: data. Imports nothing of it. Legend: H W image height, width.
+Room: data/files. Legend: H W image height, width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reading a mask file as train ids, and saying precisely what is wrong with one that holds anything else.
 
-Room: data. Imports errors, decoders, images, mask_values, png, sample, smooth. Legend: H W image height and width, K classes.
+Room: data/files. Legend: H W image height and width, K classes.
 
 A mask is an image whose stored value is the class (mask_values.py). An RGB mask is read by the colours that were
 declared; where none were, three equal channels are a class number. A MATLAB file (.mat) is read where a data set

@@ -1,6 +1,6 @@
 """What a mask file stores: class numbers or colours. The one reader of masks, for training, checks and `emaseg init`.
 
-Room: data/files. Imports errors, images, sample. Legend: H W image height and width.
+Room: data/files. Legend: H W image height and width.
 
     grey, 1-bit, 16-bit, palette   the stored number (of a palette mask the index, never its colour)
     32-bit integer or float TIFF   the number, where all of them are whole

@@ -1,6 +1,6 @@
 """Label maps in MATLAB files, as some data sets publish them.
 
-Room: data. Imports errors, images, reading. Legend: H W image height and width.
+Room: data/files. Legend: H W image height and width.
 
 A file of MATLAB 5 to 7.2 is a header of 128 bytes and then variables. Each is an element: a tag with the kind and the
 number of bytes, then these; an element may be a zlib stream with another one inside. A matrix is made of elements too:

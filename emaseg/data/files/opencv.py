@@ -1,6 +1,6 @@
 """OpenCV, where it is installed (`emaseg[opencv]`): for what it does to the same bits in less time.
 
-Room: data. Imports nothing of it.
+Room: data/files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reading what a training crop needs of a picture: the values of read_image, to the bit, in less time.
 
-Room: data. Imports decoders, images, jpeg, png, sample. Legend: H W image height, width.
+Room: data/files. Legend: H W image height, width.
 
 An ordinary PNG or JPEG is decoded as far as it is needed: its rows are stored from the top, so a header that promises
 fewer of them makes the decoder stop there. OpenCV, if it is there, takes the RGB JPEGs, and the PNGs of which nearly

@@ -1,6 +1,6 @@
 """What a TIFF file holds by its first directory, for messages about those that have no defined RGB values.
 
-Room: data/files. Imports Pillow only.
+Room: data/files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ADE20K scene parsing (ADEChallengeData2016): 150 classes, stored as 1..150; 0 = anything else, ignored.
 
-Room: data. Imports resources, the schema and the data room's readers.
+Room: data/sets.
 
     root/images/<folder>/<id>.jpg       folder: training (20,210), validation (2,000), testing
     root/annotations/<folder>/<id>.png

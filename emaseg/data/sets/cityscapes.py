@@ -1,6 +1,6 @@
 """Cityscapes, fine annotations: 19 of its 34 classes; the others are ignored.
 
-Room: data. Imports resources, the schema and the data room's readers.
+Room: data/sets.
 
     root/leftImg8bit/<split>/<city>/<id>_leftImg8bit.png           2,975 train, 500 val, 1,525 test
     root/gtFine/<split>/<city>/<id>_gtFine_labelIds.png            the owners' ids 0..33

@@ -1,6 +1,6 @@
 """COCO's instances drawn as VOC's 21 classes, for pre-training.
 
-Room: data. Imports resources, the schema and the data room's readers.
+Room: data/sets.
 
     root/<split>2017/<id>.jpg, or root/images/<split>2017/<id>.jpg
     root/annotations/instances_<split>2017.json

@@ -1,6 +1,6 @@
 """COCO-Stuff: 91 things and 91 stuff classes; the 10k set (.mat files) and the 164k set (PNG pixelmaps).
 
-Room: data. Imports resources, the schema and the data room's readers.
+Room: data/sets.
 
     10k    root/images/<id>.jpg, root/annotations/<id>.mat (variable S), root/imageLists/{train,test,all}.txt
     164k   root/images/{train2017,val2017}/<id>.jpg, root/annotations/{train2017,val2017}/<id>.png

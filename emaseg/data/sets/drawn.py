@@ -1,6 +1,6 @@
 """Labels that are drawn from the annotations of one large JSON file, when they are asked for.
 
-Room: data. Imports errors, files, resources and the data room's readers. Legend: H W image height and width.
+Room: data/sets. Legend: H W image height and width.
 
 Such a file takes minutes and gigabytes to parse. That is done once: an index in the cache folder keeps, for each image,
 one line with what is drawn on it, so that a later start reads names only and a label costs one line. The index is named

@@ -1,6 +1,6 @@
 """Your own data: a folder of images and a folder of masks with the same names.
 
-Room: data. Imports errors, resources, the schema and the data room's readers.
+Room: data/sets.
 
     root/<train_images>/a/1.jpg   root/<train_masks>/a/1<mask_suffix>.png
     root/<train_images>/a/<image_prefix>1.jpg   root/<train_masks>/a/<mask_prefix>1.png

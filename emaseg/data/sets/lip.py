@@ -1,6 +1,6 @@
 """Look Into Person: 20 classes, stored as 0..19; nothing is ignored.
 
-Room: data. Imports resources, the schema and the data room's readers.
+Room: data/sets.
 
     its owners' archives                                          sssegmentation
     root/TrainVal_images/<split>_images/<id>.jpg                  root/<split>_images/<id>.jpg

@@ -1,6 +1,6 @@
 """Drawing COCO's annotations: polygons and run lengths, pixel for pixel as COCO's own tools draw them.
 
-Room: data. Imports numpy only. Legend: H W image height and width, N corners of a polygon, R runs.
+Room: data/sets. Legend: H W image height and width, N corners of a polygon, R runs.
 
 A segmentation is a list of polygons, each a flat list [x0, y0, x1, y1, ...], whose union is meant; or a mapping with
 "size" [H, W] and "counts": lengths of runs of zeros and ones in turn, column by column, as a list or packed as text.

@@ -1,7 +1,6 @@
 """A data set packed into one HDF5 file for each part: for file systems on which many small files are slow.
 
-Room: data. Imports errors, files, packed_index, resources, the schema and the data room's readers; h5py to write.
-Legend: H W image height and width, K classes, N samples.
+Room: data/sets. Legend: H W image height and width, K classes, N samples.
 
     bytes   (total,) uint8   the image and label files one after the other, byte for byte
     spans   (N, 4) int64     of each sample: image offset, image bytes, label offset, label bytes

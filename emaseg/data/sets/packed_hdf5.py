@@ -1,6 +1,6 @@
 """A program of its own: the structure of an old packed file, read by HDF5's library and written to stdout as JSON.
 
-Room: data. Imports nothing of it; h5py when it runs. `packed_index` starts it, with a limit on its time.
+Room: data/sets. `packed_index` starts it, with a limit on its time.
 """
 
 from __future__ import annotations

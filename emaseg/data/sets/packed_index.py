@@ -1,6 +1,6 @@
 """What a packed file says of itself: the own header in front of its HDF5 structure, and the older files without one.
 
-Room: data. Imports errors, label_files, packed_hdf5, reading, sample. Legend: N samples, K classes.
+Room: data/sets. Legend: N samples, K classes.
 
 HDF5 leaves the first 512 * 2^n bytes of a file to others (the user block). They hold here, numbers in little endian:
 

@@ -1,6 +1,6 @@
 """A data set of image files, each with a mask file; and the list files and folders that such sets are made of.
 
-Room: data. Imports errors, images, label_files, part, reading, sample. Legend: H W image height and width, K classes.
+Room: data/sets. Legend: H W image height and width, K classes.
 """
 
 from __future__ import annotations

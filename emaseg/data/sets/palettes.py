@@ -1,6 +1,6 @@
 """Indexed masks whose palettes differ from file to file: the same index in another colour.
 
-Room: data/sets. Imports mask_values and pairs.
+Room: data/sets.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PASCAL Context: 59 classes, or 60 with the background; images of VOC2010.
 
-Room: data. Imports resources, the schema and the data room's readers.
+Room: data/sets.
 
     root/JPEGImages/<id>.jpg                              VOCtrainval_03-May-2010.tar
     root/ImageSets/SegmentationContext/<split>.txt        sssegmentation, mmsegmentation; one id a line

@@ -1,6 +1,6 @@
 """How many images the splits of the published data sets hold, as their owners count them.
 
-Room: data. Imports the recipe schema.
+Room: data/sets.
 """
 
 from __future__ import annotations

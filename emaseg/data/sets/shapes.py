@@ -1,6 +1,6 @@
 """`shapes`: drawn scenes whose classes are told apart by shape alone. Needs no files.
 
-Room: data; imports recipe schema, data.labels, data.sample and numpy. Legend: H W image.
+Room: data/sets. Legend: H W image.
 
 Every object gets a colour drawn from the same distribution, whatever its class, and so does the background: a
 classifier that sees one pixel's colour can hardly do better than chance, a network has to see the outline. Colours

@@ -1,6 +1,6 @@
 """What the readers of published data sets share: the top folder, the files of a folder by id, their pairs, the splits.
 
-Room: data. Imports errors and the data room's readers.
+Room: data/sets.
 
 An id is what the names of an image and of its label have in common; a file's name is its id and a fixed ending.
 """

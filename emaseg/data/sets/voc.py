@@ -1,6 +1,6 @@
 """PASCAL VOC 2012, alone or with the SBD labels: 21 classes, 255 = the border between objects.
 
-Room: data. Imports errors, resources, the schema and the data room's readers.
+Room: data/sets.
 
     root/JPEGImages/<id>.jpg
     root/SegmentationClass/<id>.png      the 2,913 official masks; palette PNGs, read as indices
