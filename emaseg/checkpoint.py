@@ -190,7 +190,7 @@ def read_network(path: Path) -> tuple[str, State]:
     content = read_content(path)
     if content.get("format") != FORMAT or not isinstance(content.get("recipe"), str):
         raise WeightsError(
-            f"{path}: holds no recipe, so it does not say which network it belongs to",
+            f"{path}: not an emaseg checkpoint: it holds no recipe, so it does not say which network it belongs to",
             f"name the recipe too: RECIPE --weights {quoted_path(path)}",
         )
     return content["recipe"], _own_state(content, path)
