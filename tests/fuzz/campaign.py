@@ -99,6 +99,7 @@ class Campaign:
                 continue  # these start threads, which a fork must not meet
             warm(target, self.seeds, self.work / "0")
         os.chdir(here[1])
+        os.environ.clear()
         os.environ.update(here[0])
         tempfile.tempdir = here[2]
         gc.freeze()  # what is here stays; its pages are shared with the processes

@@ -21,14 +21,15 @@ class Target:
 
     file: the valid one, below the seeds. tree: the folder of it that the command needs whole, linked into the case's;
     "" = the file alone. shape: of shapes.STRUCTURE. command: from the seeds and the file's place in the case's folder.
-    digest: whether the format keeps one, so that a command that succeeds must give what the valid file gives.
+    digest: the mark of the format's digest. While a damaged file still holds it, a command that succeeds must give what
+    the valid file gives. A file that was written anew without a digest is another file, and an honest one.
     """
 
     file: str
     shape: str
     command: Callable[[Path, Path], list[object]]
     tree: str = ""
-    digest: bool = False
+    digest: bytes = b""
     slow: bool = False  # to make or to read
 
 
@@ -71,11 +72,11 @@ def _dry_run(seeds: Path, mutant: Path) -> list[object]:
 
 
 TARGETS: dict[str, Target] = {
-    "checkpoint": Target("weights.pt", "zip", _predict, digest=True),
+    "checkpoint": Target("weights.pt", "zip", _predict, digest=b"emaseg sha256 "),
     "foreign": Target("foreign.pth", "zip", _predict_foreign),
-    "program": Target("weights.pt2", "zip", _predict, digest=True, slow=True),
-    "onnx": Target("weights.onnx", "", _predict, digest=True, slow=True),
-    "packed": Target("packed/train.h5", "", _check("packed"), tree="packed", digest=True),
+    "program": Target("weights.pt2", "zip", _predict, digest=b"emaseg.sha256", slow=True),
+    "onnx": Target("weights.onnx", "", _predict, digest=b"sha256", slow=True),
+    "packed": Target("packed/train.h5", "", _check("packed"), tree="packed", digest=b"emaseg packed 2"),
     "sbd": Target("voc/VOCdevkit/benchmark_RELEASE/dataset/cls/c.mat", "", _check("voc"), tree="voc"),
     "cocostuff": Target("coco/annotations/COCO_train2014_000000000009.mat", "", _check("coco"), tree="coco"),
     "recipe": Target("tiny.toml", "toml", _check_recipe),
@@ -87,7 +88,7 @@ TARGETS: dict[str, Target] = {
     "progressive": Target("progressive.jpg", "", _predict_image),
     "metrics": Target("run/metrics.csv", "csv", _resume, tree="run"),
     "environment": Target("run/env.json", "json", _resume, tree="run"),
-    "last": Target("run/checkpoints/last.pt", "zip", _resume, tree="run", digest=True),
+    "last": Target("run/checkpoints/last.pt", "zip", _resume, tree="run", digest=b"emaseg sha256 "),
 }
 
 

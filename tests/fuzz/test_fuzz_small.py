@@ -20,16 +20,16 @@ from tests.fuzz.targets import TARGETS, damaged
 
 HOLD = (
     "checkpoint",
-    "last",
     "recipe",
-    "metrics",
-    "environment",
     "foreign",
     "packed",
     "sbd",
     "cocostuff",
     "mask",
     "png",
+    "metrics",
+    "environment",
+    "last",
 )
 CASES = 3  # of each
 
@@ -51,13 +51,15 @@ def campaign(seeds: Path, tmp_path: Path, limit: float = 60) -> Campaign:
     return Campaign(seeds, tmp_path / "work", tmp_path / "kept", seed=1, limit=limit)
 
 
-def test_damaged_files_are_refused_or_read_right(seeds: Path, tmp_path: Path) -> None:
-    """Protects from strangers' files: no bug, no crash, nothing run, no hang, no wrong result behind a digest."""
-    small = campaign(seeds, tmp_path)
-    small.run(list(HOLD), seconds=200, most=CASES, jobs=1)
-    found = {name: dict(tally.findings) for name, tally in small.tallies.items() if tally.findings}
-    assert not found, f"{found}; see {small.kept}"
-    assert all(tally.cases == CASES for tally in small.tallies.values())
+def test_damaged_files_are_refused_or_read_right(tmp_path: Path) -> None:
+    """Protects from strangers' files: no bug, no crash, nothing run, no hang, no wrong result behind a digest.
+
+    In a process of its own: a fork of this one would have its threads' locks and autograd's state.
+    """
+    numbers = ["--cases", str(CASES), "--minutes", "4", "--jobs", "1", "--limit", "60"]
+    command = [sys.executable, "-m", "tests.fuzz", *numbers, "--targets", ",".join(HOLD), "--keep", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_case_is_a_function_of_its_number(seeds: Path) -> None:
