@@ -24,6 +24,7 @@ from emaseg.data.pipeline.loading import CPU, batches
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
 from emaseg.data.sample import Box, MemorySample, Region, read_pair
 from emaseg.errors import DataError
+from emaseg.recipe import PixelStats
 from emaseg.recipe.schema import Augment
 from tests.data.pipeline_golden import sample_image, sample_label
 
@@ -250,7 +251,7 @@ def test_images_and_masks_of_two_sizes_are_named(tmp_path: Path) -> None:
         Image.fromarray(sample_label(*size)).save(label)
         dataset = PairedFiles(((image, label),), index_rule(tuple(map(str, range(21)))), np.zeros((21, 3), np.uint8))
         stream = batches(
-            dataset, AUGMENT, (0, 0, 0), (1, 1, 1), batch=1, start=0, total=1, seed=0, workers=0, device=CPU
+            dataset, AUGMENT, PixelStats((0, 0, 0), (1, 1, 1)), batch=1, start=0, total=1, seed=0, workers=0, device=CPU
         )
         with pytest.raises(DataError, match=rf"{size[0]} x {size[1]}"):
             next(stream)
