@@ -101,12 +101,12 @@ def test_a_folder_of_runs_means_its_newest_complete_run(
         resolved = resolve(ref)
         assert resolved.weights == newest / "checkpoints/best.pt"
         assert resolved.run == newest
-        assert str(newest) in resolved.note
-        assert "newest complete run" in resolved.note
+        assert str(newest) in "\n".join(resolved.notes)
+        assert "newest complete run" in "\n".join(resolved.notes)
     assert resolve("runs", checkpoint="last").weights == newest / "checkpoints/last.pt"
     assert resolve("tiny.toml", weights="runs").weights == newest / "checkpoints/best.pt"
     assert start_weights("runs/tiny") == newest / "checkpoints/best.pt"
-    assert resolve("runs/tiny/mine").note == ""
+    assert resolve("runs/tiny/mine").notes == ()
     with pytest.raises(WeightsError, match="no checkpoint in this folder"):
         resolve(str(tmp_path))
 
