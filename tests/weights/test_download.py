@@ -294,9 +294,10 @@ def test_a_read_only_cache_serves_but_takes_nothing(net: Released, cache: Path) 
     """Protects shared caches: what is there is used, what is not cannot be fetched, each without a traceback."""
     cache.mkdir()
     (cache / "net.pth").write_bytes(CONTENT)
-    for folder in (cache, *cache.parents):
-        if folder.owner() == "root" and folder.is_relative_to(cache.parent.parent.parent):
-            folder.chmod(0o755)
+    for folder in (cache, *cache.parents[:5]):
+        folder.chmod(0o755)
+        if folder.name.startswith("pytest-of-"):  # pytest's own folders end here
+            break
     os.seteuid(65534)
     try:
         assert events_of(net) == []
