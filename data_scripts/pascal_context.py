@@ -18,7 +18,7 @@ from verify import parser, verify
 
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.pascal_context import pascal_context
-from emaseg.data.sets.published import IMAGES
+from emaseg.data.sets.published_counts import IMAGES
 from emaseg.recipe.schema import PascalContextData
 
 

@@ -17,7 +17,7 @@ from verify import parser, verify
 
 from emaseg.data.files.label_files import read_label
 from emaseg.data.sets.pairs import PairedFiles
-from emaseg.data.sets.published import IMAGES
+from emaseg.data.sets.published_counts import IMAGES
 from emaseg.data.sets.voc import voc
 from emaseg.errors import UserError
 from emaseg.files import atomic

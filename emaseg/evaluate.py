@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from emaseg.data.sample import Dataset, Split, published_label, read_pair
-from emaseg.data.sets.published import published_images
+from emaseg.data.sets.published_counts import published_images
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import label_map

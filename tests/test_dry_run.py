@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,16 +99,29 @@ def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch)
     assert "from steps with 1 and 2 crops" in plan["one step"]
 
 
+LARGE = """
+import emaseg.memory
+from tests.helpers import tiny
+from tests.test_dry_run import forecast, last
+
+emaseg.memory.free_memory = lambda: 150 * 2**20
+plan, events = forecast(tiny("augment.crop=[1024, 1024]", "data.size=[1024, 1024]", "train.batch=2", "data.train_images=2"))
+found = last(events)
+print(found.fits, found.remedy, plan["peak memory"], sep="\\n")
+"""
+
+
 @pytest.mark.skipif(free_memory() is None, reason="the limit is Linux's")
-def test_a_crop_that_does_not_fit_is_refused_and_a_smaller_one_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects from the system's killing this process: under the limit the first step fails, and half a crop does not."""
-    large = tiny("augment.crop=[1024, 1024]", "data.size=[1024, 1024]", "train.batch=2", "data.train_images=2")
-    monkeypatch.setattr("emaseg.memory.free_memory", lambda: 150 * 2**20)
-    plan, events = forecast(large)
-    found = last(events)
-    assert found.fits is False
-    assert found.remedy.startswith("--set train.batch=1 --set 'augment.crop=[")
-    assert plan["peak memory"].startswith("does not fit: needs more than the ")
+def test_a_crop_that_does_not_fit_is_refused_and_a_smaller_one_named() -> None:
+    """Protects from the system's killing this process: under the limit the first step fails, and half a crop does not.
+
+    In a process of its own: memory that other tests have freed is still this process's, and would do for the step.
+    """
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    fits, remedy, peak = done.stdout.splitlines()
+    assert fits == "False"
+    assert remedy.startswith("--set train.batch=1 --set 'augment.crop=[")
+    assert peak.startswith("does not fit: needs more than the ")
 
 
 def test_half_a_crop_is_on_the_same_grid() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emaseg.data.sample import MemorySample, Sample
-from emaseg.data.sets.published import published_images
+from emaseg.data.sets.published_counts import published_images
 from emaseg.errors import DataError
 from emaseg.evaluate import Comparison, compare_with_published, evaluate, evaluation_json, on_images, protocol
 from emaseg.events import Evaluated, Evaluating

@@ -1,4 +1,4 @@
-"""Class names and colours of every data set.
+"""Class names and colours (palettes) of every data set; those of the published ones are in label_sets.toml.
 
 Room: data. Legend: K classes.
 """

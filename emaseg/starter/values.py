@@ -18,7 +18,7 @@ from emaseg.data.files.mask_values import Colour, Stored, stored_values, unpacke
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.labels import voc_colours
 from emaseg.data.sample import IGNORE
-from emaseg.data.sets.palettes import mixed_palettes
+from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
 from emaseg.starter.class_files import IGNORED
 from emaseg.starter.names import Entry, Names

@@ -23,7 +23,7 @@ from emaseg.data.files.label_files import apply_rule
 from emaseg.data.sample import UInt8
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cityscapes import label_rule
-from emaseg.data.sets.published import IMAGES
+from emaseg.data.sets.published_counts import IMAGES
 from emaseg.inference import label_map
 from emaseg.metrics import Confusion
 from emaseg.recipe import Recipe, load_recipe, parse_recipe

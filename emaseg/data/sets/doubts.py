@@ -15,8 +15,8 @@ from emaseg.data.doubts import Doubt
 from emaseg.data.files.images import Header, image_header, read_image
 from emaseg.data.files.mask_values import stored_values
 from emaseg.data.sample import Dataset
+from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.data.sets.pairs import PairedFiles, first_few
-from emaseg.data.sets.palettes import mixed_palettes
 from emaseg.errors import DataError
 
 __all__ = ["file_doubts"]
