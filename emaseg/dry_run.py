@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 
 from emaseg.checkpoint import Checkpoint
+from emaseg.data.files.opencv import opencv
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
 from emaseg.events import DryRunEvent, Forecast, Measuring, Note, Planned
-from emaseg.memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak
+from emaseg.memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer, learning_rate
 from emaseg.recipe import Recipe
@@ -203,6 +204,8 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool) -> _Prob
         workers=0,
         device=run.device,
     )
+    start_threads()
+    opencv()  # its import starts threads, too
     reset_peak(run.device)
     free = device_memory(run.device) if run.device.type == "cpu" else None
     began, seconds, finite = 0.0, 0.0, True

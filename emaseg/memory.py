@@ -115,6 +115,18 @@ def allocation_limit(more: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+def start_threads() -> None:
+    """Start the threads that PyTorch computes with, forwards and backwards.
+
+    Under `allocation_limit` the system may refuse their stacks, and OpenMP then crashes the process.
+    """
+    import torch
+
+    image = torch.zeros(2, 16, 64, 64, requires_grad=True)
+    weight = torch.zeros(16, 16, 3, 3, requires_grad=True)
+    torch.relu(torch.nn.functional.conv2d(image, weight, padding=1)).sum().backward()  # type: ignore[no-untyped-call]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation was refused."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_REFUSED.search(str(error))))
