@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import time
 from pathlib import Path
 
@@ -129,22 +128,32 @@ class Lock:
         return True
 
     def _remove_stale(self) -> None:
-        """Move a lock out of the way that nobody has touched for long; of several who try, one succeeds.
+        """Remove a lock that nobody has touched for long; of several who try, one succeeds.
 
-        Between looking and moving, a faster one may have taken it over: then what was moved is young, and goes back.
+        A lock is known by inode and time. Who creates the file named after both may remove that lock, and looks once more
+        whether it is still there: a faster one's new lock has another name, and stays.
         """
-        away = self.path.with_name(f"{self.path.name}.{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):
-            if not _is_stale(self.path):
+            found = os.lstat(self.path)
+            if not _is_stale(found):
                 return
-            os.rename(self.path, away)
-            if not _is_stale(away):
-                os.link(away, self.path, follow_symlinks=False)
-            os.unlink(away)
+            right = self.path.with_name(f"{self.path.name}.{found.st_ino:x}-{found.st_mtime_ns:x}")
+            try:
+                os.close(os.open(right, opened.NEW, opened.MODE))
+            except FileExistsError:  # its owner is at it, or died doing it
+                if _is_stale(os.lstat(right)):
+                    os.unlink(right)
+                return
+            try:
+                now = os.lstat(self.path)
+                if (now.st_ino, now.st_mtime_ns) == (found.st_ino, found.st_mtime_ns):
+                    os.unlink(self.path)
+            finally:
+                os.unlink(right)
 
 
-def _is_stale(path: Path) -> bool:
-    return time.time() - os.lstat(path).st_mtime > STALE_SECONDS
+def _is_stale(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > STALE_SECONDS
 
 
 class _NoSystemLockError(Exception):
