@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from emaseg.errors import RecipeError, WeightsError, nearest
 from emaseg.exported.info import is_exported, needed_overrides, read_info
 from emaseg.files import open_file, sha256_of
 from emaseg.recipe import Recipe, for_tta, load_recipe, old_names, parse_recipe
+from emaseg.recipe.compare import differences
 from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.recipe.schema import EMANetModel
 from emaseg.resources import HINTS, beside, cache_folder, expanded, runs_folder, shipped_recipes
@@ -263,13 +264,11 @@ def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]
         RecipeError: `recipe` changes a key of the network in `plain` that is not among the `free` ones.
     """
     for section in ("model", "backbone"):
-        old, new = getattr(plain, section), getattr(recipe, section)
-        for key in (f.name for f in fields(old)):
-            if getattr(old, key) != getattr(new, key, None) and key not in free:
-                raise RecipeError(
-                    f"--set {section}.{key}: contradicts the {what}, whose network has {getattr(old, key)!r}",
-                    "leave the network as it was trained",
-                )
+        for changed in differences(section, getattr(plain, section), getattr(recipe, section), free):
+            raise RecipeError(
+                f"--set {changed.key}: contradicts the {what}, whose network has {changed.before!r}",
+                "leave the network as it was trained",
+            )
 
 
 def _released(recipe: Recipe, url: str) -> Path:
