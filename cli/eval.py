@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from emaseg.data.sample import Dataset
     from emaseg.evaluate import Comparison
     from emaseg.metrics import Scores
-    from emaseg.recipe.schema import Data, Model
+    from emaseg.recipe.data import Data
+    from emaseg.recipe.models import Model
     from emaseg.submit import Submission
 
 CHECK_TOLERANCE = 0.5  # points of mIoU below the published figure that --check still accepts
@@ -175,7 +176,7 @@ def evaluate(
 
 def _em_deviation(model: Model) -> str:
     """What to add to the protocol where an EMANet iterates otherwise than it was trained: no published row does."""
-    from emaseg.recipe.schema import EMANetModel
+    from emaseg.recipe.models import EMANetModel
 
     if not isinstance(model, EMANetModel) or model.em_iterations_eval == model.em_iterations:
         return ""
@@ -188,7 +189,7 @@ def _choose_split(data: Data, split: str | None) -> tuple[Data, Literal["train",
     Raises:
         RecipeError: not a split of this kind.
     """
-    from emaseg.recipe.schema import FolderData, PackedData, ShapesData
+    from emaseg.recipe.data import FolderData, PackedData, ShapesData
 
     if split is None:
         return data, "eval"

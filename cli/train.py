@@ -26,7 +26,7 @@ from .options import SCHEMA, Device, Json, Overrides, Quiet, Verbose, session_of
 if TYPE_CHECKING:
     from emaseg.events import Finished, Forecast, Measuring, TrainEvent
     from emaseg.recipe import LoadedRecipe, Recipe
-    from emaseg.recipe.schema import Data
+    from emaseg.recipe.data import Data
 
 INTERRUPTED_WITH_CHECKPOINT = 75
 

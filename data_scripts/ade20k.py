@@ -16,7 +16,7 @@ from verify import check_published, verify
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.ade20k import ade20k
 from emaseg.data.sets.published_counts import IMAGES
-from emaseg.recipe.schema import ADE20KData
+from emaseg.recipe.data import ADE20KData
 
 __all__ = ["main", "open_split", "verify"]
 

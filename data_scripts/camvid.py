@@ -15,7 +15,7 @@ from emaseg.data.checks import check_dataset
 from emaseg.data.sets.folder import folder
 from emaseg.errors import UserError
 from emaseg.recipe import load_recipe
-from emaseg.recipe.schema import FolderData
+from emaseg.recipe.data import FolderData
 
 # split -> (pairs, labelled pixels of class Road)
 KNOWN = {"train": (367, 20_076_880), "val": (101, 5_053_176), "test": (233, 10_390_661)}

@@ -16,7 +16,7 @@ from verify import check_published, verify
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.cityscapes import cityscapes
 from emaseg.data.sets.published_counts import IMAGES
-from emaseg.recipe.schema import CityscapesData
+from emaseg.recipe.data import CityscapesData
 
 __all__ = ["main", "open_split", "verify"]
 

@@ -17,7 +17,7 @@ from emaseg.data.checks import check_dataset
 from emaseg.data.sets.coco_voc import coco_voc
 from emaseg.data.sets.trees import files_below
 from emaseg.errors import DataError, UserError
-from emaseg.recipe.schema import CocoVOCData
+from emaseg.recipe.data import CocoVOCData
 
 PUBLISHED = {"train": 118_287, "val": 5_000}  # images of COCO; how many hold VOC's classes is nowhere published
 

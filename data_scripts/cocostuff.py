@@ -18,7 +18,7 @@ from verify import parser, verify
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.cocostuff import cocostuff
 from emaseg.data.sets.published_counts import IMAGES
-from emaseg.recipe.schema import CocoStuffData
+from emaseg.recipe.data import CocoStuffData
 
 PUBLISHED = {"10k": IMAGES["cocostuff10k"], "164k": IMAGES["cocostuff164k"]}
 

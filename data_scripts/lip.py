@@ -16,7 +16,7 @@ from verify import check_published, verify
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.lip import lip
 from emaseg.data.sets.published_counts import IMAGES
-from emaseg.recipe.schema import LIPData
+from emaseg.recipe.data import LIPData
 
 __all__ = ["main", "open_split", "verify"]
 

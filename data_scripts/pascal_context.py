@@ -19,7 +19,7 @@ from verify import parser, verify
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.pascal_context import pascal_context
 from emaseg.data.sets.published_counts import IMAGES
-from emaseg.recipe.schema import PascalContextData
+from emaseg.recipe.data import PascalContextData
 
 
 def open_split(root: Path, split: str, numbering: Literal["detail", "owners"]) -> Dataset:

@@ -21,7 +21,7 @@ from emaseg.data.sets.published_counts import IMAGES
 from emaseg.data.sets.voc import voc
 from emaseg.errors import UserError
 from emaseg.files import atomic
-from emaseg.recipe.schema import VOCData
+from emaseg.recipe.data import VOCData
 from emaseg.visual import palette_png
 
 PUBLISHED = {split: IMAGES["voc"][split] for split in ("train", "val", "trainaug")}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from emaseg.recipe.schema import Group, Optim
+from emaseg.recipe.training import Group, Optim
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 

@@ -24,8 +24,8 @@ from emaseg.exported.info import is_exported, needed_overrides, read_info
 from emaseg.files import open_file, sha256_of
 from emaseg.recipe import Recipe, for_tta, load_recipe, old_names, parse_recipe
 from emaseg.recipe.compare import differences
+from emaseg.recipe.models import EMANetModel
 from emaseg.recipe.rule import EM_ITERATIONS
-from emaseg.recipe.schema import EMANetModel
 from emaseg.resources import HINTS, beside, cache_folder, expanded, runs_folder, shipped_recipes
 from emaseg.run_folder import find_run, newest_run, pick_checkpoint
 from emaseg.weights.cache import by_hand_advice, locate, verified

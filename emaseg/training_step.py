@@ -17,7 +17,7 @@ from emaseg.models import Network
 from emaseg.models.layers import Step
 from emaseg.optim import learning_rate, set_learning_rate
 from emaseg.recipe import Recipe
-from emaseg.recipe.schema import Optim
+from emaseg.recipe.training import Optim
 from emaseg.schedule import Schedule
 
 

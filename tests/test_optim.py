@@ -10,7 +10,7 @@ import torch
 
 import emaseg
 from emaseg.optim import build_optimizer, learning_rate, set_learning_rate
-from emaseg.recipe.schema import Group, Optim
+from emaseg.recipe.training import Group, Optim
 from tests.parity import GOLDEN
 
 POLY = json.loads((GOLDEN / "poly.json").read_text())

@@ -23,7 +23,7 @@ from emaseg.errors import DataError
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Evaluating
 from emaseg.recipe import Data, Inference, PixelStats
-from emaseg.recipe.schema import ADE20KData, CityscapesData, CocoVOCData, LIPData, ShapesData, VOCData
+from emaseg.recipe.data import ADE20KData, CityscapesData, CocoVOCData, LIPData, ShapesData, VOCData
 from emaseg.submit import KINDS, Submission, layout_of, write_submission
 from tests.data.made import label
 from tests.data.sets.test_cityscapes import TRAIN_IDS

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.recipe.check import num_classes
-from emaseg.recipe.schema import CocoStuffData, Data, FolderData, PackedData, PascalContextData
+from emaseg.recipe.data import CocoStuffData, Data, FolderData, PackedData, PascalContextData
 
 __all__ = [
     "LabelSet",

@@ -9,7 +9,8 @@ from emaseg.models.emanet import EMANet
 from emaseg.models.memorynet import MemoryNet
 from emaseg.models.network import Network, Report
 from emaseg.recipe.check import num_classes
-from emaseg.recipe.schema import EMANetModel, Recipe
+from emaseg.recipe.models import EMANetModel
+from emaseg.recipe.schema import Recipe
 
 
 def build_model(recipe: Recipe) -> Network:

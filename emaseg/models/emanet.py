@@ -28,7 +28,8 @@ from emaseg.models.em_attention import EMAttention
 from emaseg.models.layers import ConvNormAct, Head, Norm, Step
 from emaseg.models.network import Network
 from emaseg.recipe.backbones import Backbone
-from emaseg.recipe.schema import EMANetModel, Loss
+from emaseg.recipe.models import EMANetModel
+from emaseg.recipe.training import Loss
 
 _CLASSIFIER_STD = 0.01  # mmsegmentation's start of the classifiers
 

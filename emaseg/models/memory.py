@@ -22,7 +22,7 @@ from torch import nn
 from emaseg.distributed import mean_over_ranks
 from emaseg.models.memory_update import Ranks, Strategy, updated_memory
 from emaseg.models.network import Report
-from emaseg.recipe.schema import MemoryNetModel
+from emaseg.recipe.models import MemoryNetModel
 
 Gradient = Literal["current", "updated"]
 

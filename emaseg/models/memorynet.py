@@ -32,7 +32,8 @@ from emaseg.models.memory import ClassMemory, memory_momentum
 from emaseg.models.network import Network, Report
 from emaseg.models.pixel_attention import PixelAttention
 from emaseg.recipe.backbones import Backbone, ViTBackbone
-from emaseg.recipe.schema import Loss, MemoryNetModel
+from emaseg.recipe.models import MemoryNetModel
+from emaseg.recipe.training import Loss
 
 _LEAK = {"relu": 0.0, "leaky_relu": 0.01}  # slope below zero; 0.01 in the LIP rows
 _VIT_UPSAMPLING = 4  # after each of an auxiliary head's two convolutions

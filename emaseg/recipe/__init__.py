@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from emaseg.recipe.backbones import Backbone, HRNetBackbone, PixelStats, ResNeStBackbone, ResNetBackbone, ViTBackbone
 from emaseg.recipe.check import check, num_classes
-from emaseg.recipe.overrides import for_tta
-from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, old_names, parse_recipe
-from emaseg.recipe.rule import Rule
-from emaseg.recipe.schema import (
-    SCHEMA_VERSION,
+from emaseg.recipe.data import (
     ADE20KData,
-    Augment,
     CityscapesData,
     CocoStuffData,
     CocoVOCData,
     Data,
-    EMANetModel,
     FolderData,
-    Group,
-    Inference,
     LIPData,
-    Loss,
-    MemoryNetModel,
-    Model,
-    Optim,
     PackedData,
     PascalContextData,
-    Published,
-    Recipe,
     ShapesData,
-    Train,
     VOCData,
 )
+from emaseg.recipe.models import EMANetModel, MemoryNetModel, Model
+from emaseg.recipe.overrides import for_tta
+from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, old_names, parse_recipe
+from emaseg.recipe.rule import Rule
+from emaseg.recipe.schema import SCHEMA_VERSION, Inference, Published, Recipe
 from emaseg.recipe.sections import Problem
+from emaseg.recipe.training import Augment, Group, Loss, Optim, Train
 from emaseg.recipe.writer import recipe_to_toml, toml_value
 
 __all__ = [

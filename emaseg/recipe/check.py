@@ -10,19 +10,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
-from emaseg.recipe.schema import (
-    Augment,
-    CocoStuffData,
-    Data,
-    FolderData,
-    Inference,
-    MemoryNetModel,
-    PackedData,
-    PascalContextData,
-    Recipe,
-    VOCData,
-)
+from emaseg.recipe.data import CocoStuffData, Data, FolderData, PackedData, PascalContextData, VOCData
+from emaseg.recipe.models import MemoryNetModel
+from emaseg.recipe.schema import Inference, Recipe
 from emaseg.recipe.sections import Problem
+from emaseg.recipe.training import Augment
 
 BACKSLASHES = (
     "a backslash in double quotes begins an escape, such as \\n for a new line; write a Windows path in single quotes "

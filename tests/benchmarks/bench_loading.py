@@ -39,7 +39,7 @@ from emaseg.data.files.label_files import index_rule
 from emaseg.data.pipeline.transforms import collate, sample_rng, train_crop
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.device import keep_freed_memory
-from emaseg.recipe.schema import Augment
+from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import without_opencv
 
 CLASSES = 19

@@ -24,7 +24,7 @@ from emaseg.data.pipeline.resize import resize_image, resize_label
 from emaseg.data.pipeline.rotation import rotate_image
 from emaseg.data.pipeline.transforms import acceptable, normalise, sample_rng, train_crop
 from emaseg.data.sample import MemorySample, UInt8
-from emaseg.recipe.schema import Augment
+from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import STATS, sample_image, sample_label
 
 SIZE, WINDOW = (640, 854), (60, 170, 512, 512)

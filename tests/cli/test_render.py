@@ -18,7 +18,7 @@ from emaseg import words
 from emaseg.evaluate import Comparison
 from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Stepped, TrainingStarted
 from emaseg.metrics import ClassScore, Scores
-from emaseg.recipe.schema import Data, LIPData, VOCData
+from emaseg.recipe.data import Data, LIPData, VOCData
 
 render = importlib.import_module("emaseg.cli.render")
 progress = importlib.import_module("emaseg.cli.progress")

@@ -19,7 +19,7 @@ from emaseg.models.memory import ClassMemory, memory_momentum
 from emaseg.models.memory_update import updated_memory
 from emaseg.models.memorynet import MemoryNet, UpsamplingHead
 from emaseg.models.pixel_attention import PixelAttention
-from emaseg.recipe.schema import MemoryNetModel
+from emaseg.recipe.models import MemoryNetModel
 from emaseg.weights.convert import FORMATS, rename
 from tests.helpers import tiny
 from tests.parity import GOLDEN, fill, golden, worst

@@ -9,7 +9,9 @@ import dataclasses
 from typing import Any
 
 from emaseg.recipe import load_recipe
-from emaseg.recipe.schema import EMANetModel, Group, Recipe
+from emaseg.recipe.models import EMANetModel
+from emaseg.recipe.schema import Recipe
+from emaseg.recipe.training import Group
 from emaseg.recipe.writer import toml_value
 
 SECTIONS = ("model", "backbone", "augment", "loss", "optim", "inference")

@@ -13,7 +13,7 @@ import emaseg
 from emaseg.errors import RecipeError
 from emaseg.recipe import Recipe, load_recipe
 from emaseg.recipe.backbones import HRNetBackbone, ResNeStBackbone, ResNetBackbone, ViTBackbone
-from emaseg.recipe.schema import EMANetModel
+from emaseg.recipe.models import EMANetModel
 from emaseg.resources import shipped_recipes
 from emaseg.weights import released
 from emaseg.weights.convert import FORMATS

@@ -27,7 +27,7 @@ from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, withou
 from emaseg.data.sample import Dataset
 from emaseg.errors import RecipeError
 from emaseg.recipe.backbones import PixelStats
-from emaseg.recipe.schema import Augment, Train
+from emaseg.recipe.training import Augment, Train
 from emaseg.schedule import steps_per_epoch
 from emaseg.threads import core_count
 

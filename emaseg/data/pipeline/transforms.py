@@ -36,7 +36,8 @@ from emaseg.data.pipeline.rotation import rotate_image, rotate_label
 from emaseg.data.sample import IGNORE, Box, Sample, UInt8, published_label
 from emaseg.errors import RecipeError
 from emaseg.recipe.backbones import PixelStats
-from emaseg.recipe.schema import Augment, Inference
+from emaseg.recipe.schema import Inference
+from emaseg.recipe.training import Augment
 
 Pixels = UInt8 | npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emaseg.data.sample import Dataset, Split
-    from emaseg.recipe.schema import Data
+    from emaseg.recipe.data import Data
 
 # data.kind: the module of this folder whose function of the same name opens a split of it
 READERS = {

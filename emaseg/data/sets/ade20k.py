@@ -32,7 +32,7 @@ from emaseg.data.sets.trees import (
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import ADE20KData
+    from emaseg.recipe.data import ADE20KData
 
 SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 _FOLDERS = {"train": "training", "val": "validation"}

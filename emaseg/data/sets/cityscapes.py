@@ -34,7 +34,7 @@ from emaseg.data.sets.trees import (
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import CityscapesData
+    from emaseg.recipe.data import CityscapesData
 
 SPLITS = ("train", "val", "trainval", "test")
 LABEL_KINDS = ("labelIds", "labelTrainIds")

@@ -29,7 +29,7 @@ from emaseg.errors import DataError
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import CocoVOCData
+    from emaseg.recipe.data import CocoVOCData
 
 SPLITS = ("train", "val")
 FEWEST_PIXELS = 1000  # of objects; an image must have more

@@ -27,7 +27,7 @@ from emaseg.errors import DataError
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import CocoStuffData
+    from emaseg.recipe.data import CocoStuffData
 
 Stored = Literal["mat", "pixelmap", "mmseg10k", "mmseg164k"]
 

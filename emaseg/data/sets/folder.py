@@ -29,7 +29,7 @@ from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import FolderData
+    from emaseg.recipe.data import FolderData
 
 MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind

@@ -32,7 +32,7 @@ from emaseg.data.sets.trees import (
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import LIPData
+    from emaseg.recipe.data import LIPData
 
 SPLITS = ("train", "val", "test")
 _IMAGES = ("TrainVal_images", "TrainVal_images/TrainVal_images", ".")  # some archives hold their own name once more

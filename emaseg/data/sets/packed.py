@@ -54,7 +54,7 @@ from emaseg.files import fault, open_file
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import PackedData
+    from emaseg.recipe.data import PackedData
 
 FORMAT = "emaseg packed 2"
 _STEP = 64 << 20  # bytes between two notes of progress on the disk, and of one reading of the checksum

@@ -33,7 +33,7 @@ from emaseg.errors import DataError
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import PascalContextData
+    from emaseg.recipe.data import PascalContextData
 
 SPLITS = ("train", "val")
 RAW_IDS = 460  # 0..459

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from emaseg.recipe.schema import CocoVOCData, Data, FolderData, PackedData, ShapesData
+from emaseg.recipe.data import CocoVOCData, Data, FolderData, PackedData, ShapesData
 
 IMAGES: dict[str, dict[str, int]] = {
     "voc": {"train": 1_464, "val": 1_449, "trainaug": 10_582, "test": 1_456},

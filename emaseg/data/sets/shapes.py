@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from emaseg.data.labels import label_set
 from emaseg.data.sample import MemorySample, Sample, Split, UInt8
-from emaseg.recipe.schema import ShapesData
+from emaseg.recipe.data import ShapesData
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

@@ -30,7 +30,7 @@ from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
-    from emaseg.recipe.schema import VOCData
+    from emaseg.recipe.data import VOCData
 
 _IMAGES = "JPEGImages"
 _LISTS = Path("ImageSets", "Segmentation")

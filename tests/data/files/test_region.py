@@ -25,7 +25,7 @@ from emaseg.data.pipeline.transforms import sample_rng, train_crop
 from emaseg.data.sample import Box, MemorySample, Region, read_pair
 from emaseg.errors import DataError
 from emaseg.recipe import PixelStats
-from emaseg.recipe.schema import Augment
+from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import sample_image, sample_label
 
 pytestmark = pytest.mark.usefixtures("each_decoder")

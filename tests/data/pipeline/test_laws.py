@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import Crop, collate, flip_label, normalise, sample_rng, train_crop
 from emaseg.data.sample import IGNORE, MemorySample, Sample
-from emaseg.recipe.schema import Augment
+from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import STATS, batch_of
 
 AUGMENT = Augment(resize_long_short=(64, 24), scale=(0.5, 2.0), crop=(16, 20), photometric="none")

@@ -31,7 +31,7 @@ from emaseg.data.pipeline.loading import (
 from emaseg.data.pipeline.transforms import Batch, RawBatch
 from emaseg.data.sample import MemorySample, Sample, UInt8
 from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.schema import Augment
+from emaseg.recipe.training import Augment
 from emaseg.schedule import steps_per_epoch
 from tests.data.pipeline_golden import STATS, sample_image, sample_label
 

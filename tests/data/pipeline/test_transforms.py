@@ -25,7 +25,8 @@ from emaseg.data.pipeline.transforms import (
 )
 from emaseg.data.sample import MemorySample, Sample
 from emaseg.errors import RecipeError
-from emaseg.recipe.schema import Augment, Inference
+from emaseg.recipe.schema import Inference
+from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import ARRAYS, FACTS, STATS, batch_of, sample_image, sample_label
 
 VOC = Augment(resize_long_short=(128, 48), scale=(0.5, 2.0), crop=(48, 48), photometric="bgr_as_rgb")

@@ -14,7 +14,7 @@ from emaseg.data.sets.ade20k import ade20k, ade20k_rule
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.schema import ADE20KData
+from emaseg.recipe.data import ADE20KData
 from tests.data.made import fails, image, label, real
 
 FOLDERS = {"training": ("ADE_train_00000001", "ADE_train_00000002"), "validation": ("ADE_val_00000001",)}

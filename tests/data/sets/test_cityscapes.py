@@ -15,7 +15,7 @@ from emaseg.data.sets.cityscapes import cityscapes, label_rule
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.schema import CityscapesData
+from emaseg.recipe.data import CityscapesData
 from tests.data.made import fails, image, label, real
 
 CLASSES = tuple(map(str, range(19)))

@@ -19,7 +19,7 @@ from emaseg.data.sets import build_dataset
 from emaseg.data.sets.coco_voc import coco_voc
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.errors import DataError, RecipeError, SystemFault
-from emaseg.recipe.schema import CocoVOCData, VOCData
+from emaseg.recipe.data import CocoVOCData, VOCData
 from tests.data.made import fails, image, real
 from tests.data.test_data_scripts import script
 

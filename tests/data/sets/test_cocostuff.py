@@ -15,7 +15,7 @@ from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cocostuff import Stored, cocostuff, cocostuff_rule
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.schema import CocoStuffData
+from emaseg.recipe.data import CocoStuffData
 from tests.data.made import fails, image, label, real
 
 ILLEGAL = 254  # the reader's mark of a value that must not occur

@@ -13,7 +13,7 @@ from emaseg.data.checks import check_dataset
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.folder import folder
 from emaseg.errors import DataError
-from emaseg.recipe.schema import FolderData
+from emaseg.recipe.data import FolderData
 
 
 def draw(root: Path, *names: str) -> Path:

@@ -14,7 +14,8 @@ from emaseg.data.sets.lip import lip
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.schema import Augment, LIPData
+from emaseg.recipe.data import LIPData
+from emaseg.recipe.training import Augment
 from tests.data.made import fails, image, label, real
 from tests.data.test_data_scripts import script
 

@@ -26,7 +26,8 @@ from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.shapes import Shapes
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.check import num_classes
-from emaseg.recipe.schema import Augment, PackedData, ShapesData
+from emaseg.recipe.data import PackedData, ShapesData
+from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import STATS
 
 CLASSES = ("ground", "crack", "leaf")

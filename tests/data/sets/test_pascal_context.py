@@ -16,7 +16,7 @@ from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.pascal_context import numbered_rule, pascal_context, raw_rule
 from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.schema import PascalContextData
+from emaseg.recipe.data import PascalContextData
 from tests.data.made import fails, image, label, real
 from tests.data.test_data_scripts import script
 

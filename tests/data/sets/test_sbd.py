@@ -18,7 +18,7 @@ from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.voc import voc
 from emaseg.datasets import open_datasets
 from emaseg.errors import DataError
-from emaseg.recipe.schema import VOCData
+from emaseg.recipe.data import VOCData
 from tests.data.made import fails, image, label, real
 from tests.data.test_data_scripts import script
 from tests.helpers import tiny

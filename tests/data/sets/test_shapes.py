@@ -9,7 +9,7 @@ from emaseg.data.sets import build_dataset
 from emaseg.data.sets.shapes import Shapes
 from emaseg.metrics import Confusion
 from emaseg.recipe import load_recipe
-from emaseg.recipe.schema import ShapesData
+from emaseg.recipe.data import ShapesData
 
 BITS = 4  # colours are told apart in steps of 16
 

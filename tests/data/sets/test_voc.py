@@ -19,7 +19,7 @@ from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.data.sets.voc import voc
 from emaseg.errors import DataError
-from emaseg.recipe.schema import Data, VOCData
+from emaseg.recipe.data import Data, VOCData
 
 
 def picture(path: Path, size: tuple[int, int] = (4, 6), value: int = 0) -> None:

@@ -1,0 +1,124 @@
+"""The [augment], [loss], [optim] and [train] sections.
+
+Room: recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from emaseg.recipe.rule import COUNT, FACTOR, RATE, SCALE, SEED, SIDE, key
+
+
+# -------------------------------------------------------------------------------------------------- augment
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """Training pipeline: resize, crop, flip, rotate, colour, normalise, pad."""
+
+    resize_long_short: tuple[int, ...] = key(
+        "limits (long side, short side) before the random scale; [] keeps the image's own size",
+        (),
+        low=1,
+        lengths=(0, 2),
+        ceiling=SIDE,
+    )
+    keep_ratio: bool = key("keep the aspect ratio inside the limits", True)
+    scale: tuple[float, float] = key(
+        "random scale is uniform in [low, high)", (1.0, 1.0), above=0, floor=0.01, ceiling=SCALE
+    )
+    scale_choices: tuple[float, ...] = key(
+        "choose the scale from this list instead (EMANet authors)", (), above=0, floor=0.01, ceiling=SCALE, most=100
+    )
+    interpolation: Literal["pixel", "align_corners"] = key(
+        '"pixel": 8-bit bilinear on pixel centres (OpenCV\'s); "align_corners": on the normalised tensor (authors)',
+        "pixel",
+    )
+    crop: tuple[int, int] = key("crop (height, width); smaller images are padded to it", low=1, ceiling=SIDE)
+    crop_draws: int = key(
+        "most crops that are drawn for an image; the last one is used in any case", 10, low=1, ceiling=1000
+    )
+    max_class_share: float = key(
+        "redraw while one class covers this share of the labelled pixels; 1 = never", 0.75, above=0, high=1
+    )
+    flip: float = key("probability of the left-right mirror image", 0.5, low=0, high=1)
+    flip_pairs: tuple[tuple[int, int], ...] = key(
+        "pairs of classes that swap when mirrored (LIP's left and right limbs)", (), low=0, ceiling=255, most=128
+    )
+    rotation: float = key("probability of a rotation (LIP)", 0.0, low=0, high=1)
+    rotation_degrees: int = key("largest rotation angle", 30, low=1, high=180)
+    photometric: Literal["none", "bgr_as_rgb", "bgr"] = key(
+        'colour jitter: "bgr_as_rgb" hands BGR to the hue step (sssegmentation: opposite hue sign), "bgr" does not (mmseg)',
+        "bgr",
+    )
+    pad: Literal["centre", "bottom_right"] = key(
+        "where padding goes: on all sides (sssegmentation), or below and right", "centre"
+    )
+    pad_before_crop: bool = key("pad to the size of the crop before cropping (EMANet authors)", False)
+
+
+# ----------------------------------------------------------------------------------------------------- loss
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """Cross entropy at input resolution."""
+
+    reduction: Literal["valid_pixels", "all_pixels"] = key(
+        "divide by the labelled pixels (sssegmentation), or by all pixels (mmseg, EMANet authors)", "valid_pixels"
+    )
+    auxiliary_weight: float = key("weight of the auxiliary heads; the main head has 1", 0.4, low=0, ceiling=FACTOR)
+
+
+# ---------------------------------------------------------------------------------------------------- optim
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Parameters with their own factors on learning rate and weight decay; the last match wins."""
+
+    match: Literal["backbone", "norm_weight", "bias"] = key("which parameters")
+    lr_scale: float = key("factor on the learning rate", 1.0, low=0, ceiling=FACTOR)
+    weight_decay_scale: float = key("factor on the weight decay", 1.0, low=0, ceiling=FACTOR)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optim:
+    """SGD with a polynomial schedule: lr(i) = (lr - min_lr) * (1 - i / iterations)^power + min_lr."""
+
+    kind: Literal["sgd"] = key("optimiser", "sgd")
+    lr: float = key("learning rate of iteration 0", above=0, ceiling=RATE)
+    min_lr: float = key("learning rate that the schedule falls to", 0.0, low=0, ceiling=RATE)
+    power: float = key("exponent of the schedule; 0 = constant", 0.9, low=0, ceiling=100)
+    lr_every: int = key(
+        "iterations between changes of the learning rate: 1, or 10 (EMANet authors)", 1, low=1, ceiling=COUNT
+    )
+    momentum: float = key("SGD momentum", 0.9, low=0, high=1)
+    nesterov: bool = key("use Nesterov momentum", False)
+    weight_decay: float = key(
+        "L2 penalty, on every trained parameter unless a group says otherwise", 0.0, low=0, ceiling=FACTOR
+    )
+    groups: tuple[Group, ...] = key("parameters with their own factors", (), most=64)
+
+
+# ---------------------------------------------------------------------------------------------------- train
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train:
+    """Length, batch, start, machine, checkpoints and logs."""
+
+    epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0)
+    iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
+    batch: int = key("images per optimiser step, over all processes", 16, low=1, ceiling=65536)
+    init_from: str = key(
+        'start from this model: a recipe\'s newest run, a run folder, a checkpoint or a weight file; "" = none', ""
+    )
+    workers: int = key("data loading processes; -1 = as many as help on this machine", -1, low=-1, ceiling=256)
+    threads: int = key("CPU threads of the network; 0 = one per core", 0, low=0, ceiling=1024)
+    seed: int = key("seed of start weights, sample order, augmentation and dropout", 0, low=0, ceiling=SEED)
+    evaluate_every: int = key(
+        "epochs (or iterations, where those are given) between evaluations; 0 = only at the end",
+        0,
+        low=0,
+        ceiling=COUNT,
+    )
+    save_seconds: float = key("seconds between checkpoints", 600.0, above=0, ceiling=1e9)
+    keep_every: int = key(
+        "iterations between checkpoints that are kept for good, as step_XXXXXXXX.pt; 0 = none", 0, low=0, ceiling=COUNT
+    )
+    log_every: int = key("iterations between rows of metrics.csv", 50, low=1, ceiling=COUNT)
