@@ -22,7 +22,7 @@ def check_data(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name or a TOML file.")],
     sample: Annotated[
         int,
-        typer.Option("--sample", metavar="N", min=0, help="Read N images of each part, evenly spread; 0 = all."),
+        typer.Option("--sample", metavar="N", min=0, help="Read N images of each split, evenly spread; 0 = all."),
     ] = 0,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     as_json: Json = False,
@@ -68,8 +68,8 @@ def _print(report: DataReport) -> None:
     _print_classes(report)
     if report.findings:
         print_line()
-        rows = [(f.level, WORDS[f.part], f"{f.count:,}", _title(f)) for f in report.findings]
-        print_table(("", "part", "number", "finding"), rows, numbers=("number",))
+        rows = [(f.level, WORDS[f.phase], f"{f.count:,}", _title(f)) for f in report.findings]
+        print_table(("", "split", "number", "finding"), rows, numbers=("number",))
     for finding in report.findings:
         _print_finding(finding)
     print_line()
@@ -83,29 +83,29 @@ def _title(finding: Finding) -> str:
 
 
 def _print_classes(report: DataReport) -> None:
-    """Share and number of masks of each class, a pair of columns for each part."""
+    """Share and number of masks of each class, a pair of columns for each phase."""
     from emaseg.check_data import WORDS, class_shares
 
     from .render import percent, print_grid, print_line, print_table
 
-    parts = [part for part in report.parts if part.labels is not None]
+    phases = [one for one in report.phases if one.labels is not None]
     columns: list[tuple[str, ...]] = []
     headings = ["class"]
-    for part in parts:
-        if part.labels is None:
+    for one in phases:
+        if one.labels is None:
             continue
-        headings += [f"{WORDS[part.part]} %", "masks"]
-        columns.append(tuple(map(percent, class_shares(part.labels))))
-        columns.append(tuple(f"{count:,}" for count in part.labels.class_images))
-    if parts:
-        print_table(headings, zip(parts[0].classes, *columns, strict=True), numbers=headings[1:])
+        headings += [f"{WORDS[one.phase]} %", "masks"]
+        columns.append(tuple(map(percent, class_shares(one.labels))))
+        columns.append(tuple(f"{count:,}" for count in one.labels.class_images))
+    if phases:
+        print_table(headings, zip(phases[0].classes, *columns, strict=True), numbers=headings[1:])
         print_line()
     lines = []
-    for part in report.parts:
-        read = f"{part.images:,} images" if part.chosen == part.images else f"{part.chosen:,} of {part.images:,} images"
-        labels = part.labels
+    for one in report.phases:
+        read = f"{one.images:,} images" if one.chosen == one.images else f"{one.chosen:,} of {one.images:,} images"
+        labels = one.labels
         ignored = f", {percent(labels.ignored_share)} % of the pixels ignored" if labels else ", no mask could be read"
-        lines.append((WORDS[part.part], f"{read} read{ignored}"))
+        lines.append((WORDS[one.phase], f"{read} read{ignored}"))
     print_grid(lines)
 
 
@@ -117,7 +117,7 @@ def _print_finding(finding: Finding) -> None:
 
     more = finding.count - _SHOWN
     lines = list(finding.examples[:_SHOWN]) + ([f"and {more:,} more"] if more > 0 else [])
-    print_finding(finding.level, f"{WORDS[finding.part]}: {_title(finding)}", lines, finding.remedy)
+    print_finding(finding.level, f"{WORDS[finding.phase]}: {_title(finding)}", lines, finding.remedy)
 
 
 def _verdict(report: DataReport) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ from emaseg.words import quoted_path
 from .options import SCHEMA, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.data.sample import Dataset
+    from emaseg.data.sample import Dataset, Phase
     from emaseg.evaluate import Comparison
     from emaseg.metrics import Scores
     from emaseg.recipe.data import Data
@@ -183,8 +183,8 @@ def _em_deviation(model: Model) -> str:
     return f"; {model.em_iterations_eval} EM iterations, {model.em_iterations} in training"
 
 
-def _choose_split(data: Data, split: str | None) -> tuple[Data, Literal["train", "eval"]]:
-    """The data section and which of its two splits to read.
+def _choose_split(data: Data, split: str | None) -> tuple[Data, Phase]:
+    """The data section and the phase whose images are read.
 
     Raises:
         RecipeError: not a split of this kind.

@@ -1,4 +1,4 @@
-"""Pack one part of a recipe's data set into one HDF5 file, for file systems on which many small files are slow.
+"""Pack one split of a recipe's data set into one HDF5 file, for file systems on which many small files are slow.
 
     python data_scripts/pack.py RECIPE --part train --out /fast/voc/train.h5 [--set data.root="/path"]
     python data_scripts/pack.py --verify /fast/voc/train.h5

@@ -20,7 +20,7 @@ import numpy as np
 from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
 from emaseg.data.doubts import label_doubts
 from emaseg.data.pipeline.resize import limit_size
-from emaseg.data.sample import Dataset, LabelError, SizeError, Split
+from emaseg.data.sample import Dataset, LabelError, Phase, SizeError
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
@@ -33,7 +33,7 @@ from emaseg.threads import Reading, read_all
 Level = Literal["error", "warning"]
 Size = tuple[int, int]
 
-PARTS: tuple[Split, ...] = ("train", "eval")
+PHASES: tuple[Phase, ...] = ("train", "eval")
 WORDS = {"train": "training", "eval": "evaluation", "both": "both"}
 EXAMPLES = 20  # of each kind of finding that are kept; all are counted
 
@@ -65,7 +65,7 @@ class Finding:
     """Problems of one kind that have one remedy. kind: a key of KINDS. examples: messages of the first EXAMPLES."""
 
     kind: str
-    part: Split | Literal["both"]
+    phase: Phase | Literal["both"]
     count: int
     examples: tuple[str, ...]
     remedy: str
@@ -76,10 +76,10 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class PartReport:
-    """What one part holds. labels: None where no label could be read. classes: K names."""
+class PhaseReport:
+    """What the images of one phase hold. labels: None where no label could be read. classes: K names."""
 
-    part: Split
+    phase: Phase
     images: int
     chosen: int
     classes: tuple[str, ...]
@@ -91,7 +91,7 @@ class DataReport:
     """All of it; findings: errors first."""
 
     recipe: str
-    parts: tuple[PartReport, ...]
+    phases: tuple[PhaseReport, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -101,7 +101,7 @@ class DataReport:
 
 
 def check_data(recipe: Recipe, sample: int = 0) -> Generator[Reading, None, DataReport]:
-    """Read the training and the evaluation part of a recipe's data set, or `sample` images of each, evenly spread.
+    """Read the training and the evaluation images of a recipe, or `sample` images of each, evenly spread.
 
     Raises:
         RecipeError: a kind or split of data set that this version does not read.
@@ -109,21 +109,21 @@ def check_data(recipe: Recipe, sample: int = 0) -> Generator[Reading, None, Data
     """
     notes = _Notes()
     reports, datasets = [], {}
-    for part in PARTS:
-        dataset = _opened(recipe, part, notes)
+    for phase in PHASES:
+        dataset = _opened(recipe, phase, notes)
         if dataset is None:
             continue
         chosen = spread(len(dataset), sample) if sample else list(range(len(dataset)))
-        looks = yield from read_all(WORDS[part], partial(_look, dataset), chosen)
-        reports.append(_summary(dataset, looks, part, notes))
+        looks = yield from read_all(WORDS[phase], partial(_look, dataset), chosen)
+        reports.append(_summary(dataset, looks, phase, notes))
         labels = reports[-1].labels
         doubts = label_doubts(dataset.classes, labels.class_pixels, labels.ignored_share) if labels else []
         for doubt in (*doubts, *file_doubts(dataset, chosen)):
-            notes.add(doubt.kind, part, DataError(doubt.message, doubt.hint))
-        if part == "train":
+            notes.add(doubt.kind, phase, DataError(doubt.message, doubt.hint))
+        if phase == "train":
             _train_only(recipe, dataset, chosen, looks, notes)
-        datasets[part] = (dataset, chosen)
-    if len(datasets) == len(PARTS):
+        datasets[phase] = (dataset, chosen)
+    if len(datasets) == len(PHASES):
         _duplicates(*datasets["train"], *datasets["eval"], notes)
     return DataReport(recipe.name, tuple(reports), notes.findings())
 
@@ -133,12 +133,12 @@ def report_json(report: DataReport) -> dict[str, Any]:
     return {
         "recipe": report.recipe,
         "ok": report.ok,
-        "parts": {part.part: _part_json(part) for part in report.parts},
+        "parts": {one.phase: _phase_json(one) for one in report.phases},
         "findings": [
             {
                 "level": finding.level,
                 "kind": finding.kind,
-                "part": finding.part,
+                "part": finding.phase,
                 "count": finding.count,
                 "examples": list(finding.examples),
                 "remedy": finding.remedy,
@@ -148,15 +148,15 @@ def report_json(report: DataReport) -> dict[str, Any]:
     }
 
 
-def _part_json(part: PartReport) -> dict[str, Any]:
-    content: dict[str, Any] = {"images": part.images, "read": part.labels.checked if part.labels else 0}
-    if part.labels is None:
+def _phase_json(one: PhaseReport) -> dict[str, Any]:
+    content: dict[str, Any] = {"images": one.images, "read": one.labels.checked if one.labels else 0}
+    if one.labels is None:
         return content | {"ignored_share": None, "classes": []}
-    labels, shares = part.labels, class_shares(part.labels)
+    labels, shares = one.labels, class_shares(one.labels)
     classes = [
         {"name": name, "share": share, "pixels": pixels, "images": images}
         for name, share, pixels, images in zip(
-            part.classes, shares, labels.class_pixels, labels.class_images, strict=True
+            one.classes, shares, labels.class_pixels, labels.class_images, strict=True
         )
     ]
     return content | {"ignored_share": labels.ignored_share, "classes": classes}
@@ -171,13 +171,13 @@ def class_shares(labels: CheckReport) -> tuple[float | None, ...]:
 # --------------------------------------------------------------------------------------------------- findings
 @dataclass(slots=True)
 class _Notes:
-    """Problems as they are found, sorted by kind, part and remedy."""
+    """Problems as they are found, sorted by kind, phase and remedy."""
 
     groups: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)
     counts: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, kind: str, part: Split | Literal["both"], error: DataError) -> None:
-        place = (kind, part, error.hint)
+    def add(self, kind: str, phase: Phase | Literal["both"], error: DataError) -> None:
+        place = (kind, phase, error.hint)
         self.counts[place] += 1
         messages = self.groups.setdefault(place, [])
         if len(messages) < EXAMPLES:
@@ -187,28 +187,28 @@ class _Notes:
         """Errors first, then in the order of KINDS."""
         order = {kind: (kind in _WARNINGS, place) for place, kind in enumerate(KINDS)}
         found = [
-            Finding(kind, part, self.counts[kind, part, hint], tuple(messages), hint)  # type: ignore[arg-type]
-            for (kind, part, hint), messages in self.groups.items()
+            Finding(kind, phase, self.counts[kind, phase, hint], tuple(messages), hint)  # type: ignore[arg-type]
+            for (kind, phase, hint), messages in self.groups.items()
         ]
         return tuple(sorted(found, key=lambda finding: order[finding.kind]))
 
 
-def _opened(recipe: Recipe, part: Split, notes: _Notes) -> Dataset | None:
-    """One part of the data set; without the images that lack a mask, where the rest can be had."""
+def _opened(recipe: Recipe, phase: Phase, notes: _Notes) -> Dataset | None:
+    """The data set of one phase; without the images that lack a mask, where the rest can be had."""
     problems: list[DataError] = []
     try:
         if isinstance(recipe.data, FolderData):
-            pairs, problems = usable(recipe.data, part)
+            pairs, problems = usable(recipe.data, phase)
             dataset: Dataset = pairs
         else:
-            dataset = build_dataset(recipe.data, part)
+            dataset = build_dataset(recipe.data, phase)
         if not len(dataset) and not problems:
             raise DataError("the data set is empty", "check data.root and the list files")
     except DataError as error:
-        notes.add("files", part, error)
+        notes.add("files", phase, error)
         return None
     for problem in problems:
-        notes.add("files", part, problem)
+        notes.add("files", phase, problem)
     return dataset if len(dataset) else None
 
 
@@ -246,22 +246,22 @@ def _look(dataset: Dataset, index: int) -> _Look:
 
 
 # ------------------------------------------------------------------------------------------------ what was read
-def _summary(dataset: Dataset, looks: list[_Look], part: Split, notes: _Notes) -> PartReport:
+def _summary(dataset: Dataset, looks: list[_Look], phase: Phase, notes: _Notes) -> PhaseReport:
     for look in looks:
         for kind, error in look.problems:
-            notes.add(kind, part, error)
+            notes.add(kind, phase, error)
     rows = [look.counts for look in looks if look.counts is not None]
     labels = summed(dataset, np.stack(rows)) if rows else None
     if rows and hidden_binary(np.stack(rows), len(dataset.classes)):
-        notes.add("binary", part, binary_masks(dataset))
+        notes.add("binary", phase, binary_masks(dataset))
     elif labels is not None:
         for name in labels.never_seen:
-            notes.add("unseen", part, _unseen(name, part))
-    return PartReport(part, len(dataset), len(looks), dataset.classes, labels)
+            notes.add("unseen", phase, _unseen(name, phase))
+    return PhaseReport(phase, len(dataset), len(looks), dataset.classes, labels)
 
 
-def _unseen(name: str, part: Split) -> DataError:
-    if part == "train":
+def _unseen(name: str, phase: Phase) -> DataError:
+    if phase == "train":
         return DataError(
             f'"{name}" is in no training mask',
             "a class that is never seen is never predicted: add images that show it, or take it out of the classes",
@@ -299,7 +299,7 @@ def _too_small(name: str, size: Size, recipe: Recipe, covered: float, median: li
 def _duplicates(
     train: Dataset, train_chosen: list[int], evaluation: Dataset, eval_chosen: list[int], notes: _Notes
 ) -> None:
-    """Image files of one content in both parts. Only files of one length can be: the others are never read."""
+    """Image files of one content in both phases. Only files of one length can be: the others are never read."""
     ours, theirs = _by_length(train, train_chosen), _by_length(evaluation, eval_chosen)
     pairs = []
     for length in ours.keys() & theirs.keys():
@@ -307,11 +307,11 @@ def _duplicates(
         found = ((known.get(_digest(path)), path) for path in theirs[length])
         pairs += [(one, other) for one, other in found if one is not None]
     for one, other in sorted(pairs):
-        same = "is read for both parts" if one == other else f"is the same image as {other}"
+        same = "is in both splits" if one == other else f"is the same image as {other}"
         notes.add(
             "duplicate",
             "both",
-            DataError(f"{one} {same}", "the scores would be too good: leave these images out of one of the parts"),
+            DataError(f"{one} {same}", "the scores would be too good: leave these images out of one of the splits"),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from emaseg.data.sample import Dataset, Split, published_label, read_pair
+from emaseg.data.sample import Dataset, Phase, published_label, read_pair
 from emaseg.data.sets.published_counts import published_images
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
@@ -105,7 +105,7 @@ def evaluation_json(
     return content if report is None else {**content, report.name: dict(report.content)}
 
 
-def compare_with_published(recipe: Recipe, written: Recipe, split: Split = "eval") -> Comparison:
+def compare_with_published(recipe: Recipe, written: Recipe, phase: Phase = "eval") -> Comparison:
     """The published mIoU that may stand beside one measured with `recipe`.
 
     Two scores compare where label maps are made the same way, from the same images: [inference] must be the row's, or
@@ -113,15 +113,15 @@ def compare_with_published(recipe: Recipe, written: Recipe, split: Split = "eval
     comparison is for.
 
     Args:
-        recipe: as it is evaluated. written: the same before `--set` and `--tta`. split: of the data, that is scored.
+        recipe: as it is evaluated. written: the same before `--set` and `--tta`. phase: of the data, that is scored.
     """
     published = recipe.published
     if published is None:
         return Comparison(None)
     row = _row(recipe, written)
     changed = _changed(recipe, written, row)
-    if split == "train":
-        changed.append("data (the training part)")
+    if phase == "train":
+        changed.append("data (the training images)")
     if changed:
         return Comparison(None, f"not comparable; changed: {', '.join(changed)}")
     percent = _published_by(recipe.inference, published)
@@ -134,9 +134,9 @@ def compare_with_published(recipe: Recipe, written: Recipe, split: Split = "eval
     return Comparison(None, "not with this protocol")
 
 
-def on_images(comparison: Comparison, data: Data, split: Split, images: int) -> Comparison:
+def on_images(comparison: Comparison, data: Data, phase: Phase, images: int) -> Comparison:
     """The comparison where so many images are scored: other images than the table's have another mean."""
-    expected = published_images(data, split)
+    expected = published_images(data, phase)
     if comparison.miou is None or expected in (None, images):
         return comparison
     return Comparison(None, f"not comparable: {images:,} images, where the table's are {expected:,}")

@@ -166,7 +166,7 @@ def test_a_sample_reads_no_more_than_it_says(tmp_path: Path) -> None:
     """Protects --sample: so many of each part, and no verdict on classes never seen."""
     root = tree(tmp_path, train=8)
     report = report_of(recipe_of(root, 'data.classes=["a", "b", "c", "d"]'), sample=3)
-    assert [part.chosen for part in report.parts] == [3, 1]
+    assert [one.chosen for one in report.phases] == [3, 1]
     assert [finding.part for finding in report.findings] == ["eval"]  # all of its one mask was read
 
 
@@ -174,7 +174,7 @@ def test_any_kind_of_data_set_can_be_checked() -> None:
     """Protects data sets without files."""
     report = report_of(parse_recipe(TINY, "tiny.toml").recipe)
     assert report.ok
-    assert [part.images for part in report.parts] == [20, 4]
+    assert [one.images for one in report.phases] == [20, 4]
 
 
 def test_the_command_exits_1_and_shows_remedies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +201,7 @@ def test_camvid_counts_are_the_published_ones() -> None:
     recipe = parse_recipe(text, "camvid", [f"data.root={json.dumps(str(real('camvid')))}"]).recipe
     report = report_of(recipe)
     assert report.ok
-    pixels = [part.labels.class_pixels for part in report.parts if part.labels]
+    pixels = [one.labels.class_pixels for one in report.phases if one.labels]
     assert [(row[0], row[10]) for row in pixels] == [(10682767, 184967), (1601620, 387010)]
 
 
@@ -213,7 +213,7 @@ def test_crackforest_through_a_plain_recipe() -> None:
     lists = ('data.eval_masks="labels"', 'data.train_list="train.txt"', 'data.eval_list="val.txt"')
     report = report_of(recipe_of(root, 'data.classes=["road", "crack"]', *folders, *lists))
     assert report.findings == ()
-    labels = [part.labels for part in report.parts if part.labels]
+    labels = [one.labels for one in report.phases if one.labels]
     assert [(row.checked, row.class_images) for row in labels] == [(72, (72, 72)), (46, (46, 46))]
     shares = [class_shares(row)[1] for row in labels]
     assert shares == pytest.approx([0.0162, 0.0161], abs=5e-5)

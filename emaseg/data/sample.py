@@ -22,10 +22,10 @@ __all__ = [
     "Dataset",
     "LabelError",
     "MemorySample",
+    "Phase",
     "Region",
     "Sample",
     "SizeError",
-    "Split",
     "Subset",
     "UInt8",
     "check_sizes",
@@ -35,7 +35,7 @@ __all__ = [
 
 UInt8 = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, height, width
-Split = Literal["train", "eval"]  # which half of a recipe's data: what it trains on, or what it is scored on
+Phase = Literal["train", "eval"]  # which of a recipe's images: those it trains on, or those it is scored on
 
 
 @dataclass(frozen=True, slots=True)

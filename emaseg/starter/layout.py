@@ -57,7 +57,7 @@ _PUBLISHED = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one part lies, below the root: its image and mask folders, and a list file or ""."""
+    """Where the files of one phase lie, below the root: its image and mask folders, and a list file or ""."""
 
     images: str
     masks: str

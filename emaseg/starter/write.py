@@ -126,7 +126,7 @@ def _doubts(train: PairedFiles, evaluation: PairedFiles) -> list[str]:
 
 
 def _files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:
-    """Both parts, as the recipe will read them; the masks are not opened.
+    """The data of both phases, as the recipe will read them; the masks are not opened.
 
     Raises:
         DataError: an image lacks its mask, a mask its image.

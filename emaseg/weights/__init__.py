@@ -9,7 +9,7 @@ Room: weights.
     transfer.py   one address: resumed, tried again, its bytes checked as they arrive       (no torch)
     web.py        one answer of a server, in bounded time and memory                        (no torch)
     address.py    addresses whose password is never shown                                   (no torch)
-    part.py       what has arrived so far, and of which version                             (no torch)
+    partial.py    what has arrived so far, and of which version                             (no torch)
     lock.py       one process at a time                                                     (no torch)
     opened.py     no link, pipe or stranger's file is opened in a shared folder             (no torch)
     cache.py      the files here: found, verified, put into place                           (no torch)

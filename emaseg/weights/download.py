@@ -21,7 +21,7 @@ from emaseg.resources import cache_folder, mirror, offline
 from emaseg.weights.address import Source, mirrored
 from emaseg.weights.cache import by_hand_advice, install, locate, verified
 from emaseg.weights.lock import Lock, UnusableError
-from emaseg.weights.part import Part, claim
+from emaseg.weights.partial import Partial, claim
 from emaseg.weights.released import Released, file_name
 from emaseg.weights.transfer import Patience, transfer
 from emaseg.weights.web import UselessError
@@ -76,11 +76,11 @@ def fetch(entry: Released, folder: Path | None = None, patience: Patience | None
         path = locate(entry, folder)  # another process may have been faster
         if path is not None:
             return path
-        part = claim(final)
+        partial = claim(final)
         try:
-            yield from _from_any(entry, urls, part, final, patience, lock)
+            yield from _from_any(entry, urls, partial, final, patience, lock)
         finally:
-            part.close()
+            partial.close()
         return final
     finally:
         lock.release()
@@ -139,7 +139,7 @@ def _traces(folder: Path, entry: Released) -> frozenset[tuple[str, int, int]]:
 
 
 def _from_any(
-    entry: Released, urls: tuple[Source, ...], part: Part, final: Path, patience: Patience, lock: Lock
+    entry: Released, urls: tuple[Source, ...], partial: Partial, final: Path, patience: Patience, lock: Lock
 ) -> Generator[Downloading | Note, None, None]:
     """The file from the first address that has it."""
     failures: list[tuple[str, str]] = []
@@ -148,19 +148,19 @@ def _from_any(
         if failures:
             yield Note(f"{failures[-1][0]}: {failures[-1][1]}; trying {source.shown}", warning=True)
         try:
-            yield from transfer(entry, source, part, patience, lock)
+            yield from transfer(entry, source, partial, patience, lock)
             if os.name == "nt":
-                part.release()
-            install(entry, part.path, final, source.shown)
+                partial.release()
+            install(entry, partial.path, final, source.shown)
         except UselessError as error:
             failures.append((source.shown, str(error)))
             if error.content:
                 refused = WeightsError(str(error))
-                part.clear()
+                partial.clear()
         except WeightsError as error:
             failures.append((source.shown, error.message.removeprefix(f"{source.shown}: ")))
             refused = error
-            part.clear()
+            partial.clear()
         else:
             other = "" if source.name == entry.file else f" (from its newer name {source.name})"
             yield Note(f"{entry.name}: {final}{other}")

@@ -23,7 +23,7 @@ from emaseg.weights.address import Source
 from emaseg.weights.cache import free_bytes, implausible
 from emaseg.weights.kind import not_weights
 from emaseg.weights.lock import STALE_SECONDS, Lock
-from emaseg.weights.part import Part, Version
+from emaseg.weights.partial import Partial, Version
 from emaseg.weights.released import Released
 from emaseg.weights.web import Answer, DroppedError, StaleError, UselessError, ask
 from emaseg.words import excerpt, printable, size
@@ -54,20 +54,20 @@ class Patience:
 
 
 def transfer(
-    entry: Released, source: Source, part: Part, patience: Patience, lock: Lock
+    entry: Released, source: Source, partial: Partial, patience: Patience, lock: Lock
 ) -> Generator[Downloading | Note, None, None]:
-    """All bytes of one address in `part`, in as many tries as it takes."""
+    """All bytes of one address in `partial`, in as many tries as it takes."""
     failed, pause = 0, patience.pause
     for _ in range(_MOST_TRIES):
-        before, begun = part.length, time.monotonic()
+        before, begun = partial.length, time.monotonic()
         try:
-            yield from _one_try(entry, source, part, patience, lock)
+            yield from _one_try(entry, source, partial, patience, lock)
         except DroppedError as error:
             if isinstance(error, StaleError):
-                part.clear()
+                partial.clear()
             # A byte from time to time is no progress: over the tries, too, it must be faster than the slowest line.
             seconds = time.monotonic() - begun + pause
-            gained = part.length - before > patience.slowest * seconds
+            gained = partial.length - before > patience.slowest * seconds
             failed, pause = (1, patience.pause) if gained else (failed + 1, pause)
             if failed >= patience.tries:
                 raise UselessError(f"{error} (tried {failed} times)") from error
@@ -81,11 +81,11 @@ def transfer(
 
 
 def _one_try(
-    entry: Released, source: Source, part: Part, patience: Patience, lock: Lock
+    entry: Released, source: Source, partial: Partial, patience: Patience, lock: Lock
 ) -> Generator[Downloading | Note, None, None]:
     """From what is there to the end, or DroppedError on the way."""
-    version = part.version(source.shown) if part.length <= entry.most else None
-    start = part.length if version else 0
+    version = partial.version(source.shown) if partial.length <= entry.most else None
+    start = partial.length if version else 0
     if version and version.total is not None and start == version.total:
         return
     headers = {"User-Agent": "emaseg", "Accept-Encoding": "identity", "Accept": "*/*"}
@@ -98,10 +98,10 @@ def _one_try(
             if start:
                 yield Note(f"{entry.name}: the file has changed on the server, or it cannot resume; starting again")
             start = 0
-            part.begin(Version(source.shown, _mark(answer.headers), total))
-        _check_space(entry, part, start, total, patience)
+            partial.begin(Version(source.shown, _mark(answer.headers), total))
+        _check_space(entry, partial, start, total, patience)
         yield Note(_announcement(entry, answer.host, start, total))
-        yield from _receive(entry, answer, part, start, total, patience, lock)
+        yield from _receive(entry, answer, partial, start, total, patience, lock)
 
 
 def _agree(answer: Answer, start: int, version: Version | None) -> tuple[bool, int | None]:
@@ -132,45 +132,45 @@ def _check_answer(entry: Released, answer: Answer, total: int | None) -> None:
         raise UselessError(implausible(entry, total), content=True)
 
 
-def _check_space(entry: Released, part: Part, start: int, total: int | None, patience: Patience) -> None:
+def _check_space(entry: Released, partial: Partial, start: int, total: int | None, patience: Patience) -> None:
     try:
-        free = patience.free(part.path.parent)
+        free = patience.free(partial.path.parent)
     except OSError as error:
-        raise fault(error, part.path.parent, "looking for free space") from error
+        raise fault(error, partial.path.parent, "looking for free space") from error
     needed = (entry.least if total is None else total) - start
     if free < needed + _SPARE:
         raise SystemFault(
-            f"{part.path.parent}: {size(needed)} are needed, {size(free)} are free on this disk",
+            f"{partial.path.parent}: {size(needed)} are needed, {size(free)} are free on this disk",
             "free some space, or choose another disk: export EMASEG_CACHE=/path",
         )
 
 
 def _receive(
-    entry: Released, answer: Answer, part: Part, start: int, total: int | None, patience: Patience, lock: Lock
+    entry: Released, answer: Answer, partial: Partial, start: int, total: int | None, patience: Patience, lock: Lock
 ) -> Generator[Downloading, None, None]:
-    """Append the answer's body to `part` until it is complete and on the disk."""
+    """Append the answer's body to `partial` until it is complete and on the disk."""
     begun, next_event = time.monotonic(), 0.0
     looked, had = begun, start
     chunk = b"" if start else _beginning(entry, answer, total)
     while chunk := chunk or answer.read():
-        if part.length + len(chunk) > (entry.most if total is None else total):
+        if partial.length + len(chunk) > (entry.most if total is None else total):
             excess = "sends more bytes than it said" if total is not None else f"sends more than {size(entry.most)}"
             raise UselessError(f"{excess}, which these weights cannot have", content=True)
-        part.write(chunk)
+        partial.write(chunk)
         chunk, now = b"", time.monotonic()
-        if now >= next_event or part.length == total:
-            rate = (part.length - start) / max(now - begun, 1e-6)
-            left = None if total is None else (total - part.length) / rate
-            yield Downloading(entry.name, part.length, total, rate, left)
+        if now >= next_event or partial.length == total:
+            rate = (partial.length - start) / max(now - begun, 1e-6)
+            left = None if total is None else (total - partial.length) / rate
+            yield Downloading(entry.name, partial.length, total, rate, left)
             lock.renew()
             next_event = now + patience.every
         if now - looked >= patience.timeout:
-            if part.length - had < patience.slowest * (now - looked):
+            if partial.length - had < patience.slowest * (now - looked):
                 raise DroppedError(f"the server sends less than {size(patience.slowest)} a second")
-            looked, had = now, part.length
-    part.sync()
-    if total is not None and part.length != total:
-        raise DroppedError(f"the connection ended after {size(part.length)} of {size(total)}")
+            looked, had = now, partial.length
+    partial.sync()
+    if total is not None and partial.length != total:
+        raise DroppedError(f"the connection ended after {size(partial.length)} of {size(total)}")
 
 
 def _beginning(entry: Released, answer: Answer, total: int | None) -> bytes:

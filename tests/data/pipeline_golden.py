@@ -16,8 +16,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from emaseg.data.files import label_files
-from emaseg.data.files import region as part
+from emaseg.data.files import label_files, region
 from emaseg.data.pipeline import resize
 from emaseg.data.pipeline.transforms import Batch, Crop, collate, normalise_batch
 from emaseg.data.sample import UInt8
@@ -59,8 +58,8 @@ def without_opencv() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module, name in (
             (resize, "_opencv_resize"),
-            (part, "jpeg_decoder"),
-            (part, "png_decoder"),
+            (region, "jpeg_decoder"),
+            (region, "png_decoder"),
             (label_files, "numbers_decoder"),
         ):
             stack.enter_context(mock.patch.object(module, name, return_value=None))

@@ -22,7 +22,7 @@ from emaseg.events import Downloading, Note
 from emaseg.weights.cache import import_from, locate, state, verified
 from emaseg.weights.download import fetch
 from emaseg.weights.lock import STALE_SECONDS, Lock
-from emaseg.weights.part import Version, claim
+from emaseg.weights.partial import Version, claim
 from emaseg.weights.record import read_record, record_of
 from emaseg.weights.released import Released
 from emaseg.weights.transfer import Patience

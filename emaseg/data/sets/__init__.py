@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from emaseg.data.sample import Dataset, Split
+    from emaseg.data.sample import Dataset, Phase
     from emaseg.recipe.data import Data
 
-# data.kind: the module of this folder whose function of the same name opens a split of it
+# data.kind: the module of this folder whose function of the same name opens one phase of it
 READERS = {
     "voc": "voc",
     "ade20k": "ade20k",
@@ -28,7 +28,7 @@ READERS = {
 }
 
 
-def build_dataset(data: Data, split: Split) -> Dataset:
+def build_dataset(data: Data, phase: Phase) -> Dataset:
     """The samples that a recipe trains on ("train") or is scored on ("eval").
 
     Raises:
@@ -37,5 +37,5 @@ def build_dataset(data: Data, split: Split) -> Dataset:
     """
     name = READERS[data.kind]
     module = importlib.import_module(f"emaseg.data.sets.{name}")
-    dataset: Dataset = getattr(module, name)(data, split)
+    dataset: Dataset = getattr(module, name)(data, phase)
     return dataset

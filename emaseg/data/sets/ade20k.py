@@ -14,11 +14,11 @@ nobody outside has their labels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.labels import LabelSet, label_set
-from emaseg.data.sample import IGNORE
+from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     UnlabelledFiles,
@@ -41,17 +41,17 @@ _TEST = ("images/testing", "release_test/testing", "testing")
 _HINT = "unpack ADEChallengeData2016.zip (scene parsing, not the full ADE20K) and set data.root to its folder"
 
 
-def ade20k(data: ADE20KData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
+def ade20k(data: ADE20KData, phase: Phase) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their masks, by id or in the order of a list file.
 
     Raises:
         RecipeError: there is no such split.
         DataError: folders, images or masks are missing; says what was expected, what is there, and the remedy.
     """
-    split, key = (data.train_split, "train_split") if part == "train" else (data.eval_split, "eval_split")
+    split = choose_split(data, phase, tuple(SPLITS))
     root = data_root(data.root)
     labels = label_set(data)
-    if choose_split(split, key, tuple(SPLITS)) == "test":
+    if split == "test":
         return _test_images(root, labels)
     top = top_folder(root, _INNER, ("images", "annotations"), "ADE20K", _HINT)
     found = [_pairs(top, name) for name in SPLITS[split]]

@@ -14,11 +14,11 @@ one image a line). City folders may be missing. The test labels hold the car and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from emaseg.data.files.label_files import ILLEGAL, LabelRule, index_rule
 from emaseg.data.labels import cityscapes_label_ids, label_set
-from emaseg.data.sample import IGNORE
+from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     Files,
@@ -47,15 +47,14 @@ _IMAGES_HINT = "unpack leftImg8bit_trainvaltest.zip, and set data.root to the fo
 _LABELS_HINT = "unpack gtFine_trainvaltest.zip beside leftImg8bit"
 
 
-def cityscapes(data: CityscapesData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
+def cityscapes(data: CityscapesData, phase: Phase) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their labels, by id or in the order of a list file.
 
     Raises:
         RecipeError: there is no such split.
         DataError: folders, images or labels are missing; says what was expected, what is there, and the remedy.
     """
-    split, key = (data.train_split, "train_split") if part == "train" else (data.eval_split, "eval_split")
-    choose_split(split, key, SPLITS)
+    split = choose_split(data, phase, SPLITS)
     root = data_root(data.root)
     top = top_folder(root, _INNER, ("|".join(_IMAGES), "|".join(_LABELS)), "Cityscapes", _IMAGES_HINT)
     image_top = first_folder(top, _IMAGES, "the image folder", _IMAGES_HINT)

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.labels import coco_voc_categories, label_set
+from emaseg.data.sample import Phase
 from emaseg.data.sets.drawn import Drawing, DrawnFiles, open_index
 from emaseg.data.sets.masks import paint
 from emaseg.data.sets.pairs import first_few
@@ -36,7 +37,7 @@ FEWEST_PIXELS = 1000  # of objects; an image must have more
 _HINT = "unpack train2017.zip, val2017.zip and annotations_trainval2017.zip below data.root"
 
 
-def coco_voc(data: CocoVOCData, part: Literal["train", "eval"]) -> DrawnFiles:
+def coco_voc(data: CocoVOCData, phase: Phase) -> DrawnFiles:
     """The images of data.train_split or data.eval_split that hold enough of VOC's classes, in the JSON file's order.
 
     The first call for a JSON file parses and draws it, which takes minutes; later ones read an index.
@@ -46,8 +47,7 @@ def coco_voc(data: CocoVOCData, part: Literal["train", "eval"]) -> DrawnFiles:
         DataError: folders, images or annotations are missing; says what was expected, what is there, and the remedy.
         SystemFault: the cache folder cannot be written.
     """
-    split, key = (data.train_split, "train_split") if part == "train" else (data.eval_split, "eval_split")
-    choose_split(split, key, SPLITS)
+    split = choose_split(data, phase, SPLITS)
     folder_name = f"{split}2017"
     top = top_folder(data_root(data.root), ("COCO", "coco"), (f"{folder_name}|images", "annotations"), "COCO", _HINT)
     folder = first_folder(top, (folder_name, f"images/{folder_name}"), f"the images of split {split}", _HINT)

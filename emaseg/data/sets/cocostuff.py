@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.labels import cocostuff_ids, label_set
-from emaseg.data.sample import IGNORE
+from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import Files, choose_split, files_below, first_folder, listed_ids, pairs, top_folder
 from emaseg.errors import DataError
@@ -41,18 +41,17 @@ _HINT_IMAGES = "unpack train2017.zip and val2017.zip into images, and set data.r
 _HINT_LABELS = "unpack stuffthingmaps_trainval2017.zip into annotations"
 
 
-def cocostuff(data: CocoStuffData, part: Literal["train", "eval"]) -> PairedFiles:
+def cocostuff(data: CocoStuffData, phase: Phase) -> PairedFiles:
     """The images of data.train_split or data.eval_split with their labels, as 182 or 171 classes.
 
     Raises:
         RecipeError: there is no such split.
         DataError: folders, images or labels are missing; says what was expected, what is there, and the remedy.
     """
-    split, key = (data.train_split, "train_split") if part == "train" else (data.eval_split, "eval_split")
     root = data_root(data.root)
     if data.kind == "cocostuff10k":
-        return _10k(data, choose_split(split, key, tuple(SPLITS_10K)), root)
-    return _164k(data, choose_split(split, key, tuple(SPLITS_164K)), root)
+        return _10k(data, choose_split(data, phase, tuple(SPLITS_10K)), root)
+    return _164k(data, choose_split(data, phase, tuple(SPLITS_164K)), root)
 
 
 def cocostuff_rule(classes: tuple[str, ...], stored: Stored) -> LabelRule:

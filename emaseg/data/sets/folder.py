@@ -7,7 +7,7 @@ Room: data/sets.
     root/<train_list>             optional; one image a line, relative to the image folder, with or without extension
 
 Sub-folders are kept: an image's mask has the same relative path. Extensions may be in capitals. Hidden files are
-passed over. The order is that of the relative paths, or that of the list. Where one folder serves both parts, `holdout`
+passed over. The order is that of the relative paths, or that of the list. Where one folder serves both phases, `holdout`
 divides it.
 """
 
@@ -19,11 +19,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
+from emaseg.data.sample import Phase
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
@@ -36,38 +37,38 @@ _CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 _TEXTS = (".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".toml", ".html", ".names")  # about the images
 
 
-def folder(data: FolderData, part: Literal["train", "eval"]) -> PairedFiles:
-    """The image files of one part with their masks.
+def folder(data: FolderData, phase: Phase) -> PairedFiles:
+    """The image files of one phase with their masks.
 
     Raises:
         DataError: a folder or list is missing or empty, an image has no mask, a mask no image, or two files share a
             name; names the first few, their number and the remedy.
     """
-    dataset, problems = usable(data, part)
+    dataset, problems = usable(data, phase)
     if problems:
         raise problems[0]
     return dataset
 
 
-def usable(data: FolderData, part: Literal["train", "eval"]) -> tuple[PairedFiles, list[DataError]]:
+def usable(data: FolderData, phase: Phase) -> tuple[PairedFiles, list[DataError]]:
     """As `folder`, but images without a mask and masks without an image are left out, and returned as errors.
 
     Raises:
         DataError: as `folder`, where there is nothing to go on with.
     """
     root = data_root(data.root)
-    train = part == "train"
+    train = phase == "train"
     images = root / (data.train_images if train else data.eval_images)
     masks = root / (data.train_masks if train else data.eval_masks)
     listing = data.train_list if train else data.eval_list
-    need_folder(images, f"data.{part}_images", f"check data.{part}_images")
-    need_folder(masks, f"data.{part}_masks", f"check data.{part}_masks")
+    need_folder(images, f"data.{phase}_images", f"check data.{phase}_images")
+    need_folder(masks, f"data.{phase}_masks", f"check data.{phase}_masks")
     naming = Naming(*map(_form, (data.image_prefix or "", data.mask_prefix or "", data.mask_suffix)))
     image_files, mask_files, other = _find(images, masks, naming)
     if not image_files:
         raise DataError(
             f"{images}: no images ({', '.join(EXTENSIONS)}){_beside(other.images)}",
-            f"put images there, or correct data.{part}_images",
+            f"put images there, or correct data.{phase}_images",
         )
     chosen = _listed(root / listing, image_files, images) if listing else image_files
     by_stem = _by_stem(chosen, images)
@@ -94,7 +95,7 @@ def usable(data: FolderData, part: Literal["train", "eval"]) -> tuple[PairedFile
 
 
 def _held(by_stem: dict[str, str], every: int, train: bool) -> list[tuple[str, str]]:
-    """The images of one part: all, or those that every `every`-th is, or is not; the first held out is in mid-group."""
+    """The images of one phase: all, or those that every `every`-th is, or is not; the first held out is in mid-group."""
     if not every:
         return list(by_stem.items())
     return [item for place, item in enumerate(by_stem.items()) if (place % every != every // 2) == train]

@@ -14,10 +14,11 @@ folder is taken. The owners' mirrored labels (*_rev) are not needed: augment.fli
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
+from emaseg.data.sample import Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     Files,
@@ -40,15 +41,14 @@ _LABELS = ("TrainVal_parsing_annotations", "TrainVal_parsing_annotations/TrainVa
 _HINT = "unpack TrainVal_images.zip and TrainVal_parsing_annotations.zip below data.root"
 
 
-def lip(data: LIPData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
+def lip(data: LIPData, phase: Phase) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their masks, in the order of the list or by id.
 
     Raises:
         RecipeError: there is no such split.
         DataError: folders, images or masks are missing; says what was expected, what is there, and the remedy.
     """
-    split, key = (data.train_split, "train_split") if part == "train" else (data.eval_split, "eval_split")
-    choose_split(split, key, SPLITS)
+    split = choose_split(data, phase, SPLITS)
     labels = label_set(data)
     root = data_root(data.root)
     if split == "test":

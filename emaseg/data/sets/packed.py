@@ -1,4 +1,4 @@
-"""A data set packed into one HDF5 file for each part: for file systems on which many small files are slow.
+"""A data set packed into one HDF5 file for each phase: for file systems on which many small files are slow.
 
 Room: data/sets. Legend: H W image height and width, K classes, N samples.
 
@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.files.sample import FileSample
 from emaseg.data.labels import label_set
-from emaseg.data.sample import Dataset, Sample, UInt8
+from emaseg.data.sample import Dataset, Phase, Sample, UInt8
 from emaseg.data.sets.packed_index import (
     AGAIN,
     HEADER,
@@ -146,14 +146,14 @@ class PackedFiles:
         return FileSample(image, self.name(index), partial(read_label, label_path, self.rule, label), str(label_path))
 
 
-def packed(data: PackedData, part: Literal["train", "eval"]) -> PackedFiles:
+def packed(data: PackedData, phase: Phase) -> PackedFiles:
     """The packed file of data.train_file or data.eval_file.
 
     Raises:
         DataError: it is missing, unfinished, damaged or not a packed file.
         RecipeError: it holds other classes than data.classes.
     """
-    path = data_root(data.root) / (data.train_file if part == "train" else data.eval_file)
+    path = data_root(data.root) / (data.train_file if phase == "train" else data.eval_file)
     found = open_packed(path)
     if found.classes != data.classes:
         raise RecipeError(
@@ -171,10 +171,10 @@ def open_packed(path: Path) -> PackedFiles:
         DataError: as `packed`.
     """
     if not os.path.lexists(path):
-        part = os.path.lexists(part_of(path))
+        partial = os.path.lexists(partial_path(path))
         raise DataError(
-            f"{path}: no such file" + ("; packing it was not finished" if part else ""),
-            "run data_scripts/pack.py again" if part else "check data.root, or make it with data_scripts/pack.py",
+            f"{path}: no such file" + ("; packing it was not finished" if partial else ""),
+            "run data_scripts/pack.py again" if partial else "check data.root, or make it with data_scripts/pack.py",
         )
     content = read_content(path)
     if not content.sealed:
@@ -210,17 +210,17 @@ def pack(dataset: Dataset, path: Path) -> Iterator[tuple[int, int]]:
             "this data set has no label file for each image, so there are no stored bytes to pack",
             "data sets with an image file and a label file for each sample can be packed",
         )
-    part = part_of(path)
+    partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = _continued(part, dataset) or _begun(part, dataset)
-        yield from _filled(part, content, dataset)
-        os.replace(part, path)
+        content = _continued(partial, dataset) or _begun(partial, dataset)
+        yield from _filled(partial, content, dataset)
+        os.replace(partial, path)
     except OSError as error:
         raise fault(error, path, "packing") from error
 
 
-def part_of(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where a file lies while it is packed."""
     return path.with_name(path.name + ".part")
 
@@ -287,7 +287,7 @@ def _states(dataset: PairedFiles) -> npt.NDArray[np.int64]:
     return states
 
 
-def _begun(part: Path, dataset: PairedFiles) -> Content:
+def _begun(partial: Path, dataset: PairedFiles) -> Content:
     """A new file with everything but the samples."""
     import h5py
 
@@ -301,7 +301,7 @@ def _begun(part: Path, dataset: PairedFiles) -> Content:
     block = INDEX_AT
     while block < INDEX_AT + len(index) + 8 * len(names):
         block *= 2  # as HDF5 wants it
-    with h5py.File(part, "w", userblock_size=block) as file:
+    with h5py.File(partial, "w", userblock_size=block) as file:
         file.attrs["format"], file.attrs["about"] = FORMAT, content["about"]
         file["spans"] = np.stack([ends - sizes, sizes], axis=-1).reshape(-1, 4)
         file["names"] = np.array(names, dtype=h5py.string_dtype())
@@ -313,20 +313,20 @@ def _begun(part: Path, dataset: PairedFiles) -> Content:
         start = stored.get_offset()
     places = block, len(index), INDEX_AT + len(index), start, total
     signed = checksum(HEADER.pack(MAGIC, *places, b"", 0, b"", b""), index)
-    with part.open("r+b") as file:
+    with partial.open("r+b") as file:
         file.seek(INDEX_AT)
         file.write(index)
         file.seek(0)
         file.write(HEADER.pack(MAGIC, *places, signed, 0, b"", b""))
-    return read_content(part)
+    return read_content(partial)
 
 
-def _continued(part: Path, dataset: PairedFiles) -> Content | None:
+def _continued(partial: Path, dataset: PairedFiles) -> Content | None:
     """The unfinished file of an earlier run, if it was of the same files and none of them has changed since."""
-    if not part.is_file():
+    if not partial.is_file():
         return None
     try:
-        found = read_content(part)
+        found = read_content(partial)
     except DataError:  # killed before the structure was complete, damaged, or of an earlier version
         return None
     if found.times is None or found.sums is None:
@@ -334,13 +334,13 @@ def _continued(part: Path, dataset: PairedFiles) -> Content | None:
     names = tuple((str(image), str(label)) for image, label in dataset.items)
     states = np.stack([found.spans[:, 1::2], found.times], axis=-1)
     same = found.about == _about(dataset) and found.names == names and np.array_equal(states, _states(dataset))
-    return found if same and _holds_its_samples(part, found) else None
+    return found if same and _holds_its_samples(partial, found) else None
 
 
-def _holds_its_samples(part: Path, content: Content) -> bool:
+def _holds_its_samples(partial: Path, content: Content) -> bool:
     """Whether what an earlier run wrote agrees with its checksums."""
     sums = np.zeros((0, 2), np.uint32) if content.sums is None else content.sums
-    with part.open("rb") as file:
+    with partial.open("rb") as file:
         for span, wanted in zip(content.spans[: content.done].tolist(), sums[: content.done].tolist(), strict=True):
             file.seek(span[0])
             if [zlib.crc32(file.read(span[1])), zlib.crc32(file.read(span[3]))] != wanted:
@@ -348,14 +348,14 @@ def _holds_its_samples(part: Path, content: Content) -> bool:
     return True
 
 
-def _filled(part: Path, content: Content, dataset: PairedFiles) -> Iterator[tuple[int, int]]:
+def _filled(partial: Path, content: Content, dataset: PairedFiles) -> Iterator[tuple[int, int]]:
     """Write the samples from content.done on, then the checksums."""
     total, unsaved, noted = len(dataset), 0, content.done
     sums = np.zeros((total, 2), "<u4")
     times = np.zeros((total, 2), np.int64) if content.times is None else content.times
     if content.sums is not None:
         sums[:noted] = content.sums[:noted]
-    with part.open("r+b") as file:
+    with partial.open("r+b") as file:
         for index in range(noted, total):
             file.seek(int(content.spans[index, 0]))
             for side, path in enumerate(dataset.items[index]):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.labels import label_set, pascal_context_owners_order, pascal_context_raw_ids
-from emaseg.data.sample import IGNORE
+from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.drawn import Drawing, DrawnFiles, Index, open_index
 from emaseg.data.sets.pairs import PairedFiles, first_few
 from emaseg.data.sets.trees import Files, choose_split, files_below, first_folder, listed_ids, pairs, top_folder
@@ -44,7 +44,7 @@ _HINT = "unpack VOCtrainval_03-May-2010.tar and set data.root to its VOC2010 fol
 _LABELS_HINT = "put trainval_merged.json, or the owners' 59_context_labels or trainval folder, beside JPEGImages"
 
 
-def pascal_context(data: PascalContextData, part: Literal["train", "eval"]) -> PairedFiles | DrawnFiles:
+def pascal_context(data: PascalContextData, phase: Phase) -> PairedFiles | DrawnFiles:
     """The images of data.train_split or data.eval_split with their labels, in the order of the list.
 
     Raises:
@@ -52,8 +52,7 @@ def pascal_context(data: PascalContextData, part: Literal["train", "eval"]) -> P
         DataError: folders, lists, images or labels are missing; says what was expected, what is there, and the remedy.
         SystemFault: trainval_merged.json is to be read and the cache folder cannot be written.
     """
-    split, key = (data.train_split, "train_split") if part == "train" else (data.eval_split, "eval_split")
-    choose_split(split, key, SPLITS)
+    split = choose_split(data, phase, SPLITS)
     root = data_root(data.root)
     top = top_folder(root, _INNER, ("JPEGImages",), "PASCAL Context", _HINT)
     images = files_below(first_folder(top, ("JPEGImages",), "the image folder", _HINT), ".jpg")

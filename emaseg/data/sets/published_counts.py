@@ -5,8 +5,7 @@ Room: data/sets.
 
 from __future__ import annotations
 
-from typing import Literal
-
+from emaseg.data.sample import Phase
 from emaseg.recipe.data import CocoVOCData, Data, FolderData, PackedData, ShapesData
 
 IMAGES: dict[str, dict[str, int]] = {
@@ -20,9 +19,9 @@ IMAGES: dict[str, dict[str, int]] = {
 }
 
 
-def published_images(data: Data, part: Literal["train", "eval"]) -> int | None:
+def published_images(data: Data, phase: Phase) -> int | None:
     """Images of the split that a data section reads; None where no number is published (how many of COCO's images
     hold VOC's classes, a list of one's own)."""
     if isinstance(data, FolderData | PackedData | ShapesData | CocoVOCData):
         return None
-    return IMAGES[data.kind].get(data.train_split if part == "train" else data.eval_split)
+    return IMAGES[data.kind].get(data.train_split if phase == "train" else data.eval_split)

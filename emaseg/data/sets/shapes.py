@@ -5,36 +5,35 @@ Room: data/sets. Legend: H W image.
 Every object gets a colour drawn from the same distribution, whatever its class, and so does the background: a
 classifier that sees one pixel's colour can hardly do better than chance, a network has to see the outline. Colours
 vary inside an object (a linear ramp) and pixel noise is added, so that an object is not one flat value either.
-An image is a pure function of (seed, part, index).
+An image is a pure function of (seed, phase, index).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from emaseg.data.labels import label_set
-from emaseg.data.sample import MemorySample, Sample, Split, UInt8
+from emaseg.data.sample import MemorySample, Phase, Sample, UInt8
 from emaseg.recipe.data import ShapesData
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-_PARTS = {"train": 0, "eval": 1}
+_PHASES = {"train": 0, "eval": 1}
 OBJECTS = 4  # tries to place one
 TILT = np.pi / 15  # largest turn of a square or triangle
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """The drawings of one part, "train" or "eval", as a data set."""
+    """The drawings of one phase, "train" or "eval", as a data set."""
 
     data: ShapesData
-    part: Literal["train", "eval"]
+    phase: Phase
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -49,10 +48,10 @@ class Shapes:
         return ""
 
     def __len__(self) -> int:
-        return self.data.train_images if self.part == "train" else self.data.eval_images
+        return self.data.train_images if self.phase == "train" else self.data.eval_images
 
     def name(self, index: int) -> str:
-        return f"shapes/{self.part}/{index:05d}"
+        return f"shapes/{self.phase}/{index:05d}"
 
     @property
     def withheld_by(self) -> str:
@@ -66,14 +65,14 @@ class Shapes:
         return ()
 
     def open(self, index: int) -> Sample:
-        rng = np.random.default_rng((self.data.seed, _PARTS[self.part], index))
+        rng = np.random.default_rng((self.data.seed, _PHASES[self.phase], index))
         image, label = draw(rng, self.data.size)
         return MemorySample(self.name(index), image, label)
 
 
-def shapes(data: ShapesData, split: Split) -> Shapes:
-    """The drawings of one split."""
-    return Shapes(data, split)
+def shapes(data: ShapesData, phase: Phase) -> Shapes:
+    """The drawings of one phase."""
+    return Shapes(data, phase)
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[UInt8, UInt8]:

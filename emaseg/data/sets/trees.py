@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from emaseg.data.files.sample import FileSample
-from emaseg.data.sample import Sample, UInt8
+from emaseg.data.sample import Phase, Sample, UInt8
 from emaseg.data.sets.pairs import first_few, need_folder, read_names
 from emaseg.errors import DataError, RecipeError, nearest
 
@@ -70,20 +70,20 @@ def pairs(images: Files, labels: Files, hint: str, *, chosen: Sequence[str] | No
         raise DataError(f"no images: {images.pattern}", hint)
     if chosen is None:
         extra = [name for name in labels.files if name not in images.files]
-        _none_left(extra, len(labels.files), f"labels ({labels.pattern})", f"image ({images.pattern})", hint)
+        _refuse_unmatched(extra, len(labels.files), f"labels ({labels.pattern})", f"image ({images.pattern})", hint)
         chosen = list(images.files)
     lone = [name for name in chosen if name not in labels.files]
-    _none_left(lone, len(chosen), f"images ({images.pattern})", f"label ({labels.pattern})", hint)
+    _refuse_unmatched(lone, len(chosen), f"images ({images.pattern})", f"label ({labels.pattern})", hint)
     return tuple((images.files[name], labels.files[name]) for name in chosen)
 
 
-def _none_left(ids: list[str], total: int, these: str, other: str, hint: str) -> None:
+def _refuse_unmatched(ids: list[str], total: int, these: str, other: str, hint: str) -> None:
     if ids:
         raise DataError(f"{len(ids):,} of {total:,} {these} have no {other}: {first_few(ids)}", hint)
 
 
 def listed_ids(path: Path, images: Files, *endings: str) -> list[str] | None:
-    """The ids of a list file, None where there is none: the last part of each line, without any of `endings`.
+    """The ids of a list file, None where there is none: the last name of each line's path, without any of `endings`.
 
     Raises:
         DataError: the list cannot be read, or names images that are not there.
@@ -112,15 +112,15 @@ def top_folder(root: Path, inner: Sequence[str], holds: Sequence[str], what: str
         DataError: nothing there looks like the data set; says what was expected and what is there.
     """
     places = [root, *(root / name for name in inner)]
-    scores = [sum(any((place / name).is_dir() for name in part.split("|")) for part in holds) for place in places]
+    scores = [sum(any((place / name).is_dir() for name in names.split("|")) for names in holds) for place in places]
     if max(scores) > 0:
         return places[scores.index(max(scores))]
     try:
         found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"{root}: the folder cannot be read ({error.strerror})", "check its permissions") from error
-    expected = ", ".join(part.partition("|")[0] for part in holds)
-    near = next(filter(None, (nearest(name, found) for part in holds for name in part.split("|"))), "")
+    expected = ", ".join(names.partition("|")[0] for names in holds)
+    near = next(filter(None, (nearest(name, found) for names in holds for name in names.split("|"))), "")
     raise DataError(
         f"{root}: {what} is not here: expected the folders {expected}; found {first_few(found, 8) or 'no folders'}",
         f"{near} {hint}" if near else hint,
@@ -141,16 +141,32 @@ def first_folder(top: Path, names: Iterable[str], what: str, hint: str) -> Path:
     return places[0]
 
 
-def choose_split(data_split: str, key: str, known: Sequence[str]) -> str:
-    """The split that a recipe names.
+class _Splits(Protocol):
+    """The data of a set that is published in splits."""
+
+    @property
+    def train_split(self) -> str: ...
+
+    @property
+    def eval_split(self) -> str: ...
+
+
+def named_split(data: _Splits, phase: Phase) -> tuple[str, str]:
+    """The published split that a recipe names for a phase, and the key that names it."""
+    return (data.train_split, "train_split") if phase == "train" else (data.eval_split, "eval_split")
+
+
+def choose_split(data: _Splits, phase: Phase, known: Sequence[str]) -> str:
+    """The published split that a recipe names for a phase.
 
     Raises:
         RecipeError: the data set has none of this name.
     """
-    if data_split not in known:
-        hint = nearest(data_split, known) or f"set data.{key} to one of them"
-        raise RecipeError(f'data.{key} = "{data_split}": no such split; there are {", ".join(known)}', hint)
-    return data_split
+    split, key = named_split(data, phase)
+    if split not in known:
+        hint = nearest(split, known) or f"set data.{key} to one of them"
+        raise RecipeError(f'data.{key} = "{split}": no such split; there are {", ".join(known)}', hint)
+    return split
 
 
 # ------------------------------------------------------------------------------------------------ without labels

@@ -20,12 +20,13 @@ import dataclasses
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
+from emaseg.data.sample import Phase
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
-from emaseg.data.sets.trees import UnlabelledFiles, files_below
+from emaseg.data.sets.trees import UnlabelledFiles, files_below, named_split
 from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
 
@@ -47,7 +48,7 @@ _SBD = (
 _ROOT_HINT = "set data.root to the VOC2012 folder, the one that holds JPEGImages"
 
 
-def voc(data: VOCData, part: Literal["train", "eval"]) -> PairedFiles | UnlabelledFiles:
+def voc(data: VOCData, phase: Phase) -> PairedFiles | UnlabelledFiles:
     """The images of data.train_split or data.eval_split with their masks, in the order of the list.
 
     The split "test" (VOC2012test.tar, unpacked over the rest) has no masks and can be named for evaluation only.
@@ -56,12 +57,12 @@ def voc(data: VOCData, part: Literal["train", "eval"]) -> PairedFiles | Unlabell
         DataError: root, list, images or masks are missing; says what was expected, what is there, and the remedy.
     """
     root = _checked_root(data_root(data.root))
-    split, key = (data.train_split, "train_split") if part == "train" else (data.eval_split, "eval_split")
+    split, key = named_split(data, phase)
     sbd = next((root / place for place in _SBD if (root / place / "cls").is_dir()), None)
     ids, made = _read_split(root / _LISTS, split, key, sbd)
     images = _by_stem(root / _IMAGES, ".jpg")
     labels = label_set(data)
-    if split == "test" and part == "eval":
+    if split == "test" and phase == "eval":
         _check_all_there(ids, images, f"images ({root / _IMAGES}/<id>.jpg)", split, "unpack VOC2012test.tar again")
         server = "PASCAL VOC's evaluation server"
         return UnlabelledFiles(

@@ -21,7 +21,7 @@ from scipy.io import savemat
 from emaseg.data.files.label_files import LabelRule, index_rule
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.sets import build_dataset
-from emaseg.data.sets.packed import PackedFiles, open_packed, pack, part_of, verify
+from emaseg.data.sets.packed import PackedFiles, open_packed, pack, partial_path, verify
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.shapes import Shapes
 from emaseg.errors import DataError, RecipeError
@@ -71,7 +71,7 @@ def test_packed_is_unpacked_byte_for_byte(tmp_path_factory: pytest.TempPathFacto
         assert np.array_equal(a.label(), b.label())
         assert str(image) in found.name(i)
     verify(folder / "train.h5")
-    assert not part_of(folder / "train.h5").exists()
+    assert not partial_path(folder / "train.h5").exists()
 
 
 def test_any_hdf5_reader_gets_the_files(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_other_files_are_packed_from_the_start(tmp_path: Path) -> None:
     found = packed_file(files(tmp_path / "second"), path)
     assert "second" in found.name(0)
     path.unlink()
-    part_of(path).write_bytes(b"\x89HDF nonsense")
+    partial_path(path).write_bytes(b"\x89HDF nonsense")
     assert len(packed_file(files(tmp_path / "second"), path)) == 5
 
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from emaseg.data.sets.packed import _about, open_packed, pack, part_of, verify
+from emaseg.data.sets.packed import _about, open_packed, pack, partial_path, verify
 from emaseg.data.sets.packed_index import HEADER, INDEX_AT, STATE_AT, checksum
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError
@@ -273,7 +273,7 @@ def test_a_part_whose_samples_are_damaged_is_not_continued(tmp_path: Path, monke
     stopped = pack(dataset, path)
     assert [next(stopped) for _ in range(3)][-1] == (3, 5)
     stopped.close()  # type: ignore[attr-defined]
-    part = part_of(path)
+    part = partial_path(path)
     whole = part.read_bytes()
     start = struct.unpack_from("<Q", whole, 40)[0]
     for place, value in ((start + 5, whole[start + 5] ^ 1), (STATE_AT, 5), (STATE_AT + 3, 1)):

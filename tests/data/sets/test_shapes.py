@@ -58,10 +58,10 @@ def test_a_sample_depends_on_seed_part_and_index_alone() -> None:
     assert not any(np.array_equal(first.image(), other.image) for other in others)
 
 
-@pytest.mark.parametrize("part", ["train", "eval"])
-def test_every_class_is_common(part: str) -> None:
+@pytest.mark.parametrize("phase", ["train", "eval"])
+def test_every_class_is_common(phase: str) -> None:
     """Protects learning and scoring: each class covers at least 2 % of the pixels."""
     data = ShapesData(kind="shapes", size=(64, 64), train_images=100, eval_images=100)
-    dataset = build_dataset(data, "train" if part == "train" else "eval")
+    dataset = build_dataset(data, "train" if phase == "train" else "eval")
     counts = sum(np.bincount(dataset.open(i).label().ravel(), minlength=5) for i in range(100))
     assert (counts / counts.sum() > 0.02).all()

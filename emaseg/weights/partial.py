@@ -38,7 +38,7 @@ class Version:
     total: int | None
 
 
-class Part:
+class Partial:
     """A .part file, open for this process alone; what is written is written through this handle, never by name."""
 
     def __init__(self, path: Path, handle: int, *, lasting: bool) -> None:
@@ -126,7 +126,7 @@ class Part:
             os.close(self._handle)
 
 
-def claim(final: Path) -> Part:
+def claim(final: Path) -> Partial:
     """The .part file of the weights `final` that this process writes to, until it is closed.
 
     Raises:
@@ -136,11 +136,11 @@ def claim(final: Path) -> Part:
         for name in (f"{final.name}.part", f"{final.name}.{opened.user()}.part"):
             handle = _own(final.with_name(name))
             if handle is not None:
-                return Part(final.with_name(name), handle, lasting=True)
+                return Partial(final.with_name(name), handle, lasting=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent)
         if hasattr(os, "fchmod"):
             os.fchmod(handle, opened.MODE)
-        return Part(Path(temporary), handle, lasting=False)
+        return Partial(Path(temporary), handle, lasting=False)
     except OSError as error:
         raise fault(error, final, _DOING) from error
 
