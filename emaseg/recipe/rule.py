@@ -26,7 +26,7 @@ class Rule:
     """What a key means and which values it may hold; lives in the field's metadata under "rule".
 
     floor, ceiling, most and longest keep out what no run needs; messages and lists of keys name them only when a value
-    lies beyond.
+    lies beyond. extra: no published row sets it; a recipe that leaves it at its default is written without it.
     """
 
     doc: str
@@ -39,6 +39,7 @@ class Rule:
     ceiling: float | None = None
     most: int | None = None  # items of an array without such lengths; None = as many as a recipe file holds
     longest: int = 4096  # characters of a text
+    extra: bool = False
 
 
 def key(
@@ -54,8 +55,9 @@ def key(
     ceiling: float | None = None,
     most: int | None = None,
     longest: int = 4096,
+    extra: bool = False,
 ) -> Any:
-    """A recipe key: its one-line meaning, its default (none = the recipe must state it) and its limits."""
+    """A recipe key: its one-line meaning, its default (none = the recipe must state it), its limits, and `extra`."""
     rule = Rule(
         doc=doc,
         low=low,
@@ -67,5 +69,6 @@ def key(
         ceiling=ceiling,
         most=most,
         longest=longest,
+        extra=extra,
     )
     return field(default=default, metadata={"rule": rule})

@@ -20,9 +20,9 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def recipe_to_toml(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
-    """The whole recipe as TOML that the reader turns into an equal recipe; keys that hold None are left out.
+    """The whole recipe as TOML that the reader turns into an equal recipe.
 
-    With `origins` (of LoadedRecipe) the keys that no file states are marked `# default` or `# --set`.
+    Left out are keys that hold None, and extra ones (rule.py) at their default, which no published row knows. With `origins` (of LoadedRecipe) the keys that no file states are marked `# default` or `# --set`.
 
     Raises:
         RecipeError: a text holds a lone surrogate, as names of files do whose bytes are no UTF-8; TOML cannot say it.
@@ -94,9 +94,13 @@ def toml_key(name: str) -> str:
 
 
 def _stated(section: Any) -> dict[str, Any]:
-    """The keys of a section that hold something; TOML cannot say None."""
-    pairs = ((field.name, getattr(section, field.name)) for field in dataclasses.fields(section))
-    return {name: value for name, value in pairs if value is not None}
+    """The keys of a section that hold something, as TOML cannot say None; extra ones where they differ from the default."""
+    stated = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if value is not None and not (field.metadata["rule"].extra and value == field.default):
+            stated[field.name] = value
+    return stated
 
 
 def _pairs(section: Any, prefix: str, origins: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from emaseg.errors import RecipeError
-from emaseg.recipe import parse_recipe
+from emaseg.recipe import Recipe, parse_recipe
+from emaseg.recipe.sections import section_classes, section_keys
 
 MINIMAL = """\
 schema = 1
@@ -53,3 +54,14 @@ def complaint(text: str, *sets: str) -> str:
     except RecipeError as error:
         return error.message
     return ""
+
+
+def extra_keys() -> set[str]:
+    """The dotted keys that are written only where they differ from their default."""
+    return {
+        f"{section}.{name}"
+        for section, key in section_keys(Recipe).items()
+        for cls in section_classes(key.type)
+        for name, inner in section_keys(cls).items()
+        if inner.rule.extra
+    }

@@ -13,6 +13,7 @@ from emaseg.evaluate import compare_with_published
 from emaseg.recipe import check, load_recipe, load_recipe_with_origins
 from emaseg.recipe.check import num_classes
 from emaseg.resources import shipped_recipe_text, shipped_recipes
+from tests.recipe.samples import extra_keys
 
 GOLDEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent.parent / "golden" / "recipes.json").read_text())
 
@@ -21,6 +22,7 @@ ROUNDS = {f"paper_voc_test_{depth}_{last}" for depth in ("r101", "r152") for las
 
 # What a recipe may leave out: numbers that the table does not have, and sections that a row does not need.
 MAY_BE_ABSENT = {"inference_tta", "published", "data.image_prefix", "data.mask_prefix"}
+EXTRA = extra_keys()
 NUMBERS = {"miou", "miou_ms_flip", "miou_flip", "miou_other", "memory_gb", "images_per_second"}
 
 
@@ -87,9 +89,16 @@ def test_a_shipped_recipe_states_every_key(name: str) -> None:
     """Protects reading a recipe on its own: no default decides anything, and no keys contradict each other."""
     loaded = load_recipe_with_origins(name)
     silent = {key for key, origin in loaded.origins.items() if origin == "default"}
-    assert silent <= MAY_BE_ABSENT | {f"published.{number}" for number in NUMBERS}
+    assert silent <= MAY_BE_ABSENT | EXTRA | {f"published.{number}" for number in NUMBERS}
     assert loaded.recipe.name == name
     assert check(loaded.recipe) == ()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_row_reads_as_published(name: str) -> None:
+    """Protects the rows from options that no published system had: they neither state one nor set it otherwise."""
+    origins = load_recipe_with_origins(name).origins
+    assert {key for key in EXTRA & set(origins) if origins[key] != "default"} == set()
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
