@@ -61,7 +61,7 @@ def report_of(recipe: Recipe, sample: int = 0) -> DataReport:
 
 def found(report: DataReport) -> dict[str, tuple[str, int]]:
     """Part and count of each kind."""
-    return {finding.kind: (finding.part, finding.count) for finding in report.findings}
+    return {finding.kind: (finding.phase, finding.count) for finding in report.findings}
 
 
 def test_a_sound_data_set_has_no_findings_and_is_counted(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_sample_reads_no_more_than_it_says(tmp_path: Path) -> None:
     root = tree(tmp_path, train=8)
     report = report_of(recipe_of(root, 'data.classes=["a", "b", "c", "d"]'), sample=3)
     assert [one.chosen for one in report.phases] == [3, 1]
-    assert [finding.part for finding in report.findings] == ["eval"]  # all of its one mask was read
+    assert [finding.phase for finding in report.findings] == ["eval"]  # all of its one mask was read
 
 
 def test_any_kind_of_data_set_can_be_checked() -> None:

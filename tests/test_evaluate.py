@@ -234,7 +234,7 @@ def test_the_training_images_have_no_published_score() -> None:
     assert compare_with_published(with_row("data.train_images=7"), with_row()) == Comparison(0.5)
     assert (
         compare_with_published(with_row(), with_row(), "train").reason
-        == "not comparable; changed: data (the training part)"
+        == "not comparable; changed: data (the training images)"
     )
     assert (
         compare_with_published(with_row("data.eval_images=2"), with_row()).reason
