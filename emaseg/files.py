@@ -8,15 +8,13 @@ the process's own, and a kill or a full disk leaves half a file.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import hashlib
 import os
 import stat
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO
@@ -223,46 +221,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError as error:
         raise fault(error, path, "looking at it") from error
-
-
-def uninterrupted(work: Callable[[], None]) -> None:
-    """Do `work` to its end, then let a signal's exception pass that came meanwhile.
-
-    Python runs signal handlers in the main thread only, so `work` runs in another one: an exception out of a handler
-    would otherwise rise anywhere in it, also out of C++ code that answers with an error of its own.
-
-    Raises:
-        whatever `work` raises.
-    """
-    once, done = threading.Lock(), threading.Event()
-    failures: list[BaseException] = []
-
-    def job() -> None:
-        if not once.acquire(blocking=False):
-            return
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  (raised below, in the caller's thread)
-            failures.append(error)
-        finally:
-            done.set()
-
-    begun = False
-    interruption: BaseException | None = None
-    while not done.is_set():
-        try:
-            if not begun:
-                _thread.start_new_thread(job, ())  # Thread.start waits, and would leave with the exception
-                begun = True
-            done.wait()
-        except RuntimeError:  # the system gives no more threads
-            job()
-        except BaseException as error:  # noqa: BLE001  (raised below)
-            interruption = interruption or error
-    if interruption is not None:
-        raise interruption
-    if failures:
-        raise failures[0]
 
 
 def make_folder(path: Path) -> None:

@@ -5,7 +5,6 @@ Room: resuming.
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import math
 import os
@@ -18,7 +17,7 @@ import torch
 from emaseg.checkpoint import Checkpoint, check_resumable, read_checkpoint
 from emaseg.errors import DataError, RecipeError, UserError, WeightsError
 from emaseg.events import Note
-from emaseg.files import fault, set_aside
+from emaseg.files import set_aside
 from emaseg.metrics_file import last_step
 from emaseg.models import Network
 from emaseg.recipe import Recipe, toml_value
@@ -119,36 +118,13 @@ def put_away(run: RunFolder, origin: Path) -> str:
     return f"{run.last}: kept as {set_aside(run.last).name}"
 
 
-def keep_previous(run: RunFolder) -> None:
-    """Let previous.pt be the last.pt of now, before a new one is written: then the space of the one before is free.
-
-    At every instant there is a last.pt, but on a disk without links, where previous.pt is there in its place.
-
-    Raises:
-        SystemFault: disk full, no permission; last.pt is there.
-    """
-    if not run.last.is_file():
-        return
-    second = run.checkpoints / f".{run.previous.name}.link.part"
-    try:
-        second.unlink(missing_ok=True)
-        try:
-            os.link(run.last, second)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            os.replace(run.last, run.previous)  # no links on this disk
-            return
-        os.replace(second, run.previous)
-        second.unlink(missing_ok=True)  # to rename one name of a file to another name of the same file does nothing
-    except OSError as error:
-        raise fault(error, run.previous, "writing it") from error
-
-
 # ------------------------------------------------------------------------------------- what has changed since
 # Changing these does not change what a step computes (but threads its rounding).
 _FREE = {
-    "train": ("init_from", "workers", "threads", "save_seconds", "keep_every", "log_every", "evaluate_every"),
+    "train": (
+        *("init_from", "workers", "threads", "log_every", "evaluate_every"),
+        *("save_seconds", "save_every", "keep_every", "keep_last"),
+    ),
     "data": ("root",),
 }
 _FREE_SECTIONS = ("title", "inference", "inference_tta", "published", "name")

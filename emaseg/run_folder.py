@@ -22,7 +22,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -118,9 +118,20 @@ def found_checkpoints(run: RunFolder) -> list[Path]:
         raise WeightsError(f"{run.checkpoints}: is {what}", hint) from None
     except OSError as error:
         raise fault(error, run.checkpoints, "looking into it") from error
-    kept = sorted((name for name in names if _KEPT.fullmatch(name)), key=lambda name: (len(name), name), reverse=True)
     first = [path.name for path in (run.last, run.previous, run.best) if path.name in names]
-    return [run.checkpoints / name for name in (*first, *kept)]
+    return [run.checkpoints / name for name in (*first, *_kept(names))]
+
+
+def kept_checkpoints(run: RunFolder) -> list[Path]:
+    """The step_XXXXXXXX.pt of a run, newest first; [] where the folder cannot be read."""
+    try:
+        return [run.checkpoints / name for name in _kept(os.listdir(run.checkpoints))]
+    except OSError:
+        return []
+
+
+def _kept(names: Iterable[str]) -> list[str]:
+    return sorted((name for name in names if _KEPT.fullmatch(name)), key=lambda name: (len(name), name), reverse=True)
 
 
 def can_resume(root: Path) -> bool:

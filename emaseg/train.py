@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from emaseg.checkpoint import Checkpoint, save_checkpoint
+from emaseg.checkpoint import Checkpoint
 from emaseg.data.pipeline.loading import Stream, batches, worker_count
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
@@ -29,7 +29,7 @@ from emaseg.datasets import open_datasets
 from emaseg.errors import DataError, Diverged, SystemFault
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Finished, Note, Saved, TrainEvent, TrainingStarted
-from emaseg.files import atomic, is_file, sync, uninterrupted
+from emaseg.files import atomic, is_file
 from emaseg.image_state import changed_images, image_state
 from emaseg.metrics_file import append_row, repair
 from emaseg.models import Network, build_model
@@ -38,7 +38,6 @@ from emaseg.recipe import Recipe
 from emaseg.resuming import (
     Origin,
     changed_surroundings,
-    keep_previous,
     misfit,
     newest_valid,
     put_away,
@@ -48,6 +47,7 @@ from emaseg.resuming import (
 from emaseg.run_folder import RunFolder, append_log, create, found_checkpoints, hold_target, resume_command
 from emaseg.run_lock import RunLock
 from emaseg.samples import write_samples
+from emaseg.saving import Saver
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.step_statistics import StepStatistics
@@ -70,10 +70,11 @@ class _TrainingState:
     eval_set: Dataset
     fingerprint: Mapping[str, int | str]  # of the images and the surroundings, as checkpoints remember them
     lock: RunLock
+    saver: Saver
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)  # miou, step; evaluated = last step that was evaluated
     running: dict[str, float] = field(default_factory=dict)  # of StepStatistics
-    saved: tuple[float, ...] = ()  # step and last evaluated step of last.pt
+    saved: tuple[float, ...] = ()  # step and last evaluated step of last.pt, written or being written
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -223,7 +224,8 @@ def _open(
     optimizer = build_optimizer(model, recipe.optim)
     threads = recipe.train.threads or torch.get_num_threads()
     now = {**image_state(train_set, eval_set), **surroundings(device, threads)}
-    state = _TrainingState(recipe, run, device, model, optimizer, schedule, train_set, eval_set, now, lock)
+    saver = Saver(run, lock.check, recipe.train.keep_last)
+    state = _TrainingState(recipe, run, device, model, optimizer, schedule, train_set, eval_set, now, lock, saver)
     if origin is not None:
         _restore(state, origin.checkpoint)
         if not state.complete:
@@ -244,17 +246,19 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
         while True:
             if state.schedule.evaluates_at(state.step) and state.best.get("evaluated") != state.step:
                 if state.step == state.schedule.total:
-                    yield _save(state)
+                    _save(state, state.run.last)
                 yield from _evaluate(state, stop)
             if stop.is_set():
                 if state.saved != _position(state):
-                    yield _save(state)
+                    _save(state, state.run.last)
+                yield from state.saver.finish()
                 append_log(state.run, f"interrupted after step {state.step}")
                 yield Finished(state.run.root, state.step, state.best.get("miou"), interrupted=True)
                 return
             if state.step == state.schedule.total:
                 if not state.schedule.scored:
-                    yield _save(state)
+                    _save(state, state.run.last)
+                yield from state.saver.finish()
                 break
             began = time.perf_counter()
             batch = yield from _next(state, stream, stop)
@@ -269,15 +273,18 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
                 state.lock.check()
                 append_row(state.run.metrics, row, state.model.loss_names)
             yield event
-            yield from _checkpoint_if_due(state)
+            _save_if_due(state)
+            yield from state.saver.written()
     except DataError as error:  # a damaged image costs that image, not the steps since the last checkpoint
         if state.step > saved:
-            _save(state)
+            _save(state, state.run.last)
+            yield from state.saver.finish()
         first, *rest = lines_of(error.message)
         append_log(state.run, Lines(f"after step {state.step}: {first}", *rest))
         raise _with_remedy(error, state) from error
     finally:
         stream.close()
+        state.saver.close()
     yield Saved(write_samples(state.model, state.recipe, state.eval_set, state.run, state.device), "samples")
     yield Finished(state.run.root, state.step, state.best.get("miou"), scored=state.schedule.scored)
 
@@ -349,42 +356,33 @@ def _diverged(state: _TrainingState, batch: Batch, losses: dict[str, float]) -> 
     )
 
 
-def _checkpoint_if_due(state: _TrainingState) -> Iterator[TrainEvent]:
-    keep = state.recipe.train.keep_every
-    if keep and state.step % keep == 0:
-        _write(state, state.run.kept(state.step))
-        yield Saved(state.run.kept(state.step), "checkpoint")
-    if time.monotonic() - state.saved_at >= state.recipe.train.save_seconds:
-        yield _save(state)
+def _save_if_due(state: _TrainingState) -> None:
+    """Start to write the checkpoints that are due after a step. One that only time asks for waits until the one before
+    is written."""
+    train, paths = state.recipe.train, []
+    if train.keep_every and state.step % train.keep_every == 0:
+        paths.append(state.run.kept(state.step))
+    by_time = time.monotonic() - state.saved_at >= train.save_seconds and not state.saver.busy
+    if by_time or (train.save_every and state.step % train.save_every == 0):
+        paths.append(state.run.last)
+    if paths:
+        _save(state, *paths)
 
 
-def _save(state: _TrainingState) -> Saved:
-    _write(state, state.run.last)
-    state.saved, state.saved_at = _position(state), time.monotonic()
-    return Saved(state.run.last, "checkpoint")
+def _save(state: _TrainingState, *paths: Path) -> None:
+    """Start to write the state as it is to `paths`, in that order.
+
+    Raises:
+        SystemFault: the checkpoint before could not be written; the run is another process's by now.
+    """
+    state.saver.begin(_snapshot(state), paths)
+    if state.run.last in paths:
+        state.saved, state.saved_at = _position(state), time.monotonic()
 
 
 def _position(state: _TrainingState) -> tuple[float, ...]:
     """What tells the checkpoints of a run apart."""
     return state.step, state.best.get("evaluated", -1)
-
-
-def _write(state: _TrainingState, path: Path) -> None:
-    """Save a checkpoint, and before it the rows of metrics.csv that it counts on; no signal comes in between.
-
-    Raises:
-        SystemFault: disk full; the run is another process's by now.
-    """
-    state.lock.check()
-    snapshot = _snapshot(state)
-
-    def work() -> None:
-        sync(state.run.metrics)
-        if path == state.run.last:
-            keep_previous(state.run)
-        save_checkpoint(path, snapshot)
-
-    uninterrupted(work)
 
 
 def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEvent]:
@@ -402,10 +400,8 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
             yield event
     finally:
         state.model.train()
-    if state.best["step"] == state.step:
-        _write(state, run.best)
-        yield Saved(run.best, "best")
-    yield _save(state)
+    _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
+    yield from state.saver.written()
 
 
 def _record(state: _TrainingState, event: Evaluated) -> Evaluated:

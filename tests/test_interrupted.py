@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from emaseg.background import Background
 from emaseg.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from emaseg.errors import SystemFault, WeightsError
 from emaseg.events import Note, TrainEvent
-from emaseg.files import append_text, uninterrupted
+from emaseg.files import append_text
 from emaseg.metrics_file import append_row, repair
 from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer
@@ -361,7 +362,7 @@ def test_what_changes_the_rounding_is_said(cut: Path, key: str, value: int | str
     assert said in (cut / "log.txt").read_text()
 
 
-def test_uninterrupted_work_ends_before_an_exception(tmp_path: Path) -> None:
+def test_work_in_the_background_ends_before_an_exception(tmp_path: Path) -> None:
     """Protects a checkpoint from a signal: what a handler raises while it is written comes after it is."""
     import signal
     import threading
@@ -381,9 +382,9 @@ def test_uninterrupted_work_ends_before_an_exception(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         with pytest.raises(SystemExit):
-            uninterrupted(work)
+            Background(work).wait()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert done.is_set()
     with pytest.raises(ZeroDivisionError):
-        uninterrupted(lambda: print(1 // 0))
+        Background(lambda: print(1 // 0)).wait()

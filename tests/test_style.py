@@ -15,14 +15,14 @@ ROOT = Path(__file__).parent.parent
 
 # The floors of the house, the lowest first. A room may import rooms of the floors below its own, and nothing else.
 FLOORS = (
-    ("distributed", "errors", "memory", "metrics", "signatures", "threads", "words"),
+    ("background", "distributed", "errors", "memory", "metrics", "signatures", "threads", "words"),
     ("archive", "device", "events", "files", "resources", "visual"),
     ("metrics_file", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder", "schedule"),
     ("data/files", "models"),
     ("data/pipeline", "data/sets", "exported", "weights"),
     ("checkpoint", "datasets", "image_state", "inference", "starter", "step_statistics", "training_step"),
-    ("check_data", "evaluate", "predict", "reference", "resuming", "samples", "start_weights", "submit"),
+    ("check_data", "evaluate", "predict", "reference", "resuming", "samples", "saving", "start_weights", "submit"),
     ("dry_run", "export", "train"),
     ("__init__",),
 )

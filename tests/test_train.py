@@ -78,7 +78,7 @@ def test_resume_after_a_kill_repeats_from_the_last_checkpoint(tmp_path: Path) ->
     """Protects a run whose process died between checkpoints: rows written after it are replaced, not doubled."""
     run(tiny(), tmp_path / "whole")
     out = tmp_path / "killed"
-    for event in train(tiny("train.save_seconds=0.001"), out):  # saved after every step
+    for event in train(tiny("train.save_every=1"), out):  # saved after every step
         if isinstance(event, Stepped) and event.step == 8:
             break
     events = run(tiny(), out, resume=True)

@@ -118,7 +118,15 @@ class Train:
         ceiling=COUNT,
     )
     save_seconds: float = key("seconds between checkpoints", 600.0, above=0, ceiling=1e9)
-    keep_every: int = key(
-        "iterations between checkpoints that are kept for good, as step_XXXXXXXX.pt; 0 = none", 0, low=0, ceiling=COUNT
+    save_every: int = key(
+        "iterations between checkpoints, beside save_seconds; 0 = save_seconds alone",
+        0,
+        low=0,
+        ceiling=COUNT,
+        extra=True,
     )
+    keep_every: int = key(
+        "iterations between checkpoints that are kept, as step_XXXXXXXX.pt; 0 = none", 0, low=0, ceiling=COUNT
+    )
+    keep_last: int = key("how many of these stay, the newest ones; 0 = all", 0, low=0, ceiling=COUNT, extra=True)
     log_every: int = key("iterations between rows of metrics.csv", 50, low=1, ceiling=COUNT)

@@ -65,6 +65,7 @@ class RunLock:
         self._own_file = path.with_name(f".{NAME}.{self._owner.token}")
         self._handle = -1
         self._done = threading.Event()
+        self._checking = threading.Lock()  # checkpoints are written by a thread of their own
         multiprocessing.util.register_after_fork(self, RunLock._close)  # a loading process keeps nothing
 
     def check(self) -> None:
@@ -73,6 +74,10 @@ class RunLock:
         Raises:
             SystemFault: it is another's; nothing must be written any more.
         """
+        with self._checking:
+            self._check()
+
+    def _check(self) -> None:
         if self._is_ours(self.path):
             return
         holder = read_lock(self.path)

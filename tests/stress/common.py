@@ -21,7 +21,7 @@ DEMO = (
     "demo", "--device", "cpu", "-q",
     "--set", "train.iterations=24", "--set", "train.batch=4", "--set", "data.train_images=200",
     "--set", "data.eval_images=6", "--set", "train.evaluate_every=8", "--set", "train.log_every=5",
-    "--set", "train.save_seconds=0.05",
+    "--set", "train.save_seconds=0.05", "--set", "train.save_every=7",
 )  # fmt: skip
 SMALL = (
     "--device", "cpu", "-q", "--set", "train.iterations=12", "--set", "train.save_seconds=0.02",

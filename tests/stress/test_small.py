@@ -1,4 +1,4 @@
-"""The stress scripts with small numbers; the full ones: `python -m tests.stress.kills 40`, `.full_disk`, `.two_trainers`.
+"""The stress scripts with small numbers; the full ones: `python -m tests.stress.kills`, `.full_disk`, `.two_trainers`.
 
 Each runs in a process of its own, as the scripts do: forks of this one would have autograd's threads without the threads.
 """
@@ -35,8 +35,8 @@ def passes(call: str, folder: Path) -> None:
 
 
 def test_kills_lose_nothing(tmp_path: Path) -> None:
-    """Protects weights, scores and metrics.csv: killed at random moments and resumed, the end is the uninterrupted one's."""
-    passes("kills(2, True, 0, folder)", tmp_path)
+    """Protects weights, scores and metrics.csv: killed and stopped at random moments and resumed, the end is the uninterrupted one's."""
+    passes("kills(2, 1, True, 0, folder)", tmp_path)
 
 
 def test_full_disks_lose_nothing(tmp_path: Path) -> None:
