@@ -142,7 +142,7 @@ def run(command: Any, arguments: list[str]) -> int:
 
 def _undelivered(failure: OSError, code: int, session: Session) -> int:
     """The exit code when results could not be written to stdout; the work itself is done and ended with `code`."""
-    if isinstance(failure, BrokenPipeError):  # whoever read them had enough
+    if isinstance(failure, BrokenPipeError):  # the reader closed the pipe early
         return code or (0 if session.keeps_files else NOT_ACCEPTABLE)
     from .render import print_error
 

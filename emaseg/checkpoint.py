@@ -1,6 +1,6 @@
 """Our checkpoint files, and loading weights strictly from ours and others'.
 
-Room: checkpoint. Threat: a file's numbers are a stranger's, or a damaged disk's; each is checked before it is used.
+Room: checkpoint. Threat: a file's numbers may be hostile, or a damaged disk's; each is checked before it is used.
 
 A checkpoint is one file readable with torch.load(weights_only=True): tensors, numbers and text only, with the keys
     format     "emaseg/1"
@@ -227,7 +227,7 @@ def check_resumable(
     """
     if not checkpoint.optimizer or not checkpoint.rng:
         raise WeightsError(
-            f"{source}: holds weights alone, so this training cannot go on from it",
+            f"{source}: holds weights alone, so this training cannot continue from it",
             "--init-from starts a new run from such a file",
         )
     _check_fits(model.state_dict(), checkpoint.model, source)

@@ -272,7 +272,7 @@ def _fitting(run: _Run, probe: _Probe, available: int | None) -> Forecast:
 
 
 def _too_large(run: _Run, probes: list[_Probe], needed: int | None, available: int | None, remedy: str) -> Forecast:
-    """The forecast where the whole batch could not be measured. `fits` is None where nobody knows what is free."""
+    """The forecast where the whole batch could not be measured. `fits` is None where the free memory is unknown."""
     left, seconds = run.schedule.total - run.start, _seconds(probes, run.recipe.train.batch)
     measured = " and ".join(str(probe.crops) for probe in probes)
     need = f"about {_gib(needed)}" if needed else "more"

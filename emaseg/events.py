@@ -124,7 +124,7 @@ class Forecast:
 
     lines: label and value pairs. steps_left: of the run. seconds_per_step: None = not measured. needed, available:
     bytes of the device's memory for a step, and what there is for this process; None = unknown. measured: a step with
-    the whole batch was run; else its figures follow from smaller batches. fits: None = nobody knows what is free.
+    the whole batch was run; else its figures follow from smaller batches. fits: None = the free memory is unknown.
     remedy: `--set` options that would fit.
     """
 

@@ -1,4 +1,4 @@
-"""Opening strangers' files without waiting, writing files whole or not at all, and saying plainly why neither worked.
+"""Opening untrusted files without waiting, writing files whole or not at all, and saying plainly why neither worked.
 
 Room: the ground.
 

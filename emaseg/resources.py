@@ -46,7 +46,7 @@ def cache_folder() -> Path:
 
 
 def offline() -> bool:
-    """Whether EMASEG_OFFLINE forbids the network: set, and not to 0, false or no."""
+    """Whether EMASEG_OFFLINE rules out the network: set, and not to 0, false or no."""
     return os.environ.get("EMASEG_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 

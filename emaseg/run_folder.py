@@ -186,7 +186,7 @@ def newest_run(folder: Path) -> Path | None:
 
 
 def resume_command(run: RunFolder) -> str:
-    """What to type to go on with a run as it was started."""
+    """The command that continues a run as it was started."""
     return f"emaseg train {quoted_path(run.recipe)} --out {quoted_path(run.root)} --resume"
 
 

@@ -295,9 +295,9 @@ def _with_remedy(error: DataError, state: _TrainingState) -> DataError:
     saved = f"after step {state.step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
     commands = (
         f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
-        f"  then go on with: {resume_command(run)}",
+        f"  then continue with: {resume_command(run)}",
     )
-    hint = error.hint or "mend the file"
+    hint = error.hint or "repair or replace the file"
     return DataError(Lines(error.message, f"stopped {saved}"), Lines(hint, *commands))
 
 

@@ -2,7 +2,7 @@
 
 Room: words.
 
-Threat: names of files, classes, servers' headers and checkpoints' keys are a stranger's. Shown as they are, an ESC
+Threat: names of files and classes, servers' headers and checkpoints' keys are untrusted. Shown as they are, an ESC
 moves the cursor or changes the terminal, a line break forges a line of ours, and U+202E turns "gpj.exe" round.
 """
 
@@ -18,7 +18,7 @@ _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u
 
 
 class Lines(str):
-    """A message of several lines which we broke ourselves; equal to its parts joined by line breaks.
+    """A message whose line breaks are our own; equal to its parts joined by line breaks.
 
     Every other line break in a message came with a name from outside and is shown as `\\n`. Joining or formatting
     forgets the parts, which is safe: the breaks are shown then.

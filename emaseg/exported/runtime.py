@@ -2,7 +2,7 @@
 
 Room: exported. Legend: B batch, H W image, h w feature grid, K classes.
 
-Threat: the file may be a stranger's. It is looked through before PyTorch or ONNX Runtime sees any of it, and what it
+Threat: the file may be untrusted. It is looked through before PyTorch or ONNX Runtime sees any of it, and what it
 computes is looked at before it becomes a mask.
 """
 
@@ -77,7 +77,7 @@ class ExportedNetwork(nn.Module):
         return WeightsError(f"{self._path}: its program fails ({first:.200})", "export it again from its checkpoint")
 
     def _wrong(self, result: Any, images: Tensor) -> str:
-        """What makes a result none; "" for a good one. A stranger's program may give anything."""
+        """What makes a result none; "" for a good one. An untrusted program may give anything."""
         batch, _, height, width = images.shape
         labels = "argmax" in self.info.include
         if not isinstance(result, Tensor):

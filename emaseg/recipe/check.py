@@ -185,7 +185,7 @@ def _inference(inference: Inference, section: str, classes: int) -> Iterator[Pro
         if window and stride and (stride[0] > window[0] or stride[1] > window[1]):
             text = f"{list(stride)} is larger than window = {list(window)}; pixels would be left out"
             yield Problem(f"{section}.stride", text)
-        # Threat: a stride of 1 in a stranger's checkpoint would compute every pixel a quarter of a million times.
+        # Threat: a stride of 1 in an untrusted checkpoint would compute every pixel a quarter of a million times.
         elif window and stride and any(w > MOST_OVERLAP * s for w, s in zip(window, stride, strict=True)):
             least = [-(-side // MOST_OVERLAP) for side in window]
             text = f"{list(stride)} would compute every pixel again and again; at least {least} with window = {list(window)}"

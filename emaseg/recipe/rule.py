@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-# Upper limits. Threat: a recipe also comes inside a stranger's checkpoint, and a number without a limit is a machine
+# Upper limits. Threat: a recipe also comes inside an untrusted checkpoint, and a number without a limit is a machine
 # that computes for ever or a memory that is full. They lie far above what any published or sensible run needs.
 CHANNELS = 8192
 EM_ITERATIONS = 100

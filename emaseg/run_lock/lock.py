@@ -84,10 +84,10 @@ class RunLock:
         if holder is None and self._restore():  # somebody deleted it
             return
         if not self.path.parent.is_dir():
-            raise SystemFault(f"{self.path.parent}: the run folder is gone", "bring it back and go on with --resume")
+            raise SystemFault(f"{self.path.parent}: the run folder is gone", "bring it back and continue with --resume")
         raise SystemFault(
             f"{self.path}: this run was taken over by {holder or 'another process'}; this process wrote nothing more",
-            "leave it to that process, or stop that one and go on with --resume",
+            "leave it to that process, or stop that one and continue with --resume",
         )
 
     def acquire(self) -> None:
@@ -221,7 +221,7 @@ class RunLock:
             hint = f"if nobody trains it, delete that file; it counts for nothing {_minutes()} after it was written"
             return RecipeError(f"{self.path.parent}: {holder} is there ({self.path})", hint)
         if same_processes(holder, here):
-            return RecipeError(what, f"wait for it, or stop it (kill {holder.pid}), and go on with --resume")
+            return RecipeError(what, f"wait for it, or stop it (kill {holder.pid}), and continue with --resume")
         return RecipeError(
             f"{what}, last sign of life {age:.0f} s ago",
             f"wait for it, or stop it there; if that machine is gone, --resume takes the run over {_minutes()} after the "

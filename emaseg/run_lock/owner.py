@@ -1,7 +1,7 @@
 """Who holds a lock: what a process says of itself in its lock file, and whether it still lives.
 
 Room: run_lock. Threat: a process's number is soon another's, a container has numbers of its own, clocks of two machines
-differ, and a lock file may be a link or a pipe. So life is asked of whoever can know it: the table of processes here,
+differ, and a lock file may be a link or a pipe. So the question whether it lives goes to whoever can know: the table of processes here,
 the system's lock (flock) on this kernel, else the file's time by the disk's clock.
 """
 

@@ -11,7 +11,7 @@ Room: weights.
     address.py    addresses whose password is never shown                                   (no torch)
     partial.py    what has arrived so far, and of which version                             (no torch)
     lock.py       one process at a time                                                     (no torch)
-    opened.py     no link, pipe or stranger's file is opened in a shared folder             (no torch)
+    opened.py     no link, pipe or other user's file is opened in a shared folder             (no torch)
     cache.py      the files here: found, verified, put into place                           (no torch)
     record.py     the hash that a file had when it was first seen                           (no torch)
   reading: no file runs code, fills the memory or gives numbers that were not written

@@ -3,7 +3,7 @@
 Room: weights; never torch.
 
 Threat: a password in a message ends up in logs and tickets. So a password, and a query (often a token), go into the
-request alone. Of a malformed value nothing is shown, for nobody knows which part of it is the password.
+request alone. Of a malformed value nothing is shown, because any part of it may be the password.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def fetch(entry: Released, folder: Path | None = None, patience: Patience | None
     urls = sources(entry)
     if offline():
         raise WeightsError(
-            f"{entry.name}: not on this machine, and EMASEG_OFFLINE forbids to download it",
+            f"{entry.name}: not on this machine, and EMASEG_OFFLINE is set, so it cannot be downloaded",
             f"unset EMASEG_OFFLINE, or {by_hand_advice(entry, folder)}",
         )
     if not urls:

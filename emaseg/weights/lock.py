@@ -35,7 +35,7 @@ class Lock:
     does as well. Elsewhere, and on network disks without it, the file's existence is the lock: then `renew` must be
     called now and then, for a lock without a sign of life is taken over.
 
-    It saves work and guards nothing: who loses it, or finds it unusable, may still go on with files of its own.
+    It saves work and guards nothing: who loses it, or finds it unusable, may still continue with files of its own.
     """
 
     def __init__(self, path: Path, *, portable: bool = fcntl is None) -> None:

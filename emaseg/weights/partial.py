@@ -116,7 +116,7 @@ class Partial:
             raise fault(error, self.path, _DOING) from error
 
     def close(self) -> None:
-        """Close it; it stays when a later try can go on with it, and else goes, with its note."""
+        """Close it; it stays when a later try can continue it; otherwise it is removed, with its note."""
         there = self._handle >= 0 and opened.is_at(self._handle, self.path)  # else it has become the weights
         if not (there and self.length and self._lasting):
             for file in (self._note, self.path) if there else (self._note,):

@@ -10,7 +10,7 @@ What a file becomes:
   * 32-bit integer and floating-point samples are refused: nothing in the file says which values are black and white.
   * Of several frames (GIF, APNG, MPO, TIFF) the first is read.
 
-Files come from strangers. Only the decoders of FORMATS are tried, the number of pixels is limited, and whatever
+Files are untrusted. Only the decoders of FORMATS are tried, the number of pixels is limited, and whatever
 Pillow raises on a damaged file (about ten exception types) becomes one DataError. So does a file whose pixels end too
 early where Pillow shows black or grey instead: in PNG, JPEG and TIFF.
 """

@@ -7,7 +7,7 @@ number of bytes, then these; an element may be a zlib stream with another one in
 flags, shape, name and numbers, or for a structure the names of its fields and a matrix for each. A file of MATLAB 4 is
 variables only, each with a header of 20 bytes.
 
-Files come from strangers, so this is a reader of its own and small: it looks only at the variable and the fields that
+Files are untrusted, so this is a reader of its own and small: it looks only at the variable and the fields that
 it was asked for, steps over all others by their length, never follows what nests, and unfolds no more bytes than the
 declared shape can need. (A general reader builds everything that a file holds, and can be made to crash by it.)
 """
