@@ -23,7 +23,7 @@ from emaseg.words import quoted_path
 from .options import SCHEMA, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.data.sample import Dataset, Phase
+    from emaseg.data.sample import Dataset
     from emaseg.evaluate import Comparison
     from emaseg.metrics import Scores
     from emaseg.recipe.data import Data
@@ -110,7 +110,9 @@ def evaluate(
     print_notes(resolved.notes, quiet)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
-    data, which = _choose_split(resolved.recipe.data, split)
+    from emaseg.datasets import choose_split
+
+    data, which = choose_split(resolved.recipe.data, split)
     recipe = dataclasses.replace(resolved.recipe, data=data)
     from emaseg.evaluate import compare_with_published, evaluation_json, on_images, protocol
 
@@ -181,25 +183,6 @@ def _em_deviation(model: Model) -> str:
     if not isinstance(model, EMANetModel) or model.em_iterations_eval == model.em_iterations:
         return ""
     return f"; {model.em_iterations_eval} EM iterations, {model.em_iterations} in training"
-
-
-def _choose_split(data: Data, split: str | None) -> tuple[Data, Phase]:
-    """The data section and the phase whose images are read.
-
-    Raises:
-        RecipeError: not a split of this kind.
-    """
-    from emaseg.recipe.data import FolderData, PackedData, ShapesData
-
-    if split is None:
-        return data, "eval"
-    if not isinstance(data, FolderData | PackedData | ShapesData):
-        return dataclasses.replace(data, eval_split=split), "eval"
-    if split == "train":
-        return data, "train"
-    if split == "eval":
-        return data, "eval"
-    raise RecipeError(f"--split {split}: data of kind {data.kind} has the splits train and eval")
 
 
 def _check_comparison(comparison: Comparison, otherwise: str) -> None:

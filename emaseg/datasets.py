@@ -5,12 +5,16 @@ Room: datasets.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from emaseg.data.checks import check_dataset, spread
-from emaseg.data.sample import Dataset
+from emaseg.data.sample import Dataset, Phase
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.doubts import file_doubts
+from emaseg.errors import RecipeError
 from emaseg.events import Note
-from emaseg.recipe import Recipe
+from emaseg.recipe import Data, Recipe
+from emaseg.recipe.data import FolderData, PackedData, ShapesData
 
 
 def open_datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
@@ -37,3 +41,23 @@ def open_datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
         doubts = (*report.doubts, *file_doubts(dataset, spread(len(dataset), report.checked)))
         notes += [Note(f"{split}: {doubt.message}; {doubt.hint}", warning=True) for doubt in doubts]
     return (*sets, notes)
+
+
+def choose_split(data: Data, split: str | None) -> tuple[Data, Phase]:
+    """The data section and the phase whose images are meant.
+
+    Args:
+        split: as the data set names it; train or eval where its splits have no names; None = what the recipe is scored on.
+
+    Raises:
+        RecipeError: not a split of this kind.
+    """
+    if split is None:
+        return data, "eval"
+    if not isinstance(data, FolderData | PackedData | ShapesData):
+        return replace(data, eval_split=split), "eval"
+    if split == "train":
+        return data, "train"
+    if split == "eval":
+        return data, "eval"
+    raise RecipeError(f"--split {split}: data of kind {data.kind} has the splits train and eval")

@@ -24,6 +24,7 @@ FLOORS = (
     ("checkpoint", "datasets", "image_state", "inference", "starter", "step_statistics", "training_step"),
     ("check_data", "evaluate", "predict", "reference", "resuming", "samples", "saving", "start_weights", "submit"),
     ("dry_run", "export", "train"),
+    ("api",),
     ("__init__",),
 )
 APART = {("models", "data"), ("metrics", "data"), ("losses", "data")}  # never, whatever the floors
