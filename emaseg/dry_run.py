@@ -47,7 +47,7 @@ class _Run:
     recipe: Recipe
     device: torch.device
     model: Network
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     train_set: Dataset
     start: int
@@ -104,7 +104,7 @@ def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) ->
 def _start(
     recipe: Recipe,
     model: Network,
-    optimizer: torch.optim.SGD,
+    optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     train_images: int,
     run: Path | None,

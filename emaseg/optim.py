@@ -16,7 +16,17 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 
 
 def learning_rate(step: int, total: int, optim: Optim) -> float:
-    """Learning rate of optimiser step `step` (from 0) of `total`, before any group's factor.
+    """Learning rate of optimiser step `step` (from 0) of `total`, before any group's factor: the schedule's, in a
+    warm-up times a factor that rises in a line from optim.warmup_ratio to 1 (mmsegmentation's "linear" one).
+    """
+    rate = scheduled_rate(step, total, optim)
+    if step >= optim.warmup:
+        return rate
+    return rate * (optim.warmup_ratio + (1 - optim.warmup_ratio) * step / optim.warmup)
+
+
+def scheduled_rate(step: int, total: int, optim: Optim) -> float:
+    """The polynomial schedule without a warm-up.
 
     (lr - min_lr) * (1 - i / total)^power + min_lr with i = step. With `lr_every` above 1 steps are counted from 1
     and rounded down to a multiple of it, as the EMANet authors' loop does (their steps 1 to 9 run at full rate).
@@ -29,8 +39,8 @@ def learning_rate(step: int, total: int, optim: Optim) -> float:
     return (optim.lr - optim.min_lr) * decay + optim.min_lr
 
 
-def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.SGD:
-    """SGD over every trainable parameter; one parameter group for each distinct pair of factors.
+def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """The optimiser of every trainable parameter; one parameter group for each distinct pair of factors.
 
     Each group carries `lr_scale`, which `set_learning_rate` applies.
     """
@@ -41,6 +51,8 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.SGD:
         {"params": parameters, "lr_scale": lr, "weight_decay": optim.weight_decay * decay}
         for (lr, decay), parameters in members.items()
     ]
+    if optim.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
     return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
 
 

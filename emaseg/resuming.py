@@ -86,7 +86,7 @@ def _step_in(path: Path) -> float:
     return int(digits) if digits.isdigit() else math.inf
 
 
-def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.SGD, total: int, images: int) -> str:
+def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.Optimizer, total: int, images: int) -> str:
     """What keeps a checkpoint from being gone on from, in a line, or "". Nothing is changed.
 
     Args:

@@ -21,7 +21,11 @@ def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:
     if recipe.train.init_from:
         return _load_whole_network(model, recipe)
     if recipe.backbone.weights == "none":
-        return [Note(f"backbone: untrained (backbone.weights = {toml_value(recipe.backbone.weights)})")]
+        untrained = f"backbone: untrained (backbone.weights = {toml_value(recipe.backbone.weights)})"
+        if recipe.train.freeze == "none":
+            return [Note(untrained)]
+        text = f"{untrained}, and train.freeze = {toml_value(recipe.train.freeze)} keeps such values; start from trained weights"
+        return [Note(text, warning=True)]
     path = backbone_file(recipe)
     load_backbone(model.backbone, path)
     return [Note(f"backbone: {path}")]

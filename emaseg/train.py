@@ -64,7 +64,7 @@ class _TrainingState:
     run: RunFolder
     device: torch.device
     model: Network
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     train_set: Dataset
     eval_set: Dataset

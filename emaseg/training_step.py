@@ -9,13 +9,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.errors import RecipeError
 from emaseg.models import Network
 from emaseg.models.layers import Step
-from emaseg.optim import learning_rate, set_learning_rate
+from emaseg.optim import learning_rate, scheduled_rate, set_learning_rate
 from emaseg.recipe import Recipe
 from emaseg.recipe.training import Optim
 from emaseg.schedule import Schedule
@@ -38,15 +38,17 @@ def training_step(
         model: in training mode, on the device of the batch.
         step: its number, from 0.
     """
-    lr = learning_rate(step, schedule.total, optim)
-    set_learning_rate(optimizer, lr)
+    set_learning_rate(optimizer, learning_rate(step, schedule.total, optim))
     optimizer.zero_grad(set_to_none=True)
-    losses = model.training_step(batch.images, batch.labels, Step(step, schedule.epoch(step), lr))
+    rate = scheduled_rate(step, schedule.total, optim)  # a warm-up is for the optimiser, not for a class memory
+    losses = model.training_step(batch.images, batch.labels, Step(step, schedule.epoch(step), rate))
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     *values, gradient = torch.stack([*(loss.detach() for loss in losses.values()), norm]).tolist()
     finite = all(map(math.isfinite, (*values, gradient)))
     if finite:
+        if optim.clip_norm:
+            clip_grads_with_norm_(model.parameters(), optim.clip_norm, norm)
         optimizer.step()
     return StepResult(dict(zip(losses, values, strict=True)), finite)
 

@@ -269,7 +269,7 @@ def test_checkpoints_that_are_no_folder_are_named(cut: Path) -> None:
         run(few(), cut, resume=True)
 
 
-Built = tuple[Network, torch.optim.SGD]
+Built = tuple[Network, torch.optim.Optimizer]
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,13 @@ def build_model(recipe: Recipe) -> Network:
     Works under `torch.device("meta")` too, where it costs nothing.
     """
     classes = num_classes(recipe.data)
+    network: Network
     if isinstance(recipe.model, EMANetModel):
-        return EMANet(recipe.model, recipe.backbone, recipe.loss, classes)
-    return MemoryNet(recipe.model, recipe.backbone, recipe.loss, classes)
+        network = EMANet(recipe.model, recipe.backbone, recipe.loss, classes)
+    else:
+        network = MemoryNet(recipe.model, recipe.backbone, recipe.loss, classes)
+    network.freeze(recipe.train.freeze)
+    return network
 
 
 __all__ = ["Network", "Report", "build_model"]

@@ -86,4 +86,4 @@ class Step:
 
     step: int  # optimiser steps done before this one
     epoch: int  # from 1
-    lr: float  # schedule's value, without any group's factor
+    lr: float  # schedule's value, without a warm-up and any group's factor

@@ -10,9 +10,9 @@ resumed without anyone's help, and it changes in `training_step` only.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
@@ -20,6 +20,10 @@ from torch import nn
 from emaseg.losses import Reduction, cross_entropy
 from emaseg.models.backbones import FeatureExtractor
 from emaseg.models.layers import Step
+
+Frozen = Literal["none", "backbone", "backbone_norms"]
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,14 @@ class Network(nn.Module, ABC):
         num_classes: K.
         align_corners: corner convention by which logits are resized.
         reduction: how the cross entropy is averaged over pixels.
+        frozen: which part keeps its values; see `freeze`.
     """
 
     backbone: FeatureExtractor
     num_classes: int
     align_corners: bool
     reduction: Reduction
+    frozen: Frozen = "none"
 
     @property
     @abstractmethod
@@ -81,6 +87,31 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def norm_values(self, batch: int, height: int, width: int) -> int:
         """Fewest values that a norm layer averages over in training, for a batch of height x width crops."""
+
+    def freeze(self, part: Frozen) -> None:
+        """Keep a part at its values: no gradient, no new norm statistics, no dropout in it, in training mode either.
+
+        Args:
+            part: "backbone", or "backbone_norms" for its norm layers alone.
+        """
+        self.frozen = part
+        for module in self._still():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's, but that what is frozen stays in eval mode."""
+        super().train(mode)
+        for module in self._still():
+            module.eval()
+        return self
+
+    def _still(self) -> Iterator[nn.Module]:
+        """Asked for each time: the layers of a part may have been replaced by others of their kind."""
+        if self.frozen == "backbone":
+            yield self.backbone
+        elif self.frozen == "backbone_norms":
+            yield from (module for module in self.backbone.modules() if isinstance(module, _NORMS))
 
     def report(self, classes: Sequence[str]) -> Report | None:
         """What the network has gathered beside its parameters; None when there is nothing to tell.

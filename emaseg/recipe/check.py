@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
+from emaseg.recipe.check_training import training_problems
 from emaseg.recipe.data import CocoStuffData, Data, FolderData, PackedData, PascalContextData, VOCData
 from emaseg.recipe.models import MemoryNetModel
 from emaseg.recipe.schema import Inference, Recipe
@@ -45,7 +46,7 @@ def check(recipe: Recipe) -> tuple[Problem, ...]:
 
 
 def _problems(recipe: Recipe) -> Iterator[Problem]:
-    optim, train = recipe.optim, recipe.train
+    train = recipe.train
     if not _NAME.fullmatch(recipe.name):
         yield Problem("name", "must be letters, digits and _ - + . only: the run folder carries it")
     if train.epochs and train.iterations:
@@ -55,10 +56,7 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
     for name, length in (("epochs", train.epochs), ("iterations", train.iterations)):
         if length > LONGEST:
             yield Problem(f"train.{name}", f"{length} would never end; at most {LONGEST}")
-    if optim.min_lr > optim.lr:
-        yield Problem("optim.min_lr", f"{optim.min_lr} is above lr = {optim.lr}")
-    if optim.nesterov and optim.momentum == 0:
-        yield Problem("optim.nesterov", "needs a momentum above 0")
+    yield from training_problems(recipe)
     yield from _network(recipe)
     yield from _control_characters(recipe)
     yield from _data(recipe.data)

@@ -80,9 +80,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
-    """SGD with a polynomial schedule: lr(i) = (lr - min_lr) * (1 - i / iterations)^power + min_lr."""
+    """Optimiser with a polynomial schedule: lr(i) = (lr - min_lr) * (1 - i / iterations)^power + min_lr."""
 
-    kind: Literal["sgd"] = key("optimiser", "sgd")
+    kind: Literal["sgd", "adamw"] = key(
+        'optimiser; "adamw" has a decoupled weight decay (Loshchilov, Hutter 2019)', "sgd"
+    )
     lr: float = key("learning rate of iteration 0", above=0, ceiling=RATE)
     min_lr: float = key("learning rate that the schedule falls to", 0.0, low=0, ceiling=RATE)
     power: float = key("exponent of the schedule; 0 = constant", 0.9, low=0, ceiling=100)
@@ -95,6 +97,25 @@ class Optim:
         "L2 penalty, on every trained parameter unless a group says otherwise", 0.0, low=0, ceiling=FACTOR
     )
     groups: tuple[Group, ...] = key("parameters with their own factors", (), most=64)
+    betas: tuple[float, float] = key(
+        "AdamW: decay of the mean of the gradients and of their squares", (0.9, 0.999), low=0, high=0.999999, extra=True
+    )
+    eps: float = key("AdamW: added to the root of the mean square", 1e-8, above=0, high=1, extra=True)
+    warmup: int = key(
+        "iterations in which the rate first rises in a line to the schedule's (mmseg); 0 = none",
+        0,
+        low=0,
+        ceiling=COUNT,
+        extra=True,
+    )
+    warmup_ratio: float = key("share of the schedule's rate that a warm-up begins with", 0.1, low=0, high=1, extra=True)
+    clip_norm: float = key(
+        "largest norm of the gradient of all parameters together; a larger one is scaled down to it; 0 = no limit",
+        0.0,
+        low=0,
+        ceiling=FACTOR,
+        extra=True,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- train
@@ -130,3 +151,9 @@ class Train:
     )
     keep_last: int = key("how many of these stay, the newest ones; 0 = all", 0, low=0, ceiling=COUNT, extra=True)
     log_every: int = key("iterations between rows of metrics.csv", 50, low=1, ceiling=COUNT)
+    freeze: Literal["none", "backbone", "backbone_norms"] = key(
+        "what keeps its start values, norm statistics included: the backbone, or its norm layers alone (mmseg's "
+        "norm_eval, their weights frozen too)",
+        "none",
+        extra=True,
+    )

@@ -24,6 +24,7 @@ _MOST_NAME = 80  # characters of a text in the sampler's table
 _FEW = 6  # names that a message lists
 _NEWER = ("maximize", "foreach", "differentiable", "fused")  # keys that older versions of PyTorch do not save
 _CUDA_STATE = 16  # bytes
+_CALLED = {"momentum_buffer": "momentum", "exp_avg": "momentum", "exp_avg_sq": "mean square"}
 
 
 def check_contents(content: Mapping[str, Any], source: str) -> None:
@@ -58,7 +59,7 @@ def is_table_of_tensors(value: object) -> TypeGuard[Mapping[str, torch.Tensor]]:
 
 
 def _is_optimizer(value: object) -> bool:
-    """Empty, as in exported weights, or what torch.optim.SGD saves; that it fits the network is `optimizer_faults`."""
+    """Empty, as in exported weights, or what an optimiser of torch saves; that it fits the network is `optimizer_faults`."""
     if not isinstance(value, Mapping) or not value:
         return isinstance(value, Mapping)
     state, groups = value.get("state"), value.get("param_groups")
@@ -159,13 +160,34 @@ def optimizer_faults(state: Mapping[str, Any], optimizer: torch.optim.Optimizer,
     faults += [
         f"momentum of a parameter {key} that the network has not" for key in state["state"] if key >= len(parameters)
     ]
-    momenta = {key: item.get("momentum_buffer") for key, item in state["state"].items() if key < len(parameters)}
-    if step and own[0]["momentum"] and not any(isinstance(item, torch.Tensor) for item in momenta.values()):
+    adamw = "betas" in own[0]
+    names = ("exp_avg", "exp_avg_sq") if adamw else ("momentum_buffer",)
+    states = {key: item for key, item in state["state"].items() if key < len(parameters)}
+    if step and (adamw or own[0]["momentum"]) and not any(_is_tensor(item.get(names[0])) for item in states.values()):
         faults.append("it has no momentum")
-    for key, momentum in momenta.items():
-        fault = _momentum_fault(momentum, parameters[key])
-        faults += [f"momentum of parameter {key}: {fault}"] if fault else []
+    for key, item in states.items():
+        for name in names:
+            fault = _momentum_fault(item.get(name), parameters[key])
+            faults += [f"{_CALLED[name]} of parameter {key}: {fault}"] if fault else []
+        if adamw and not _is_step(item.get("step"), step):
+            faults.append(f"steps of parameter {key}: no whole number up to {step}")
+        if adamw and not all(_is_tensor(item.get(name)) for name in names):
+            faults.append(f"{_CALLED[names[0]]} of parameter {key}: incomplete")
     return faults
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _is_step(value: object, most: int) -> bool:
+    """Whether AdamW's count of a parameter is one."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.numel() == 1
+        and value.is_floating_point()
+        and 1 <= value.item() <= most
+    )
 
 
 def _group_faults(index: int, own: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterable[str]:
