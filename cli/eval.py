@@ -56,7 +56,11 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="For metrics.json [default: RUN/eval/<time>, eval/<recipe>/<time>]."),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="For metrics.json and its tables [default: RUN/eval/<time>, eval/<recipe>/<time>].",
+        ),
     ] = None,
     tta: Annotated[
         bool,
@@ -79,6 +83,13 @@ def evaluate(
             "a split without public labels is not scored here.",
         ),
     ] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also compare the network's confidence with how often it is right; some percent slower.",
+        ),
+    ] = False,
     em_iterations: EMIterations = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
@@ -96,9 +107,14 @@ def evaluate(
       emaseg eval memorynet_ade20k_r50_d8 --tta
       emaseg eval memorynet_cityscapes_r50_d8 --tta --submit results.zip
       emaseg eval runs/first --em-iterations 1
+      emaseg eval runs/first --calibration
+
+    Beside metrics.json go images.csv (the scores of each image) and confusion.csv (which class is taken for which).
     """
     session_of(context, verbose, keeps_files=True)
     if submit is not None:
+        if calibration:
+            raise RecipeError("--calibration: is not counted while a submission is written", "leave one of the two out")
         _check_archive(submit)
     if out is not None and out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
@@ -124,7 +140,9 @@ def evaluate(
     from emaseg.data.sets import build_dataset
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.evaluate import evaluate as evaluate_engine
+    from emaseg.evaluation_files import write_tables
     from emaseg.files import make_folder, write_text
+    from emaseg.metrics import details_of
     from emaseg.submit import write_submission
 
     from .progress import show_evaluation, show_submission
@@ -147,24 +165,28 @@ def evaluate(
         _check_metrics(file)
         make_folder(file.parent)  # before the work, not after it
     if submission is None:
-        scores = show_evaluation(evaluate_engine(model, dataset, recipe.inference, stats, target), quiet)
+        events = evaluate_engine(model, dataset, recipe.inference, stats, target, calibration=calibration)
+        evaluated = show_evaluation(events, quiet)
     else:
-        events = write_submission(submission, model, dataset, recipe.inference, stats, target)
-        found = show_submission(events, quiet)
+        found = show_submission(write_submission(submission, model, dataset, recipe.inference, stats, target), quiet)
         if found is None:
             _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
             return 0
-        scores = found
+        evaluated = found
 
     report = model.report(dataset.classes)
-    content = evaluation_json(scores, published, recipe.inference, weights_hash, report)
+    scores, tally = evaluated.scores, evaluated.tally
+    details = None if tally is None else details_of(tally)
+    content = evaluation_json(scores, published, recipe.inference, weights_hash, report, details)
     content["protocol"] = way
     if as_json:
         print_json(content)
     else:
-        print_scores(scores, comparison, way, report.lines if report else ())
+        print_scores(scores, comparison, way, report.lines if report else (), details)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(file, text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes JSON's own escape
+    if tally is not None:
+        write_tables(file.parent, tally, dataset.classes)
     if not as_json:
         print_path(file)
         if submission is not None:

@@ -21,7 +21,6 @@ from emaseg.words import duration, printable, rate, shown, size
 from .render import console, fitted, percent, print_note
 
 if TYPE_CHECKING:
-    from emaseg.metrics import Scores
     from emaseg.threads import Reading
 
 Result = TypeVar("Result")
@@ -157,8 +156,8 @@ def show_reading(events: Generator[Reading, None, Result], meter: Meter) -> Resu
         meter.update(event.what, event.done, event.total, _pace(event.images_per_second, event.seconds_left))
 
 
-def show_evaluation(events: Iterator[Evaluating | Evaluated], quiet: bool) -> Scores:
-    """Draw an evaluation to its end; returns its scores.
+def show_evaluation(events: Iterator[Evaluating | Evaluated], quiet: bool) -> Evaluated:
+    """Draw an evaluation to its end; returns its scores and counts.
 
     Raises:
         RuntimeError: the events ended without any.
@@ -166,21 +165,21 @@ def show_evaluation(events: Iterator[Evaluating | Evaluated], quiet: bool) -> Sc
     with Meter(quiet) as meter:
         for event in events:
             if isinstance(event, Evaluated):
-                return event.scores
+                return event
             meter.update("evaluate", event.done, event.total, _pace(event.images_per_second, event.seconds_left))
     raise RuntimeError("the evaluation ended without scores")
 
 
-def show_submission(events: Generator[Evaluating | Evaluated, None, None], quiet: bool) -> Scores | None:
+def show_submission(events: Generator[Evaluating | Evaluated, None, None], quiet: bool) -> Evaluated | None:
     """Draw the writing of a submission to its end; returns its scores, None where the labels are not published."""
-    scores = None
+    evaluated = None
     with Meter(quiet) as meter, contextlib.closing(events):  # closed at once, whatever happens: no half file stays
         for event in events:
             if isinstance(event, Evaluated):
-                scores = event.scores
+                evaluated = event
             else:
                 meter.update("label maps", event.done, event.total, _pace(event.images_per_second, event.seconds_left))
-    return scores
+    return evaluated
 
 
 def _start_line(start: TrainingStarted) -> str:

@@ -28,7 +28,7 @@ from emaseg.words import Lines, lines_of, printable, shown
 if TYPE_CHECKING:
     from emaseg.evaluate import Comparison
     from emaseg.events import Note
-    from emaseg.metrics import Scores
+    from emaseg.metrics import Details, Scores
 
 _ERROR, _TRY = "error: ", "  try: "
 _TYPED = re.compile(r"\b(emaseg|pip|python3?) |--set |https?://")  # what people copy from a message
@@ -40,7 +40,10 @@ _STATUS = {
     "absent": "not in this set",
     "never_predicted": "never predicted",
     "only_predicted": "predicted, but not in this set",
+    "never_right": "predicted, but never where it is",
 }
+_WIDE_SCORES = 100  # columns of a terminal that has room for every score of a class
+_EDGE = 1  # which of the radii near borders the table shows: 3 pixels
 
 
 # Threat: names of files, classes, servers and keys are a stranger's (emaseg/words.py). All that this program prints goes
@@ -241,17 +244,22 @@ def print_finding(level: Literal["error", "warning"], title: str, lines: Iterabl
 
 
 def print_scores(
-    scores: Scores, comparison: Comparison, protocol: str, remarks: Sequence[tuple[str, str]] = ()
+    scores: Scores,
+    comparison: Comparison,
+    protocol: str,
+    remarks: Sequence[tuple[str, str]] = (),
+    details: Details | None = None,
 ) -> None:
     """A line for each class, then the means, with the published mIoU beside the measured one or why there is none.
 
-    `remarks` are label and value pairs that the network adds about itself.
+    `remarks` are label and value pairs that the network adds about itself. Of `details` the table shows what fits.
     """
-    print_table(
-        ("class", "IoU", "accuracy", ""),
-        [(c.name, percent(c.iou), percent(c.accuracy), _STATUS[c.status]) for c in scores.per_class],
-        numbers=("IoU", "accuracy"),
-    )
+    headings = ["IoU", "accuracy", *_detail_headings(details)]
+    rows = []
+    for k, c in enumerate(scores.per_class):
+        values = {"IoU": c.iou, "accuracy": c.accuracy, **_detail_values(details, k)}
+        rows.append((c.name, *(percent(values[heading]) for heading in headings), _STATUS[c.status]))
+    print_table(("class", *headings, ""), rows, numbers=headings)
     print_line()
     beside = "" if comparison.miou is None else f"  (published {percent(comparison.miou)})"
     missing = [("published", comparison.reason)] if comparison.reason else []
@@ -259,6 +267,7 @@ def print_scores(
         [
             ("mIoU", percent(scores.miou) + beside),
             *missing,
+            *_detail_means(scores, details),
             ("pixel accuracy", percent(scores.pixel_accuracy)),
             ("mean accuracy", percent(scores.mean_accuracy)),
             ("images", str(scores.images)),
@@ -266,6 +275,50 @@ def print_scores(
             *remarks,
         ]
     )
+
+
+def _detail_headings(details: Details | None) -> list[str]:
+    if details is None:
+        return []
+    out = console(sys.stdout)
+    wide = not out.is_terminal or out.width >= _WIDE_SCORES
+    return ["precision", "Dice", f"edge IoU {details.boundary[_EDGE].pixels} px"] if wide else ["precision"]
+
+
+def _detail_values(details: Details | None, k: int) -> dict[str, float | None]:
+    if details is None:
+        return {}
+    own, edge = details.per_class[k], details.boundary[_EDGE]
+    return {"precision": own.precision, "Dice": own.dice, f"edge IoU {edge.pixels} px": edge.boundary_iou[k]}
+
+
+def _detail_means(scores: Scores, details: Details | None) -> list[tuple[str, str]]:
+    """Label and value pairs of the whole set."""
+    if details is None:
+        return []
+    rows = []
+    if (interval := details.interval) is not None:
+        span = f"{percent(interval.low)} to {percent(interval.high)}"
+        rows.append((f"  {100 * interval.level:g} % interval", f"{span}  (bootstrap over the images)"))
+    if details.miou_labelled != scores.miou:
+        rows.append(
+            ("  labelled classes", f"{percent(details.miou_labelled)}  (without classes that are not in this set)")
+        )
+    pixels = "/".join(str(row.pixels) for row in details.boundary)
+    rows += [
+        ("boundary IoU", f"{_percents(row.boundary_miou for row in details.boundary)}  (borders {pixels} px wide)"),
+        ("trimap mIoU", f"{_percents(row.trimap_miou for row in details.boundary)}  (within {pixels} px of a border)"),
+        ("weighted IoU", f"{percent(details.frequency_weighted_iou)}  (by the pixels of each class)"),
+        ("mean Dice", percent(details.mean_dice)),
+        ("mean precision", percent(details.mean_precision)),
+    ]
+    if details.calibration is not None:
+        rows.append(("calibration", f"{percent(details.calibration.error)}  (expected error of the confidence)"))
+    return rows
+
+
+def _percents(fractions: Iterable[float | None]) -> str:
+    return " / ".join(map(percent, fractions))
 
 
 def percent(fraction: float | None) -> str:

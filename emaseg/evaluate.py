@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from emaseg.data.sample import Dataset, Phase, published_label, read_pair
+from emaseg.data.sample import Dataset, Phase, UInt8, published_label, read_pair
 from emaseg.data.sets.published_counts import published_images
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
-from emaseg.inference import label_map
-from emaseg.metrics import Confusion, Scores
+from emaseg.inference import Float32, label_and_confidence, label_map
+from emaseg.metrics import Details, Scores, Tally
 from emaseg.models import Report
 from emaseg.recipe import Data, EMANetModel, Inference, PixelStats, Published, Recipe, load_recipe
 from emaseg.recipe.compare import differences
@@ -48,6 +48,8 @@ def evaluate(
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
+    *,
+    calibration: bool = False,
 ) -> Iterator[Evaluating | Evaluated]:
     """Predict every image and compare it with its labels, pixel by pixel at the image's own size.
 
@@ -56,9 +58,10 @@ def evaluate(
     Args:
         model: on `device`; it is put into eval mode and left there.
         stats: mean and standard deviation of the channels.
+        calibration: also count how sure the network is, which costs an exponential for each class and pixel.
 
     Yields:
-        Evaluating after each image, Evaluated at the end.
+        Evaluating after each image, Evaluated with its tally at the end.
 
     Raises:
         DataError: there are no images, or one cannot be read.
@@ -69,13 +72,27 @@ def evaluate(
     if dataset.withheld_by:
         published_label(dataset.open(0))
     model.eval()
-    confusion = Confusion.empty(len(dataset.classes))
+    tally = Tally.empty(len(dataset.classes), calibrated=calibration)
     began = time.perf_counter()
     for done, (image, label) in enumerate(read_ahead(partial(read_pair, dataset), range(total)), start=1):
-        confusion.add(label, label_map(model, image, inference, stats, device))
+        labels, confidence = _predicted(model, image, inference, stats, device, calibration)
+        tally.add(done - 1, dataset.name(done - 1), label, labels, confidence)
         rate = done / max(time.perf_counter() - began, 1e-9)
         yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
-    yield Evaluated(confusion.scores(dataset.classes, total))
+    yield Evaluated(tally.scores(dataset.classes), tally=tally)
+
+
+def _predicted(
+    model: nn.Module,
+    image: UInt8,
+    inference: Inference,
+    stats: PixelStats,
+    device: torch.device | str,
+    calibration: bool,
+) -> tuple[UInt8, Float32 | None]:
+    if calibration:
+        return label_and_confidence(model, image, inference, stats, device)
+    return label_map(model, image, inference, stats, device), None
 
 
 def evaluation_json(
@@ -84,10 +101,12 @@ def evaluation_json(
     inference: Inference,
     weights_sha256: str | None,
     report: Report | None = None,
+    details: Details | None = None,
 ) -> dict[str, Any]:
     """metrics.json: every fraction in 0..1, None where undefined.
 
     "published" is `Comparison.miou`. What the network tells about itself (`Network.report`) stands under its own name.
+    The keys of `details` come after those of the scores.
     """
     content = {
         "schema": JSON_SCHEMA,
@@ -96,12 +115,14 @@ def evaluation_json(
         "mean_accuracy": scores.mean_accuracy,
         "images": scores.images,
         "per_class": [
-            {"name": c.name, "iou": c.iou, "accuracy": c.accuracy, "status": c.status} for c in scores.per_class
+            {"name": c.name, "iou": c.iou, "accuracy": c.accuracy, "status": c.status}
+            | ({} if details is None else details.class_json(k))
+            for k, c in enumerate(scores.per_class)
         ],
         "published": published,
         "protocol": protocol(inference),
         "weights_sha256": weights_sha256,
-    }
+    } | ({} if details is None else details.json())
     return content if report is None else {**content, report.name: dict(report.content)}
 
 

@@ -6,12 +6,12 @@ Room: events; never imports torch. Times are seconds, shares are in 0..1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from emaseg.metrics import Scores
+    from emaseg.metrics import Scores, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,15 @@ class Evaluating:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An evaluation is complete. `step` is None outside training; `best` = highest mIoU of the run so far."""
+    """An evaluation is complete. `step` is None outside training; `best` = highest mIoU of the run so far.
+
+    tally: everything that was counted, for those who want more than the scores.
+    """
 
     scores: Scores
     step: int | None = None
     best: bool = False
+    tally: Tally | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

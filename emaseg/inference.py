@@ -26,6 +26,7 @@ from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.schema import Inference
 
 UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
 Size = tuple[int, int]
 
 # Scores of one band of rows: about a processor's cache, or enough to keep a GPU busy.
@@ -55,20 +56,53 @@ def label_map(
         DataError: the image is so small that nothing is left of it at one of the scales.
         ValueError: the model is in training mode.
     """
+    result: UInt8 = _labels(model, image, inference, stats, device, None).cpu().numpy()
+    return result
+
+
+@torch.inference_mode()
+def label_and_confidence(
+    model: nn.Module,
+    image: UInt8,
+    inference: Inference,
+    stats: PixelStats,
+    device: torch.device | str,
+) -> tuple[UInt8, Float32]:
+    """As `label_map`, and how sure the network is of each pixel: the probability of its class.
+
+    Where the protocol averages logits it is their softmax; where it averages probabilities, the mean itself. Costs one
+    exponential for each class and pixel.
+
+    Returns:
+        (H, W) uint8 train ids, and (H, W) float32 in 0..1.
+    """
+    certainty = torch.empty(image.shape[:2], dtype=torch.float32, device=device)
+    labels = _labels(model, image, inference, stats, device, certainty)
+    return labels.cpu().numpy(), certainty.cpu().numpy()
+
+
+def _labels(
+    model: nn.Module,
+    image: UInt8,
+    inference: Inference,
+    stats: PixelStats,
+    device: torch.device | str,
+    certainty: Tensor | None,
+) -> Tensor:
+    """The classes (H, W) uint8 of an image; `certainty` (H, W), where there is one, is filled with their probabilities."""
     views = (view.to(device) for view in _image_views(image, inference, stats))
     terms = _terms(model, views, inference)
     size = (image.shape[0], image.shape[1])
-    single = len(inference.scales) == 1 and not inference.flip
+    count = len(inference.scales) * (2 if inference.flip else 1)
+    finish = None if certainty is None else _Certainty(certainty, count, inference.average == "logits")
     on_grid = inference.mode == "whole" and not _over_input(inference)
-    if single or on_grid:
+    if count == 1 or on_grid:
         # Terms on the feature grid have 1/64 of the input's pixels (1/16 for HRNet): keeping all of them costs
         # less than one sum at final size, and each band is then finished while it lies in the cache.
-        labels = _arg_max(list(terms), size, inference, bool(model.align_corners))
-    else:
-        total = _sum(terms, size, inference, bool(model.align_corners))
-        labels = _arg_max([total], size, dataclasses.replace(inference, average="logits"), False)  # nothing left to do
-    result: UInt8 = labels.cpu().numpy()
-    return result
+        return _arg_max(list(terms), size, inference, bool(model.align_corners), finish)
+    total = _sum(terms, size, inference, bool(model.align_corners))
+    plain = dataclasses.replace(inference, average="logits")  # nothing is left to do for each term
+    return _arg_max([total], size, plain, False, finish)
 
 
 @torch.inference_mode()
@@ -222,7 +256,28 @@ def _sum(terms: Iterable[Tensor], size: Size, inference: Inference, align_corner
     return total
 
 
-def _arg_max(terms: Sequence[Tensor], size: Size, inference: Inference, align_corners: bool) -> Tensor:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Certainty:
+    """Where the probabilities of the chosen classes go: (H, W) float32, made from the sum of `count` terms.
+
+    logits: the terms are logits, and their mean's softmax is meant; else they are probabilities.
+    """
+
+    into: Tensor
+    count: int
+    logits: bool
+
+    def keep(self, rows: slice, total: Tensor, best: Tensor) -> None:
+        """Of a band of rows: total (K, rows, W), its largest values (rows, W)."""
+        if self.logits:  # best's softmax; the exponents are at most 0
+            self.into[rows] = ((total - best) / self.count).exp_().sum(0).reciprocal_()
+        else:
+            self.into[rows] = best / self.count
+
+
+def _arg_max(
+    terms: Sequence[Tensor], size: Size, inference: Inference, align_corners: bool, certainty: _Certainty | None = None
+) -> Tensor:
     """The class (H, W) uint8 with the highest sum over `terms`, each resized to (H, W), one band of rows at a time.
 
     A bilinear resize is separable, and an output row needs two input rows only: so a band of the resized map is
@@ -236,7 +291,10 @@ def _arg_max(terms: Sequence[Tensor], size: Size, inference: Inference, align_co
         stop = min(start + step, height)
         rows = (_rows(term, start, stop, height, align_corners) for term in terms)
         total = _sum(rows, (stop - start, width), inference, align_corners)
-        labels[start:stop] = total.max(0).indices  # several times faster than argmax on a CPU
+        best = total.max(0)  # several times faster than argmax on a CPU
+        labels[start:stop] = best.indices
+        if certainty is not None:
+            certainty.keep(slice(start, stop), total, best.values)
     return labels
 
 

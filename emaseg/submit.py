@@ -36,7 +36,7 @@ from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.files import atomic
 from emaseg.inference import label_map
-from emaseg.metrics import Confusion
+from emaseg.metrics import Tally
 from emaseg.recipe import Data, Inference, PixelStats
 from emaseg.threads import read_ahead
 from emaseg.visual import palette_png
@@ -125,18 +125,18 @@ def write_submission(
     total, layout = len(dataset), submission.layout
     items = sorted(zip(_files(dataset, layout), range(total), strict=True))
     model.eval()
-    confusion = Confusion.empty(len(dataset.classes))
+    tally = Tally.empty(len(dataset.classes))
     began = time.perf_counter()
     with atomic(submission.path) as file, ZipFile(file, "w", ZIP_STORED) as archive:  # PNGs are compressed already
         samples = read_ahead(functools.partial(read_pair, dataset), [index for _, index in items])
-        for done, ((name, _), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
+        for done, ((name, index), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
             labels = label_map(model, image, inference, stats, device)
             archive.writestr(_entry(name), _png(labels, layout, dataset.palette))
-            confusion.add(truth, labels)
+            tally.add(index, dataset.name(index), truth, labels)
             rate = done / max(time.perf_counter() - began, 1e-9)
             yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     if not dataset.withheld_by:
-        yield Evaluated(confusion.scores(dataset.classes, total))
+        yield Evaluated(tally.scores(dataset.classes), tally=tally)
 
 
 def _files(dataset: Dataset, layout: Layout) -> list[str]:

@@ -417,7 +417,7 @@ def _record(state: _TrainingState, event: Evaluated) -> Evaluated:
     state.lock.check()
     append_row(state.run.metrics, row, state.model.loss_names)
     append_log(state.run, f"step {step}: mIoU {100 * miou:.2f} on {scores.images} images")
-    return Evaluated(scores, step, better)
+    return Evaluated(scores, step, better, event.tally)
 
 
 def _snapshot(state: _TrainingState) -> Checkpoint:

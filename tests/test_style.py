@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("background", "distributed", "errors", "memory", "metrics", "signatures", "threads", "words"),
     ("archive", "device", "events", "files", "resources", "visual"),
-    ("metrics_file", "recipe", "run_lock"),
+    ("evaluation_files", "metrics_file", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder", "schedule"),
     ("data/files", "models"),
     ("data/pipeline", "data/sets", "exported", "weights"),

@@ -19,7 +19,18 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "train": (("recipe",), {"--out", "--resume", "--dry-run", "--init-from"} | COMMON),
     "eval": (
         ("reference",),
-        {"--weights", "--checkpoint", "--split", "--out", "--tta", "--check", "--submit", "--em-iterations"} | COMMON,
+        {
+            "--weights",
+            "--checkpoint",
+            "--split",
+            "--out",
+            "--tta",
+            "--calibration",
+            "--check",
+            "--submit",
+            "--em-iterations",
+        }
+        | COMMON,
     ),
     "predict": (("images",), {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations"} | COMMON),
     "export": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -154,10 +155,16 @@ def test_eval_prints_one_object_and_keeps_it_in_the_run(run: Path, capsys: pytes
     assert set(content) == {
         *("schema", "miou", "pixel_accuracy", "mean_accuracy", "images", "per_class"),
         *("published", "protocol", "weights_sha256"),
+        *("miou_labelled", "miou_interval", "frequency_weighted_iou", "mean_dice", "mean_precision"),
+        *("boundary", "calibration"),
     }
     assert content["images"] == 4
-    saved = sorted((run / "eval").glob("*/metrics.json"))
-    assert content in [json.loads(path.read_text()) for path in saved]
+    saved = {path.parent: json.loads(path.read_text()) for path in (run / "eval").glob("*/metrics.json")}
+    folder = next(folder for folder, other in saved.items() if other == content)
+    images = list(csv.DictReader((folder / "images.csv").read_text().splitlines()))
+    assert [row["image"] for row in images] == [f"shapes/eval/{index:05d}" for index in range(4)]
+    counts = list(csv.reader((folder / "confusion.csv").read_text().splitlines()))
+    assert sum(int(cell) for row in counts[1:] for cell in row[1:]) == sum(int(row["pixels"]) for row in images)
 
 
 def test_eval_shows_every_class_and_the_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

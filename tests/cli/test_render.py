@@ -210,3 +210,25 @@ def test_first_signal_asks_second_signal_leaves(signum: int, code: int) -> None:
             os.kill(os.getpid(), signum)
         assert leaving.value.code == code
     assert signal.getsignal(signum) is before
+
+
+def test_details_fit_the_terminal_and_both_conventions_show_where_they_differ(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A pipe gets every column; the mean without classes that are not in the set is shown only when it is another."""
+    import numpy as np
+
+    from emaseg.metrics import Tally, details_of
+
+    tally = Tally.empty(2)
+    for index in range(2):
+        tally.add(index, "x", np.array([[0, 0, 0]], np.uint8), np.array([[0, 0, index]], np.uint8))
+    scores = tally.scores(("a", "b"))
+    render.print_scores(scores, Comparison(None), "whole", details=details_of(tally))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["class", "IoU", "accuracy", "precision", "Dice", "edge", "IoU", "3", "px"]
+    assert lines[2].split() == ["a", "83.33", "83.33", "100.00", "90.91", "83.33"]
+    shown = {line[:18].strip(): line[18:].strip() for line in lines[5:]}
+    assert shown["mIoU"] == "41.67"
+    assert shown["labelled classes"].startswith("83.33")
+    assert shown["95 % interval"].startswith("33.33 to 100.00")

@@ -24,7 +24,7 @@ Int64 = npt.NDArray[np.int64]
 _VALUES = 256  # of an 8-bit label map
 _MOST_CLASSES = 255  # the value 255 means ignore
 
-Status = Literal["ok", "absent", "never_predicted", "only_predicted"]
+Status = Literal["ok", "absent", "never_predicted", "only_predicted", "never_right"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ClassScore:
     """One class. Fractions in 0..1; None where 0 would have to be divided by 0.
 
     status: "absent" = neither labelled nor predicted, "never_predicted" = labelled only,
-    "only_predicted" = never labelled, "ok" = both.
+    "only_predicted" = never labelled, "never_right" = both, but nowhere at the same pixel, "ok" = right somewhere.
     """
 
     name: str
@@ -73,8 +73,11 @@ class Confusion:
             raise ValueError(f"{num_classes} classes; a confusion matrix holds 1 to {_MOST_CLASSES}")
         return cls(np.zeros((num_classes, num_classes), dtype=np.int64))
 
-    def add(self, label: UInt8, prediction: UInt8) -> None:
+    def add(self, label: UInt8, prediction: UInt8) -> Int64:
         """Count one image. Both maps (H, W) uint8; labels of K and above are ignored.
+
+        Returns:
+            This image's own counts, (K, K).
 
         Raises:
             ValueError: the sizes differ, a map is not uint8, or a counted pixel is predicted as K or above.
@@ -93,7 +96,9 @@ class Confusion:
         k = len(self.counts)
         if table[:k, k:].any():
             raise ValueError(f"a prediction holds class {prediction.max()}, but there are only {k} classes")
-        self.counts += table[:k, :k]
+        own: Int64 = table[:k, :k]
+        self.counts += own
+        return own
 
     def scores(self, classes: Sequence[str], images: int) -> Scores:
         """The scores of everything counted so far. classes: K names; images: how many were added.
@@ -108,9 +113,9 @@ class Confusion:
         predicted = self.counts.sum(axis=0).tolist()
         per_class = tuple(map(_class_score, classes, correct, labelled, predicted))
         return Scores(
-            miou=_mean([c.iou for c in per_class]),
-            pixel_accuracy=_ratio(sum(correct), sum(labelled)),
-            mean_accuracy=_mean([c.accuracy for c in per_class]),
+            miou=mean([c.iou for c in per_class]),
+            pixel_accuracy=ratio(sum(correct), sum(labelled)),
+            mean_accuracy=mean([c.accuracy for c in per_class]),
             images=images,
             per_class=per_class,
         )
@@ -123,13 +128,17 @@ def _class_score(name: str, correct: int, labelled: int, predicted: int) -> Clas
         status = "only_predicted" if predicted else "absent"
     elif not predicted:
         status = "never_predicted"
-    return ClassScore(name, _ratio(correct, labelled + predicted - correct), _ratio(correct, labelled), status)
+    elif not correct:
+        status = "never_right"
+    return ClassScore(name, ratio(correct, labelled + predicted - correct), ratio(correct, labelled), status)
 
 
-def _ratio(count: int, total: int) -> float | None:
+def ratio(count: int, total: int) -> float | None:
+    """None for 0 / 0."""
     return count / total if total else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are known; None without any."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
