@@ -26,6 +26,7 @@ from emaseg.errors import SystemFault, UserError, nearest
 from emaseg.files import fault as file_fault
 
 from .check_data import check_data
+from .convert import convert
 from .download_weights import download_weights
 from .eval import evaluate
 from .export import export
@@ -76,6 +77,7 @@ app.command("download-weights", short_help="Download released weights.")(downloa
 app.command("recipes", short_help="List the shipped recipes.")(recipes)
 app.command("check-data", short_help="Find everything that is wrong with a data set.")(check_data)
 app.command("init", short_help="Write a recipe for a folder of images and masks.")(init)
+app.command("convert", short_help="Make masks from what annotation tools export.")(convert)
 
 
 def _version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ Room: starter.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -21,17 +22,18 @@ from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, count_endings, stem_of, walk
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
+from emaseg.files import read_bytes
 from emaseg.recipe import toml_value
 from emaseg.starter.several import (
+    SeveralMasks,
     check_exports,
     class_folders,
     endings,
     jpeg_masks,
     other_annotations,
     rival_endings,
-    several_masks,
 )
-from emaseg.words import Lines, quoted
+from emaseg.words import Lines, quoted, quoted_path
 
 IMAGE_NAMES = (
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "frames", "inputs", "input", "data", "x",
@@ -44,6 +46,7 @@ TRAIN_NAMES = ("train", "training", "trn")
 EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets/Segmentation", "ImageSets")
 
+_REPORT_BYTES = 256 << 20  # of what a conversion says of itself
 HOLDOUT = 5  # without a split every fifth image is for evaluation
 _MASK_PREFIX = re.compile(r"(mask|label|seg|gt|annot|target)", re.IGNORECASE)
 _SUFFIX = re.compile(r"[^A-Za-z0-9]?.*[A-Za-z].*")  # of a mask beside its image: 1 and 10 are two images
@@ -93,6 +96,7 @@ def find_layout(folder: Path) -> Layout:
     """
     root = folder.resolve()
     _check_not_published(root)
+    _check_converted(root)
     looked = [root, *_only_child(root)]
     for top in looked:
         for found in _arrangements(top):
@@ -104,6 +108,38 @@ def find_layout(folder: Path) -> Layout:
             else:
                 return _layout(top, train, splits, found.words)
     raise _not_recognised(root)
+
+
+def find_several(folder: Path) -> dict[str, SeveralMasks]:
+    """Where images have several masks each, by the split ("" = there are no splits); {} = nowhere."""
+    root = folder.resolve()
+    for top in (root, *_only_child(root)):
+        for found in _arrangements(top):
+            several = {split: error for split, place in found.splits.items() if (error := _several(top, place))}
+            if several or any(_usable(top, place) for place in found.splits.values()):
+                return several
+    return {}
+
+
+def _several(top: Path, place: Place) -> SeveralMasks | None:
+    try:
+        naming = _naming(top, place)
+        if naming is None:
+            _check_place(top, place)
+        else:
+            _other_masks(top, place, naming)
+    except SeveralMasks as error:
+        return error
+    except DataError:
+        return None
+    return None
+
+
+def _usable(top: Path, place: Place) -> bool:
+    try:
+        return _naming(top, place) is not None
+    except DataError:
+        return False
 
 
 def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
@@ -278,7 +314,7 @@ def _suffix(root: Path, place: Place) -> str | None:
     if 2 * count < total or (one_folder and not _SUFFIX.fullmatch(suffix)):
         return None
     if len(several) > 1:
-        raise several_masks(root / place.masks, several, "the endings of their names")
+        raise SeveralMasks(root, root / place.images, root / place.masks, several, "ending")
     return suffix
 
 
@@ -297,7 +333,7 @@ def _check_place(root: Path, place: Place) -> None:
     images, masks = _stems(root, place)
     if not images:
         return
-    check_exports(root / place.masks, _files(root / place.masks))
+    check_exports(root, root / place.masks, _files(root / place.masks))
     if place.images == place.masks or not masks:
         files = _files(root / place.masks)
         error = jpeg_masks(root / place.masks, _files(root / place.images), files, beside=place.images == place.masks)
@@ -306,7 +342,7 @@ def _check_place(root: Path, place: Place) -> None:
         return
     folders = class_folders(images, masks)
     if len(folders) > 1:
-        raise several_masks(root / place.masks, folders, "the folders they are in")
+        raise SeveralMasks(root, root / place.images, root / place.masks, folders, "folder")
     if folders:
         raise DataError(
             f"{root / place.masks}: the masks are in its folder {folders[0]}, the images not in one of that name",
@@ -315,7 +351,7 @@ def _check_place(root: Path, place: Place) -> None:
     beginnings = endings((name[::-1] for name in images), (name[::-1] for name in masks))
     kinds = [kind[::-1] for kind in rival_endings(beginnings, len(images)) if "/" not in kind]
     if len(kinds) > 1:
-        raise several_masks(root / place.masks, sorted(kinds), "what their names begin with")
+        raise SeveralMasks(root, root / place.images, root / place.masks, sorted(kinds), "beginning")
 
 
 def _other_masks(root: Path, place: Place, naming: Naming) -> list[str]:
@@ -337,7 +373,8 @@ def _other_masks(root: Path, place: Place, naming: Naming) -> list[str]:
             others.append(path.as_posix())
     known = any(part.lower() in MASK_NAMES for part in masks.parts) or masks.name.lower().startswith(TRAIN_NAMES)
     if others and not known:
-        raise several_masks(root, sorted([masks.as_posix(), *others]), "the folders they are in")
+        kinds = sorted(Path(name).name for name in (masks.as_posix(), *others))
+        raise SeveralMasks(root, root / images, root / masks.parent, kinds, "folder")
     return [f"{first_few(others)} holds masks of the same images, too; {masks} is the one used."] if others else []
 
 
@@ -394,6 +431,20 @@ def _check_not_published(root: Path) -> None:
                 f"{root}: this looks like {title}, which has a reader of its own",
                 f"use a recipe of it: emaseg train {recipe} --set {quoted(f'data.root={toml_value(str(root))}')}",
             )
+
+
+def _check_converted(root: Path) -> None:
+    """Stop at what `emaseg convert` left when it was interrupted: masks are missing."""
+    try:
+        said = json.loads(read_bytes(root / "convert.json", _REPORT_BYTES))
+        unfinished = said["done"] is False and isinstance(said["source"], str)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return
+    if unfinished:
+        raise DataError(
+            f"{root}: its conversion did not come to the end, so masks are missing",
+            f"run it again, it goes on: emaseg convert {quoted_path(said['source'])} --out {quoted_path(root)}",
+        )
 
 
 def _not_recognised(root: Path) -> DataError:

@@ -1,34 +1,52 @@
 """Arrangements that cannot be trained on as they are, told as what they are: several masks for one image, JPEG masks,
-outlines in JSON files.
+outlines of annotation tools.
 
 Room: starter.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from emaseg.data.sets.folder import MASK_EXTENSIONS, stem_of
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import read_bytes
+from emaseg.words import quoted_path
 
 __all__ = [
+    "How",
+    "SeveralMasks",
     "check_exports",
     "class_folders",
     "endings",
     "jpeg_masks",
     "other_annotations",
     "rival_endings",
-    "several_masks",
 ]
 
-_JSON_BYTES = 64 << 20  # of a file that is looked into
-_JSON_FILES = 20
+How = Literal["ending", "beginning", "folder"]  # what tells the kinds of masks apart
+_HOW: dict[How, str] = {
+    "ending": "the endings of their names",
+    "beginning": "what their names begin with",
+    "folder": "the folders they are in",
+}
+
+_LARGEST = 512 << 20  # bytes of a file that is looked into
+_LOOKED = 20
+# The keys by which the files of annotation tools are known.
+_TOOLS = (
+    ("labelme", (b'"shapes"', b'"imagePath"')),
+    ("COCO", (b'"images"', b'"annotations"', b'"categories"')),
+    ("VIA", (b'"shape_attributes"', b'"filename"')),
+    ("Label Studio", (b'"annotations"', b'"data"', b'"result"')),
+    ("Supervisely", (b'"objects"', b'"size"', b'"classTitle"')),
+    ("CVAT", (b"<annotations", b"<image ")),
+)
 _BRUSH = re.compile(r"(?:.*/)?task-\d+-annotation-\d+-by-.*-tag-(.+?)-\d+\.\w+")  # Label Studio's brush export
 _MASK_WORD = re.compile(r"[^A-Za-z0-9]*(masks?|labels?|segs?|segmentations?|gt|annot\w*|class)", re.IGNORECASE)
 
@@ -56,20 +74,29 @@ def class_folders(images: Iterable[str], masks: Iterable[str]) -> list[str]:
     return sorted(folder for folder, count in counts.items() if 2 * count >= len(known))
 
 
-def several_masks(where: Path, kinds: Sequence[str], how: str) -> DataError:
-    """Of masks of which each image has several. kinds: their endings or folders, as `how` says."""
-    names = [re.sub(r"^[\W_]+|[\W_]+$", "", kind) or kind for kind in kinds]
-    numbered = ", ".join(f"{place} {name}" for place, name in enumerate(names[:8], 1))
-    return DataError(
-        f"{where}: each image has {len(kinds)} masks, told apart by {how}: {first_few(kinds, 8)}; a recipe reads one mask "
-        "for each image, and none of these is left out without a word",
-        f"if each is a class, combine the masks of an image into one PNG that holds class numbers (0 background, "
-        f"{numbered}; where they overlap, the one on top); if they are the same labels drawn in several ways, leave the "
-        "masks with class numbers there and move the others away",
-    )
+class SeveralMasks(DataError):
+    """Of masks of which each image has several, which `emaseg convert` makes into one.
+
+    images, masks: the folders. kinds: the endings or beginnings of the masks' names, or their folders, as `how` says.
+    """
+
+    def __init__(self, root: Path, images: Path, masks: Path, kinds: Sequence[str], how: How) -> None:
+        names = [re.sub(r"^[\W_]+|[\W_]+$", "", kind) or kind for kind in kinds]
+        numbered = ", ".join(f"{place} {name}" for place, name in enumerate(names[:8], 1))
+        super().__init__(
+            f"{masks}: each image has {len(kinds)} masks, told apart by {_HOW[how]}: {first_few(kinds, 8)}; a recipe reads "
+            "one mask for each image, and none of these is left out without a word",
+            f"if each is a class, let `{_command(root)}` combine the masks of an image into one of class numbers (0 background, "
+            f"{numbered}; where they overlap, the later on top); if they are the same labels drawn in several ways, leave "
+            "the masks with class numbers there and move the others away",
+        )
+        self.root, self.images, self.masks, self.kinds, self.how = root, images, masks, tuple(kinds), how
+
+    def __reduce__(self) -> tuple[type[SeveralMasks], tuple[Path, Path, Path, tuple[str, ...], How]]:  # type: ignore[override]
+        return type(self), (self.root, self.images, self.masks, self.kinds, self.how)
 
 
-def check_exports(where: Path, masks: Iterable[str]) -> None:
+def check_exports(root: Path, where: Path, masks: Iterable[str]) -> None:
     """Stop at masks that an annotation tool named after its tasks instead of the images.
 
     Raises:
@@ -81,9 +108,13 @@ def check_exports(where: Path, masks: Iterable[str]) -> None:
         raise DataError(
             f"{where}: {len(found):,} masks are Label Studio's brush exports ({Path(found[0][0]).name}): each holds one tag "
             f"of one task ({first_few(tags, 8)}), and their names do not say which image they belong to",
-            "combine the masks of a task into one PNG of class numbers (0 background, 1 the first tag, ...) and name it "
-            "after the image; the JSON export says which image a task is of",
+            "put the project's JSON export, which says which image a task is of, into the folder, and let "
+            f"`{_command(root)}` make one mask of class numbers for each image",
         )
+
+
+def _command(root: Path) -> str:
+    return f"emaseg convert {quoted_path(root)} --out {quoted_path(f'{root}_labels')}"
 
 
 def jpeg_masks(where: Path, images: Iterable[str], files: Iterable[str], *, beside: bool) -> DataError | None:
@@ -114,25 +145,13 @@ def jpeg_masks(where: Path, images: Iterable[str], files: Iterable[str], *, besi
 
 
 def other_annotations(root: Path, files: Sequence[str]) -> str:
-    """What JSON files below `root` hold instead of masks, with the way to masks, for a message; "" = nothing known."""
-    for name in [name for name in files if name.lower().endswith(".json")][:_JSON_FILES]:
-        content = _json(root / name)
-        if {"images", "annotations", "categories"} <= content.keys():
-            return (
-                f"{name} holds outlines in COCO's form, not masks: draw them into one PNG of class numbers for each image "
-                "first (pycocotools: COCO.annToMask), named as the image"
-            )
-        if {"shapes", "imagePath"} <= content.keys():
-            return (
-                f"{name} and its like hold outlines in labelme's form, not masks: convert them with labelme2voc.py, which "
-                "comes with labelme, and take its SegmentationClass folder as the masks"
-            )
+    """What files below `root` hold instead of masks, with the way to masks, for a message; "" = nothing known."""
+    for name in [name for name in files if name.lower().endswith((".json", ".xml"))][:_LOOKED]:
+        try:
+            content = read_bytes(root / name, _LARGEST)
+        except (OSError, MemoryError):
+            continue
+        for tool, words in _TOOLS:
+            if all(word in content for word in words):
+                return f"{name} holds outlines in {tool}'s form, not masks: `{_command(root)}` draws them into masks"
     return ""
-
-
-def _json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(read_bytes(path, _JSON_BYTES))
-    except (OSError, ValueError, RecursionError, MemoryError):
-        return {}
-    return content if isinstance(content, dict) else {}

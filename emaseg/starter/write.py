@@ -80,11 +80,11 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
         what = "a file" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}", "name the folder that holds the images and the masks")
     layout = find_layout(folder)
-    train, evaluation = _files(layout)
+    train, evaluation = paired_files(layout)
     masks = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
     held = yield from read_masks(masks)
     known = _camvid(layout, held)
-    names, remarks = (None, ()) if known else find_names(layout.root, _name_folders(layout), coloured=held.colours)
+    names, remarks = (None, ()) if known else find_names(layout.root, name_folders(layout), coloured=held.colours)
     if held.equal and not (names and names.coloured):
         held = held.as_numbers()
     classes = known or classes_of(held, names)
@@ -110,7 +110,7 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     return Started(checked, text, (first, *layout.notes, summary, *classes.reasons, *doubts))
 
 
-def _name_folders(layout: Layout) -> tuple[Path, ...]:
+def name_folders(layout: Layout) -> tuple[Path, ...]:
     """Where a file of class names may lie besides the root: in the folders of images and masks, and above them."""
     places = (layout.train.images, layout.train.masks, layout.eval.images, layout.eval.masks)
     folders = [folder for place in places for folder in (Path(place), *Path(place).parents)]
@@ -125,7 +125,7 @@ def _doubts(train: PairedFiles, evaluation: PairedFiles) -> list[str]:
     return [f"warning: {doubt.message}; {doubt.hint}" for doubt in found]
 
 
-def _files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:
+def paired_files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:
     """The data of both phases, as the recipe will read them; the masks are not opened.
 
     Raises:

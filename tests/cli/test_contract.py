@@ -46,6 +46,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "recipes": ((), {"--model", "--dataset", "--backbone", "--json", "--verbose", "-v"}),
     "check-data": (("recipe",), {"--set", "--sample", "--json", "--quiet", "-q", "--verbose", "-v"}),
     "init": (("folder",), {"--out", "--name", "--device", "--quiet", "-q", "--verbose", "-v"}),
+    "convert": (
+        ("folder",),
+        {"--out", "--format", "--overlap", "--unlabelled", "--empty"} | {"--json", "--quiet", "-q", "--verbose", "-v"},
+    ),
 }
 
 REPEATABLE = {

@@ -35,7 +35,7 @@ def test_several_masks_of_an_image_are_recognised(masks: tuple[str, str], kinds:
     """Protects from a data set without road: no mask is dropped without a word, whatever tells the masks apart."""
     for mask in masks:
         made(tmp_path, grey(0, 255), mask=mask)
-    error = refused(tmp_path, "each image has 2 masks", kinds, "combine the masks", "1 car, 2 road")
+    error = refused(tmp_path, "each image has 2 masks", kinds, "emaseg convert", "combine the masks", "1 car, 2 road")
     assert "mask_suffix" not in error.hint
 
 

@@ -48,6 +48,18 @@ class Stored:
         low = self.values & 255
         return self.coloured and bool((self.values == low * 0x010101).all())
 
+    def by_colour(self) -> npt.NDArray[np.uint32]:
+        """(H, W) colours 0xRRGGBB, of a palette mask those of its palette; of a grey one three equal channels.
+
+        An index beyond the palette has no colour and becomes black.
+        """
+        if self.coloured:
+            return self.values.astype(np.uint32, copy=False)
+        table = np.zeros(MASK_VALUES, np.uint32)
+        colours = self.palette or tuple((value, value, value) for value in range(256))
+        table[: len(colours)] = [packed(colour) for colour in colours]
+        return np.asarray(table[self.values])
+
 
 def stored_values(source: Path | bytes, path: Path) -> Stored:
     """What a mask picture stores. path: what messages call it.

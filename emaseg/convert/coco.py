@@ -1,0 +1,200 @@
+"""COCO JSON: images, categories and annotations in one file; polygons, run lengths, and panoptic PNGs.
+
+Room: convert. Roboflow's _annotations.coco.json in each split is this, too.
+
+Objects lie in the order of the file, crowds like the others. Of several files that describe one image the first counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from emaseg.convert.export import Codes, ColumnRuns, Export, Item, Label, Left, Object, Objects, Outline, Shape
+from emaseg.convert.numbers import Malformed, size_of, text_of, whole
+from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, split_of_file, state_of
+from emaseg.data.files.mask_values import Colour
+from emaseg.data.sets.pairs import first_few
+from emaseg.errors import DataError
+from emaseg.threads import Reading, read_all
+from emaseg.words import excerpt
+
+__all__ = ["files", "read"]
+
+_Table = Mapping[str, Any]
+
+
+def files(source: Source) -> list[str]:
+    """The JSON files in this format; of one folder those with outlines, or else those of panoptic PNGs."""
+    outlines = json_files(source, b"images", b"annotations", b"categories", b"segmentation", none_of=[b"segments_info"])
+    return outlines or json_files(source, b"images", b"annotations", b"categories", b"segments_info")
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was read so far, of all files."""
+
+    labels: dict[str, Label] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)  # image -> the file that describes it
+
+
+def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
+    """All of them; labels in the order of their ids.
+
+    Raises:
+        DataError: a file is no COCO JSON, or two files give one id to different categories.
+    """
+    found = _Found()
+    others = json_files(source, b"images", b"annotations", b"categories", b"segments_info")
+    if passed := [name for name in others if name not in names]:
+        found.notes.append(
+            f"Not read: {first_few(passed)}, panoptic PNGs beside outlines; name the file to convert it."
+        )
+    contents = yield from read_all("annotations", lambda name: read_json(source.root / name), names)
+    for name, content in zip(names, contents, strict=True):
+        _read_file(source, name, content, len(names) > 1, found)
+    labels = [found.labels[key] for key in sorted(found.labels, key=int)]
+    return Export(tuple(labels), tuple(found.items), tuple(found.left), tuple(found.notes))
+
+
+def _read_file(source: Source, name: str, content: Any, several: bool, found: _Found) -> None:
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        raise DataError(f"{source.root / name}: no COCO JSON: {', '.join(keys)} should be lists", "export it again")
+    try:
+        labels, note = _labels(content["categories"], content["annotations"])
+    except ValueError as error:
+        raise DataError(f"{source.root / name}: {error}", "export it again") from error
+    found.notes += [f"{name}: {note}"] if note else []
+    for label in labels:
+        other = found.labels.setdefault(label.key, label)
+        if other.name != label.name:
+            raise DataError(
+                f'{source.root / name}: category {label.key} is "{label.name}", and "{other.name}" in another file',
+                "convert the files one by one: name one of them instead of the folder",
+            )
+    notes: dict[Any, list[_Table]] = defaultdict(list)
+    for note_ in content["annotations"]:
+        if isinstance(note_, dict):
+            notes[_key(note_.get("image_id"))].append(note_)
+        else:
+            found.left.append(Left(name, f"an annotation that is no object: {excerpt(note_, 40)}"))
+    split = split_of_file(name) if several or split_of(name) else ""
+    state = state_of(source, name)
+    for image in content["images"]:
+        _read_image(source, name, image, notes.pop(_key(image.get("id")) if isinstance(image, dict) else None, []), split, state, found)  # fmt: skip
+    for key, lost in list(notes.items())[:20]:
+        found.left.append(
+            Left(name, f"{len(lost):,} annotations of image {excerpt(key, 40)}, which the file does not list")
+        )
+
+
+def _key(value: Any) -> Any:
+    """An id as something that can be looked up."""
+    return value if isinstance(value, int | str) else repr(value)[:80]
+
+
+def _read_image(
+    source: Source, name: str, image: Any, notes: Sequence[_Table], split: str, state: str, found: _Found
+) -> None:
+    said = image.get("file_name") if isinstance(image, dict) else None
+    try:
+        path = find_image(source, said, name)
+        if path in found.images:
+            other = found.images[path]
+            where = "twice" if other == name else f"in {other}, too, which is the one used"
+            raise Malformed(f"{name} describes it {where}")
+        size = size_of(image.get("height"), image.get("width"))
+    except ValueError as error:
+        found.left.append(Left(excerpt(said) if isinstance(said, str) else name, str(error)))
+        return
+    found.images[path] = name
+    read_ = partial(_panoptic, source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
+    found.items.append(Item(path, split or split_of(path), size, read_, state))
+
+
+# ------------------------------------------------------------------------------------------------------ categories
+def _labels(categories: Sequence[Any], annotations: Sequence[Any]) -> tuple[list[Label], str]:
+    """The labels, without one that is only the others' heading, as Roboflow writes; and a note on it."""
+    labels, parents = [], {}
+    for category in categories:
+        if not isinstance(category, dict):
+            raise Malformed("a category that is no object")
+        key = str(whole(category.get("id"), "a category's id"))
+        if key in parents:
+            raise Malformed(f"category {key} stands twice")
+        labels.append(Label(key, text_of(category.get("name"), f"the name of category {key}"), _colour(category)))
+        parents[key] = str(category.get("supercategory"))
+    used = Counter(str(note.get("category_id")) for note in annotations if isinstance(note, dict))
+    headings = [
+        one for one in labels if not used[one.key] and one.name in parents.values() and parents[one.key] == "none"
+    ]
+    if headings and len(headings) < len(labels):
+        note = f"{headings[0].name} has no annotation and is only the heading of other categories: no class."
+        return [label for label in labels if label not in headings], note
+    return labels, ""
+
+
+def _colour(category: _Table) -> Colour | None:
+    colour = category.get("color")
+    if isinstance(colour, list) and len(colour) == 3 and all(type(part) is int and 0 <= part < 256 for part in colour):
+        return colour[0], colour[1], colour[2]
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------- objects
+def _objects(notes: Sequence[_Table]) -> Objects:
+    objects, without = [], Counter[str]()
+    for number, note in enumerate(notes, 1):
+        label = str(note.get("category_id"))
+        shape = _shape(note.get("segmentation"), number)
+        if shape is None:
+            without["box without an outline"] += 1
+        else:
+            objects.append(Object(label, shape))
+    return Objects(objects, without)
+
+
+def _shape(segmentation: Any, number: int) -> Shape | None:
+    if segmentation is None or segmentation == [] or segmentation == {}:
+        return None
+    if isinstance(segmentation, dict):
+        return ColumnRuns(segmentation)
+    if not isinstance(segmentation, list):
+        raise Malformed(f"object {number}: a segmentation that is neither polygons nor run lengths")
+    flat = all(isinstance(value, int | float) for value in segmentation)  # one polygon without the list around it
+    return Outline([segmentation] if flat else segmentation)
+
+
+# -------------------------------------------------------------------------------------------------------- panoptic
+def _is_panoptic(notes: Sequence[_Table]) -> bool:
+    return any("segments_info" in note for note in notes)
+
+
+def _panoptic(source: Source, name: str, notes: Sequence[_Table]) -> Objects:
+    """A PNG whose colours are numbers of segments: red + 256 green + 65536 blue; 0 is no segment."""
+    if len(notes) != 1 or not isinstance(notes[0].get("segments_info"), list):
+        raise Malformed("several panoptic annotations of one image")
+    table = {0: ""}
+    for segment in notes[0]["segments_info"]:
+        if not isinstance(segment, dict):
+            raise Malformed("a segment that is no object")
+        code = whole(segment.get("id"), "a segment's id")
+        if not 0 < code < 1 << 24:
+            raise Malformed(f"a segment {code}, which no colour can be")
+        table[(code & 255) << 16 | (code & 0xFF00) | code >> 16] = str(segment.get("category_id"))
+    file = text_of(notes[0].get("file_name"), "the name of the panoptic PNG").replace("\\", "/")
+    last = PurePosixPath(file).name
+    places = [one for one in source.files if PurePosixPath(one).name == last and one != name]
+    if len(places) != 1 and (near := [one for one in places if one.endswith(".png") and "panoptic" in one]):
+        places = near
+    if len(places) != 1:
+        raise Malformed(f"{len(places) or 'no'} files are called {excerpt(last)}, the panoptic PNG")
+    return Objects([Object("", Codes(source.root / places[0], table))], {})

@@ -1,0 +1,115 @@
+"""Masks whose colours are the classes: RGB, or indexed with palettes that differ from file to file.
+
+Room: convert. CVAT's and other tools' mask exports with labelmap.txt or another file of names and colours.
+
+The masks are found as `emaseg init` finds them, and their colours named as there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from emaseg.convert.export import Codes, Export, Item, Label, Object, Objects
+from emaseg.convert.source import Source, split_of, state_of
+from emaseg.data.checks import spread
+from emaseg.data.files.images import image_header
+from emaseg.data.files.label_files import MAX_CLASSES
+from emaseg.data.files.mask_values import packed, stored_values
+from emaseg.data.sets.mixed_palettes import mixed_palettes
+from emaseg.errors import DataError
+from emaseg.starter.layout import Layout, find_layout
+from emaseg.starter.names import find_names
+from emaseg.starter.values import Held, classes_of, read_masks
+from emaseg.starter.write import name_folders, paired_files
+from emaseg.threads import Reading, read_all
+
+__all__ = ["files", "read"]
+
+_LOOKED = 24
+
+
+def files(source: Source) -> list[str]:
+    """The folder of such masks."""
+    if source.only:
+        return []
+    try:
+        layout = find_layout(source.root)
+        masks = _masks(layout)
+        some = [masks[place] for place in spread(len(masks), _LOOKED)]
+        stored = [(mask, stored_values(mask, mask)) for mask in some]
+    except DataError:
+        return []
+    coloured = any(one.coloured and not one.equal for _, one in stored)
+    mixed = mixed_palettes([(mask, one.palette, np.unique(one.values).tolist()) for mask, one in stored])
+    return [layout.train.masks] if coloured or (mixed is not None and mixed.swapped) else []
+
+
+def _masks(layout: Layout) -> list[Path]:
+    return sorted({mask for part in paired_files(layout) for _, mask in part.items})
+
+
+def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
+    """All images of both parts.
+
+    Raises:
+        DataError: the masks cannot be used; or as find_layout.
+    """
+    layout = find_layout(source.root)
+    train, evaluation = paired_files(layout)
+    masks = _masks(layout)
+    indexed = bool(image_header(masks[0]).palette)
+    held = (yield from _held(masks)) if indexed else (yield from read_masks(masks))
+    names, remarks = find_names(layout.root, name_folders(layout), coloured=True)
+    classes = classes_of(held, names)
+    labels = [Label(str(place), name, colour) for place, (name, colour) in enumerate(zip(classes.names, classes.palette, strict=True))]  # fmt: skip
+    table = {packed(colour): str(place) for place, colour in enumerate(classes.palette)}
+    table |= {packed(colour): "ignored" for colour in classes.ignore_colours}
+    labels += [Label("ignored", "__ignore__")] if classes.ignore_colours else []
+    pairs = {image: (mask, "") for image, mask in train.items}
+    if set(train.items) != set(evaluation.items) and not layout.holdout:
+        pairs = {image: (mask, "train") for image, mask in train.items}
+        pairs |= {image: (mask, "val") for image, mask in evaluation.items}
+    else:
+        pairs |= {image: (mask, "") for image, mask in evaluation.items}
+    items = [_item(source, image, mask, split, table) for image, (mask, split) in sorted(pairs.items())]
+    reasons = tuple(reason for reason in classes.reasons if "data." not in reason)
+    used = frozenset(_relative(source, mask) for mask in masks)
+    return Export(tuple(labels), tuple(items), notes=(*reasons, *remarks), complete=True, masks=used)
+
+
+def _item(source: Source, image: Path, mask: Path, split: str, table: Mapping[int, str]) -> Item:
+    name, mask_name = _relative(source, image), _relative(source, mask)
+    objects = Objects([Object("", Codes(mask, table, colours=True))], {})
+    return Item(name, split or split_of(name), None, partial(_same, objects), state_of(source, mask_name))
+
+
+def _relative(source: Source, path: Path) -> str:
+    """Below the root, which find_layout names without links."""
+    return path.relative_to(source.root.resolve()).as_posix()
+
+
+def _same(objects: Objects) -> Objects:
+    return objects
+
+
+def _held(masks: list[Path]) -> Generator[Reading, None, Held]:
+    """What indexed masks hold, by the colours of their own palettes."""
+    rows = yield from read_all("masks", _colours, masks)
+    pixels, files_ = Counter[int](), Counter[int]()
+    for row in rows:
+        pixels.update(row)
+        files_.update(row.keys())
+    if len(pixels) > MAX_CLASSES:
+        raise DataError(f"the masks hold {len(pixels):,} different colours: {masks[0]}", "export them as class numbers")
+    return Held(colours=True, pixels=pixels, masks=files_)
+
+
+def _colours(path: Path) -> dict[int, int]:
+    stored = stored_values(path, path)
+    values, counts = np.unique(stored.by_colour(), return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

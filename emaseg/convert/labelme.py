@@ -1,0 +1,121 @@
+"""labelme: one JSON file for each image, with the shapes in the order in which they were drawn.
+
+Room: convert. A polygon, rectangle, circle or mask has an area; a point or a line has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Generator
+from functools import partial
+from typing import Any
+
+from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Picture, Shape
+from emaseg.convert.numbers import Malformed, pair, pairs, size_of, text_of
+from emaseg.convert.shapes import ellipse, rectangle
+from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, state_of
+from emaseg.errors import DataError
+from emaseg.starter.names import Entry, find_names
+from emaseg.threads import Reading, read_all
+
+__all__ = ["files", "read"]
+
+
+def files(source: Source) -> list[str]:
+    """The JSON files in this format."""
+    return json_files(source, b"shapes", b"imagePath", each=True)
+
+
+def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
+    """All of them. Labels are in the order of labels.txt, where there is one, else in that of the alphabet.
+
+    Raises:
+        DataError: labels.txt cannot be read.
+    """
+    found = yield from read_all("annotations", partial(_one, source), names)
+    items = [one for one, _ in found if isinstance(one, Item)]
+    left = [one for one, _ in found if isinstance(one, Left)]
+    ordered, notes = in_order(source, sorted({label for _, labels in found for label in labels}))
+    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), notes)
+
+
+def _one(source: Source, name: str) -> tuple[Item | Left, set[str]]:
+    """The image of one file with its labels."""
+    try:
+        content = read_json(source.root / name)
+        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            return Left(name, "it holds no shapes of labelme", fault=False), set()
+        image = find_image(source, content.get("imagePath"), name)
+        size = size_of(content.get("imageHeight"), content.get("imageWidth"))
+        labels = {one.label for one in _objects(content).objects}
+    except ValueError as error:
+        return Left(name, str(error)), set()
+    except DataError as error:
+        return Left(name, error.message), set()
+    return Item(image, split_of(image), size, partial(_read, source, name), state_of(source, name)), labels
+
+
+def in_order(source: Source, labels: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Labels in the order of a file of class names beside the annotations, those that it lacks at the end; and notes.
+
+    Raises:
+        DataError: that file cannot be read.
+    """
+    known, _ = find_names(source.root, coloured=False)
+    if known is None:
+        return labels, ()
+    first = [entry.name for _, entry in sorted(known.by_value().items())]
+    if not set(first) & set(labels):
+        return labels, (f"{known.file} names none of the labels, and is not used.",)
+    extra = [label for label in labels if label not in first and not Entry(label).void]
+    void = [label for label in labels if label not in first and Entry(label).void]
+    notes = [f"The classes are in the order of {known.file}."]
+    notes += [f"Not in it: {', '.join(extra)}; they come last."] if extra else []
+    return [*first, *extra, *void], tuple(notes)
+
+
+def _read(source: Source, name: str) -> Objects:
+    return _objects(read_json(source.root / name))
+
+
+def _objects(content: dict[str, Any]) -> Objects:
+    objects, without = [], Counter[str]()
+    for number, shape in enumerate(content["shapes"], 1):
+        if not isinstance(shape, dict):
+            raise Malformed(f"object {number}: not a shape")
+        label = text_of(shape.get("label"), f"object {number}: a label")
+        kind = str(shape.get("shape_type") or "polygon")
+        try:
+            area = _shape(kind, shape)
+        except ValueError as error:
+            raise Malformed(f"object {number} ({label}): {error}") from None
+        if area is None:
+            without[kind] += 1
+        else:
+            objects.append(Object(label, area))
+    return Objects(objects, without)
+
+
+def _shape(kind: str, shape: dict[str, Any]) -> Shape | None:
+    """None for a kind without an area."""
+    points = pairs(shape.get("points"))
+    if kind == "polygon":
+        return Outline([[value for point in points for value in point]])
+    if kind == "rectangle":
+        if len(points) != 2:
+            return Outline([[value for point in points for value in point]])
+        (left, top), (right, bottom) = points
+        return Outline([rectangle(left, top, right, bottom)])
+    if kind == "circle":
+        if len(points) != 2:
+            raise Malformed("a circle without its two points")
+        (x, y), (u, v) = points
+        radius = math.hypot(u - x, v - y)
+        return Outline([ellipse(x, y, radius, radius)])
+    if kind == "mask":
+        if not points:
+            raise Malformed("a mask without its place")
+        x, y = pair(points[0])
+        return Picture(round(y), round(x), text_of(shape.get("mask"), "the picture of a mask"))
+    return None

@@ -1,0 +1,240 @@
+"""Label Studio: a JSON export of all tasks, or brush exports, one PNG for each label of a task.
+
+Room: convert. A polygon, brush, rectangle or ellipse that was drawn as a region of a class has an area.
+
+A brush export's name has the number of its task, not the image's name: the JSON or CSV export of the same project says
+which image a task is of.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Generator, Mapping
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from emaseg.convert.export import BrushRuns, Export, Item, Label, Left, MaskFile, Object, Objects, Outline, Shape
+from emaseg.convert.labelme import in_order
+from emaseg.convert.numbers import Malformed, number, pairs, size_of, text_of
+from emaseg.convert.shapes import ellipse, rectangle
+from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, state_of
+from emaseg.data.sets.pairs import first_few, read_text
+from emaseg.errors import DataError
+from emaseg.threads import Reading, read_all
+from emaseg.words import excerpt
+
+__all__ = ["brush_files", "files", "read", "read_brushes"]
+
+BRUSH = re.compile(r"(?:.*/)?task-(\d+)-annotation-(\d+)-by-.*-tag-(.+?)-\d+\.png", re.IGNORECASE)
+_PREFIX = re.compile(r"[0-9a-f]{8}-")  # in front of the name of an uploaded file
+
+
+def files(source: Source) -> list[str]:
+    """The JSON files in this format."""
+    return json_files(source, b"annotations", b"data", b"result", none_of=[b"images", b"shapes"])
+
+
+def brush_files(source: Source) -> list[str]:
+    """The brush exports, where there is no JSON export with what they show."""
+    return [] if files(source) else [name for name in source.files if BRUSH.fullmatch(name)]
+
+
+# ------------------------------------------------------------------------------------------------------ JSON export
+def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
+    """All tasks; of several annotations of a task the first that was not cancelled counts.
+
+    Raises:
+        DataError: a file is no such export.
+    """
+    items, left, found, images, notes = [], [], Counter[str](), set[str](), Counter[str]()
+    contents = yield from read_all("annotations", lambda name: read_json(source.root / name), names)
+    for name, content in zip(names, contents, strict=True):
+        state = state_of(source, name)
+        if not isinstance(content, list):
+            raise DataError(
+                f"{source.root / name}: no JSON export of Label Studio: its top is no list", "export it again"
+            )
+        for task in content:
+            said = _image_of(task)
+            try:
+                image = _find(source, said, name)
+                results, several = _results(task)
+                if results is None:
+                    left.append(Left(image, "its task has no annotation", fault=False))
+                    continue
+                objects = _objects(results)
+                if image in images:
+                    raise Malformed(f"{name} describes it a second time")
+            except ValueError as error:
+                left.append(Left(excerpt(said), str(error)))
+                continue
+            images.add(image)
+            notes["several"] += several
+            found.update(one.label for one in objects.objects)
+            items.append(Item(image, split_of(image), _size(results), partial(_objects, results), state))
+    ordered, remarks = in_order(source, sorted(found))
+    if notes["several"]:
+        remarks = (*remarks, f"{notes['several']:,} tasks have several annotations: the first of each is used.")
+    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
+
+
+def _image_of(task: Any) -> str:
+    """The image that a task names, its own name first."""
+    data = task.get("data") if isinstance(task, dict) else None
+    named = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
+    keys = (
+        [data[key] for key in ("image", "img", "url") if isinstance(data.get(key), str)]
+        if isinstance(data, dict)
+        else []
+    )
+    return next(iter([*keys, *named]), "")
+
+
+def _find(source: Source, said: str, near: str) -> str:
+    """Uploaded files have eight letters and a hyphen in front, files on a disk a path after `?d=`."""
+    said = said.partition("?d=")[2] or said
+    last = said.replace("\\", "/").rpartition("/")[2]
+    said = last if said.startswith(("/data/", "s3:", "gs:")) or "://" in said else said
+    try:
+        return find_image(source, said, near)
+    except ValueError:
+        if not _PREFIX.match(last):
+            raise
+        return find_image(source, _PREFIX.sub("", last, count=1), near)
+
+
+def _results(task: Mapping[str, Any]) -> tuple[list[Any] | None, bool]:
+    """The results of a task's annotation, None where it has none, and whether there are others."""
+    annotations = task.get("annotations", task.get("completions"))
+    if not isinstance(annotations, list):
+        raise Malformed("annotations that are no list")
+    good = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
+    results = good[0].get("result") if good else None
+    if results is not None and not isinstance(results, list):
+        raise Malformed("results that are no list")
+    return results, len(good) > 1
+
+
+def _size(results: list[Any]) -> tuple[int, int] | None:
+    for one in results:
+        if isinstance(one, dict) and "original_width" in one:
+            return size_of(one.get("original_height"), one.get("original_width"))
+    return None
+
+
+def _objects(results: list[Any]) -> Objects:
+    objects, without = [], Counter[str]()
+    for place, one in enumerate(results, 1):
+        if not isinstance(one, dict):
+            raise Malformed(f"object {place}: no object")
+        kind, value = str(one.get("type")), one.get("value")
+        if not kind.endswith("labels") or kind == "labels" or not isinstance(value, dict):
+            continue  # a choice, a text, a relation; or the shape of a `labels` region
+        try:
+            names = value.get(kind)
+            label = text_of(names[0] if isinstance(names, list) and names else None, "a label")
+            shape = _shape(kind, value, one)
+        except ValueError as error:
+            raise Malformed(f"object {place}: {error}") from None
+        if shape is None:
+            without[kind.removesuffix("labels")] += 1
+        else:
+            objects.append(Object(label, shape))
+    return Objects(objects, without)
+
+
+def _shape(kind: str, value: Mapping[str, Any], one: Mapping[str, Any]) -> Shape | None:
+    """Places are in percent of the image's size."""
+    if kind == "polygonlabels":
+        return Outline([[part / 100 for point in pairs(value.get("points")) for part in point]], shares=True)
+    if kind == "brushlabels":
+        if value.get("format") != "rle" or not isinstance(value.get("rle"), list):
+            raise Malformed("a brush drawing that is not packed as rle")
+        size = size_of(one.get("original_height"), one.get("original_width"))
+        if size is None:
+            raise Malformed("a brush drawing without the image's size")
+        return BrushRuns(*size, value["rle"])
+    if kind not in ("rectanglelabels", "ellipselabels"):
+        return None
+    size = size_of(one.get("original_height"), one.get("original_width"))
+    if size is None:
+        raise Malformed("a shape without the image's size")
+    x, y = number(value.get("x")) * size[1] / 100, number(value.get("y")) * size[0] / 100
+    turn = math.radians(number(value.get("rotation", 0)))
+    if kind == "ellipselabels":
+        across = number(value.get("radiusX")) * size[1] / 100
+        return Outline([ellipse(x, y, across, number(value.get("radiusY")) * size[0] / 100, turn)])
+    corners = rectangle(0, 0, number(value.get("width")) * size[1] / 100, number(value.get("height")) * size[0] / 100)
+    c, s = math.cos(turn), math.sin(turn)  # around the upper left corner
+    flat = [
+        part
+        for u, v in zip(corners[::2], corners[1::2], strict=True)
+        for part in (x + u * c - v * s, y + u * s + v * c)
+    ]
+    return Outline([flat])
+
+
+# ---------------------------------------------------------------------------------------------------- brush exports
+def read_brushes(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
+    """The PNGs of each task, with the image that a JSON or CSV export names for it.
+
+    Raises:
+        DataError: nothing says which image a task is of.
+    """
+    yield from ()
+    images = _tasks(source)
+    by_task: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for name in names:
+        if match := BRUSH.fullmatch(name):
+            by_task[int(match[1])].append((match[3], name))
+    if not images:
+        raise DataError(
+            f"{source.root}: {len(names):,} brush exports of Label Studio ({PurePosixPath(names[0]).name}), whose names say "
+            "the task and the label but not the image",
+            "put the JSON or CSV export of the same project into the folder, too: it says which image each task is of",
+        )
+    items, left = [], []
+    for task, masks in sorted(by_task.items()):
+        try:
+            if task not in images:
+                raise Malformed(f"task {task} is in no export, so its image is not known")
+            image = _find(source, images[task], "x")
+        except ValueError as error:
+            left.append(Left(f"task {task}: {first_few(name for _, name in masks)}", str(error)))
+            continue
+        objects = Objects([Object(tag, MaskFile(source.root / name)) for tag, name in masks], {})
+        state = " ".join(state_of(source, name) for _, name in masks)
+        items.append(Item(image, split_of(image), None, partial(_same, objects), state))
+    ordered, notes = in_order(source, sorted({tag for masks in by_task.values() for tag, _ in masks}))
+    labels = tuple(Label(tag, tag) for tag in ordered)
+    return Export(labels, tuple(items), tuple(left), notes, masks=frozenset(names))
+
+
+def _same(objects: Objects) -> Objects:
+    return objects
+
+
+def _tasks(source: Source) -> dict[int, str]:
+    """The image of each task, of the project's JSON and CSV exports."""
+    found: dict[int, str] = {}
+    for name in source.files:
+        if name.lower().endswith(".json"):
+            content = read_json(source.root / name)
+            rows = content if isinstance(content, list) else []
+        elif name.lower().endswith(".csv"):
+            try:
+                rows = list(csv.DictReader(io.StringIO(read_text(source.root / name))))
+            except csv.Error as error:
+                raise DataError(f"{source.root / name}: no CSV export ({excerpt(error)})", "export it again") from error
+        else:
+            continue
+        for row in rows:
+            said = _image_of(row) or (row.get("image") if isinstance(row, dict) else None)
+            if isinstance(row, dict) and said and re.fullmatch(r"\d{1,9}", str(row.get("id"))):
+                found[int(row["id"])] = str(said)
+    return found

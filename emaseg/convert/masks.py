@@ -1,0 +1,103 @@
+"""One binary mask for each class of an image: by the ends or beginnings of their names, or by the folders they are in.
+
+Room: convert.
+
+    images/a.jpg   masks/car/a.png masks/road/a.png, or masks/a_car.png masks/a_road.png, or car/a.png road/a.png
+
+Recognised as `emaseg init` recognises them. Masks lie in the order of their classes, so the later class covers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from functools import partial
+from pathlib import Path
+
+from emaseg.convert.export import Export, Item, Label, MaskFile, Object, Objects
+from emaseg.convert.labelme import in_order
+from emaseg.convert.source import Source, split_of, state_of
+from emaseg.data.sets.folder import MASK_EXTENSIONS, stem_of, walk
+from emaseg.starter.layout import find_several
+from emaseg.threads import Reading
+
+__all__ = ["files", "read"]
+
+
+def files(source: Source) -> list[str]:
+    """The folders of such masks."""
+    return sorted({str(found.masks) for found in find_several(source.root).values()}) if not source.only else []
+
+
+def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
+    """All images that have such a mask.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    yield from ()
+    places = find_several(source.root)
+    masks_of: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    splits, found_labels = dict[str, str](), set[str]()
+    for split, found in places.items():
+        names = [name for name in walk(found.images, None) if name.lower().endswith(tuple(_images(source)))]
+        stems = {stem_of(name): name for name in reversed(names)}
+        for kind in found.kinds:
+            label = class_of(kind)
+            for stem, mask in sorted(_masks(found.masks, found.how, kind, stems)):
+                image = _relative(source, found.images / stems[stem])
+                masks_of[image].append((label, mask))
+                splits[image] = split_of(f"{split}/x") or split_of(image)
+                found_labels.add(label)
+    ordered, notes = in_order(source, sorted(found_labels))
+    items = [
+        Item(image, splits[image], None, partial(_objects, masks, ordered), _state(source, masks))
+        for image, masks in sorted(masks_of.items())
+    ]
+    labels = tuple(Label(label, label) for label in ordered)
+    used = frozenset(_relative(source, mask) for masks in masks_of.values() for _, mask in masks)
+    return Export(labels, tuple(items), (), notes, masks=used)
+
+
+def class_of(kind: str) -> str:
+    """The class that an ending or folder names: _car, car_ and _car_2 are car."""
+    plain = re.sub(r"^[\W_]+|[\W_]+$", "", kind)
+    return re.sub(r"[\W_]+\d+$", "", plain) or plain or kind
+
+
+def _images(source: Source) -> set[str]:
+    return {Path(name).suffix.lower() for name in source.images.values()}
+
+
+def _masks(folder: Path, how: str, kind: str, stems: dict[str, str]) -> list[tuple[str, Path]]:
+    """(image stem, mask) of one kind."""
+    found = []
+    for name in walk(folder, None):
+        if not name.lower().endswith(MASK_EXTENSIONS):
+            continue
+        mask = stem_of(name)
+        if how == "folder":
+            stem = mask.removeprefix(f"{kind}/") if mask.startswith(f"{kind}/") else ""
+        elif how == "ending":
+            stem = mask.removesuffix(kind) if mask.endswith(kind) else ""
+        else:
+            stem = mask.removeprefix(kind) if mask.startswith(kind) else ""
+        if stem in stems:
+            found.append((stem, folder / name))
+    return found
+
+
+def _objects(masks: Sequence[tuple[str, Path]], order: Sequence[str]) -> Objects:
+    return Objects(
+        [Object(label, MaskFile(path)) for label, path in sorted(masks, key=lambda m: order.index(m[0]))], {}
+    )
+
+
+def _state(source: Source, masks: Sequence[tuple[str, Path]]) -> str:
+    return " ".join(state_of(source, _relative(source, mask)) for _, mask in masks)
+
+
+def _relative(source: Source, path: Path) -> str:
+    """Below the root, which find_several names without links."""
+    return path.relative_to(source.root.resolve()).as_posix()

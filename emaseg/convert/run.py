@@ -1,0 +1,196 @@
+"""A whole conversion: recognise, read, paint, write, and say what became of everything.
+
+Room: convert. Legend: K classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from emaseg.convert.classes import ClassList, class_list, write_names
+from emaseg.convert.export import Export, Item, Left
+from emaseg.convert.formats import Format, recognise
+from emaseg.convert.output import Done, Job, Place, check_out, convert_item, places, stale_files, write_report
+from emaseg.convert.painting import Overlap
+from emaseg.convert.source import Source, scan
+from emaseg.data.sample import IGNORE
+from emaseg.data.sets.folder import count_endings
+from emaseg.data.sets.pairs import first_few
+from emaseg.errors import DataError
+from emaseg.files import make_folder
+from emaseg.threads import Reading, read_all
+
+__all__ = ["ClassTotal", "Conversion", "Options", "convert", "report_json"]
+
+_RULES: dict[Overlap, str] = {
+    "later": "the object that was drawn later lies on top",
+    "earlier": "the object that was drawn first lies on top",
+    "smaller": "the smaller object lies on top",
+    "ignore": "such pixels are ignored (255)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """format: "" = the one that is recognised. overlap: which object lies on top. unlabelled: what pixels without an
+    object are. empty: what an image without objects is."""
+
+    format: str = ""
+    overlap: Overlap = "later"
+    unlabelled: Literal["background", "ignore"] = "background"
+    empty: Literal["background", "skip"] = "background"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTotal:
+    """What all masks hold of a class, or of 255."""
+
+    value: int
+    name: str
+    images: int
+    pixels: int
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was written and what not. format: in words. classes: K totals, then 255's if it occurs. notes: for people.
+    left: what is not converted. splits: images of each split, {"": n} without."""
+
+    folder: Path
+    out: Path
+    format: str
+    images: int
+    kept: int
+    classes: tuple[ClassTotal, ...]
+    left: tuple[Left, ...]
+    notes: tuple[str, ...]
+    splits: dict[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing had to be left out for being wrong."""
+        return not any(one.fault for one in self.left)
+
+
+def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, None, Conversion]:
+    """Write one label map for each annotated image of `folder` to `out`. A second call goes on where one ended.
+
+    Raises:
+        RecipeError: `out` is in use for something else, or there is nothing to convert.
+        DataError: no format is recognised, its files cannot be used, or no image could be converted.
+        SystemFault: the disk is full, or `out` cannot be written.
+    """
+    check_out(out, folder)
+    source = scan(folder)
+    kind, files = recognise(source, options.format)
+    export = yield from kind.read(source, files)
+    if not export.items:
+        raise _nothing(source, kind, export)
+    unlabelled = "ignore" if export.complete else options.unlabelled
+    job = Job(source.root, out, class_list(export.labels, unlabelled=unlabelled), options.overlap, options.empty)
+    targets, split_note = places(export.items)
+    about = {"source": str(folder.resolve()), "format": kind.words, "done": False}
+    make_folder(out)
+    write_report(out, about)
+    write_names(out, job.classes.names)
+
+    def work(pair: tuple[Item, Place]) -> Done | Left:
+        return convert_item(job, *pair)
+
+    results = yield from read_all("masks", work, list(zip(export.items, targets, strict=True)))
+    done = [one for one in results if isinstance(one, Done)]
+    gone = stale_files(out, done)
+    left = (*export.left, *(one for one in results if isinstance(one, Left)))
+    notes = (*export.notes, *([split_note] if split_note else []), *_notes(source, export, done, gone, options))
+    if not done:
+        raise _nothing(source, kind, Export((), (), tuple(left)))
+    splits = Counter(_split(one.place, targets) for one in done)
+    conversion = Conversion(
+        folder, out, f"{kind.words} ({first_few(files, 2)})", len(done), sum(one.kept for one in done),
+        _totals(job.classes, done), left, notes, dict(splits),
+    )  # fmt: skip
+    write_report(out, about | {"done": True} | report_json(conversion))
+    return conversion
+
+
+def _split(place: Place, targets: Sequence[Place]) -> str:
+    """The split of a place, by its folder; "" where the places have none."""
+    tops = {PurePosixPath(one.image).parts[1] for one in targets}
+    return PurePosixPath(place.image).parts[1] if tops <= {"train", "val", "test"} else ""
+
+
+def _nothing(source: Source, kind: Format, export: Export) -> DataError:
+    reasons = [f"{one.name}: {one.reason}" for one in export.left]
+    return DataError(
+        f"{source.root}: {kind.words}, but no image could be converted"
+        + (f": {first_few(reasons)}" if reasons else ""),
+        "put the images into the folder, under the names that the annotations give them",
+    )
+
+
+def _totals(classes: ClassList, done: Sequence[Done]) -> tuple[ClassTotal, ...]:
+    images, pixels, objects = Counter[int](), Counter[int](), Counter[int]()
+    for one in done:
+        images.update(one.pixels.keys())
+        pixels.update(one.pixels)
+        objects.update(one.objects)
+    rows = [*enumerate(classes.names), *([(IGNORE, "(ignored)")] if pixels[IGNORE] or objects[IGNORE] else [])]
+    return tuple(ClassTotal(value, name, images[value], pixels[value], objects[value]) for value, name in rows)
+
+
+def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[str], options: Options) -> list[str]:
+    """What people should know of the whole."""
+    notes = []
+    contested = sum(one.contested for one in done)
+    if contested:
+        count = sum(one.contested > 0 for one in done)
+        notes.append(
+            f"Objects of different classes overlap in {contested:,} pixels of {count:,} images: {_RULES[options.overlap]} "
+            "(--overlap)."
+        )
+    bare = sum(not one.objects for one in done)
+    if bare:
+        word = "class 0" if options.unlabelled == "background" else "ignored (255)"
+        notes.append(f"Nothing is drawn on {bare:,} images: their pixels are all {word}; --empty skip leaves them out.")
+    if empty := sum(one.empty for one in done):
+        notes.append(f"{empty:,} objects cover no pixel: they are thinner than one, or lie outside of their image.")
+    without = Counter[str]()
+    for one in done:
+        without.update(one.without_area)
+    if without:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in without.most_common())
+        notes.append(f"Not drawn, for they have no area: {kinds}.")
+    if gone:
+        notes.append(f"Removed, for their images or annotations are gone: {first_few(gone)}.")
+    known = {PurePosixPath(item.image).stem for item in export.items} | {
+        PurePosixPath(one.name).stem for one in export.left
+    }
+    others = (name for name in source.images.values() if name not in export.masks)
+    alone = [name for name in others if PurePosixPath(name).stem not in known]
+    if alone:
+        notes.append(f"{len(alone):,} images have no annotation and are left out: {first_few(alone)}.")
+    if unread := count_endings((name for name in source.files), texts=False):
+        notes.append(f"Files that are not read: {unread}.")
+    return notes
+
+
+def report_json(conversion: Conversion) -> dict[str, Any]:
+    """The report as plain values."""
+    return {
+        "out": str(conversion.out),
+        "format": conversion.format,
+        "images": conversion.images,
+        "kept": conversion.kept,
+        "splits": conversion.splits,
+        "classes": [
+            {"value": one.value, "name": one.name, "images": one.images, "pixels": one.pixels, "objects": one.objects}
+            for one in conversion.classes
+        ],
+        "left_out": [{"name": one.name, "reason": one.reason, "fault": one.fault} for one in conversion.left],
+        "notes": list(conversion.notes),
+    }

@@ -1,0 +1,226 @@
+"""The folder that is converted: its files, finding the image that an annotation means, and reading what tools write.
+
+Room: convert.
+
+Threat: annotations are a stranger's. A path in them may lead out of the folder, which is never followed; JSON may be
+endless or nested a million deep; XML may define entities that grow without end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from emaseg.convert.numbers import Malformed
+from emaseg.data.checks import spread
+from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.sets.folder import walk
+from emaseg.errors import DataError, SystemFault
+from emaseg.files import read_bytes
+from emaseg.words import excerpt
+
+__all__ = ["Source", "find_image", "json_files", "read_json", "read_xml", "scan", "split_of", "state_of"]
+
+MOST_BYTES = 1 << 30  # of one annotation file
+_DEPTH = 64  # of XML elements in each other
+_SNIFFED = 40  # JSON files that are looked into to recognise a format
+_SPLITS = {
+    "train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
+    "eval": "val", "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+_AGAIN = "export it again, or remove it"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A folder with its files, as sorted relative POSIX paths. only: the one annotation file that the user named."""
+
+    root: Path
+    files: tuple[str, ...]
+    only: str
+    images: Mapping[str, str]  # NFC relative path -> relative path
+    by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
+
+    def ending(self, *endings: str) -> list[str]:
+        """The annotation files with these endings: all, or the one that was named."""
+        return [name for name in ((self.only,) if self.only else self.files) if name.lower().endswith(endings)]
+
+
+def scan(named: Path) -> Source:
+    """The files of a folder, or of the folder of an annotation file.
+
+    Raises:
+        DataError: there is no such folder, or it cannot be read.
+    """
+    root, only = named, ""
+    if named.is_file():
+        root, only = named.parent, named.name
+        if not any(name.lower().endswith(EXTENSIONS) for name in walk(root, None)):
+            root, only = root.resolve().parent, f"{root.resolve().name}/{named.name}"
+    elif not named.is_dir():
+        raise DataError(f"{named}: no such folder", "name the folder that holds the annotations and the images")
+    files = tuple(walk(root, None))
+    images = {_form(name): name for name in files if name.lower().endswith(EXTENSIONS)}
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for form, name in images.items():
+        by_name[PurePosixPath(form).name.lower()].append(name)
+    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()})
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def find_image(source: Source, said: object, near: str) -> str:
+    """The image that an annotation means: relative to its own folder or to the root, else the only one of that name.
+
+    Args:
+        said: the path as the annotation has it, perhaps of another machine.
+        near: the annotation's file, relative to the root.
+
+    Raises:
+        ValueError: there is none, or there are several; the text says which.
+    """
+    if not isinstance(said, str) or not said.strip():
+        raise Malformed("no name of an image")
+    path = _form(unquote(said.partition("?")[0]) if "://" in said else said).replace("\\", "/")
+    folder = PurePosixPath(near).parent
+    inside = [name for name in (_below(folder, path), _below(PurePosixPath("."), path)) if name is not None]
+    for name in inside:
+        if name in source.images:
+            return source.images[name]
+    last = path.rpartition("/")[2].lower()
+    candidates = list(source.by_name.get(last, ()))
+    if len(candidates) > 1 and (split := split_of(near)):
+        candidates = [name for name in candidates if split_of(name) == split] or candidates
+    if len(candidates) > 1:
+        ending = [name for name in candidates if any(_form(name).endswith(f"/{part}") for part in inside)]
+        candidates = ending if len(ending) == 1 else candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise Malformed(f"several images are called {excerpt(last)}: {', '.join(candidates[:2])}")
+    unread = [name for name in source.files if _form(name).rpartition("/")[2].lower() == last]
+    if unread:
+        raise Malformed(f"the image {unread[0]} is of a kind that is not read; convert it to PNG or JPEG")
+    outside = "" if inside else " (its path leads out of the folder, and is not followed)"
+    raise Malformed(f"no image {excerpt(said)}{outside}")
+
+
+def _below(folder: PurePosixPath, path: str) -> str | None:
+    """folder/path without . and ..; None where it leads out of the root."""
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        return None
+    parts: list[str] = []
+    for part in (*folder.parts, *path.split("/")):
+        if part == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def split_of(name: str) -> str:
+    """ "train", "val" or "test" by a folder of a relative path, or by a word in its file's name; else ""."""
+    path = PurePosixPath(name)
+    for part in reversed(path.parent.parts):
+        if (word := re.sub(r"\d{4}$", "", part.lower())) in _SPLITS:
+            return _SPLITS[word]
+    return ""
+
+
+def split_of_file(name: str) -> str:
+    """`split_of` an annotation file of many images, by a word in its own name first: instances_val2017.json."""
+    words = re.split(r"[^a-z]+", PurePosixPath(name).stem.lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "") or split_of(name)
+
+
+def state_of(source: Source, name: str) -> str:
+    """What changes when a file does: its path, size and time of change."""
+    try:
+        stat = (source.root / name).stat()
+    except OSError as error:
+        raise DataError(f"{source.root / name}: cannot be read ({error.strerror})", "check the path") from error
+    return f"{name}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: unreadable, too large, or no JSON.
+        SystemFault: it does not fit into memory.
+    """
+    try:
+        return json.loads(read_bytes(path, MOST_BYTES).decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", _AGAIN) from error
+    except MemoryError as error:
+        raise SystemFault(f"{path}: does not fit into memory", "free memory, or split the export") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deeply to be annotations", _AGAIN) from error
+    except ValueError as error:  # of JSON and of UTF-8
+        raise DataError(f"{path}: damaged, or not a JSON file ({excerpt(error)})", _AGAIN) from error
+
+
+def json_files(source: Source, *words: bytes, none_of: Sequence[bytes] = (), each: bool = False) -> list[str]:
+    """The JSON files that hold all of these words (keys in quotes).
+
+    each: the format has a file for each image: where some that are looked into are such, all are taken for it, so that a
+    damaged one is named.
+    """
+    names = source.ending(".json")
+    looked = [names[place] for place in spread(len(names), _SNIFFED)] if names else []
+    if not any(_holds(source.root / name, words, none_of) for name in looked):
+        return []
+    return names if each else [name for name in names if _holds(source.root / name, words, none_of)]
+
+
+def _holds(path: Path, words: Sequence[bytes], none_of: Sequence[bytes]) -> bool:
+    try:
+        content = read_bytes(path, MOST_BYTES)
+    except (OSError, MemoryError):
+        return False
+    return all(b'"%s"' % word in content for word in words) and not any(b'"%s"' % word in content for word in none_of)
+
+
+def read_xml(path: Path) -> Iterator[ET.Element]:
+    """The elements below the top of an XML file, each whole, in order; the tree holds one at a time.
+
+    Raises:
+        DataError: unreadable, damaged, nested too deeply, or with definitions of its own (entities).
+    """
+    try:
+        content = read_bytes(path, MOST_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", _AGAIN) from error
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise DataError(f"{path}: XML with definitions of its own, which no annotation file has", _AGAIN)
+    parser: Any = ET.XMLPullParser(("start", "end"))
+    depth = 0
+    top: Any = None
+    try:
+        for start in range(0, len(content) + 1, 1 << 16):
+            parser.feed(content[start : start + (1 << 16)])
+            for event, element in parser.read_events():
+                depth += 1 if event == "start" else -1
+                top = element if top is None else top
+                if depth > _DEPTH:
+                    raise DataError(f"{path}: nested too deeply to be annotations", _AGAIN)
+                if event == "end" and depth == 1:
+                    yield element
+                    top.clear()
+        parser.close()
+    except (ET.ParseError, ValueError) as error:
+        raise DataError(f"{path}: damaged, or not an XML file ({excerpt(error)})", _AGAIN) from error

@@ -1,0 +1,197 @@
+"""VGG Image Annotator (VIA): one JSON or CSV file with the regions of all images.
+
+Room: convert. A polygon, rectangle, circle or ellipse has an area; a point or a line has none.
+
+The class of a region is the value of its one attribute; of several attributes, of that called class, label, type, name
+or category.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Shape
+from emaseg.convert.labelme import in_order
+from emaseg.convert.numbers import Malformed, number, text_of
+from emaseg.convert.shapes import ellipse, rectangle
+from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, split_of_file, state_of
+from emaseg.data.sets.pairs import read_text
+from emaseg.errors import DataError
+from emaseg.threads import Reading, read_all
+from emaseg.words import excerpt
+
+__all__ = ["files", "read"]
+
+_CLASS_KEYS = ("class", "label", "type", "name", "category", "object")
+_COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
+_Region = tuple[Mapping[str, Any], Mapping[str, Any]]  # shape attributes, region attributes
+
+
+def files(source: Source) -> list[str]:
+    """The JSON and CSV files in this format."""
+    tables = [name for name in source.ending(".csv") if _heading(source, name)]
+    return json_files(source, b"shape_attributes", b"filename") + tables
+
+
+def _heading(source: Source, name: str) -> bool:
+    try:
+        with (source.root / name).open("rb") as file:
+            first = file.readline(1 << 12)
+    except OSError:
+        return False
+    return all(column.encode() in first for column in _COLUMNS)
+
+
+def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
+    """All of them; labels in the order of the alphabet, or of a file of class names.
+
+    Raises:
+        DataError: a file is no VIA file, or nothing says which attribute is the class.
+    """
+    items, left, found, images = [], [], Counter[str](), set[str]()
+    contents = yield from read_all("annotations", partial(_rows_of, source), names)
+    for name, rows in zip(names, contents, strict=True):
+        state, split = state_of(source, name), split_of_file(name) if len(names) > 1 else split_of(name)
+        key = _class_key(source, name, rows)
+        for said, regions in rows.items():
+            try:
+                image = find_image(source, said, name)
+                if image in images:
+                    raise Malformed(f"{name} describes it a second time")
+                found.update(one.label for one in _objects(regions, key).objects)
+            except ValueError as error:
+                left.append(Left(excerpt(said), str(error)))
+                continue
+            images.add(image)
+            items.append(Item(image, split or split_of(image), None, partial(_objects, regions, key), state))
+    ordered, notes = in_order(source, sorted(found))
+    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), notes)
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+def _rows_of(source: Source, name: str) -> dict[str, list[_Region]]:
+    """The regions of each image."""
+    return _from_csv(source, name) if name.lower().endswith(".csv") else _from_json(source, name)
+
+
+def _from_json(source: Source, name: str) -> dict[str, list[_Region]]:
+    content = read_json(source.root / name)
+    if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
+        content = content["_via_img_metadata"]
+    if not isinstance(content, dict):
+        raise _no_via(source, name, "its top is no object")
+    found: dict[str, list[_Region]] = {}
+    for entry in content.values():
+        if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
+            continue
+        regions = entry.get("regions") or []
+        regions = list(regions.values()) if isinstance(regions, dict) else regions
+        if not isinstance(regions, list):
+            raise _no_via(source, name, f"the regions of {excerpt(entry['filename'])} are no list")
+        found.setdefault(entry["filename"], []).extend(map(_region, regions))
+    if not found:
+        raise _no_via(source, name, "it names no images")
+    return found
+
+
+def _region(region: Any) -> _Region:
+    parts = (region.get("shape_attributes"), region.get("region_attributes")) if isinstance(region, dict) else ({}, {})
+    return parts[0] if isinstance(parts[0], dict) else {}, parts[1] if isinstance(parts[1], dict) else {}
+
+
+def _from_csv(source: Source, name: str) -> dict[str, list[_Region]]:
+    text = read_text(source.root / name)
+    found: dict[str, list[_Region]] = defaultdict(list)
+    try:
+        heading, *rows = list(_rows(text))
+        places = [[cell.strip().lstrip("#") for cell in heading].index(column) for column in _COLUMNS]
+        for row in rows:
+            if row:
+                said, shape, attributes = (row[place] for place in places)
+                found[said] += [_region({"shape_attributes": json.loads(shape), "region_attributes": json.loads(attributes)})] if shape not in ("", "{}") else []  # fmt: skip
+    except (csv.Error, ValueError, IndexError, RecursionError) as error:
+        raise _no_via(source, name, excerpt(error)) from error
+    return dict(found)
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    """The rows of a CSV file; a cell may be as long as a line, beyond the csv module's own limit."""
+    longest = max(map(len, text.splitlines()), default=0)
+    before = csv.field_size_limit(max(longest, csv.field_size_limit()) + 1)
+    try:
+        yield from csv.reader(io.StringIO(text))
+    finally:
+        csv.field_size_limit(before)
+
+
+def _no_via(source: Source, name: str, reason: str) -> DataError:
+    return DataError(f"{source.root / name}: no annotations of VIA: {reason}", "export it again, or remove it")
+
+
+def _class_key(source: Source, name: str, rows: Mapping[str, Iterable[_Region]]) -> str:
+    """The attribute that is the class."""
+    counts = Counter(key for regions in rows.values() for _, attributes in regions for key in attributes)
+    known = [key for word in _CLASS_KEYS for key in counts if key.lower().replace("_name", "") == word]
+    if len(counts) == 1:
+        return next(iter(counts))
+    if known:
+        return known[0]
+    if counts:
+        raise DataError(
+            f"{source.root / name}: the regions have several attributes ({', '.join(sorted(counts)[:6])}), and none is "
+            "called class or label",
+            "rename the one that is the class to `class` in VIA, and export again",
+        )
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------------- objects
+def _objects(regions: Iterable[_Region], key: str) -> Objects:
+    objects, without = [], Counter[str]()
+    for place, (shape, attributes) in enumerate(regions, 1):
+        kind = str(shape.get("name"))
+        try:
+            label = _label(attributes.get(key)) if key else "object"
+            area = _shape(kind, shape)
+        except ValueError as error:
+            raise Malformed(f"object {place}: {error}") from None
+        if area is None:
+            without[kind] += 1
+        else:
+            objects.append(Object(label, area))
+    return Objects(objects, without)
+
+
+def _label(value: Any) -> str:
+    """A text, or the one ticked box of several."""
+    if isinstance(value, dict):
+        ticked = [name for name, on in value.items() if on]
+        value = ticked[0] if len(ticked) == 1 else None
+    return text_of(value, "a class")
+
+
+def _shape(kind: str, shape: Mapping[str, Any]) -> Shape | None:
+    def value(name: str) -> float:
+        return number(shape.get(name), name)
+
+    match kind:
+        case "polygon":
+            xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+            if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+                raise Malformed("a polygon without as many x as y")
+            return Outline([[number(part) for point in zip(xs, ys, strict=True) for part in point]])
+        case "rect":
+            left, top = value("x"), value("y")
+            return Outline([rectangle(left, top, left + value("width"), top + value("height"))])
+        case "circle":
+            return Outline([ellipse(value("cx"), value("cy"), value("r"), value("r"))])
+        case "ellipse":
+            turn = number(shape.get("theta", 0), "theta")
+            return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)])
+    return None

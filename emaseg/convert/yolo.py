@@ -1,0 +1,117 @@
+"""YOLO segmentation: a text file for each image, a line `class x y x y x y ...` for each object, in shares of the size.
+
+Room: convert.
+
+    images/train/a.jpg + labels/train/a.txt, train/images/a.jpg + train/labels/a.txt, or a.jpg + a.txt; data.yaml
+    names the classes. An image without a text file, or with an empty one, is all background, as YOLO takes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline
+from emaseg.convert.numbers import Malformed, number
+from emaseg.convert.source import Source, split_of, state_of
+from emaseg.data.checks import spread
+from emaseg.data.sets.pairs import read_text
+from emaseg.errors import DataError
+from emaseg.files import open_file
+from emaseg.starter.names import find_names
+from emaseg.threads import Reading, read_all
+
+__all__ = ["files", "read"]
+
+_HEAD = 1 << 12  # bytes that show whether a file holds such lines
+_LOOKED = 40
+_LINE = re.compile(rb"\s*\d{1,6}((\s+-?[\d.]+(e-?\d+)?){4}|(\s+-?[\d.]+(e-?\d+)?){6,})\s*(\r?\n|$)", re.IGNORECASE)
+
+
+def files(source: Source) -> list[str]:
+    """The text files in this format: beside images, or where images/ says labels/."""
+    texts = set(source.ending(".txt"))
+    found = [name for image in source.images.values() for name in _places(image) if name in texts]
+    looked = [found[place] for place in spread(len(found), _LOOKED)] if found else []
+    return found if any(_fits(source.root / name) for name in looked) else []
+
+
+def _places(image: str) -> list[str]:
+    """Where the text file of an image may be."""
+    path = PurePosixPath(image)
+    places = [str(path.with_suffix(".txt"))]
+    for at, part in reversed(list(enumerate(path.parts[:-1]))):
+        if part.lower() in ("images", "imgs", "img", "image"):
+            word = "labels" if part.islower() else "Labels"
+            places.insert(0, str(PurePosixPath(*path.parts[:at], word, *path.parts[at + 1 :]).with_suffix(".txt")))
+            break
+    return places
+
+
+def _fits(path: Path) -> bool:
+    try:
+        with open_file(path) as file:
+            return _LINE.match(file.read(_HEAD)) is not None
+    except OSError:
+        return False
+
+
+def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
+    """All images; labels are the names of data.yaml, else numbers.
+
+    Raises:
+        DataError: data.yaml cannot be read.
+    """
+    found = yield from read_all("annotations", partial(_one, source, set(names)), list(source.images.values()))
+    items = [one for one, _ in found if isinstance(one, Item)]
+    left = [one for one, _ in found if isinstance(one, Left)]
+    labels, notes = _labels(source, {label for _, used in found for label in used})
+    return Export(labels, tuple(items), tuple(left), notes)
+
+
+def _one(source: Source, texts: set[str], image: str) -> tuple[Item | Left, set[str]]:
+    """An image with the labels of its objects."""
+    name = next((place for place in _places(image) if place in texts), "")
+    try:
+        labels = {one.label for one in _read(source, name).objects}
+    except ValueError as error:
+        return Left(name, str(error)), set()
+    except DataError as error:
+        return Left(name, error.message), set()
+    return Item(image, split_of(image), None, partial(_read, source, name), state_of(source, name or image)), labels
+
+
+def _labels(source: Source, used: set[str]) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+    known, remarks = find_names(source.root, coloured=False)
+    if known is None:
+        count = max(map(int, used), default=-1) + 1
+        note = "No data.yaml names the classes: they are called class_0, class_1, ... Write one, or classes.txt."
+        return tuple(Label(str(key), f"class_{key}") for key in range(min(count, 1000))), (note, *remarks)
+    labels = tuple(Label(str(key), entry.name) for key, entry in sorted(known.by_value().items()))
+    return labels, (f"The names are those of {known.file}.", *remarks)
+
+
+def _read(source: Source, name: str) -> Objects:
+    objects, without = [], Counter[str]()
+    lines = read_text(source.root / name).splitlines() if name else []
+    for place, line in enumerate(lines, 1):
+        parts = line.split()
+        if not parts:
+            continue
+        if not re.fullmatch(r"\d{1,6}", parts[0]):
+            raise Malformed(f"line {place}: begins with no class number: {line[:40]!r}")
+        values = [number(part, f"line {place}: a coordinate") for part in parts[1:]]
+        if len(values) == 4:
+            without["box without an outline"] += 1
+        elif len(values) < 6 or len(values) % 2:
+            raise Malformed(f"line {place}: {len(values)} numbers are no outline")
+        elif max(map(abs, values)) > 2:
+            raise Malformed(
+                f"line {place}: a coordinate of {max(values, key=abs):g}; shares of the size run from 0 to 1"
+            )
+        else:
+            objects.append(Object(str(int(parts[0])), Outline([values], shares=True)))
+    return Objects(objects, without)
