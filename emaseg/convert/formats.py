@@ -8,9 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from emaseg.convert import coco, colours, cvat, labelme, labelstudio, masks, supervisely, via, yolo
+from emaseg.convert.coco import files as coco_files
+from emaseg.convert.coco import read as read_coco
+from emaseg.convert.colours import files as colours_files
+from emaseg.convert.colours import read as read_colours
+from emaseg.convert.cvat import files as cvat_files
+from emaseg.convert.cvat import read as read_cvat
 from emaseg.convert.export import Export
+from emaseg.convert.labelme import files as labelme_files
+from emaseg.convert.labelme import read as read_labelme
+from emaseg.convert.labelstudio import brush_files, read_brushes
+from emaseg.convert.labelstudio import files as labelstudio_files
+from emaseg.convert.labelstudio import read as read_labelstudio
+from emaseg.convert.masks import files as masks_files
+from emaseg.convert.masks import read as read_masks
 from emaseg.convert.source import Source
+from emaseg.convert.supervisely import files as supervisely_files
+from emaseg.convert.supervisely import read as read_supervisely
+from emaseg.convert.via import files as via_files
+from emaseg.convert.via import read as read_via
+from emaseg.convert.yolo import files as yolo_files
+from emaseg.convert.yolo import read as read_yolo
 from emaseg.data.sets.folder import count_endings
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError, RecipeError, UserError
@@ -35,16 +53,16 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "labelme": Format("labelme JSON", labelme.files, labelme.read),
-    "coco": Format("COCO JSON", coco.files, coco.read),
-    "cvat": Format("CVAT XML", cvat.files, cvat.read),
-    "supervisely": Format("Supervisely JSON", supervisely.files, supervisely.read),
-    "via": Format("VIA JSON or CSV", via.files, via.read),
-    "labelstudio": Format("Label Studio JSON", labelstudio.files, labelstudio.read),
-    "labelstudio-brush": Format("Label Studio brush PNGs", labelstudio.brush_files, labelstudio.read_brushes),
-    "masks": Format("one binary mask for each class", masks.files, masks.read, pictures=True),
-    "colours": Format("masks in the colours of the classes", colours.files, colours.read, pictures=True),
-    "yolo": Format("YOLO text files", yolo.files, yolo.read),
+    "labelme": Format("labelme JSON", labelme_files, read_labelme),
+    "coco": Format("COCO JSON", coco_files, read_coco),
+    "cvat": Format("CVAT XML", cvat_files, read_cvat),
+    "supervisely": Format("Supervisely JSON", supervisely_files, read_supervisely),
+    "via": Format("VIA JSON or CSV", via_files, read_via),
+    "labelstudio": Format("Label Studio JSON", labelstudio_files, read_labelstudio),
+    "labelstudio-brush": Format("Label Studio brush PNGs", brush_files, read_brushes),
+    "masks": Format("one binary mask for each class", masks_files, read_masks, pictures=True),
+    "colours": Format("masks in the colours of the classes", colours_files, read_colours, pictures=True),
+    "yolo": Format("YOLO text files", yolo_files, read_yolo),
 }
 
 
