@@ -1,4 +1,4 @@
-"""Which published network exports to which format, each proven on four sizes: the README's table.
+"""Which published network exports to which format, each proven on four sizes: the table in README.md beside it.
 
     python -m tests.benchmarks.bench_export [MODEL ...]
 

@@ -1,6 +1,6 @@
-"""In what the three published EMANets differ, as the README's table: made from the recipes, not written by hand.
+"""In what the three published EMANets differ, as the table of recipes/README.md: made from the recipes, not written by hand.
 
-`python -m tests.recipe.differences` prints it; test_differences.py holds the README to it.
+`python -m tests.recipe.differences` prints it; test_differences.py compares the two.
 """
 
 from __future__ import annotations

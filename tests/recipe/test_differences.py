@@ -1,4 +1,4 @@
-"""The README's table of the three EMANets is what the recipes say."""
+"""The table in recipes/README.md of the three EMANets is what the recipes say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.recipe.differences import SOURCES, difference_table
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent.parent / "recipes/README.md").read_text()
 
 
 def test_the_readme_holds_the_table() -> None:
