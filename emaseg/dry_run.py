@@ -83,6 +83,10 @@ def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) ->
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe)
     check_batch(model, recipe)
+    if (
+        recipe.loss.class_balance != "none" and not recipe.loss.class_weights
+    ):  # any weights take the same time and memory
+        model.loss = replace(recipe.loss, class_weights=(1.0,) * model.num_classes)
     optimizer = build_optimizer(model, recipe.optim)
     start, remarks = _start(recipe, model, optimizer, schedule, len(train_set), run)
     yield from remarks

@@ -10,6 +10,7 @@ linear in the loss's incoming gradient, so it is computed here together with the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,8 @@ import torch.nn.functional as F
 from emaseg.recipe.schema import IGNORE
 
 Reduction = Literal["valid_pixels", "all_pixels"]
+# Full-size logits (b, K, H', W') of some pixels and their labels (b, H', W') -> the scalar sum of those pixels' losses.
+OfPixels = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _CHUNK_VALUES = 1 << 24  # full-size logits held at once: 64 MB in float32
 
@@ -47,15 +50,36 @@ def cross_entropy(
         count: torch.Tensor | int = (labels != IGNORE).sum().clamp(min=1)
     else:
         count = labels.numel()
-    total: torch.Tensor = _UpsampledCrossEntropy.apply(logits, labels, align_corners)
-    return total / count
+    return upsampled_sum(logits, labels, _cross_entropy_sum, align_corners) / count
 
 
-class _UpsampledCrossEntropy(torch.autograd.Function):
-    """Sum of the cross entropy over all labelled pixels; keeps its gradient at the logits' own resolution."""
+def upsampled_sum(
+    logits: torch.Tensor, labels: torch.Tensor, of_pixels: OfPixels, align_corners: bool = False
+) -> torch.Tensor:
+    """The sum over all pixels of a loss of upsampled logits, lean as described above.
+
+    Args:
+        logits, labels, align_corners: as for `cross_entropy`.
+        of_pixels: the loss, a sum in which each pixel counts for itself.
+
+    Returns:
+        Scalar, differentiable with respect to `logits`.
+    """
+    total: torch.Tensor = _UpsampledSum.apply(logits, labels, align_corners, of_pixels)
+    return total
+
+
+def _cross_entropy_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+
+
+class _UpsampledSum(torch.autograd.Function):
+    """Sum of a loss over all pixels; keeps its gradient at the logits' own resolution."""
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any, logits: torch.Tensor, labels: torch.Tensor, align_corners: bool, of_pixels: OfPixels
+    ) -> torch.Tensor:
         images, classes = logits.shape[:2]
         height, width = labels.shape[1:]
         chunk = max(1, _CHUNK_VALUES // (classes * height * width))
@@ -67,7 +91,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
             small = logits[some].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
                 full = resize(small, (height, width), align_corners)
-                loss = F.cross_entropy(full, labels[some], ignore_index=IGNORE, reduction="sum")
+                loss = of_pixels(full, labels[some])
             if gradient is not None:
                 gradient[some] = torch.autograd.grad(loss, small)[0]
             total += loss.detach()
@@ -76,6 +100,6 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * incoming[0], None, None
+        return gradient * incoming[0], None, None, None

@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -136,6 +136,8 @@ def same_training(recipe: Recipe, saved: Recipe, run: RunFolder) -> None:
     Raises:
         RecipeError: names the first keys that differ.
     """
+    if recipe.loss.class_balance != "none" and not recipe.loss.class_weights:  # they were computed when the run started
+        recipe = replace(recipe, loss=replace(recipe.loss, class_weights=saved.loss.class_weights))
     sections = [field.name for field in fields(recipe) if field.name not in _FREE_SECTIONS]
     differing = [
         f"{difference.key} = {_shown(difference.before)} there, {_shown(difference.after)} now"

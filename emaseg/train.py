@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from emaseg.checkpoint import Checkpoint
+from emaseg.class_balance import with_class_weights
 from emaseg.data.pipeline.loading import Stream, batches, worker_count
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
@@ -217,9 +218,12 @@ def _open(
         if resume:
             notes.append(Note(f"{run.last}: no checkpoint yet; starting at step 0"))
         notes += load_start_weights(model, recipe)
+        recipe, remarks = with_class_weights(recipe, train_set)
+        notes += remarks
     else:
         start = origin.checkpoint.recipe.train.init_from  # stays on record; the checkpoint has everything
-        recipe = replace(recipe, train=replace(recipe.train, init_from=start))
+        recipe = replace(recipe, train=replace(recipe.train, init_from=start), loss=origin.checkpoint.recipe.loss)
+    model.loss = recipe.loss
     model.to(device).train()
     optimizer = build_optimizer(model, recipe.optim)
     threads = recipe.train.threads or torch.get_num_threads()

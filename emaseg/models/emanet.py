@@ -42,7 +42,7 @@ class EMANet(Network):
         norm = Norm(model.norm_momentum, model.norm_epsilon)
         self.num_classes = classes
         self.align_corners = model.align_corners
-        self.reduction = loss.reduction
+        self.loss = loss
         self.auxiliary_weight = loss.auxiliary_weight
         self.backbone = build_backbone(backbone, norm)
         stage4 = self.backbone.channels[-1]

@@ -72,7 +72,7 @@ class MemoryNet(Network):
         self.config = model
         self.num_classes = classes
         self.align_corners = model.align_corners
-        self.reduction = loss.reduction
+        self.loss = loss
         self.auxiliary_weight = loss.auxiliary_weight
         self.backbone = build_backbone(backbone, norm)
         last = self.backbone.channels[-1]

@@ -17,9 +17,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from emaseg.losses import Reduction, cross_entropy
+from emaseg.loss_terms import head_loss
 from emaseg.models.backbones import FeatureExtractor
 from emaseg.models.layers import Step
+from emaseg.recipe.training import Loss
 
 Frozen = Literal["none", "backbone", "backbone_norms"]
 
@@ -45,14 +46,16 @@ class Network(nn.Module, ABC):
         backbone: what start weights are loaded into, and what the parameter group "backbone" covers.
         num_classes: K.
         align_corners: corner convention by which logits are resized.
-        reduction: how the cross entropy is averaged over pixels.
+        loss: what the loss of a head is.
+        kept_share: of the labelled pixels, those that the head scored last kept for its loss; None where it keeps all.
         frozen: which part keeps its values; see `freeze`.
     """
 
     backbone: FeatureExtractor
     num_classes: int
     align_corners: bool
-    reduction: Reduction
+    loss: Loss
+    kept_share: torch.Tensor | None = None
     frozen: Frozen = "none"
 
     @property
@@ -122,4 +125,6 @@ class Network(nn.Module, ABC):
         return None
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits, labels, reduction=self.reduction, align_corners=self.align_corners)
+        result = head_loss(logits, labels, self.loss, align_corners=self.align_corners)
+        self.kept_share = result.kept_share
+        return result.value

@@ -56,7 +56,7 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
     for name, length in (("epochs", train.epochs), ("iterations", train.iterations)):
         if length > LONGEST:
             yield Problem(f"train.{name}", f"{length} would never end; at most {LONGEST}")
-    yield from training_problems(recipe)
+    yield from training_problems(recipe, num_classes(recipe.data))
     yield from _network(recipe)
     yield from _control_characters(recipe)
     yield from _data(recipe.data)

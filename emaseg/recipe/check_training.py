@@ -9,14 +9,27 @@ from collections.abc import Iterator
 
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem
-from emaseg.recipe.training import Optim, Train
+from emaseg.recipe.training import Loss, Optim, Train
 
 _ADAMW = Optim(lr=1.0)  # what AdamW's keys hold where nobody set them
 
 
-def training_problems(recipe: Recipe) -> Iterator[Problem]:
-    """What the keys that say how a network is trained contradict each other in."""
+def training_problems(recipe: Recipe, classes: int) -> Iterator[Problem]:
+    """What the keys that say how a network of so many classes is trained contradict each other in."""
+    yield from _loss(recipe.loss, classes, recipe.augment.crop)
     yield from _optim(recipe.optim, recipe.train)
+
+
+def _loss(loss: Loss, classes: int, crop: tuple[int, int]) -> Iterator[Problem]:
+    if loss.class_weights and len(loss.class_weights) != classes:
+        yield Problem("loss.class_weights", f"{len(loss.class_weights)} weights for {classes} classes; give one each")
+    elif loss.class_weights and not any(loss.class_weights):
+        yield Problem("loss.class_weights", "are all 0: nothing would be learnt")
+    if loss.focal_gamma and loss.label_smoothing:
+        yield Problem("loss.label_smoothing", f"has no meaning with focal_gamma = {loss.focal_gamma}; write 0")
+    if loss.ohem_threshold < 1 and loss.ohem_min_kept >= crop[0] * crop[1]:
+        text = f"{loss.ohem_min_kept} is no less than the pixels of augment.crop: OHEM would keep them all"
+        yield Problem("loss.ohem_min_kept", f"{text}; a fifth of them is {max(1, crop[0] * crop[1] // 5)}")
 
 
 def _optim(optim: Optim, train: Train) -> Iterator[Problem]:

@@ -60,12 +60,53 @@ class Augment:
 # ----------------------------------------------------------------------------------------------------- loss
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """Cross entropy at input resolution."""
+    """Cross entropy at input resolution, on every head; the keys from class_weights on are for thin and rare classes."""
 
     reduction: Literal["valid_pixels", "all_pixels"] = key(
         "divide by the labelled pixels (sssegmentation), or by all pixels (mmseg, EMANet authors)", "valid_pixels"
     )
     auxiliary_weight: float = key("weight of the auxiliary heads; the main head has 1", 0.4, low=0, ceiling=FACTOR)
+    class_weights: tuple[float, ...] = key(
+        "factor of each class on the loss of its pixels; [] = 1 for all", (), low=0, ceiling=FACTOR, extra=True
+    )
+    class_balance: Literal["none", "median_frequency", "inverse_log"] = key(
+        "class weights from the training labels: median / own frequency where the class occurs (Eigen, Fergus 2015), "
+        "or 1 / log(1.02 + share of the pixels) (ENet, Paszke et al. 2016)",
+        "none",
+        extra=True,
+    )
+    label_smoothing: float = key(
+        "share of the target that is spread over all classes (Szegedy et al. 2016)", 0.0, low=0, high=0.9, extra=True
+    )
+    focal_gamma: float = key(
+        "focal loss: factor (1 - p)^gamma on each pixel, 2 in the paper (Lin et al. 2017); 0 = off",
+        0.0,
+        low=0,
+        high=10,
+        extra=True,
+    )
+    dice_weight: float = key(
+        "weight of a Dice loss added to it (V-Net, Milletari et al. 2016), over the batch; 0 = off",
+        0.0,
+        low=0,
+        ceiling=FACTOR,
+        extra=True,
+    )
+    ohem_threshold: float = key(
+        "train pixels whose class has a probability below this, 0.7 in mmseg (OHEM; the EMANet authors' 81.14 on "
+        "Cityscapes); 1 = all pixels",
+        1.0,
+        above=0,
+        high=1,
+        extra=True,
+    )
+    ohem_min_kept: int = key(
+        "pixels of an image that OHEM keeps in any case, on average over the batch",
+        100_000,
+        low=1,
+        ceiling=COUNT,
+        extra=True,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- optim

@@ -1,0 +1,209 @@
+"""The loss of one head as [loss] has it: cross entropy with what helps thin and rare classes.
+
+Room: loss_terms. Legend: B batch, K classes, h w logits grid, H W labels.
+
+Everything is computed on logits at the labels' resolution and as lean as losses.py: no tensor of B x K x H x W values
+is kept. What depends on all pixels at once (which of them are hard, the sums of the Dice loss) goes over them twice.
+Sums and counts are formed first and divided last, so that several processes can add theirs up in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from emaseg.losses import OfPixels, cross_entropy, resize, upsampled_sum
+from emaseg.recipe.schema import IGNORE
+from emaseg.recipe.training import Loss
+
+_CHUNK_VALUES = 1 << 24  # full-size logits held at once: 64 MB in float32
+_SMALLEST = 1e-12  # of 1 - p: a power of 0 has no gradient
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLoss:
+    """The loss of a head. kept_share: of the labelled pixels, those that hard-example mining keeps; None without it."""
+
+    value: torch.Tensor
+    kept_share: torch.Tensor | None = None
+
+
+def head_loss(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, *, align_corners: bool = False) -> HeadLoss:
+    """The loss of a head's logits: cross entropy (or focal loss), plus loss.dice_weight times the Dice loss.
+
+    With loss.reduction = "valid_pixels" the sum over the pixels is divided by the sum of their labels' class weights
+    (torch, sssegmentation), and so by their number where all weights are 1; with "all_pixels" by B*H*W whatever the
+    weights are (mmsegmentation). Pixels that mining drops are not counted by the first, but by the second.
+
+    Args:
+        logits: (B, K, h, w), any resolution.
+        labels: (B, H, W) int64 class ids; 255 = ignore.
+        loss: the recipe's section.
+        align_corners: corner convention of the upsampling.
+
+    Returns:
+        A scalar, differentiable with respect to `logits`.
+    """
+    kept = labels if loss.ohem_threshold == 1 else hard_pixels(logits, labels, loss, align_corners)
+    share = None if kept is labels else (kept != IGNORE).sum() / (labels != IGNORE).sum().clamp(min=1)
+    if loss.class_weights or loss.label_smoothing or loss.focal_gamma:
+        weights = _weights(loss, logits)
+        total = upsampled_sum(logits, kept, _of_pixels(loss, weights), align_corners)
+        value = total / _denominator(kept, loss, weights)
+    else:
+        value = cross_entropy(logits, kept, reduction=loss.reduction, align_corners=align_corners)
+    if loss.dice_weight:
+        sums: torch.Tensor = _DiceSums.apply(logits, labels, align_corners)
+        value = value + loss.dice_weight * dice_loss(sums)
+    return HeadLoss(value, share)
+
+
+# -------------------------------------------------------------------------------------------- cross entropy, focal
+def _weights(loss: Loss, logits: torch.Tensor) -> torch.Tensor | None:
+    """(K,) class weights on the logits' device; None where all are 1."""
+    if not loss.class_weights:
+        return None
+    return torch.tensor(loss.class_weights, dtype=logits.dtype).to(logits.device, non_blocking=True)
+
+
+def _denominator(labels: torch.Tensor, loss: Loss, weights: torch.Tensor | None) -> torch.Tensor | int:
+    if loss.reduction == "all_pixels":
+        return labels.numel()
+    if weights is None:
+        return (labels != IGNORE).sum().clamp(min=1)
+    table = F.pad(weights, (0, IGNORE + 1 - len(weights)))  # an ignored pixel weighs 0
+    count = table[labels].sum()
+    return torch.where(count > 0, count, 1.0)
+
+
+def _of_pixels(loss: Loss, weights: torch.Tensor | None) -> OfPixels:
+    if loss.focal_gamma:
+        return partial(_focal_sum, weights=weights, gamma=loss.focal_gamma)
+    return partial(_cross_entropy_sum, weights=weights, smoothing=loss.label_smoothing)
+
+
+def _cross_entropy_sum(
+    logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor | None, smoothing: float
+) -> torch.Tensor:
+    return F.cross_entropy(
+        logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
+    )
+
+
+def _focal_sum(
+    logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor | None, gamma: float
+) -> torch.Tensor:
+    """Sum of w_y (1 - p_y)^gamma (-log p_y) over the labelled pixels (Lin et al., ICCV 2017, equation 5)."""
+    entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    factor = (-torch.expm1(-entropy)).clamp(min=_SMALLEST) ** gamma
+    if weights is not None:
+        factor = factor * F.pad(weights, (0, IGNORE + 1 - len(weights)))[labels]
+    total: torch.Tensor = (factor * entropy).sum()
+    return total
+
+
+# ------------------------------------------------------------------------------------------------- hard pixels
+@torch.no_grad()
+def hard_pixels(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, align_corners: bool = False) -> torch.Tensor:
+    """The labels with 255 in place of those that are predicted well: online hard-example mining.
+
+    Kept are the pixels whose class has a probability below loss.ohem_threshold, and in any case the loss.ohem_min_kept
+    * B hardest of the batch (mmsegmentation's OHEMPixelSampler, whose rule is the same but for ties).
+
+    Returns:
+        (B, H, W) int64.
+    """
+    valid = labels != IGNORE
+    truth = torch.full(labels.shape, torch.inf, dtype=logits.dtype, device=logits.device)
+    for some, full in _pieces(logits, labels, align_corners):
+        truth[some] = (-F.cross_entropy(full, labels[some], ignore_index=IGNORE, reduction="none")).exp()
+    truth[~valid] = torch.inf
+    least = min(loss.ohem_min_kept * len(labels), labels.numel())
+    kth = truth.flatten().kthvalue(least).values
+    kept = (truth < loss.ohem_threshold) | (truth <= kth)
+    return torch.where(valid & kept, labels, IGNORE)
+
+
+# -------------------------------------------------------------------------------------------------------- Dice
+def dice_loss(sums: torch.Tensor) -> torch.Tensor:
+    """1 - the mean of 2 I / (P + G) over the classes that the labels hold; 0 where they hold none.
+
+    The soft Dice loss (Milletari et al., 3DV 2016, with sums instead of sums of squares) over a whole batch. A class
+    that is in no label is left to the cross entropy.
+
+    Args:
+        sums: (3, K) over labelled pixels: I probability of a class on its own pixels, P its probability on all, G its
+            pixels. Of several processes: added up.
+
+    Returns:
+        Scalar.
+    """
+    own, predicted, truth = sums
+    present = truth > 0
+    ratio = 2 * own / torch.where(present, predicted + truth, 1.0)
+    loss: torch.Tensor = torch.where(present, 1 - ratio, 0.0).sum() / present.sum().clamp(min=1)
+    return loss
+
+
+def _dice_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(3, K) as `dice_loss` takes them, of full-size logits."""
+    classes = logits.shape[1]
+    valid = labels != IGNORE
+    probabilities = logits.softmax(1) * valid[:, None]
+    index = torch.where(valid, labels, 0)
+    own = probabilities.gather(1, index[:, None])[:, 0].flatten()
+    flat = index.flatten()
+    zeros = logits.new_zeros(classes)
+    return torch.stack(
+        [
+            zeros.index_add(0, flat, own),
+            probabilities.sum((0, 2, 3)),
+            zeros.index_add(0, flat, valid.flatten().to(logits.dtype)),
+        ]
+    )
+
+
+class _DiceSums(torch.autograd.Function):
+    """`_dice_sums` of upsampled logits; the backward pass computes them again instead of keeping anything full-size."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> torch.Tensor:
+        ctx.save_for_backward(logits, labels)
+        ctx.align_corners = align_corners
+        sums = logits.new_zeros(3, logits.shape[1])
+        for some, full in _pieces(logits, labels, align_corners):
+            sums += _dice_sums(full, labels[some])
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        logits, labels = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for some in _chunks(logits, labels):
+            with torch.enable_grad():
+                small = logits[some].detach().requires_grad_()
+                sums = _dice_sums(_full(small, labels, ctx.align_corners), labels[some])
+                gradient[some] = torch.autograd.grad(sums, small, incoming[0])[0]
+        return gradient, None, None
+
+
+def _chunks(logits: torch.Tensor, labels: torch.Tensor) -> Iterator[slice]:
+    """Some images at a time."""
+    images = max(1, _CHUNK_VALUES // (logits.shape[1] * labels.shape[1] * labels.shape[2]))
+    for first in range(0, len(labels), images):
+        yield slice(first, first + images)
+
+
+def _pieces(logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some images at a time, with their full-size logits."""
+    for some in _chunks(logits, labels):
+        yield some, _full(logits[some], labels, align_corners)
+
+
+def _full(logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> torch.Tensor:
+    return resize(logits, (labels.shape[1], labels.shape[2]), align_corners)
