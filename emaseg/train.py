@@ -56,6 +56,8 @@ from emaseg.training_step import check_batch, training_step
 from emaseg.weights.start import fetch_backbone
 from emaseg.words import Lines, lines_of, quoted_path
 
+_FEW_KEPT = 0.01  # of the labelled pixels: below this the gradient is that of a few outliers
+
 
 @dataclass(slots=True)
 class _TrainingState:
@@ -75,6 +77,7 @@ class _TrainingState:
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)  # miou, step; evaluated = last step that was evaluated
     running: dict[str, float] = field(default_factory=dict)  # of StepStatistics
+    warned: bool = False  # of the few pixels that OHEM keeps
     saved: tuple[float, ...] = ()  # step and last evaluated step of last.pt, written or being written
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -276,6 +279,7 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
             if row is not None:
                 state.lock.check()
                 append_row(state.run.metrics, row, state.model.loss_names)
+                yield from _few_kept(state)
             yield event
             _save_if_due(state)
             yield from state.saver.written()
@@ -291,6 +295,17 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
         state.saver.close()
     yield Saved(write_samples(state.model, state.recipe, state.eval_set, state.run, state.device), "samples")
     yield Finished(state.run.root, state.step, state.best.get("miou"), scored=state.schedule.scored)
+
+
+def _few_kept(state: _TrainingState) -> Iterator[Note]:
+    """A warning, once, where hard-example mining leaves next to nothing to learn from."""
+    share = state.model.kept_share
+    if share is None or state.warned or float(share) >= _FEW_KEPT:
+        return
+    state.warned = True
+    text = f"step {state.step}: OHEM keeps {float(share):.2%} of the labelled pixels; raise loss.ohem_min_kept"
+    append_log(state.run, text)
+    yield Note(text, warning=True)
 
 
 def _with_remedy(error: DataError, state: _TrainingState) -> DataError:

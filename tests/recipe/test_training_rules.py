@@ -13,6 +13,10 @@ from tests.recipe.samples import MINIMAL, complaint
         (["optim.kind='adamw'", "optim.nesterov=true"], "optim.nesterov: is SGD's"),
         (["optim.betas=[0.8, 0.9]"], "optim.betas: is AdamW's"),
         (["optim.eps=1e-3"], "optim.eps: is AdamW's"),
+        (["loss.class_weights=[1, 2, 3]"], "loss.class_weights: 3 weights for 2 classes"),
+        (["loss.class_weights=[0, 0]"], "loss.class_weights: are all 0"),
+        (["loss.focal_gamma=2", "loss.label_smoothing=0.1"], "loss.label_smoothing: has no meaning"),
+        (["loss.ohem_threshold=0.7"], "loss.ohem_min_kept: 100000 is no less than the pixels of augment.crop"),
         (["train.epochs=0", "train.iterations=10", "optim.warmup=10"], "optim.warmup: 10 is no less than"),
     ],
 )
@@ -26,6 +30,13 @@ def test_contradictions_are_named(sets: list[str], message: str) -> None:
     [
         ["optim.kind='adamw'", "optim.betas=[0.8, 0.9]", "optim.eps=1e-3", "optim.warmup=10", "optim.clip_norm=1"],
         ["train.freeze='backbone'"],
+        [
+            "loss.class_weights=[0, 2]",
+            "loss.label_smoothing=0.1",
+            "loss.dice_weight=1",
+            "loss.class_balance='inverse_log'",
+        ],
+        ["loss.ohem_threshold=0.7", "loss.ohem_min_kept=1000", "loss.focal_gamma=2"],
     ],
 )
 def test_what_fits_together_is_accepted(sets: list[str]) -> None:
