@@ -13,6 +13,8 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
                the two image lists and hashes of their names, and more of what a result depends on, as image_state.py and
                resuming.surroundings have it
     running    sums of the losses since the last row of metrics.csv, as step_statistics.StepStatistics keeps them; {} in older files
+    average    the moving average of the network, as `model` has it, where optim.average_decay asks for one; it is what is
+               evaluated, exported and started from. Else there is no such key
     recipe     the resolved recipe as TOML text
 The archive's comment is the SHA-256 of everything before it; whoever reads the file compares it. Files of earlier
 versions have none, and then the members' checksums are compared alone.
@@ -68,6 +70,7 @@ class Checkpoint:
     sampler: dict[str, int | str]
     recipe: Recipe
     running: dict[str, float] = field(default_factory=dict)
+    average: State = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -88,6 +91,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "running": checkpoint.running,
         "recipe": recipe_to_toml(checkpoint.recipe),
     }
+    if checkpoint.average:
+        content["average"] = _on_cpu(checkpoint.average)
     with atomic(path) as file, _Writer(file) as writer:
         try:
             torch.save(content, cast("IO[bytes]", writer))
@@ -174,7 +179,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: not readable, not one of ours, or one whose keys are not what they must be.
     """
-    content = {"running": {}, **read_content(path)}  # files of earlier versions lack it
+    content = {"running": {}, "average": {}, **read_content(path)}  # files of earlier versions lack them
     _check_ours(content, path)
     check_contents(content, str(path))
     fields = {key: content[key] for key in Checkpoint.__dataclass_fields__}
@@ -232,6 +237,9 @@ def check_resumable(
         )
     _check_fits(model.state_dict(), checkpoint.model, source)
     check_finite(checkpoint.model, source)
+    if checkpoint.recipe.optim.average_decay:
+        _check_fits(model.state_dict(), checkpoint.average, f"{source} (average)")
+        check_finite(checkpoint.average, source)
     faults = optimizer_faults(checkpoint.optimizer, optimizer, checkpoint.step) + rng_faults(checkpoint.rng)
     if checkpoint.step > total:
         faults.insert(0, f"it is at step {checkpoint.step}, and this training ends with step {total}")
@@ -325,8 +333,8 @@ def _network_state(path: Path) -> tuple[str, State]:
 
 
 def _own_state(content: Mapping[str, Any], path: Path) -> State:
-    """The weights in one of our checkpoints."""
-    state = content.get("model")
+    """The weights in one of our checkpoints: their moving average where it has one."""
+    state = content.get("average") or content.get("model")
     if not is_table_of_tensors(state):
         raise WeightsError(f"{path}: a checkpoint without a table of tensors", "use another checkpoint")
     return dict(state)

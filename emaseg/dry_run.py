@@ -31,6 +31,7 @@ from emaseg.run_folder import RunFolder
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.training_step import check_batch, smallest_batch, training_step
+from emaseg.weight_average import WeightAverage
 from emaseg.weights.start import fetchable
 from emaseg.words import duration, rate
 
@@ -215,10 +216,14 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool) -> _Prob
     began, seconds, finite = 0.0, 0.0, True
     try:
         with allocation_limit(None if free is None else _usable(free) - (peak_memory(run.device) or 0)):
+            decay = recipe.optim.average_decay
+            average = WeightAverage(run.model, decay) if decay else None
             for i in range(steps):
                 began = time.perf_counter()
                 batch = next(stream)
                 result = training_step(run.model, run.optimizer, batch, run.start + i, run.schedule, recipe.optim)
+                if average is not None:
+                    average.update(run.model, i + 1)
                 seconds = time.perf_counter() - began
                 finite = finite and result.finite
     except (MemoryError, RuntimeError) as error:

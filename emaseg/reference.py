@@ -241,7 +241,10 @@ def _of_checkpoint(file: Path, run: Path | None, note: str, overrides: Sequence[
     source = f"{file} (recipe inside)"
     written, recipe = _with_options(lambda sets: parse_recipe(text, source, sets).recipe, overrides, tta)
     _check_network(written, recipe, "checkpoint", ("weights", "em_iterations_eval"))
-    return Resolved(recipe, file, run, written, _notes(note, overrides), state)
+    notes = _notes(note, overrides)
+    if written.optim.average_decay:
+        notes += (f"{file}: the moving average of its weights (optim.average_decay = {written.optim.average_decay:g})",)
+    return Resolved(recipe, file, run, written, notes, state)
 
 
 def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:

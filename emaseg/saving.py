@@ -53,7 +53,12 @@ class Saver:
         """
         self._wait()
         self._check()
-        copy = replace(checkpoint, model=_copied(checkpoint.model), optimizer=_copied(checkpoint.optimizer))
+        copy = replace(
+            checkpoint,
+            model=_copied(checkpoint.model),
+            optimizer=_copied(checkpoint.optimizer),
+            average=_copied(checkpoint.average),
+        )
         self._job = Background(lambda: self._write(copy, paths))
 
     def written(self) -> Iterator[Saved]:

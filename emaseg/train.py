@@ -53,6 +53,7 @@ from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.step_statistics import StepStatistics
 from emaseg.training_step import check_batch, training_step
+from emaseg.weight_average import WeightAverage
 from emaseg.weights.start import fetch_backbone
 from emaseg.words import Lines, lines_of, quoted_path
 
@@ -74,6 +75,7 @@ class _TrainingState:
     fingerprint: Mapping[str, int | str]  # of the images and the surroundings, as checkpoints remember them
     lock: RunLock
     saver: Saver
+    average: WeightAverage | None
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)  # miou, step; evaluated = last step that was evaluated
     running: dict[str, float] = field(default_factory=dict)  # of StepStatistics
@@ -232,7 +234,10 @@ def _open(
     threads = recipe.train.threads or torch.get_num_threads()
     now = {**image_state(train_set, eval_set), **surroundings(device, threads)}
     saver = Saver(run, lock.check, recipe.train.keep_last)
-    state = _TrainingState(recipe, run, device, model, optimizer, schedule, train_set, eval_set, now, lock, saver)
+    average = WeightAverage(model, recipe.optim.average_decay) if recipe.optim.average_decay else None
+    state = _TrainingState(
+        recipe, run, device, model, optimizer, schedule, train_set, eval_set, now, lock, saver, average
+    )
     if origin is not None:
         _restore(state, origin.checkpoint)
         if not state.complete:
@@ -293,7 +298,9 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
     finally:
         stream.close()
         state.saver.close()
-    yield Saved(write_samples(state.model, state.recipe, state.eval_set, state.run, state.device), "samples")
+    with _averaged(state):
+        samples = write_samples(state.model, state.recipe, state.eval_set, state.run, state.device)
+    yield Saved(samples, "samples")
     yield Finished(state.run.root, state.step, state.best.get("miou"), scored=state.schedule.scored)
 
 
@@ -357,7 +364,14 @@ def _step(state: _TrainingState, batch: Batch) -> dict[str, float]:
     result = training_step(state.model, state.optimizer, batch, state.step, state.schedule, state.recipe.optim)
     if not result.finite:
         raise _diverged(state, batch, result.losses)
+    if state.average is not None:
+        state.average.update(state.model, state.step + 1)
     return result.losses
+
+
+def _averaged(state: _TrainingState) -> contextlib.AbstractContextManager[None]:
+    """Inside, the network is what is evaluated and shown: the average of its weights, if there is one."""
+    return contextlib.nullcontext() if state.average is None else state.average.in_place_of(state.model)
 
 
 def _diverged(state: _TrainingState, batch: Batch, losses: dict[str, float]) -> Diverged:
@@ -410,15 +424,17 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
     stats = recipe.backbone.pixel_stats
     state.model.eval()
     try:
-        for event in evaluate(state.model, state.eval_set, recipe.inference, stats, state.device):
-            if stop.is_set():
-                return
-            if isinstance(event, Evaluated):
-                yield _record(state, event)
-                break
-            yield event
+        with _averaged(state):
+            for event in evaluate(state.model, state.eval_set, recipe.inference, stats, state.device):
+                if stop.is_set():
+                    return
+                if isinstance(event, Evaluated):
+                    scored = event
+                    break
+                yield event
     finally:
         state.model.train()
+    yield _record(state, scored)
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()
 
@@ -454,12 +470,15 @@ def _snapshot(state: _TrainingState) -> Checkpoint:
         rng=rng,
         sampler={"seed": seed, "epoch": epoch, "offset": offset, **state.fingerprint},
         running=dict(state.running),
+        average={} if state.average is None else state.average.state,
         recipe=state.recipe,
     )
 
 
 def _restore(state: _TrainingState, checkpoint: Checkpoint) -> None:
     state.model.load_state_dict(checkpoint.model)
+    if state.average is not None:
+        state.average.load(checkpoint.average)
     state.optimizer.load_state_dict(checkpoint.optimizer)
     state.step = checkpoint.step
     state.best, state.running = dict(checkpoint.best), dict(checkpoint.running)

@@ -157,6 +157,14 @@ class Optim:
         ceiling=FACTOR,
         extra=True,
     )
+    average_decay: float = key(
+        "decay, such as 0.999, of a moving average of the weights, which is evaluated and kept in their place "
+        "(Tarvainen, Valpola 2017); 0 = off",
+        0.0,
+        low=0,
+        high=0.999999,
+        extra=True,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- train

@@ -118,6 +118,7 @@ _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "rng": ("the generators' states, or empty", _is_rng),
     "sampler": ("a table of whole numbers and short texts", _is_sampler),
     "running": ("a table of numbers", _is_running),
+    "average": ("a table of tensors", is_table_of_tensors),
     "recipe": ("a recipe's text", lambda value: isinstance(value, str) and len(value) <= MOST_TEXT),
 }
 
