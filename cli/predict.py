@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -19,18 +19,22 @@ from emaseg.words import quoted
 from .options import INTERRUPTED, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.predict import ImageDone, ImageInput, Predictor
+    from emaseg.image_inputs import ImageInput
+    from emaseg.predict import ImageDone, Predictor
 
 
-Output = Literal["mask", "overlay"]
-SAVES: tuple[Output, ...] = ("mask", "overlay")
+Output = Literal["mask", "overlay", "color", "values", "probabilities", "confidence", "json"]
+SAVES: tuple[Output, ...] = get_args(Output)
 LARGEST = 3  # classes named on an image's line
 
 
 def predict(
     context: typer.Context,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE", help="Images, folders, globs, or - for an image on stdin.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE", help="Images, folders, globs, @list.txt (one a line), or - for an image on stdin."
+        ),
     ],
     weights: Annotated[
         str | None,
@@ -47,8 +51,30 @@ def predict(
         str, typer.Option("--out", metavar="DIR", help="Folder for the results; - writes one mask to stdout.")
     ] = "predictions",
     save: Annotated[
-        str, typer.Option("--save", metavar="LIST", help="What to write for each image: mask, overlay or both.")
+        str,
+        typer.Option(
+            "--save",
+            metavar="LIST",
+            help="What to write for each image: mask, overlay, color, values (as your own masks have them), "
+            "probabilities (.npz), confidence, json.",
+        ),
     ] = "mask,overlay",
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", metavar="LIST", help="Label these classes only, e.g. person,car; the rest is ignore."
+        ),
+    ] = None,
+    min_confidence: Annotated[
+        float,
+        typer.Option(
+            "--min-confidence", metavar="X", min=0.0, max=1.0, help="Leave pixels that are less sure as ignore (255)."
+        ),
+    ] = 0.0,
+    part: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts of the images, for N processes."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip images whose results are there.")] = False,
     em_iterations: EMIterations = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
@@ -66,6 +92,8 @@ def predict(
       emaseg predict holidays/ --weights runs/first --out labelled --json
       emaseg predict photo.jpg --recipe voc_r50_d8 --weights voc_r50_d8.pth
       emaseg predict - --weights runs/first --out - < photo.jpg > mask.png
+      emaseg predict street/ --save mask,confidence --classes person,car --min-confidence 0.8
+      emaseg predict @images.txt --shard 2/4 --resume
     """
     session_of(context, verbose, keeps_files=out != "-")
     wanted = _what_to_save(save)
@@ -83,12 +111,15 @@ def predict(
         resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
 
     from emaseg.device import keep_freed_memory, pick_device
-    from emaseg.predict import Predictor, find_images, predict_files, unread_files
+    from emaseg.image_inputs import find_images, shard, unread_files
+    from emaseg.predict import Predictor, predict_files
 
     from .render import print_lines, print_notes
 
     target = pick_device(device)  # before anything is downloaded
     inputs = find_images(images, folder)
+    if part is not None:
+        inputs = shard(inputs, part)
     if folder is None and len(inputs) != 1:
         raise RecipeError(
             f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
@@ -102,8 +133,11 @@ def predict(
     keep_freed_memory()
     predictor = Predictor(open_model(resolved, target), resolved.recipe, target)
     if folder is None:
-        return _mask_to_stdout(predictor, inputs[0])
-    return _tell_each(predict_files(predictor, inputs, folder, wanted, resume), len(inputs), as_json, quiet)
+        return _mask_to_stdout(predictor, inputs[0], class_names(classes, predictor.classes), min_confidence)
+    kept = class_names(classes, predictor.classes)
+    predictor.check_limits(kept, min_confidence)  # before the first image
+    done = predict_files(predictor, inputs, folder, wanted, resume, classes=kept, min_confidence=min_confidence)
+    return _tell_each(done, len(inputs), as_json, quiet)
 
 
 def _folder(out: str, alone: bool) -> Path | None:
@@ -199,19 +233,33 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
 
 def _line(image: ImageDone) -> str:
     """photo.jpg -> out/photo_mask.png  sky 61.2%  tree 30.0%  road 8.8%"""
-    written = image.mask or image.overlay
+    written = next(iter(image.files.values()))
     shares = "  ".join(f"{name} {100 * share:.1f}%" for name, share in image.shares[:LARGEST])
     return f"{image.image} -> {written}  {shares}{'  (was there)' if image.skipped else ''}".rstrip()
 
 
-def _mask_to_stdout(predictor: Predictor, item: ImageInput) -> int:
+def class_names(text: str | None, known: Sequence[str]) -> list[str]:
+    """The names of `--classes`, which are parted by commas; a name that holds a comma itself counts as one."""
+    names: list[str] = []
+    rest = [part.strip() for part in (text or "").split(",")]
+    while rest:
+        fits = (n for n in range(len(rest), 0, -1) if ", ".join(rest[:n]) in known or ",".join(rest[:n]) in known)
+        count = next(fits, 1)
+        whole = ", ".join(rest[:count])
+        names.append(whole if whole in known else ",".join(rest[:count]))
+        del rest[:count]
+    return [name for name in names if name]
+
+
+def _mask_to_stdout(predictor: Predictor, item: ImageInput, classes: Sequence[str], min_confidence: float) -> int:
     from emaseg.data.files.images import read_image
-    from emaseg.predict import mask_png
+    from emaseg.outputs import mask_png
 
     from .render import print_error
 
     try:
-        prediction = predictor.predict(read_image(item.source, item.name))
+        image = read_image(item.source, item.name)
+        prediction = predictor.predict(image, classes=classes, min_confidence=min_confidence)
     except DataError as error:
         print_error(error.message, error.hint)
         return 1  # as for every image that fails

@@ -26,6 +26,7 @@ from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.schema import Inference
 
 UInt8 = npt.NDArray[np.uint8]
+Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 Size = tuple[int, int]
 
@@ -76,9 +77,29 @@ def label_and_confidence(
     Returns:
         (H, W) uint8 train ids, and (H, W) float32 in 0..1.
     """
-    certainty = torch.empty(image.shape[:2], dtype=torch.float32, device=device)
-    labels = _labels(model, image, inference, stats, device, certainty)
-    return labels.cpu().numpy(), certainty.cpu().numpy()
+    confidence = torch.empty(image.shape[:2], dtype=torch.float32, device=device)
+    labels = _labels(model, image, inference, stats, device, confidence)
+    return labels.cpu().numpy(), confidence.cpu().numpy()
+
+
+@torch.inference_mode()
+def label_and_probabilities(
+    model: nn.Module,
+    image: UInt8,
+    inference: Inference,
+    stats: PixelStats,
+    device: torch.device | str,
+    classes: int,
+) -> tuple[UInt8, Float32, Float16]:
+    """As `label_and_confidence`, and the probability of each class: (K, H, W) float16, the one large array that is held.
+
+    classes: K.
+    """
+    height, width = image.shape[:2]
+    confidence = torch.empty((height, width), dtype=torch.float32, device=device)
+    probabilities = torch.empty((classes, height, width), dtype=torch.float16)
+    labels = _labels(model, image, inference, stats, device, confidence, probabilities)
+    return labels.cpu().numpy(), confidence.cpu().numpy(), probabilities.numpy()
 
 
 def _labels(
@@ -87,14 +108,19 @@ def _labels(
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
-    certainty: Tensor | None,
+    confidence: Tensor | None,
+    probabilities: Tensor | None = None,
 ) -> Tensor:
-    """The classes (H, W) uint8 of an image; `certainty` (H, W), where there is one, is filled with their probabilities."""
+    """The classes (H, W) uint8 of an image.
+
+    Where they are given, `confidence` (H, W) is filled with their probabilities, `probabilities` (K, H, W) with those of
+    all classes.
+    """
     views = (view.to(device) for view in _image_views(image, inference, stats))
     terms = _terms(model, views, inference)
     size = (image.shape[0], image.shape[1])
     count = len(inference.scales) * (2 if inference.flip else 1)
-    finish = None if certainty is None else _Certainty(certainty, count, inference.average == "logits")
+    finish = None if confidence is None else _Certainty(confidence, probabilities, count, inference.average == "logits")
     on_grid = inference.mode == "whole" and not _over_input(inference)
     if count == 1 or on_grid:
         # Terms on the feature grid have 1/64 of the input's pixels (1/16 for HRNet): keeping all of them costs
@@ -258,21 +284,28 @@ def _sum(terms: Iterable[Tensor], size: Size, inference: Inference, align_corner
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Certainty:
-    """Where the probabilities of the chosen classes go: (H, W) float32, made from the sum of `count` terms.
+    """Where probabilities go, made from the sum of `count` terms band by band.
 
-    logits: the terms are logits, and their mean's softmax is meant; else they are probabilities.
+    confidence: (H, W), of the chosen classes. probabilities: (K, H, W), of all, or None. logits: the terms are logits,
+    and their mean's softmax is meant; else they are probabilities.
     """
 
-    into: Tensor
+    confidence: Tensor
+    probabilities: Tensor | None
     count: int
     logits: bool
 
     def keep(self, rows: slice, total: Tensor, best: Tensor) -> None:
         """Of a band of rows: total (K, rows, W), its largest values (rows, W)."""
-        if self.logits:  # best's softmax; the exponents are at most 0
-            self.into[rows] = ((total - best) / self.count).exp_().sum(0).reciprocal_()
+        if self.probabilities is not None:
+            mean = total / self.count
+            shares = mean.softmax(0) if self.logits else mean
+            self.probabilities[:, rows] = shares
+            self.confidence[rows] = shares.amax(0)
+        elif self.logits:  # best's softmax; the exponents are at most 0
+            self.confidence[rows] = ((total - best) / self.count).exp_().sum(0).reciprocal_()
         else:
-            self.into[rows] = best / self.count
+            self.confidence[rows] = best / self.count
 
 
 def _arg_max(

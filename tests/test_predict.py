@@ -17,7 +17,9 @@ from PIL import Image
 import emaseg
 from emaseg.checkpoint import Checkpoint, save_checkpoint
 from emaseg.errors import DataError, RecipeError, SystemFault, WeightsError
-from emaseg.predict import ImageDone, Predictor, class_shares, find_images, predict_files
+from emaseg.image_inputs import find_images
+from emaseg.predict import ImageDone, Predictor, predict_files
+from emaseg.prediction import class_shares
 
 TINY = ["backbone.width=8", "model.attention_channels=16", "model.decoder_channels=16", "model.bottleneck_channels=16"]
 
@@ -83,8 +85,9 @@ def test_pillow_pictures_are_read_like_their_files(predictor: Predictor, tmp_pat
 
 
 def test_arrays_that_are_no_images_are_refused(predictor: Predictor) -> None:
-    """Floats in 0..1 or channels first would give a silent wrong answer."""
-    for wrong in (np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((0, 8, 3), np.uint8)):
+    """Channels first in an array, floats beyond 1 and 16 bits would give a silent wrong answer."""
+    floats = np.full((8, 8, 3), 200, np.float32)
+    for wrong in (np.zeros((3, 8, 8), np.uint8), floats, np.zeros((0, 8, 3), np.uint8), np.zeros((8, 8), np.uint16)):
         with pytest.raises(DataError, match="is no image"):
             predictor.predict(wrong)  # type: ignore[arg-type]
 
@@ -245,7 +248,7 @@ def test_outputs_and_report(predictor: Predictor, tmp_path: Path) -> None:
         assert opened.width == 56
         assert opened.height > 40
     line = json.loads(json.dumps(done.json(), allow_nan=False))
-    assert list(line) == ["schema", "image", "mask", "width", "height", "classes", "error"]
+    assert list(line) == ["schema", "image", "mask", "files", "width", "height", "classes", "error"]
     assert line["schema"] == 1
     assert line["image"] == str(tmp_path / "in/sub/a.png")
     assert (line["mask"], line["width"], line["height"], line["error"]) == (str(mask), 56, 40, None)

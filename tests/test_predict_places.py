@@ -18,7 +18,8 @@ from PIL import Image
 import emaseg
 from emaseg.data.files.signed import is_signed, signed
 from emaseg.errors import DataError, RecipeError, SystemFault
-from emaseg.predict import ImageDone, Predictor, find_images, predict_files
+from emaseg.image_inputs import find_images
+from emaseg.predict import ImageDone, Predictor, predict_files
 from emaseg.visual import overlay
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name == "nt", reason="POSIX file systems")]
@@ -106,7 +107,7 @@ def test_nothing_is_replaced_that_predict_did_not_write(
     assert done.error is not None
     assert str(place.relative_to(here)) in done.error
     assert done.hint == "move it away, or choose another folder with --out"
-    assert (done.mask, done.overlay) == (None, None)
+    assert not done.files
     assert state(here) == before
     assert (here / "precious").read_text() == "precious"
 

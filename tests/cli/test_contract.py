@@ -32,7 +32,12 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         }
         | COMMON,
     ),
-    "predict": (("images",), {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations"} | COMMON),
+    "predict": (
+        ("images",),
+        {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations"}
+        | {"--classes", "--min-confidence", "--shard"}
+        | COMMON,
+    ),
     "export": (
         ("reference",),
         {"--format", "--weights", "--shape", "--dynamic", "--precision", "--include", "--calibrate", "--out"}

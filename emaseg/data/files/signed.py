@@ -1,10 +1,11 @@
-"""PNGs that say they were written by this program, and are as it wrote them; nothing else is ever replaced by one.
+"""Files that say they were written by this program, and are as it wrote them; nothing else is ever replaced by one.
 
 Room: data/files.
 
 Threat: `photo_mask.png` beside photo.png may be hours of somebody's drawing. Only what we wrote ourselves, and nobody
-has touched since, may be replaced without asking. The mark is a text part right after the header that holds the
-SHA-256 of all other bytes: a picture that was edited, even by a program that copies texts, does not carry it.
+has touched since, may be replaced without asking. The mark of a PNG is a text part right after the header that holds
+the SHA-256 of all other bytes: a picture that was edited, even by a program that copies texts, does not carry it. A
+NumPy archive has the mark in its comment, a JSON file in its last key, with the SHA-256 of the bytes before.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from pathlib import Path
 
 from emaseg.data.files import png
 from emaseg.errors import DataError
-from emaseg.files import NO_LINK, READ, open_file
+from emaseg.files import NO_LINK, READ, open_file, sha256_of
 
 Identity = tuple[int, int]  # device and number of a file
 
 _KIND, _TEXT = b"tEXt", b"Software\0emaseg predict "
 _MARK_SIZE = len(png.chunk(_KIND, _TEXT)) + 64
+_NAME, _JSON_END = b"emaseg predict ", b'"\n}\n'
+_NO_COMMENT = b"\0\0"  # the last two bytes of a ZIP archive: the length of its comment
+_ENDS = (b"", _JSON_END)  # what comes after the mark of an archive, of a JSON file
 
 
 def signed(content: bytes) -> bytes:
@@ -32,8 +36,20 @@ def signed(content: bytes) -> bytes:
     return head + _mark(head, rest) + rest
 
 
+def signed_archive(content: bytes) -> bytes:
+    """The ZIP archive, which has no comment yet, with our mark as its comment."""
+    if not content.endswith(_NO_COMMENT):
+        raise ValueError("not a ZIP archive without a comment")
+    return _marked(content[:-2] + (len(_NAME) + 64).to_bytes(2, "little"))
+
+
+def signed_json(content: bytes) -> bytes:
+    """The JSON object, not empty, with our mark as its last key."""
+    return _marked(content.rstrip().removesuffix(b"}").rstrip() + b',\n  "written_by": "') + _JSON_END
+
+
 def is_signed(path: Path) -> bool:
-    """Whether an ordinary file, no link, is a PNG as `signed` made it.
+    """Whether an ordinary file, no link, is as `signed`, `signed_archive` or `signed_json` made it.
 
     Raises:
         OSError: it cannot be read.
@@ -42,7 +58,17 @@ def is_signed(path: Path) -> bool:
         return False
     with open_file(path, READ | NO_LINK) as file:
         head, mark = file.read(png.AFTER_HEADER), file.read(_MARK_SIZE)
-        return mark[4:].startswith(_KIND + _TEXT) and mark == _mark(head, file.read())
+        if mark[4:].startswith(_KIND + _TEXT):
+            return mark == _mark(head, file.read())
+        size = os.fstat(file.fileno()).st_size
+        for end in _ENDS:
+            start = size - len(end) - len(_NAME) - 64
+            if start > 0:
+                file.seek(start)
+                tail = file.read()
+                if tail.startswith(_NAME) and tail.endswith(end):
+                    return tail == _NAME + sha256_of(file, 0, start).encode() + end
+        return False
 
 
 def identities(sources: Iterable[Path | bytes]) -> frozenset[Identity]:
@@ -82,6 +108,10 @@ def check_place(path: Path, taken: Collection[Identity]) -> None:
     except OSError as error:
         problem = f"no result can be called that ({error.strerror})"
     raise DataError(f"{path}: {problem}", "move it away, or choose another folder with --out")
+
+
+def _marked(content: bytes) -> bytes:
+    return content + _NAME + hashlib.sha256(content).hexdigest().encode()
 
 
 def _mark(head: bytes, rest: bytes) -> bytes:
