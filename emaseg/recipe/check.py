@@ -73,8 +73,10 @@ def _control_characters(recipe: Recipe) -> Iterator[Problem]:
         for field in fields(content):
             value = getattr(content, field.name)
             # A Windows path has no slash; the name of a folder on other systems may hold such characters.
-            if isinstance(value, str) and "/" not in value and any(mark in "\b\t\n\f\r" for mark in value):
-                yield Problem(f"{section}.{field.name}", f"holds a control character ({value!r}): {BACKSLASHES}")
+            several = isinstance(value, tuple) and field.name.endswith(("_images", "_masks"))
+            for text in value if several else (value,):
+                if isinstance(text, str) and "/" not in text and any(mark in "\b\t\n\f\r" for mark in text):
+                    yield Problem(f"{section}.{field.name}", f"holds a control character ({text!r}): {BACKSLASHES}")
 
 
 def _network(recipe: Recipe) -> Iterator[Problem]:
@@ -143,6 +145,7 @@ def _folder(data: FolderData) -> Iterator[Problem]:
     if both:
         name = (*data.classes, "")[min(data.palette.index(both[0]), count)]
         yield Problem("data.ignore_colours", f'{list(both[0])} is also the colour of class "{name}"')
+    yield from _folders(data)
     yield from _holdout(data)
 
 
@@ -153,6 +156,46 @@ def _holdout(data: FolderData) -> Iterator[Problem]:
         yield Problem("data.holdout", "the list files already name the images; write holdout = 0")
     if data.holdout and (data.train_images, data.train_masks) != (data.eval_images, data.eval_masks):
         yield Problem("data.holdout", "divides one folder, but training and evaluation have two; write holdout = 0")
+    if data.holdout_group and not data.holdout:
+        yield Problem("data.holdout_group", "groups are held out only with holdout; write holdout = 5 for every fifth")
+    if data.holdout_group not in ("", "folder") and (reason := _unfit_pattern(data.holdout_group)):
+        yield Problem("data.holdout_group", reason)
+
+
+def _folders(data: FolderData) -> Iterator[Problem]:
+    """Several folders need as many masks', and no list file, whose names could be of any of them."""
+    for phase, images, masks, listing in (
+        ("train", data.train_images, data.train_masks, data.train_list),
+        ("eval", data.eval_images, data.eval_masks, data.eval_list),
+    ):
+        count = len(images) if isinstance(images, tuple) else 1
+        others = len(masks) if isinstance(masks, tuple) else 1
+        if not count:
+            yield Problem(f"data.{phase}_images", "is empty; name at least one folder")
+        elif others != count:
+            text = f'{others} mask folders for {count} image folders; name one for each, "" where there are no masks'
+            yield Problem(f"data.{phase}_masks", text)
+        if count > 1 and listing:
+            yield Problem(f"data.{phase}_list", "is for one folder; a list of `image mask` lines can name files of all")
+        if phase == "train" and data.train_repeat and len(data.train_repeat) != count:
+            text = f"{len(data.train_repeat)} numbers for {count} folders; give one for each of train_images, or none"
+            yield Problem("data.train_repeat", text)
+
+
+def _unfit_pattern(pattern: str) -> str:
+    """What is wrong with a regular expression, "" = nothing.
+
+    Threat: one from a stranger's checkpoint could search a name for years. Few repetitions, none of a group, cannot.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"is no regular expression: {error}"
+    bare = re.sub(r"\\.|\[\]?[^\]]*\]", "x", pattern)  # without escapes and sets of characters
+    repeats = re.findall(r"[*+{]|(?<!\()\?", re.sub(r"([*+}])\?", r"\1", bare))
+    if re.search(r"\)[*+{?]", bare) or len(repeats) > 4:
+        return "repeats a group, or more than four parts, which may take for ever on a long name; write it plainer"
+    return ""
 
 
 def _augment(augment: Augment, classes: int) -> Iterator[Problem]:

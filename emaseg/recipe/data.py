@@ -10,6 +10,11 @@ from typing import Literal
 
 from emaseg.recipe.rule import COUNT, IMAGES, SEED, SIDE, key
 
+_SEVERAL = "; several folders as an array"
+_LIST = (
+    "text file below root with one image name a line, or `image mask` a line, or CSV with the columns image and mask; an "
+    "image without a mask there is all of the first class"
+)
 _ROOT_DOC = "folder of the data set; a relative one is looked for below $EMASEG_DATA (default ./data), then here"
 
 
@@ -93,19 +98,41 @@ class CocoVOCData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderData:
-    """Your own images: a folder of images and a folder of masks with the same names."""
+    """Your own images: a folder of images and a folder of masks with the same names, or several of both."""
 
     kind: Literal["folder"] = key("layout")
     root: str = key(_ROOT_DOC)
     classes: tuple[str, ...] = key("class names; a mask value is the position in this list, or see values", longest=200)
-    train_images: str = key("training images below root")
-    train_masks: str = key("their masks below root: PNG, 8-bit grey or palette, or RGB in the palette's colours")
-    eval_images: str = key("evaluation images below root")
-    eval_masks: str = key("their masks below root")
-    train_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
-    eval_list: str = key('text file below root with one image name a line; "" = the whole folder', "")
+    train_images: str | tuple[str, ...] = key(f"training images below root{_SEVERAL}", most=1000)
+    train_masks: str | tuple[str, ...] = key(
+        "their masks below root: PNG, 8-bit grey or palette, or RGB in the palette's colours; of several folders in the "
+        'same order, "" = no masks: all pixels are of the first class',
+        most=1000,
+    )
+    eval_images: str | tuple[str, ...] = key(f"evaluation images below root{_SEVERAL}", most=1000)
+    eval_masks: str | tuple[str, ...] = key("their masks below root, as train_masks", most=1000)
+    train_list: str = key(f'{_LIST}; "" = the whole folder', "")
+    eval_list: str = key(f'{_LIST}; "" = the whole folder', "")
+    train_repeat: tuple[int, ...] = key(
+        "how many times an epoch draws each image of each training folder, such as [1, 4]; [] = once",
+        (),
+        low=1,
+        high=1000,
+        most=1000,
+        extra=True,
+    )
     holdout: int = key(
         "every n-th image, by path, is for evaluation, the others for training; 0 = no", 0, low=0, ceiling=COUNT
+    )
+    holdout_group: str = key(
+        'hold out every n-th group instead, and no group in both phases: "folder" = images of one sub-folder, else a '
+        'regular expression whose first group (or match) names the group, such as ^(.*)_[0-9]+$; "" = no groups',
+        "",
+        longest=200,
+        extra=True,
+    )
+    unmasked: Literal["refuse", "background"] = key(
+        "images without a mask: refuse them, or take all their pixels for the first class", "refuse", extra=True
     )
     mask_suffix: str = key("added to an image's stem to name its mask", "")
     image_prefix: str | None = key("taken off the front of an image's file name to name its mask", None)

@@ -99,8 +99,14 @@ def nearest_legal(key: str, text: str) -> tuple[str, object] | None:
     classes, name = _owners(key)
     keys = [section_keys(cls)[name] for cls in classes if name in section_keys(cls)]
     if key.rpartition(".")[2].isdigit():  # an element of an array
-        keys = [Key(_array(one.type, one.rule)[0], one.rule, MISSING) for one in keys if typing.get_args(one.type)]
-    keys = [dataclasses.replace(one, type=_without_none(one.type)) for one in keys if not _classes_below(one.type)]
+        arrays = [(one, member) for one in keys for member in _members(one.type) if typing.get_args(member)]
+        keys = [Key(_array(member, one.rule)[0], one.rule, MISSING) for one, member in arrays]
+    keys = [
+        dataclasses.replace(one, type=member)
+        for one in keys
+        if not _classes_below(one.type)
+        for member in _members(one.type)
+    ]
     choices = [choice for one in keys if typing.get_origin(one.type) is Literal for choice in typing.get_args(one.type)]
     defaults = [list(one.default) if isinstance(one.default, tuple) else one.default for one in keys]
     for value in (*_guesses(text, choices), *defaults, 1, 0.5, *choices):
@@ -144,7 +150,9 @@ def _number(text: str) -> int | float:
 
 def expected(type_: Any, rule: Rule) -> str:
     """What a key may hold, in words: "an array of 0 or 3 whole numbers, each at least 1"."""
-    type_ = _without_none(type_)
+    if not section_classes(type_) and len(_members(type_)) > 1:
+        return ", or ".join(expected(member, rule) for member in _members(type_))
+    type_ = _members(type_)[0]
     if section_classes(type_):
         several = len(section_classes(type_)) > 1
         return f"a section whose kind is one of {_listed(section_kinds(type_))}" if several else "a section"
@@ -165,11 +173,11 @@ def _read(
     """`value` as the schema's type; problems grow (and the result means nothing) where it does not fit."""
     if section_classes(type_):
         return _read_table(type_, value, path, problems, replaced)
-    type_ = _without_none(type_)
+    whole, type_ = type_, _member(type_, value)
     if typing.get_origin(type_) is not tuple:
         result = _scalar(type_, rule, value)
         if result is None:
-            problems.append(Problem(path, _refusal(type_, rule, value)))
+            problems.append(Problem(path, _refusal(whole, rule, value)))
         return result
     item, _ = _array(type_, rule)
     if section_classes(item):
@@ -180,7 +188,7 @@ def _read(
         return tuple(_read_table(item, table, f"{path}.{index}", problems, replaced) for index, table in tables)
     result = _tuple(type_, rule, value)
     if result is None:
-        problems.append(Problem(path, _refusal(type_, rule, value)))
+        problems.append(Problem(path, _refusal(whole, rule, value)))
     return result
 
 
@@ -361,11 +369,18 @@ def _classes_below(type_: Any) -> tuple[type, ...]:
     return section_classes(type_)
 
 
-def _without_none(type_: Any) -> Any:
-    """`float` for `float | None`: TOML cannot say None, an absent key does."""
+def _members(type_: Any) -> tuple[Any, ...]:
+    """`(float,)` for `float | None`: TOML cannot say None, an absent key does. `(str, tuple[str, ...])` for one or several."""
     if isinstance(type_, types.UnionType) and not section_classes(type_):
-        return next(member for member in typing.get_args(type_) if member is not types.NoneType)
-    return type_
+        return tuple(member for member in typing.get_args(type_) if member is not types.NoneType)
+    return (type_,)
+
+
+def _member(type_: Any, value: object) -> Any:
+    """The member that a value of this form is meant to be: of one or several, the array for an array."""
+    members = _members(type_)
+    arrays = [member for member in members if typing.get_origin(member) is tuple]
+    return arrays[0] if arrays and isinstance(value, list) else members[0]
 
 
 def _array(type_: Any, rule: Rule) -> tuple[Any, str]:

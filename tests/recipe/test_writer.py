@@ -29,6 +29,8 @@ def values(type_: Any, rule: Rule) -> st.SearchStrategy[Any]:
         return st.one_of(st.none(), strategy) if type(None) in typing.get_args(type_) else strategy
     if type_ == float | None:
         return st.one_of(st.none(), values(float, rule))
+    if type_ == str | tuple[str, ...]:
+        return values(str, rule) | values(tuple[str, ...], rule)
     if typing.get_origin(type_) is Literal:
         return st.sampled_from(typing.get_args(type_))
     if typing.get_origin(type_) is tuple:

@@ -30,8 +30,8 @@ def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
     if not isinstance(dataset, PairedFiles):
         return []
     found = [Doubt("left", text, "convert what should be used, or take it for known") for text in dataset.left]
-    found += _palettes([dataset.items[index][1] for index in chosen])
-    headers = [(path, header) for index in chosen if (header := _header(path := dataset.items[index][0])) is not None]
+    found += _palettes([dataset.items[index][1] for index in chosen if index < len(dataset.items)])
+    headers = [(path, header) for index in chosen if (header := _header(path := dataset.files(index)[0])) is not None]
     paged = [path for path, header in headers if header.pages > 1]
     if paged:
         found.append(

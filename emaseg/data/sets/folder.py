@@ -4,11 +4,14 @@ Room: data/sets.
 
     root/<train_images>/a/1.jpg   root/<train_masks>/a/1<mask_suffix>.png
     root/<train_images>/a/<image_prefix>1.jpg   root/<train_masks>/a/<mask_prefix>1.png
-    root/<train_list>             optional; one image a line, relative to the image folder, with or without extension
+    root/<train_list>             optional; one image a line, relative to the image folder, with or without extension;
+                                  or pairs of image and mask (pair_lists.py)
 
 Sub-folders are kept: an image's mask has the same relative path. Extensions may be in capitals. Hidden files are
 passed over. The order is that of the relative paths, or that of the list. Where one folder serves both phases, `holdout`
-divides it.
+divides it (holdout.py). Of several folders each is read so, and one follows the other; an epoch draws each image of a
+folder as often as `train_repeat` says. Images that are known to show the first class only need no masks: in a folder
+whose mask folder is "", or with `unmasked`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -25,6 +28,8 @@ from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Phase
+from emaseg.data.sets.holdout import group_count, held
+from emaseg.data.sets.pair_lists import read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
@@ -44,25 +49,90 @@ def folder(data: FolderData, phase: Phase) -> PairedFiles:
         DataError: a folder or list is missing or empty, an image has no mask, a mask no image, or two files share a
             name; names the first few, their number and the remedy.
     """
-    dataset, problems = usable(data, phase)
+    found, problems = _all_folders(data, phase)
     if problems:
         raise problems[0]
-    return dataset
+    return _joined(data, found, data.train_repeat if phase == "train" and data.train_repeat else (1,) * len(found))
 
 
 def usable(data: FolderData, phase: Phase) -> tuple[PairedFiles, list[DataError]]:
-    """As `folder`, but images without a mask and masks without an image are left out, and returned as errors.
+    """As `folder`, but images without a mask and masks without an image are left out, and returned as errors; and each
+    image is there once, whatever data.train_repeat says.
 
     Raises:
         DataError: as `folder`, where there is nothing to go on with.
     """
+    found, problems = _all_folders(data, phase)
+    return _joined(data, found, (1,) * len(found)), problems
+
+
+def _all_folders(data: FolderData, phase: Phase) -> tuple[list[_Found], list[DataError]]:
+    """What each folder of a phase holds."""
+    places, listing = places_of(data, phase), data.train_list if phase == "train" else data.eval_list
+    for images, masks in places:
+        need_folder(images, f"data.{phase}_images", f"check data.{phase}_images")
+        if masks is not None:
+            need_folder(masks, f"data.{phase}_masks", f"check data.{phase}_masks")
     root = data_root(data.root)
-    train = phase == "train"
-    images = root / (data.train_images if train else data.eval_images)
-    masks = root / (data.train_masks if train else data.eval_masks)
-    listing = data.train_list if train else data.eval_list
-    need_folder(images, f"data.{phase}_images", f"check data.{phase}_images")
-    need_folder(masks, f"data.{phase}_masks", f"check data.{phase}_masks")
+    table = read_pair_list(root / listing, root, *places[0]) if listing else None
+    if table is not None:
+        return [_Found(table.pairs, table.background)], []
+    found = [_folder_files(data, phase, images, masks) for images, masks in places]
+    return [one for one, _ in found], [problem for _, problems in found for problem in problems]
+
+
+def _joined(data: FolderData, found: Sequence[_Found], repeats: Sequence[int]) -> PairedFiles:
+    """All folders as one data set, the images of each so many times."""
+    labels = label_set(data)
+    rule = index_rule(
+        labels.classes, data.ignore, values=data.values, palette=data.palette, ignore_colours=data.ignore_colours
+    )
+    words = []
+    if max(repeats) > 1:
+        rows = [
+            f"{len(one.pairs) + len(one.background):,} x {times}" for one, times in zip(found, repeats, strict=True)
+        ]
+        words.append(f"images of each folder x times drawn in an epoch: {', '.join(rows)}")
+    if count := sum(len(one.background) for one in found):
+        words.append(f'{count:,} images without a mask are all "{labels.classes[0]}"')
+    return PairedFiles(
+        items=tuple(pair for one, times in zip(found, repeats, strict=True) for pair in one.pairs * times),
+        rule=rule,
+        palette=labels.palette,
+        layout="; ".join(words),
+        left=tuple(sentence for one in found for sentence in one.left),
+        background=tuple(image for one, times in zip(found, repeats, strict=True) for image in one.background * times),
+    )
+
+
+def places_of(data: FolderData, phase: Phase) -> list[tuple[Path, Path | None]]:
+    """The image folders of a phase with their mask folders; None = without masks."""
+    root = data_root(data.root)
+    names = (data.train_images, data.train_masks) if phase == "train" else (data.eval_images, data.eval_masks)
+    images, masks = ((one,) if isinstance(one, str) else one for one in names)
+    several = len(images) > 1
+    return [
+        (root / image, root / mask if mask or not several else None) for image, mask in zip(images, masks, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a folder holds for a phase: (image, mask) pairs, images that are all of the first class, and a word on files
+    that are not read."""
+
+    pairs: tuple[tuple[Path, Path], ...]
+    background: tuple[Path, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+def _folder_files(data: FolderData, phase: Phase, images: Path, masks: Path | None) -> tuple[_Found, list[DataError]]:
+    """The files of one folder, and what is wrong with it.
+
+    Raises:
+        DataError: it holds no images, or holdout leaves none.
+    """
+    train, listing = phase == "train", data.train_list if phase == "train" else data.eval_list
     naming = Naming(*map(_form, (data.image_prefix or "", data.mask_prefix or "", data.mask_suffix)))
     image_files, mask_files, other = _find(images, masks, naming)
     if not image_files:
@@ -70,35 +140,31 @@ def usable(data: FolderData, phase: Phase) -> tuple[PairedFiles, list[DataError]
             f"{images}: no images ({', '.join(EXTENSIONS)}){_beside(other.images)}",
             f"put images there, or correct data.{phase}_images",
         )
-    chosen = _listed(root / listing, image_files, images) if listing else image_files
+    chosen = _listed(data_root(data.root) / listing, image_files, images) if listing else image_files
     by_stem = _by_stem(chosen, images)
-    mask_of = _by_stem(mask_files, masks)
-    problems = _images_alone(by_stem, mask_of, images, masks, naming, other)
-    if not listing:
+    mask_of = {} if masks is None else _by_stem(mask_files, masks)
+    problems: list[DataError] = []
+    if masks is not None and data.unmasked == "refuse":
+        problems += _images_alone(by_stem, mask_of, images, masks, naming, other)
+    if masks is not None and not listing:
         problems += _masks_alone(by_stem, mask_of, images, masks, naming, other)
+    stems = held(list(by_stem), data.holdout, data.holdout_group, images, train=train)
+    bare = masks is None or data.unmasked == "background"
     pairs = tuple(
-        (images / name, masks / mask_of[naming.mask(stem)])
-        for stem, name in _held(by_stem, data.holdout, train)
-        if naming.mask(stem) in mask_of
+        (images / by_stem[stem], masks / mask_of[naming.mask(stem)])
+        for stem in stems
+        if masks is not None and naming.mask(stem) in mask_of
     )
-    if not pairs and not problems:
+    background = tuple(images / by_stem[stem] for stem in stems if bare and naming.mask(stem) not in mask_of)
+    if not stems:
+        what = "groups" if data.holdout_group else "images"
         raise DataError(
             f"{images}: data.holdout = {data.holdout} leaves no image for {'training' if train else 'evaluation'}",
-            f"there are {len(by_stem)}; set data.holdout to at most that number, and at least 2",
+            f"there are {group_count(list(by_stem), data.holdout_group)} {what}; set data.holdout to at most that number, "
+            "and at least 2",
         )
-    labels = label_set(data)
-    rule = index_rule(
-        labels.classes, data.ignore, values=data.values, palette=data.palette, ignore_colours=data.ignore_colours
-    )
-    left = tuple(other.sentences(images, masks, naming))
-    return PairedFiles(items=pairs, rule=rule, palette=labels.palette, left=left), problems
-
-
-def _held(by_stem: dict[str, str], every: int, train: bool) -> list[tuple[str, str]]:
-    """The images of one phase: all, or those that every `every`-th is, or is not; the first held out is in mid-group."""
-    if not every:
-        return list(by_stem.items())
-    return [item for place, item in enumerate(by_stem.items()) if (place % every != every // 2) == train]
+    left = tuple(other.sentences(images, masks or images, naming))
+    return _Found(pairs, background, left), problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +211,11 @@ class _Other:
             )
 
 
-def _find(images: Path, masks: Path, naming: Naming) -> tuple[list[str], list[str], _Other]:
+def _find(images: Path, masks: Path | None, naming: Naming) -> tuple[list[str], list[str], _Other]:
     """Relative paths of the images and of the masks; the two folders may be one, or one inside the other."""
+    if masks is None:
+        found = list(walk(images, None))
+        return [name for name in found if _is_image(name)], [], _Other(tuple(n for n in found if not _is_image(n)))
     one_folder = images.resolve() == masks.resolve()
     there = list(walk(masks, None if one_folder else images))
     mask_files = [name for name in there if naming.is_mask(name)]
@@ -282,7 +351,7 @@ def _images_alone(
             what,
             nearest(wanted, free)
             or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix, data.mask_prefix "
-            "or a list file",
+            'or a list file; if such images show the first class only, set data.unmasked = "background"',
         )
     ]
 

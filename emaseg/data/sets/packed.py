@@ -210,6 +210,11 @@ def pack(dataset: Dataset, path: Path) -> Iterator[tuple[int, int]]:
             "this data set has no label file for each image, so there are no stored bytes to pack",
             "data sets with an image file and a label file for each sample can be packed",
         )
+    if dataset.background:
+        raise DataError(
+            f"{len(dataset.background):,} images have no mask file to pack, such as {dataset.background[0]}",
+            "give them masks of the first class, for example with emaseg convert",
+        )
     partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
+from emaseg.data.files.images import image_size
 from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
@@ -26,7 +29,8 @@ class PairedFiles:
 
     items: (image, mask) paths. rule: what the masks' values mean. palette: (K, 3) uint8 RGB, for pictures of results.
     layout: how the files were recognised, for people, where a data set has several layouts; "" = nothing to say.
-    left: what was found in the folders and is not read, for people, one sentence each.
+    left: what was found in the folders and is not read, for people, one sentence each. background: images without a
+    mask file whose pixels are all of the first class; they follow the others.
     """
 
     items: tuple[tuple[Path, Path], ...]
@@ -34,6 +38,7 @@ class PairedFiles:
     palette: UInt8
     layout: str = ""
     left: tuple[str, ...] = ()
+    background: tuple[Path, ...] = ()
     withheld_by: ClassVar[str] = ""
     common_files: ClassVar[tuple[Path, ...]] = ()
 
@@ -42,17 +47,25 @@ class PairedFiles:
         return self.rule.classes
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items) + len(self.background)
 
     def files(self, index: int) -> tuple[Path, ...]:
-        return self.items[index]
+        return self.items[index] if index < len(self.items) else (self.background[index - len(self.items)],)
 
     def name(self, index: int) -> str:
-        return str(self.items[index][0])
+        return str(self.files(index)[0])
 
     def open(self, index: int) -> Sample:
+        if index >= len(self.items):
+            image = self.background[index - len(self.items)]
+            return FileSample(image, str(image), partial(_first_class, image), f"all {self.classes[0]}")
         image, label = self.items[index]
         return FileSample(image, str(image), partial(read_label, label, self.rule), str(label))
+
+
+def _first_class(image: Path) -> UInt8:
+    """(H, W) zeros: the label of an image that shows the first class only."""
+    return np.zeros(image_size(image), np.uint8)
 
 
 # -------------------------------------------------------------------------------------- folders and list files

@@ -1,0 +1,58 @@
+"""Dividing one folder between training and evaluation: every n-th image, or every n-th group of images.
+
+Room: data/sets.
+
+Frames of one video are nearly the same image: with some of them in each phase the scores would be too good. Groups are
+counted in the order of their first images; the first that is held out is in mid-group (the third of five).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from emaseg.errors import DataError
+
+__all__ = ["group_count", "group_of", "held"]
+
+
+def held(stems: Sequence[str], every: int, group: str, images: Path, *, train: bool) -> list[str]:
+    """The images of one phase: all, or those that every `every`-th is, or is not.
+
+    Args:
+        stems: relative paths without their extensions, in order.
+        every: of how many images or groups one is for evaluation; 0 = all images are in both phases.
+        group: data.holdout_group; "" = each image is a group of its own.
+        images: the folder, for messages.
+        train: the training images, else those of the evaluation.
+
+    Raises:
+        DataError: the regular expression fits no image.
+    """
+    if not every:
+        return list(stems)
+    groups = [group_of(stem, group) for stem in stems]
+    if group not in ("", "folder") and not any(re.search(group, stem) for stem in stems):
+        raise DataError(
+            f"{images}: data.holdout_group = {group!r} fits none of the names, such as {stems[0]}",
+            "it is searched in the path below the image folder, without the extension",
+        )
+    place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    return [stem for stem, name in zip(stems, groups, strict=True) if (place[name] % every != every // 2) == train]
+
+
+def group_of(stem: str, group: str) -> str:
+    """The group of an image: its sub-folder, or what the regular expression's first group, or else all of it, fits.
+
+    An image that does not fit is a group of its own.
+    """
+    if group == "folder":
+        return stem.rpartition("/")[0]
+    match = re.search(group, stem) if group else None
+    return f"={stem}" if match is None else (match[1] or "") if match.re.groups else match[0]
+
+
+def group_count(stems: Sequence[str], group: str) -> int:
+    """How many groups there are."""
+    return len({group_of(stem, group) for stem in stems})
