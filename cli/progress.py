@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 _EVERY_SECONDS = 10.0  # between plain lines where there is no terminal
 _WIDE = 120  # columns of a terminal that has room for a long bar
+_NARROW = 100  # columns below which there is none at all
+_LONGEST_JOB = 8  # letters: "evaluate"; the names of jobs are in one column
 
 
 class Meter:
@@ -40,10 +42,12 @@ class Meter:
         self._next_line: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
+        self._bar = 0  # columns of a bar
         if self.out.draws and not quiet:
+            self._bar = 0 if self.out.width < _NARROW else 6 if self.out.width < _WIDE else 20
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=40 if self.out.width >= _WIDE else 6),
+                *([BarColumn(bar_width=self._bar)] if self._bar else []),
                 MofNCompleteColumn(),
                 TextColumn(
                     "{task.fields[text]}", markup=False, table_column=Column(no_wrap=False)
@@ -85,6 +89,13 @@ class Meter:
             self.say(f"{job} {done}/{total}  {text}".rstrip())
             self._next_line[job] = now + _EVERY_SECONDS
 
+    def room(self, total: int) -> int | None:
+        """Columns for the text of a job of `total` steps, so that it stays on its line; None = no limit."""
+        if self._bars is None:
+            return None
+        counts = 2 * len(str(total)) + 1
+        return self.out.width - (_LONGEST_JOB + 1) - (self._bar + 1 if self._bar else 0) - (counts + 1)
+
     def transfer(self, event: Downloading) -> None:
         """Some more of a file is here; counted in MB."""
         job, done = f"download {event.name}", event.done // 1_000_000
@@ -111,13 +122,16 @@ def show_training(events: Iterator[TrainEvent], quiet: bool) -> Finished:
     Raises:
         RuntimeError: the events ended without one.
     """
+    miou: float | None = None
     with Meter(quiet) as meter:
         for event in events:
             if isinstance(event, Stepped):
-                meter.update("train", event.step, event.total_steps, _step_text(event))
+                text = _step_text(event, miou, meter.room(event.total_steps))
+                meter.update("train", event.step, event.total_steps, text)
             elif isinstance(event, Evaluating):
                 meter.update("evaluate", event.done, event.total, _pace(event.images_per_second, event.seconds_left))
             elif isinstance(event, Evaluated):
+                miou = event.scores.miou
                 meter.close("evaluate")
                 meter.say(_evaluation_line(event), style="bold green" if event.best else "")
             elif isinstance(event, TrainingStarted):
@@ -190,10 +204,45 @@ def _start_line(start: TrainingStarted) -> str:
     return f"{start.run}: {images}; {steps}{begin}; {size}"
 
 
-def _step_text(step: Stepped) -> str:
-    wait = f"  data wait {100 * step.data_wait:.0f}%" if step.data_wait > 0.1 else ""
-    pace = _pace(step.images_per_second, step.seconds_left)
-    return f"epoch {step.epoch}  loss {step.loss:.4f}  lr {step.lr:.3g}  {pace}{wait}"
+def _step_text(step: Stepped, miou: float | None, room: int | None) -> str:
+    """What is said of a step beside its number: all of it where there is room, else the same in fewer letters.
+
+    miou: of the last evaluation. room: columns; None = no limit.
+    """
+    scored = [] if miou is None else [f"mIoU {percent(miou)}"]
+    held = [] if step.peak_memory is None else [f"{size(step.peak_memory)} at most"]
+    pace, wait = _pace(step.images_per_second, step.seconds_left), f"data wait {100 * step.data_wait:.0f}%"
+    parts = [f"epoch {step.epoch}", f"loss {step.loss:.4f}", *scored, f"lr {step.lr:.3g}", pace, wait, *held]
+    text = "  ".join(parts)
+    return text if room is None or len(text) <= room else _short_text(step, miou, room)
+
+
+def _short_text(step: Stepped, miou: float | None, room: int) -> str:
+    """The same for a narrow terminal; what has no room at all is left out, the least important first."""
+    parts = [
+        f"loss {step.loss:.3g}",
+        f"{_brief(step.seconds_left)} left",
+        *([] if miou is None else [f"mIoU {100 * miou:.1f}"]),
+        f"{rate(step.images_per_second)} img/s",
+        f"wait {100 * step.data_wait:.0f}%",
+        *([] if step.peak_memory is None else [size(step.peak_memory)]),
+    ]
+    while len(parts) > 1 and len(" ".join(parts)) > room:
+        parts.pop()
+    wide = "  ".join(parts)
+    return wide if len(wide) <= room else " ".join(parts)
+
+
+def _brief(seconds: float) -> str:
+    """42s, 12m, 2h05, 3d04h."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f}s"
+    if minutes < 60:
+        return f"{minutes}m"
+    if minutes < 48 * 60:
+        return f"{minutes // 60}h{minutes % 60:02d}"
+    return f"{minutes // 1440}d{minutes % 1440 // 60:02d}h"
 
 
 def _pace(images_per_second: float, seconds_left: float) -> str:

@@ -61,6 +61,15 @@ class Stepped:
     images_per_second: float  # smoothed
     data_wait: float  # share of the time spent waiting for data, smoothed
     seconds_left: float
+    peak_memory: int | None = None  # bytes that were held at most: by the device, on a CPU by the process
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A row of metrics.csv is written: what loggers draw. values: by column, without the step."""
+
+    step: int
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +152,4 @@ class Forecast:
 
 
 DryRunEvent = Note | Planned | Measuring | Forecast
-TrainEvent = Note | Downloading | TrainingStarted | Stepped | Evaluating | Evaluated | Saved | Finished
+TrainEvent = Note | Downloading | TrainingStarted | Stepped | Logged | Evaluating | Evaluated | Saved | Finished

@@ -20,7 +20,7 @@ from emaseg.files import append_text, fault, is_file, set_aside, write_text
 # Columns after the fixed first ones are the model's loss terms; the last ones belong to evaluations.
 FIRST = ("step", "epoch", "lr", "loss")
 LAST = ("images_per_second", "miou", "pixel_accuracy", "mean_accuracy")
-TIMED = ("images_per_second",)  # the columns that two equal runs do not share
+TIMED = ("images_per_second", "data_wait", "peak_memory")  # measured: two equal runs do not share them
 
 _STEP = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?|-?inf|nan|")

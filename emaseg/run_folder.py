@@ -5,6 +5,8 @@ Room: run_folder; never torch. Layout:
     RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,previous,best,step_XXXXXXXX}.pt
     RUN/env.json      each start: versions, command         RUN/samples.png   image, truth, prediction
     RUN/metrics.csv   one row a log interval and one an evaluation (metrics_file.py)
+    RUN/metrics.jsonl the same with all digits and the scores of each class (metrics_lines.py)
+    RUN/tensorboard/  the same as curves, with train.tensorboard
     RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
     RUN/lock          who trains it just now (run_lock/)
 
@@ -81,6 +83,14 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.csv"
+
+    @property
+    def metrics_lines(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
 
     @property
     def log(self) -> Path:
@@ -232,7 +242,7 @@ def create(run: RunFolder, recipe: Recipe, device: torch.device) -> list[str]:
     make_folder(run.checkpoints)
     files = (run.recipe, run.environment, run.log, run.samples)
     notes = [_cleared(path) for path in (*files, run.last, run.previous, run.best)]
-    own = [run.root.glob(f".{path.name}.*.part") for path in (*files, run.metrics)]
+    own = [run.root.glob(f".{path.name}.*.part") for path in (*files, run.metrics, run.metrics_lines)]
     for leftover in (*run.checkpoints.glob(".*.part"), *itertools.chain(*own)):  # of a process that was killed
         with contextlib.suppress(OSError):
             leftover.unlink()

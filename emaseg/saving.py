@@ -23,7 +23,8 @@ import torch
 from emaseg.background import Background
 from emaseg.checkpoint import Checkpoint, save_checkpoint
 from emaseg.events import Saved
-from emaseg.files import fault, sync
+from emaseg.files import fault
+from emaseg.records import sync_records
 from emaseg.run_folder import RunFolder, kept_checkpoints
 
 
@@ -92,7 +93,7 @@ class Saver:
 
     def _write(self, checkpoint: Checkpoint, paths: Sequence[Path]) -> None:
         run = self._run
-        sync(run.metrics)
+        sync_records(run)
         for path in paths:
             self._check()
             if path == run.last:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from emaseg.events import Stepped
+from emaseg.memory import peak_memory
 from emaseg.optim import learning_rate
 from emaseg.recipe import Recipe
 from emaseg.schedule import Schedule
@@ -26,6 +29,7 @@ class StepStatistics:
     recipe: Recipe
     schedule: Schedule
     running: dict[str, float]
+    device: torch.device
     seconds: float = 0.0  # of one step, smoothed
     waiting: float = 0.0  # of it, for data
 
@@ -56,6 +60,7 @@ class StepStatistics:
             images_per_second=self.recipe.train.batch / self.seconds,
             data_wait=min(1.0, self.waiting / self.seconds),
             seconds_left=(self.schedule.total - step) * self.seconds,
+            peak_memory=peak_memory(self.device),
         )
 
     def row(self, event: Stepped) -> dict[str, float] | None:
@@ -70,6 +75,9 @@ class StepStatistics:
         for name in event.losses:
             row[f"loss_{name}"] = sums[f"sum_{name}"] / sums[f"count_{name}"]
         row["images_per_second"] = event.images_per_second
+        row["data_wait"] = event.data_wait
+        if event.peak_memory is not None:
+            row["peak_memory"] = event.peak_memory
         sums.clear()
         return row
 

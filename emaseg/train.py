@@ -29,13 +29,13 @@ from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
 from emaseg.errors import DataError, Diverged, SystemFault
 from emaseg.evaluate import evaluate
-from emaseg.events import Evaluated, Finished, Note, Saved, TrainEvent, TrainingStarted
+from emaseg.events import Evaluated, Finished, Logged, Note, Saved, TrainEvent, TrainingStarted
 from emaseg.files import atomic, is_file
 from emaseg.image_state import changed_images, image_state
-from emaseg.metrics_file import append_row, repair
 from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer
 from emaseg.recipe import Recipe
+from emaseg.records import record, repair_records
 from emaseg.resuming import (
     Origin,
     changed_surroundings,
@@ -52,6 +52,7 @@ from emaseg.saving import Saver
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.step_statistics import StepStatistics
+from emaseg.tensorboard import drawn
 from emaseg.training_step import check_batch, training_step
 from emaseg.weight_average import WeightAverage
 from emaseg.weights.start import fetch_backbone
@@ -122,7 +123,7 @@ def train(
     """
     device, stop = device or torch.device("cpu"), stop or threading.Event()
     finished = Finished(out, 0, None, interrupted=True)
-    with hold_target(out, resume) as lock:
+    with hold_target(out, resume) as lock, drawn(RunFolder(out), recipe.train.tensorboard) as draw:
         if lock.took_over:
             yield Note(f"{lock.path}: left by {lock.took_over}, which has ended; taken over", warning=True)
         with contextlib.closing(_train(recipe, RunFolder(out), resume, device, stop, lock)) as events:
@@ -130,6 +131,7 @@ def train(
                 if isinstance(event, Finished):
                     finished = event  # told when the lock is gone
                     break
+                draw(event)
                 yield event
     yield finished
 
@@ -175,7 +177,7 @@ def _prepare(state: _TrainingState, origin: Origin | None, messages: list[Note])
         notes.append(put_away(run, origin.path))
     notes += create(run, state.recipe, state.device)
     evaluated = int(state.best.get("evaluated", 0))
-    notes += repair(run.metrics, state.model.loss_names, state.step, evaluated)
+    notes += repair_records(run, state.model.loss_names, state.step, evaluated)
     repairs = [Note(text, warning=True) for text in notes if text]
     for note in (*messages, *repairs):
         append_log(run, note.text)
@@ -251,7 +253,7 @@ def _open(
 
 def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent, None, None]:
     """Steps, evaluations and checkpoints until the end or until `stop`."""
-    statistics = StepStatistics(state.recipe, state.schedule, state.running)
+    statistics = StepStatistics(state.recipe, state.schedule, state.running, state.device)
     stream = _stream(state)
     saved = state.step
     try:
@@ -283,7 +285,7 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
             row = statistics.row(event)
             if row is not None:
                 state.lock.check()
-                append_row(state.run.metrics, row, state.model.loss_names)
+                yield record(state.run, row, state.model.loss_names)
                 yield from _few_kept(state)
             yield event
             _save_if_due(state)
@@ -434,12 +436,12 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
                 yield event
     finally:
         state.model.train()
-    yield _record(state, scored)
+    yield from _record(state, scored)
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()
 
 
-def _record(state: _TrainingState, event: Evaluated) -> Evaluated:
+def _record(state: _TrainingState, event: Evaluated) -> tuple[Logged, Evaluated]:
     scores, step = event.scores, state.step
     miou = scores.miou or 0.0
     better = "miou" not in state.best or miou > state.best["miou"]
@@ -450,9 +452,9 @@ def _record(state: _TrainingState, event: Evaluated) -> Evaluated:
     row["pixel_accuracy"] = scores.pixel_accuracy or 0.0
     row["mean_accuracy"] = scores.mean_accuracy or 0.0
     state.lock.check()
-    append_row(state.run.metrics, row, state.model.loss_names)
+    logged = record(state.run, row, state.model.loss_names, event)
     append_log(state.run, f"step {step}: mIoU {100 * miou:.2f} on {scores.images} images")
-    return Evaluated(scores, step, better, event.tally)
+    return logged, Evaluated(scores, step, better, event.tally)
 
 
 def _snapshot(state: _TrainingState) -> Checkpoint:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("background", "distributed", "errors", "memory", "metrics", "signatures", "threads", "words"),
     ("archive", "device", "events", "files", "resources", "visual"),
-    ("evaluation_files", "metrics_file", "recipe", "run_lock"),
+    ("evaluation_files", "metrics_file", "metrics_lines", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder", "schedule"),
     ("loss_terms", "time_limit", "weight_average"),
     ("data/files", "models"),
@@ -29,8 +29,10 @@ FLOORS = (
         "image_state",
         "inference",
         "outputs",
+        "records",
         "starter",
         "step_statistics",
+        "tensorboard",
         "training_step",
     ),
     (

@@ -39,7 +39,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
 def untimed(run: Path) -> list[list[str]]:
     """metrics.csv as text but for the columns of measured time, which two equal runs do not share."""
     rows = [line.split(",") for line in (run / "metrics.csv").read_bytes().decode().split("\n")]
-    timed = [rows[0].index(name) for name in TIMED]
+    timed = [rows[0].index(name) for name in TIMED if name in rows[0]]
     return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]
 
 
@@ -92,7 +92,7 @@ def test_run_folder(tmp_path: Path) -> None:
     events = run(tiny("train.keep_every=6"), tmp_path / "run")
     files = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert files == {
-        "recipe.toml", "env.json", "metrics.csv", "log.txt", "samples.png",
+        "recipe.toml", "env.json", "metrics.csv", "metrics.jsonl", "log.txt", "samples.png",
         "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/best.pt", "checkpoints/step_00000006.pt",
         "checkpoints/step_00000012.pt",
     }  # fmt: skip

@@ -200,6 +200,7 @@ class Train:
     )
     keep_last: int = key("how many of these stay, the newest ones; 0 = all", 0, low=0, ceiling=COUNT, extra=True)
     log_every: int = key("iterations between rows of metrics.csv", 50, low=1, ceiling=COUNT)
+    tensorboard: bool = key("draw these rows in TensorBoard, too, in RUN/tensorboard", False, extra=True)
     freeze: Literal["none", "backbone", "backbone_norms"] = key(
         "what keeps its start values, norm statistics included: the backbone, or its norm layers alone (mmseg's "
         "norm_eval, their weights frozen too)",

@@ -74,6 +74,36 @@ def test_json_has_no_nan() -> None:
         render.print_json({"miou": float("nan")})
 
 
+@given(
+    total=st.integers(1, 999_999),
+    loss=st.floats(0, 1e6),
+    pace=st.floats(0.01, 99_999),
+    left=st.floats(0, 3e7),
+    wait=st.floats(0, 1),
+    memory=st.none() | st.integers(10**6, 10**11),
+    miou=st.none() | st.floats(0, 1),
+)
+def test_a_step_has_one_line_on_80_columns(
+    total: int, loss: float, pace: float, left: float, wait: float, memory: int | None, miou: float | None
+) -> None:
+    """Protects the screen from a line that breaks: whatever the numbers are, it fits, and says at least the loss."""
+    step = Stepped(total, total, 3, loss, {}, 0.00123, pace, wait, left, memory)
+    room = 80 - len("evaluate ") - len(f"{total}/{total} ")
+    text = progress._step_text(step, miou, room)
+    assert len(text) <= room
+    assert text.startswith(("loss", "epoch"))
+
+
+def test_all_of_a_step_is_said_on_80_columns() -> None:
+    """Protects what people watch: loss, time left, last mIoU, pace, wait and memory of a published row."""
+    step = Stepped(41_234, 90_000, 3, 0.43214, {}, 0.00123, 14.3, 0.031, 93_000, 7_940_000_000)
+    room = 80 - len("evaluate ") - len("41234/90000 ")
+    assert progress._step_text(step, 0.45678, room) == "loss 0.432 25h50 left mIoU 45.7 14.3 img/s wait 3% 7.94 GB"
+    assert progress._step_text(step, 0.45678, 120) == (
+        "epoch 3  loss 0.4321  mIoU 45.68  lr 0.00123  14.3 images/s  25 h 50 min left  data wait 3%  7.94 GB at most"
+    )
+
+
 @given(st.lists(st.floats(0, 7), min_size=1, max_size=40))
 def test_plain_progress_shows_first_and_last_and_at_most_a_line_in_ten_seconds(pauses: list[float]) -> None:
     now = [0.0]
@@ -114,7 +144,7 @@ def test_a_training_run_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert err.splitlines() == [
         "training: 16 images",
         "runs/x: 16 images, 4 to evaluate; 2 steps of 4 (0.5 epochs); 1.23 M parameters on cpu",
-        "train 1/2  epoch 1  loss 0.5000  lr 0.01  123 images/s  60 s left",
+        "train 1/2  epoch 1  loss 0.5000  lr 0.01  123 images/s  60 s left  data wait 5%",
         "train 2/2  epoch 1  loss 0.5000  lr 0.01  123 images/s  60 s left  data wait 25%",
         "evaluate 1/1  9.87 images/s  0 s left",
         "step 2: mIoU 45.68  best so far",
@@ -180,6 +210,7 @@ def test_on_a_terminal_there_is_a_bar_and_no_plain_line(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("sys.stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     import sys

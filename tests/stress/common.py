@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import time
@@ -91,6 +92,8 @@ def differences(whole: Path, out: Path) -> list[str]:
         found += [f"{name}: {key}" for key in a if key != "digest" and not equal(a[key], b.get(key))]
     if untimed(whole) != untimed(out):
         found.append("metrics.csv")
+    if untimed_lines(whole) != untimed_lines(out):
+        found.append("metrics.jsonl")
     if (whole / "samples.png").read_bytes() != (out / "samples.png").read_bytes():
         found.append("samples.png")
     left = [str(path.relative_to(out)) for path in out.rglob("*") if path.name.endswith((".part", ".damaged"))]
@@ -100,8 +103,14 @@ def differences(whole: Path, out: Path) -> list[str]:
 def untimed(run: Path) -> list[list[str]]:
     """metrics.csv but for the columns of measured time."""
     rows = [line.split(",") for line in (run / "metrics.csv").read_bytes().decode().split("\n")]
-    timed = [rows[0].index(name) for name in TIMED]
+    timed = [rows[0].index(name) for name in TIMED if name in rows[0]]
     return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]
+
+
+def untimed_lines(run: Path) -> list[dict[str, object]]:
+    """The same of metrics.jsonl."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("ascii").splitlines()]
+    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
 
 
 def table(title: str, rows: Sequence[tuple[str, object]]) -> None:
