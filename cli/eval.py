@@ -20,14 +20,19 @@ from emaseg.errors import RecipeError
 from emaseg.files import fault
 from emaseg.words import quoted_path
 
-from .options import SCHEMA, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
+from .options import SCHEMA, Device, EMIterations, Json, Overrides, Precision, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
+    import torch
+
     from emaseg.data.sample import Dataset
+    from emaseg.engine import Engine
     from emaseg.evaluate import Comparison
+    from emaseg.exported.runtime import ExportedNetwork
     from emaseg.metrics import Scores
     from emaseg.recipe.data import Data
     from emaseg.recipe.models import Model
+    from emaseg.reference import Resolved
     from emaseg.submit import Submission
 
 CHECK_TOLERANCE = 0.5  # points of mIoU below the published figure that --check still accepts
@@ -91,6 +96,7 @@ def evaluate(
         ),
     ] = False,
     em_iterations: EMIterations = None,
+    precision: Precision = "auto",
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
     as_json: Json = False,
@@ -118,14 +124,16 @@ def evaluate(
         _check_archive(submit)
     if out is not None and out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
-    from emaseg.reference import hash_of_weights, open_model, resolve, with_em_iterations
+    from emaseg.reference import check_precision_name, hash_of_weights, resolve, with_em_iterations, with_precision
 
     from .render import print_json, print_lines, print_notes, print_path, print_scores
 
+    check_precision_name(precision)
     resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
     print_notes(resolved.notes, quiet)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
+    resolved = with_precision(resolved, precision)
     from emaseg.datasets import choose_split
 
     data, which = choose_split(resolved.recipe.data, split)
@@ -159,7 +167,7 @@ def evaluate(
     if check:
         _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
     file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
-    model, weights_hash = open_model(resolved, target), hash_of_weights(resolved.weights)
+    model, weights_hash = _engine(resolved, dataset, target, verbose), hash_of_weights(resolved.weights)
     stats = recipe.backbone.pixel_stats
     if not dataset.withheld_by:
         _check_metrics(file)
@@ -196,6 +204,24 @@ def evaluate(
     passed, verdict = _check(scores, published)
     print_lines([verdict])
     return 0 if passed else 1
+
+
+def _engine(resolved: Resolved, dataset: Dataset, device: torch.device, verbose: bool) -> Engine | ExportedNetwork:
+    """The network made ready to run; `verbose`: compared with itself before, on the first image."""
+    from emaseg.data.sample import read_pair
+    from emaseg.engine import engine_lines
+    from emaseg.inference import probe
+    from emaseg.reference import open_engine
+
+    from .render import print_lines
+
+    if not verbose or len(dataset) == 0:
+        return open_engine(resolved, device)
+    recipe = resolved.recipe
+    image, _ = read_pair(dataset, 0)
+    model = open_engine(resolved, device, probe=probe(image, recipe.inference, recipe.backbone.pixel_stats))
+    print_lines(engine_lines(model))
+    return model
 
 
 def _em_deviation(model: Model) -> str:

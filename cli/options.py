@@ -45,6 +45,17 @@ EMIterations = Annotated[
         help="EM iterations for each image [default: the recipe's model.em_iterations_eval].",
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="auto|fp32|bf16|fp16",
+        help="What the network computes in; auto: the recipe's inference.precision, else fp32. -v tells the loss.",
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the network first: minutes once, kept in the cache; pays on a GPU.")
+]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; results and errors only.")]

@@ -16,7 +16,17 @@ import typer
 from emaseg.errors import DataError, RecipeError, WeightsError, nearest
 from emaseg.words import quoted
 
-from .options import INTERRUPTED, Device, EMIterations, Json, Overrides, Quiet, Verbose, session_of
+from .options import (
+    INTERRUPTED,
+    Device,
+    EMIterations,
+    Json,
+    Overrides,
+    Precision,
+    Quiet,
+    Verbose,
+    session_of,
+)
 
 if TYPE_CHECKING:
     from emaseg.image_inputs import ImageInput
@@ -77,6 +87,7 @@ def predict(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip images whose results are there.")] = False,
     em_iterations: EMIterations = None,
+    precision: Precision = "auto",
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
     as_json: Json = False,
@@ -104,19 +115,16 @@ def predict(
     if reference is None:
         _check_default()
     folder = _folder(out, len(images) == 1 and not as_json and not resume)
-    from emaseg.reference import open_model, resolve, with_em_iterations
-
-    resolved = None
-    if reference is not None:  # before torch is imported: a wrong name is told at once
-        resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
-
-    from emaseg.device import keep_freed_memory, pick_device
     from emaseg.image_inputs import find_images, shard, unread_files
-    from emaseg.predict import Predictor, predict_files
+    from emaseg.reference import check_precision_name, open_engine, resolve, with_em_iterations, with_precision
 
     from .render import print_lines, print_notes
 
-    target = pick_device(device)  # before anything is downloaded
+    # Before torch is imported: a wrong name is told at once.
+    check_precision_name(precision)
+    resolved = None
+    if reference is not None:
+        resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
     inputs = find_images(images, folder)
     if part is not None:
         inputs = shard(inputs, part)
@@ -126,12 +134,21 @@ def predict(
         )
     if not quiet and (left := unread_files(images)):
         print_lines(left)
+    from emaseg.device import keep_freed_memory, pick_device
+    from emaseg.engine import engine_lines
+    from emaseg.predict import Predictor, first_probe, predict_files
+
+    target = pick_device(device)  # before anything is downloaded
     resolved = resolved or resolve(_default_model(quiet), overrides=overrides)
     print_notes(resolved.notes, quiet)
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
+    resolved = with_precision(resolved, precision)
     keep_freed_memory()
-    predictor = Predictor(open_model(resolved, target), resolved.recipe, target)
+    model = open_engine(resolved, target, probe=first_probe(inputs, resolved.recipe) if verbose else None)
+    if verbose:
+        print_lines(engine_lines(model))
+    predictor = Predictor(model, resolved.recipe, target)
     if folder is None:
         return _mask_to_stdout(predictor, inputs[0], class_names(classes, predictor.classes), min_confidence)
     kept = class_names(classes, predictor.classes)

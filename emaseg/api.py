@@ -124,12 +124,12 @@ def evaluate(
     def events() -> Generator[Note | Evaluating | Evaluated, None, None]:
         from emaseg.data.sets import build_dataset
         from emaseg.evaluate import evaluate as evaluate_engine
-        from emaseg.reference import open_model
+        from emaseg.reference import open_engine
 
         yield from map(Note, resolved.notes)
         recipe, where = resolved.recipe, target()
         dataset = build_dataset(data, phase)
-        model = open_model(resolved, where)
+        model = open_engine(resolved, where)
         yield from evaluate_engine(model, dataset, recipe.inference, recipe.backbone.pixel_stats, where)
 
     return events()

@@ -232,4 +232,6 @@ def protocol(inference: Inference) -> str:
     parts.append(inference.average.replace("_", " "))
     if inference.logits_path == "via_input":
         parts.append("over the input size")
+    if inference.precision != "fp32":
+        parts.append(inference.precision)
     return "; ".join(parts)

@@ -33,6 +33,7 @@ Size = tuple[int, int]
 # Scores of one band of rows: about a processor's cache, or enough to keep a GPU busy.
 BAND_BYTES_CPU = 8 << 20
 BAND_BYTES_GPU = 256 << 20
+PROBE_SIDE = 512  # pixels, of a part of an image
 
 
 @torch.inference_mode()
@@ -146,6 +147,13 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
     terms = _terms(model, _rescaled(image, inference.scales), inference)
     count = len(inference.scales) * (2 if inference.flip else 1)
     return _sum(terms, size, inference, bool(model.align_corners)).div_(count)
+
+
+def probe(image: UInt8, inference: Inference, stats: PixelStats) -> Tensor:
+    """A part of an image as the network sees it, (1, 3, h, w), small enough to be looked at beside the real work."""
+    view = next(_image_views(image, inference, stats))
+    top, left = (max(0, (side - PROBE_SIDE) // 2) for side in view.shape[2:])
+    return view[:, :, top : top + PROBE_SIDE, left : left + PROBE_SIDE].contiguous()
 
 
 # ---------------------------------------------------------------------------------------- what the network sees

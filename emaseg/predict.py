@@ -5,6 +5,7 @@ Room: predict; never torchvision. Legend: H W image height and width, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from emaseg.data.labels import label_set
 from emaseg.errors import DataError, RecipeError, SystemFault, nearest
 from emaseg.files import atomic
 from emaseg.image_inputs import ImageInput
-from emaseg.inference import label_and_confidence, label_and_probabilities, label_map
+from emaseg.inference import label_and_confidence, label_and_probabilities, label_map, probe
 from emaseg.outputs import DEFAULT, ENDINGS, Output, encoded
 from emaseg.prediction import Picture, Prediction, Share, class_shares, pixels_of
 from emaseg.recipe import Recipe
@@ -70,13 +71,15 @@ class Predictor:
             WeightsError: missing, damaged, of another model, or foreign and without a recipe.
         """
         from emaseg.checkpoint import load_network, read_network, recipe_inside
+        from emaseg.engine import prepare
 
         file, state = Path(path), None
         check_kind(file)
         if recipe is None:
             text, state = read_network(file)
             recipe = recipe_inside(text, file)
-        return cls(load_network(recipe, file, state), recipe, device)
+        network = load_network(recipe, file, state)
+        return cls(prepare(network, recipe.inference.precision, device), recipe, device)
 
     @overload
     def predict(
@@ -166,6 +169,15 @@ class Predictor:
             image=pixels,
         )
         return prediction.limited(classes, least) if classes or least else prediction
+
+
+def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | None:
+    """A part of the first image that can be read, for `emaseg.engine.prepare`; None where there is none."""
+    for item in inputs:
+        with contextlib.suppress(DataError, SystemFault):
+            if item.problem is None:
+                return probe(read_image(item.source, item.name), recipe.inference, recipe.backbone.pixel_stats)
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------- many files

@@ -36,8 +36,11 @@ from emaseg.words import quoted, quoted_path
 if TYPE_CHECKING:
     import torch
 
+    from emaseg.engine import Engine
     from emaseg.exported.runtime import ExportedNetwork
     from emaseg.models import Network
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,28 @@ def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNe
     return open_network(resolved).to(device)
 
 
+def open_engine(
+    resolved: Resolved, device: torch.device, *, compiled: bool = False, probe: torch.Tensor | None = None
+) -> Engine | ExportedNetwork:
+    """As `open_model`, but made ready to be run fast and in the recipe's `inference.precision` (engine/stages.py).
+
+    Args:
+        compiled, probe: as `prepare` has them.
+
+    Raises:
+        SystemFault: the device does not compute in that precision.
+    """
+    if is_exported(resolved.weights):
+        from emaseg.exported.runtime import open_exported
+
+        return open_exported(resolved.weights, device)
+    from emaseg.engine import check_precision, prepare
+
+    precision = resolved.recipe.inference.precision
+    check_precision(precision, device)  # before the weights are read
+    return prepare(open_network(resolved), precision, device, compiled=compiled, probe=probe)
+
+
 def open_network(resolved: Resolved) -> Network:
     """The network with its weights, in eval mode on the CPU.
 
@@ -205,6 +230,33 @@ def with_em_iterations(resolved: Resolved, count: int) -> Resolved:
         raise RecipeError(f"--em-iterations {count}: must be 1 to {EM_ITERATIONS}", "the paper uses 3")
     recipe = replace(resolved.recipe, model=replace(model, em_iterations_eval=count))
     return replace(resolved, recipe=recipe)
+
+
+def check_precision_name(precision: str) -> None:
+    """
+    Raises:
+        RecipeError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise RecipeError(f"--precision {precision}: none of {', '.join(PRECISIONS)}", nearest(precision, PRECISIONS))
+
+
+def with_precision(resolved: Resolved, precision: str) -> Resolved:
+    """The same with another `inference.precision`; "auto" keeps the recipe's, which is fp32 unless it says otherwise.
+
+    Raises:
+        RecipeError: no such precision, or that of an exported file, which is fixed.
+    """
+    check_precision_name(precision)
+    if precision == "auto" or precision == resolved.recipe.inference.precision:
+        return resolved
+    if is_exported(resolved.weights):
+        raise RecipeError(
+            f"--precision {precision}: the precision of an exported file is fixed",
+            f"export it again: emaseg export REF --precision {precision}",
+        )
+    inference = replace(resolved.recipe.inference, precision=precision)  # type: ignore[arg-type]
+    return replace(resolved, recipe=replace(resolved.recipe, inference=inference))
 
 
 def _with_options(

@@ -21,7 +21,7 @@ FLOORS = (
     ("data", "losses", "optim", "run_folder", "schedule"),
     ("loss_terms", "time_limit", "weight_average"),
     ("data/files", "models"),
-    ("data/pipeline", "data/sets", "exported", "prediction", "weights"),
+    ("data/pipeline", "data/sets", "engine", "exported", "prediction", "weights"),
     (
         "checkpoint",
         "class_balance",

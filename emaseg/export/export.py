@@ -18,9 +18,10 @@ from torch import nn
 
 from emaseg.checkpoint import Checkpoint, load_network, save_checkpoint
 from emaseg.data.sets import build_dataset
+from emaseg.engine import slim
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.events import Note
-from emaseg.export.network import InferenceNetwork, slim
+from emaseg.export.network import InferenceNetwork
 from emaseg.export.program import program_of, write_onnx, write_pt2
 from emaseg.export.quantise import Cost, calibration_images, cost, quantise
 from emaseg.export.request import Request

@@ -61,6 +61,9 @@ class Inference:
     logits_path: Literal["direct", "via_input"] = key(
         "resize logits to the original size directly (sssegmentation), or via the input size (mmseg, authors)", "direct"
     )
+    precision: Literal["fp32", "bf16", "fp16"] = key(
+        "what the network computes in at eval and predict; every published score is fp32", "fp32", extra=True
+    )
 
 
 # ------------------------------------------------------------------------------------------------ published

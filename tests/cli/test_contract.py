@@ -29,12 +29,13 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "--check",
             "--submit",
             "--em-iterations",
+            "--precision",
         }
         | COMMON,
     ),
     "predict": (
         ("images",),
-        {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations"}
+        {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations", "--precision"}
         | {"--classes", "--min-confidence", "--shard"}
         | COMMON,
     ),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from emaseg.export.network import InferenceNetwork, fold_norms, slim
+from emaseg.engine.slim import fold_norms, slim
+from emaseg.export.network import InferenceNetwork
 from emaseg.models.backbones import HRNet, ResNeSt, ViT
 from emaseg.models.layers import Norm
 from tests.export.made import network, recipe, settle

@@ -13,8 +13,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 import emaseg
+from emaseg.engine import slim
 from emaseg.export.export import DTYPES
-from emaseg.export.network import InferenceNetwork, slim
+from emaseg.export.network import InferenceNetwork
 from emaseg.export.program import program_of, write_onnx, write_pt2
 from emaseg.exported.archive import PROGRAM, content, read_directory
 from emaseg.exported.check_onnx import OPERATORS, check_model

@@ -73,7 +73,7 @@ def test_a_written_recipe_states_every_key_but_the_extra_ones_that_are_not_used(
     origins = parse_recipe(text, "again").origins
     assert {key for key, origin in origins.items() if origin == "default"} == {
         *("inference_tta", "published", "data.image_prefix", "data.mask_prefix"),
-        *extra_keys(),
+        *(key for key in extra_keys() if not key.startswith("inference_tta.")),  # there is no such section
     }
 
 

@@ -1,0 +1,205 @@
+"""Convolutions and products whose weights lie as oneDNN wants them, with their activation or sum in the same pass.
+
+Room: engine. Legend: B batch, C channels, h w feature grid, N tokens or pixels, A channels of an attention.
+
+torch's convolution reorders its weights in every call, and with one thread it sends 1x1 convolutions past oneDNN to a
+matrix product that reaches 40 % of its speed on some processors (measured on Zen 5). The operators here are those that
+torch's compiler emits for a CPU. They are no public interface: `packing_works` tries each kind of them before they are
+used, and where it fails the network runs on torch's public ones.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest value, in the trial
+_QUERY_BYTES = 16 << 20  # attention weights held at once: about what the cache keeps between two products
+
+_LARGE = 1_400_000  # values of a weight; the 3x3 ones above it have one layout at every size
+_MOST_SIZES = 1000  # of inputs, that are remembered
+
+Geometry = tuple[list[int], list[int], list[int], int]  # padding, stride, dilation, groups
+Activation = tuple[str, tuple[float, ...], str]  # oneDNN's name, its numbers, its algorithm
+NONE: Activation = ("none", (), "")
+RELU: Activation = ("relu", (), "")
+GELU: Activation = ("gelu", (), "none")  # the exact one, by the error function
+
+
+def leaky_relu(slope: float) -> Activation:
+    """ReLU where the slope is 0."""
+    return ("leaky_relu", (slope,), "") if slope else RELU
+
+
+class _Packings:
+    """The weight of a convolution in the layouts that its inputs' sizes want.
+
+    oneDNN chooses the blocks of a weight by the size of the image. A weight in other blocks is reordered in every call, by
+    a loop so slow that it takes longer than the convolution. So a new size packs the plain weight again (some
+    milliseconds for a whole network) and keeps what is a new layout: there are three at most. Large weights of 3x3 always
+    lie alike; they are packed once, and the plain ones dropped.
+    """
+
+    def __init__(self, weight: Tensor, geometry: Geometry) -> None:
+        self._plain: Tensor | None = weight.detach().contiguous(memory_format=torch.channels_last)
+        self._geometry = geometry
+        self._fixed = weight.shape[2:].numel() > 1 and weight.numel() > _LARGE
+        self._layouts: dict[bytes, Tensor] = {}
+        self._sizes: dict[torch.Size, Tensor] = {}
+
+    def __getitem__(self, size: torch.Size) -> Tensor:
+        """The weight for inputs of a size."""
+        packed = self._sizes.get(size)
+        if packed is None:
+            packed = next(iter(self._layouts.values())) if self._plain is None else self._pack(self._plain, size)
+            if len(self._sizes) >= _MOST_SIZES:
+                self._sizes.clear()
+            self._sizes[size] = packed
+        return packed
+
+    def _pack(self, plain: Tensor, size: torch.Size) -> Tensor:
+        packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(plain, *self._geometry, list(size))
+        layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
+        if self._fixed:
+            self._plain = None
+        return self._layouts.setdefault(layout, packed)
+
+
+class PackedConv(nn.Module):
+    """A convolution and its activation in one pass. The weights belong to no parameter: nothing here is trained or moved."""
+
+    def __init__(self, conv: nn.Conv2d, activation: Activation = NONE) -> None:
+        super().__init__()
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            raise ValueError("only zero padding of a stated width is packed")
+        self.geometry: Geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.activation = activation
+        self.out_channels = conv.out_channels
+        self.weights = _Packings(conv.weight, self.geometry)
+        self.bias = [None if conv.bias is None else conv.bias.detach()]  # in a list: no buffer that could be moved
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, h', w') in the same memory format."""
+        name, numbers, algorithm = self.activation
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weights[x.shape], *self.bias, *self.geometry, name, list(numbers), algorithm
+        )
+        return y
+
+    def add_relu(self, x: Tensor, total: Tensor) -> Tensor:
+        """relu(convolution + total), written over `total`; the module's own activation is not used."""
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
+            total, x, self.weights[x.shape], *self.bias, *self.geometry, "add", 1.0, "relu", [], ""
+        )
+        return y
+
+
+class PackedLinear(nn.Module):
+    """y = activation(x W^T + b) on the last dimension."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = NONE) -> None:
+        super().__init__()
+        self.activation = activation
+        self.packed: list[Tensor | None] = [
+            torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()),
+            None if bias is None else bias.detach(),
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C_in) -> (..., C)."""
+        name, numbers, algorithm = self.activation
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, *self.packed, name, list(numbers), algorithm)
+        return y
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(A)) v for one head: (N, A), (M, A), (M, A) -> (N, A), contiguous.
+
+    torch's own attention multiplies through the slow matrix product named above. Here keys and values are the weights
+    of two 1x1 convolutions, and the queries go through in blocks: N x M numbers are never held.
+    """
+    (queries, width), keys = q.shape, len(k)
+    first, second = (w.contiguous()[:, :, None, None] for w in (k * width**-0.5, v.t()))
+    step = max(16, _QUERY_BYTES // (4 * keys))
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    for start in range(0, queries, step):
+        block = q[start : start + step].contiguous()
+        weights = _product(block, first).softmax(-1)
+        out[start : start + step] = _product(weights, second)
+    return out
+
+
+def _product(rows: Tensor, weight: Tensor) -> Tensor:
+    """(N, C_in) x (C, C_in, 1, 1) -> (N, C), as a convolution over a map of N x 1 pixels."""
+    image = rows.t()[None, :, :, None]  # (1, C_in, N, 1), channels last in memory
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(image, weight, None, [0, 0], [1, 1], [1, 1], 1, "none", [], "")
+    return y[0, :, :, 0].t()
+
+
+@functools.cache
+def packing_works(dtype: torch.dtype) -> bool:
+    """Whether this torch on this processor has these operators for `dtype`, and they compute what torch's own do."""
+    if not torch.backends.mkldnn.enabled or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    try:
+        with torch.inference_mode():
+            return all(_close(own, reference, dtype) for own, reference in _trials(draw))
+    except (AttributeError, RuntimeError, NotImplementedError):  # no such operator, or not for this type
+        return False
+
+
+def _trials(draw: Any) -> list[tuple[Tensor, Tensor]]:
+    """Results of each kind of operator, and of torch's public ones in float32."""
+    image = draw(1, 32, 9, 13).contiguous(memory_format=torch.channels_last)
+    pairs = []
+    for kernel, stride, dilation, groups in ((1, 1, 1, 1), (3, 1, 2, 1), (3, 2, 1, 1), (3, 1, 1, 2)):
+        conv = nn.Conv2d(32, 48, kernel, stride, kernel // 2 * dilation, dilation, groups).to(image.dtype)
+        conv.weight, conv.bias = nn.Parameter(draw(*conv.weight.shape)), nn.Parameter(draw(48))
+        expected = F.conv2d(
+            image.float(), conv.weight.float(), conv.bias.float(), conv.stride, conv.padding, conv.dilation, groups
+        )
+        other = draw(*expected.shape).contiguous(memory_format=torch.channels_last)
+        summed = torch.relu(expected + other.float())
+        pairs.append((PackedConv(conv, leaky_relu(0.1))(image), F.leaky_relu(expected, 0.1)))
+        pairs.append((PackedConv(conv, RELU)(image), torch.relu(expected)))
+        pairs.append((PackedConv(conv).add_relu(image, other), summed))
+    tokens, weight, bias = draw(2, 7, 32), draw(48, 32), draw(48)
+    pairs.append(
+        (PackedLinear(weight, bias, GELU)(tokens), F.gelu(F.linear(tokens.float(), weight.float(), bias.float())))
+    )
+    q, k, v = draw(17, 32), draw(21, 32), draw(21, 32)
+    attended = F.scaled_dot_product_attention(*(x.float()[None, None] for x in (q, k, v)))[0, 0]
+    return [*pairs, (attend(q, k, v), attended)]
+
+
+def _close(own: Tensor, reference: Tensor, dtype: torch.dtype) -> bool:
+    if own.shape != reference.shape or own.dtype != dtype:
+        return False
+    difference = (own.float() - reference).abs().max()
+    return bool(difference <= _TOLERANCE[dtype] * reference.abs().max())
+
+
+def packed_linear(linear: nn.Linear, activation: Activation = NONE) -> PackedLinear:
+    """An `nn.Linear` and its activation."""
+    return PackedLinear(linear.weight, linear.bias, activation)
+
+
+def joined(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    """3x3 convolutions of one input and one geometry as one, their outputs one behind the other in the channels."""
+    first = convs[0]
+    channels = sum(conv.out_channels for conv in convs)
+    whole = nn.Conv2d(first.in_channels, channels, 3, padding=first.padding, dilation=first.dilation)  # type: ignore[arg-type]
+    biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
+    whole.weight = nn.Parameter(torch.cat([conv.weight for conv in convs]), requires_grad=False)
+    whole.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return whole

@@ -1,0 +1,200 @@
+"""The engine: a trained network made ready to be run as fast as this machine can, and nothing else any more.
+
+Room: engine. Legend: B batch, H W image, h w feature grid, K classes.
+
+The stages, in `prepare`'s order:
+    1  drop      auxiliary heads and whatever else a forward pass never calls                                 slim.py
+    2  fold      each norm into the convolution before it                                                     slim.py
+    3  cast      the weights to the chosen precision; EM iterations, class memory and classifiers stay float32
+    4  lay out   channels last; on a CPU packed once for oneDNN, with ReLU, sums and shortcuts fused   packed.py, fused.py
+    5  compile   only where it is asked for: torch.compile
+predict, eval, bench and export use these. Training evaluates on the network itself, which it goes on training.
+
+In float32 the result differs from the network's by rounding: at most 1e-4 of the range of the logits (tested on every
+golden network and protocol).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from emaseg.engine.fused import pack
+from emaseg.engine.packed import packing_works
+from emaseg.engine.slim import slim
+from emaseg.errors import SystemFault
+from emaseg.models import Network, Report
+from emaseg.models.em_attention import EMAttention
+from emaseg.models.memory import ClassMemory
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How near the engine's result on one image is to the network's own in float32.
+
+    difference: the largest of a logit, as a share of their range. labels: the share of cells with the same class, 0..1.
+    """
+
+    difference: float
+    labels: float
+
+
+class Engine(nn.Module):
+    """A prepared network: normalised images in, logits out, in eval mode for good.
+
+    Attributes:
+        num_classes: K. align_corners: how its logits are resized.
+        precision: what it computes in. packed: whether oneDNN's own layouts are used.
+        agreement: with the network before, on the probe image; None where there was none.
+    """
+
+    def __init__(self, network: Network, precision: Precision, *, packed: bool, compiled: bool) -> None:
+        super().__init__()
+        self.num_classes = network.num_classes
+        self.align_corners = network.align_corners
+        self.precision = precision
+        self.packed = packed
+        self.agreement: Agreement | None = None
+        self.network = network
+        self._run = torch.compile(network) if compiled else network
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised RGB -> logits (B, K, h, w) float32."""
+        x = images.to(DTYPES[self.precision], memory_format=torch.channels_last)
+        logits: Tensor = self._run(x)
+        return logits.float()
+
+    def report(self, classes: Sequence[str]) -> Report | None:
+        """As the network's."""
+        return self.network.report(classes)
+
+
+def prepare(
+    network: Network,
+    precision: Precision = "fp32",
+    device: torch.device | str = "cpu",
+    *,
+    compiled: bool = False,
+    probe: Tensor | None = None,
+) -> Engine:
+    """The engine of a network, which is used up: its memory becomes the engine's.
+
+    Args:
+        network: on the CPU, in eval mode.
+        device: where the engine is to run.
+        compiled: stage 5; then the weights are not packed, as the compiler does that itself.
+        probe: a normalised image (1, 3, H, W) on which the engine is compared with the network.
+
+    Raises:
+        SystemFault: the device does not compute in this precision.
+        ValueError: the network is in training mode.
+    """
+    if network.training:
+        raise ValueError("the network is in training mode; call eval() first")
+    where = torch.device(device)
+    check_precision(precision, where)
+    before = None if probe is None else _logits(network, probe)
+    classifiers = network.per_class
+    slim(network)
+    _cast(network, DTYPES[precision], classifiers)
+    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    packed = where.type == "cpu" and not compiled and packing_works(DTYPES[precision])
+    if packed:
+        pack(network)
+    engine = Engine(network, precision, packed=packed, compiled=compiled)
+    if before is not None and probe is not None:
+        engine.agreement = _agreement(before, _logits(engine, probe.to(where)).cpu())
+    return engine
+
+
+def engine_lines(model: nn.Module) -> list[str]:
+    """What is to be told of an engine; nothing of another module."""
+    if not isinstance(model, Engine):
+        return []
+    kernels = "packed for oneDNN" if model.packed else "torch's own kernels"
+    lines = [f"network: {model.precision}, {kernels}"]
+    if model.agreement is not None:
+        lines.append(
+            f"on a part of the first image: logits differ from the plain network's in fp32 by at most "
+            f"{100 * model.agreement.difference:.2g} % of their range; {100 * model.agreement.labels:.2f} % of the cells "
+            "keep their class"
+        )
+    return lines
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """
+    Raises:
+        SystemFault: the device does not compute in this precision.
+    """
+    if precision == "fp16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise SystemFault("--precision fp16: this processor has no instructions for it", "use bf16, or a GPU")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise SystemFault("--precision bf16: this GPU has no instructions for it", "use fp16")
+
+
+# --------------------------------------------------------------------------------------------- stage 3: precision
+class _Float32(nn.Module):
+    """A part that computes in float32 whatever surrounds it.
+
+    EM iterations normalise what they iterate on and lose the bases' direction in 8 bits; a memory's rows are averages over a
+    training run; and classes whose logits agree in 8 bits would be chosen by their number.
+
+    Args:
+        result: the type of what it gives to the parts around it.
+    """
+
+    def __init__(self, part: nn.Module, result: torch.dtype) -> None:
+        super().__init__()
+        self.part = part
+        self.result = result
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        y = self.part(x.float())
+        return (y[0].to(self.result), *y[1:]) if isinstance(y, tuple) else y.to(self.result)
+
+    def report(self, classes: Sequence[str]) -> Report:
+        """Of the class memory, for which a MemoryNet asks."""
+        return self.part.report(classes)  # type: ignore[operator, no-any-return]
+
+
+def _cast(network: Network, dtype: torch.dtype, classifiers: Sequence[str]) -> None:
+    """Weights and buffers to `dtype`, but those of the parts that stay in float32, the modules `classifiers` among them."""
+    if dtype == torch.float32:
+        return
+    for name, module in list(network.named_modules()):
+        keep = isinstance(module, EMAttention | ClassMemory)
+        if keep or (name in classifiers and isinstance(module, nn.Conv2d)):
+            parent = network.get_submodule(name.rpartition(".")[0])
+            parent.add_module(name.rpartition(".")[2], _Float32(module, dtype if keep else torch.float32))
+    _cast_below(network, dtype)
+
+
+def _cast_below(module: nn.Module, dtype: torch.dtype) -> None:
+    if isinstance(module, _Float32):
+        return
+    for child in module.children():
+        _cast_below(child, dtype)
+    module._apply(lambda t: t.to(dtype) if t.is_floating_point() else t, recurse=False)  # type: ignore[no-untyped-call]
+
+
+# ------------------------------------------------------------------------------------------------- the comparison
+@torch.inference_mode()
+def _logits(model: nn.Module, image: Tensor) -> Tensor:
+    logits: Tensor = model(image)
+    return logits.float()
+
+
+def _agreement(reference: Tensor, own: Tensor) -> Agreement:
+    """Of two (1, K, h, w)."""
+    span = float(reference.max() - reference.min()) or 1.0
+    same = (reference.argmax(1) == own.argmax(1)).float().mean()
+    return Agreement(float((reference - own).abs().max()) / span, float(same))

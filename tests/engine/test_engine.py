@@ -1,0 +1,209 @@
+"""The engine computes what the network computes: every kind of network, every backbone, every size, each precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from emaseg.engine import engine_lines, packed, prepare
+from emaseg.engine.fused import pack
+from emaseg.engine.packed import PackedConv, attend, packing_works
+from emaseg.engine.slim import fold_norms
+from emaseg.errors import SystemFault
+from emaseg.models import Network, build_model
+from emaseg.models.em_attention import EMAttention
+from tests.export.made import checkpoint, recipe, settle
+from tests.helpers import emaseg, tiny
+from tests.models.test_backbones import SMALL as BACKBONES
+from tests.models.test_every_network import NETWORKS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZES = ((1, 3, 65, 97), (2, 3, 40, 56), (1, 3, 33, 33), (1, 3, 65, 97))
+TOLERANCE = 1e-4  # of the range of the logits: what an engine in float32 may differ from its network
+
+
+def network(name: str) -> Network:
+    """One of NETWORKS, in eval mode, with norms and a memory as if trained."""
+    torch.manual_seed(0)
+    model = build_model(tiny(*NETWORKS[name])).eval()
+    settle(model)
+    return model
+
+
+def images(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(own: torch.Tensor, reference: torch.Tensor) -> float:
+    """The largest, as a share of the reference's range."""
+    assert own.shape == reference.shape
+    return float((own.float() - reference).abs().max() / (reference.max() - reference.min()))
+
+
+# -------------------------------------------------------------------------------------------------- the same result
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "torch's own"])
+def test_an_engine_computes_its_network(name: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects every score and mask: at every size, a batch and a size that comes back included, packed or not."""
+    if not packs:
+        monkeypatch.setattr("emaseg.engine.stages.packing_works", lambda dtype: False)
+    model = network(name)
+    with torch.inference_mode():
+        expected = [model(images(*size)) for size in SIZES]
+        engine = prepare(model)
+        assert engine.packed == packs
+        assert all(
+            difference(engine(images(*size)), logits) <= TOLERANCE for size, logits in zip(SIZES, expected, strict=True)
+        )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_packed_backbone_gives_its_maps(name: str) -> None:
+    """Protects the blocks of each backbone: all maps, those of earlier stages too, which sums in place could spoil."""
+    torch.manual_seed(0)
+    backbone = BACKBONES[name]().eval().requires_grad_(False)
+    settle(backbone)
+    x = images(1, 3, 72, 88).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = backbone(x)
+        fold_norms(backbone)
+        pack(backbone)
+        found = backbone(x)
+    assert any(isinstance(module, PackedConv) for module in backbone.modules())
+    assert max(difference(a, b) for a, b in zip(found, expected, strict=True)) <= TOLERANCE
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 50), st.sampled_from([8, 16, 24]))
+def test_attention_in_blocks(queries: int, keys: int, width: int) -> None:
+    """Protects MemoryNet's attention: blocks of queries, the last one shorter, are torch's attention of the whole."""
+    q, k, v = images(queries, width, seed=2), images(keys, width, seed=3), images(keys, width, seed=4)
+    expected = nn.functional.scaled_dot_product_attention(*(x[None, None] for x in (q, k, v)))[0, 0]
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(packed, "_QUERY_BYTES", 16 * 4 * keys)
+        torch.testing.assert_close(attend(q, k, v), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layouts_are_kept_and_few() -> None:
+    """Protects folders of photographs of many sizes: a weight is kept in each layout once, however many sizes there are."""
+    conv = nn.Conv2d(256, 512, 1)
+    layer = PackedConv(conv)
+    with torch.inference_mode():
+        for side in range(1, 40, 3):
+            x = images(1, 256, side, side + 1).contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
+    assert 1 <= len(layer.weights._layouts) <= 4
+    assert len(layer.weights._sizes) == 13
+
+
+# ------------------------------------------------------------------------------------------------------- precision
+@pytest.mark.parametrize("name", ["emanet of mmsegmentation", "memorynet", "memorynet, hard", "memorynet of hrnet"])
+def test_bf16_is_near_and_iterates_in_float32(name: str) -> None:
+    """Protects low precision: logits are float32 and near, and EM iterations see float32 only."""
+    if not packing_works(torch.bfloat16):
+        pytest.skip("this processor has no bf16 convolutions")
+    model, x = network(name), images(1, 3, 65, 97)
+    seen: list[torch.dtype] = []
+    for module in model.modules():
+        if isinstance(module, EMAttention):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    bases = {key: value.clone() for key, value in model.state_dict().items() if key.endswith((".bases", ".features"))}
+    engine = prepare(model, "bf16", probe=x)
+    assert engine(x).dtype == torch.float32
+    assert set(seen) <= {torch.float32}
+    assert engine.agreement is not None
+    assert 0 < engine.agreement.difference < 0.05
+    assert engine.agreement.labels > 0.9
+    kept = dict(engine.named_buffers())
+    assert all(
+        any(key.endswith(last.rpartition(".")[2]) and torch.equal(kept[key], value) for key in kept)
+        for last, value in bases.items()
+    )
+    assert "bf16" in engine_lines(engine)[0]
+
+
+def test_what_a_processor_lacks_is_said() -> None:
+    """Protects users of fp16 on a CPU without it: an error with a remedy instead of an hour of emulation."""
+    if torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        pytest.skip("this processor has fp16")
+    with pytest.raises(SystemFault, match="fp16"):
+        prepare(network("memorynet"), "fp16")
+
+
+# -------------------------------------------------------------------------------------------------------- the trial
+def test_a_wrong_kernel_is_found_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from another torch whose internal operators compute something else, or are gone."""
+    packing_works.cache_clear()
+    try:
+        assert packing_works(torch.float32)
+        packing_works.cache_clear()
+        right = PackedConv.add_relu
+        monkeypatch.setattr(PackedConv, "add_relu", lambda self, x, total: right(self, x, total) * 1.01)
+        assert not packing_works(torch.float32)
+        packing_works.cache_clear()
+        monkeypatch.setattr(PackedConv, "add_relu", lambda self, x, total: torch.ops.mkldnn.no_such_operator(x))
+        assert not packing_works(torch.float32)
+    finally:
+        packing_works.cache_clear()
+
+
+def test_a_training_network_is_refused() -> None:
+    """Batch statistics would be folded into the weights."""
+    with pytest.raises(ValueError, match="training mode"):
+        prepare(network("memorynet").train())  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return checkpoint(recipe("emanet"), tmp_path / "model.pt")
+
+
+def test_predict_and_eval_take_a_precision(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects --precision: the recipe's key and the option mean the same, -v tells the loss, the protocol names it."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save("photo.png")
+    code, _, err = emaseg(capsys, "predict", "photo.png", "--weights", weights, "--precision", "bf16", "-v")
+    assert code == 0
+    assert "bf16" in err
+    assert "keep their class" in err
+    option = Path("predictions/photo_mask.png").read_bytes()
+    again = ("predict", "photo.png", "--weights", weights, "--set", 'inference.precision="bf16"')
+    assert emaseg(capsys, *again)[0] == 0
+    assert Path("predictions/photo_mask.png").read_bytes() == option
+    code, out, _ = emaseg(capsys, "eval", weights, "--precision", "bf16", "--out", "scores")
+    assert code == 0
+    assert "; bf16" in out
+
+
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_an_unknown_precision_is_a_usage_error(command: str, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2, before any work, with the nearest name."""
+    arguments = ("no_such_photo.png", "--weights", weights) if command == "predict" else (weights,)
+    code, _, err = emaseg(capsys, command, *arguments, "--precision", "fp61")
+    assert code == 2
+    assert '"fp16"' in err
+
+
+def test_a_published_score_is_not_compared_with_bf16() -> None:
+    """Protects the comparison with the tables: their scores are fp32."""
+    from emaseg.evaluate import compare_with_published, protocol
+    from emaseg.recipe import load_recipe
+
+    row = load_recipe("voc_r50_d8")
+    low = dataclasses.replace(row, inference=dataclasses.replace(row.inference, precision="bf16"))
+    assert compare_with_published(row, row).miou is not None
+    assert "inference.precision" in compare_with_published(low, row).reason
+    assert protocol(low.inference).endswith("; bf16")
