@@ -1,12 +1,44 @@
-"""Several processes as one: reductions that are no-ops on a single process.
+"""Several processes as one: reductions that are no-ops on a single process, and meeting and losing the others.
 
 Room: distributed.
+
+Messages between the ranks' networks travel where the tensors are: by NCCL between GPUs, by gloo otherwise. What ranks
+tell each other beside (emaseg/follow.py) always travels by gloo, which notices at once when a rank is gone; NCCL waits.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.distributed as dist
+
+from emaseg.errors import EmasegError, SystemFault
+from emaseg.ranks import Rank
+
+_FAILED = "emaseg/failed"  # key of the ranks' common store: how many have failed; the first one tells people
+_CODE = "emaseg/code"  # the exit code of the first one
+_WAIT = datetime.timedelta(seconds=2)  # for that code
+_PATIENCE = datetime.timedelta(
+    hours=2
+)  # with a rank that sends nothing: it may be downloading, or writing to a slow disk
+
+
+class PeerFailed(EmasegError):
+    """Another rank has failed. It tells why, so this one ends without a word.
+
+    Attributes:
+        exit_code: the other one's, as far as it is known. known: it is.
+    """
+
+    def __init__(self, exit_code: int = SystemFault.exit_code, *, known: bool = False) -> None:
+        super().__init__("another process of this run has ended")
+        self.exit_code = exit_code
+        self.known = known
 
 
 def world_size() -> int:
@@ -14,11 +46,156 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank_number() -> int:
+    """The number of this process among them, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+# ------------------------------------------------------------------------------------------------- reductions
 def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
     """Element-wise mean of `x` over all processes, in a new tensor; `x` itself on a single process."""
     world = world_size()
-    if world == 1:
+    return x if world == 1 else sum_over_ranks(x).div_(world)
+
+
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """Element-wise sum of `x` over all processes, in a new tensor; `x` itself on a single process."""
+    if world_size() == 1:
         return x
     total = x.clone()
     dist.all_reduce(total)
-    return total.div_(world)
+    return total
+
+
+def differentiable_sum(x: torch.Tensor) -> torch.Tensor:
+    """As `sum_over_ranks`, for a loss that every process computes from the sum, so that the mean of the processes'
+    gradients is that loss's gradient."""
+    total: torch.Tensor = x if world_size() == 1 else _Sum.apply(x)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return sum_over_ranks(x)
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: torch.Tensor) -> torch.Tensor:
+        return incoming[0] * world_size()  # the same on every process
+
+
+def largest_over_ranks(values: list[int]) -> list[int]:
+    """Element-wise maximum of a few integers over all processes."""
+    if world_size() == 1:
+        return values
+    largest = torch.tensor(values)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return [int(value) for value in largest.tolist()]
+
+
+def from_rank_0(content: object) -> object:
+    """What rank 0 has; of the others' arguments nothing is used."""
+    box = [content]
+    if world_size() > 1:
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def gathered(x: torch.Tensor) -> torch.Tensor:
+    """The `x` of all ranks, one after the other along the first dimension. Shapes must agree."""
+    world = world_size()
+    if world == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world)]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+# --------------------------------------------------------------------------------------- meeting and losing others
+@contextlib.contextmanager
+def joined(rank: Rank, device: torch.device) -> Iterator[None]:
+    """Within the block this process is one of `rank.world`; nothing happens where it is alone.
+
+    Raises:
+        SystemFault: the others cannot be reached.
+    """
+    if rank.world == 1:
+        yield
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    environment = f"tcp://{rank.address}:{rank.port}"
+    try:
+        # env:// knows whether the launcher or rank 0 keeps the store in which they meet.
+        how = "env://" if _has_torchrun_variables() else environment
+        dist.init_process_group(backend, init_method=how, rank=rank.number, world_size=rank.world, timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise SystemFault(
+            f"rank {rank.number} cannot meet the other processes at {rank.address}:{rank.port} ({_first_line(error)})",
+            "can this machine reach that address? GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose the network card",
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def first_to_fail(exit_code: int) -> bool:
+    """Whether no other rank has failed before: this one then tells people why; others learn its exit code."""
+    if world_size() == 1:
+        return True
+    try:
+        store = _store()
+        first = store.add(_FAILED, 1) == 1
+        if first:
+            store.set(_CODE, str(exit_code))
+    except RuntimeError:  # the process that kept it is gone: nobody knows, so better twice than not at all
+        return True
+    return first
+
+
+def code_of_the_first() -> int | None:
+    """The exit code of the rank that failed first; None where none has told it (it was killed)."""
+    try:
+        store = _store()
+        store.wait([_CODE], _WAIT)
+        return int(store.get(_CODE))
+    except (RuntimeError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def peers() -> Iterator[None]:
+    """Within the block, a message that fails because another rank is gone becomes PeerFailed.
+
+    Raises:
+        PeerFailed: with the other one's exit code, where that told it.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's errors are plain RuntimeErrors, or DistBackendError below it
+        if world_size() == 1 or not _is_of_a_message(error):
+            raise
+        code = code_of_the_first()
+        raise (PeerFailed() if code is None else PeerFailed(code, known=True)) from error
+
+
+def _is_of_a_message(error: RuntimeError) -> bool:
+    text = str(error)
+    marks = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "Socket")
+    return isinstance(error, dist.DistError) or any(mark in text for mark in marks)
+
+
+def _store() -> torch._C._distributed_c10d.Store:
+    return dist.distributed_c10d._get_default_store()
+
+
+def _has_torchrun_variables() -> bool:
+    return "RANK" in os.environ and "MASTER_ADDR" in os.environ
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

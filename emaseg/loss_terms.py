@@ -17,7 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from emaseg.losses import OfPixels, cross_entropy, resize, upsampled_sum
+from emaseg.distributed import differentiable_sum
+from emaseg.losses import OfPixels, cross_entropy, denominator, over_ranks, resize, upsampled_sum
 from emaseg.recipe.schema import IGNORE
 from emaseg.recipe.training import Loss
 
@@ -39,6 +40,8 @@ def head_loss(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, *, align_c
     With loss.reduction = "valid_pixels" the sum over the pixels is divided by the sum of their labels' class weights
     (torch, sssegmentation), and so by their number where all weights are 1; with "all_pixels" by B*H*W whatever the
     weights are (mmsegmentation). Pixels that mining drops are not counted by the first, but by the second.
+    On several processes the mean of their losses is the loss; loss.ranks says what each divides by. Each mines its own
+    images.
 
     Args:
         logits: (B, K, h, w), any resolution.
@@ -56,9 +59,11 @@ def head_loss(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, *, align_c
         total = upsampled_sum(logits, kept, _of_pixels(loss, weights), align_corners)
         value = total / _denominator(kept, loss, weights)
     else:
-        value = cross_entropy(logits, kept, reduction=loss.reduction, align_corners=align_corners)
+        value = cross_entropy(logits, kept, reduction=loss.reduction, align_corners=align_corners, ranks=loss.ranks)
     if loss.dice_weight:
         sums: torch.Tensor = _DiceSums.apply(logits, labels, align_corners)
+        if loss.ranks == "by_count":
+            sums = differentiable_sum(sums)
         value = value + loss.dice_weight * dice_loss(sums)
     return HeadLoss(value, share)
 
@@ -75,9 +80,9 @@ def _denominator(labels: torch.Tensor, loss: Loss, weights: torch.Tensor | None)
     if loss.reduction == "all_pixels":
         return labels.numel()
     if weights is None:
-        return (labels != IGNORE).sum().clamp(min=1)
+        return denominator(labels, loss.reduction, loss.ranks)
     table = F.pad(weights, (0, IGNORE + 1 - len(weights)))  # an ignored pixel weighs 0
-    count = table[labels].sum()
+    count = over_ranks(table[labels].sum(), loss.ranks)
     return torch.where(count > 0, count, 1.0)
 
 

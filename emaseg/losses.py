@@ -16,11 +16,13 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from emaseg.distributed import mean_over_ranks, world_size
 from emaseg.recipe.schema import IGNORE
 
 Reduction = Literal["valid_pixels", "all_pixels"]
 # Full-size logits (b, K, H', W') of some pixels and their labels (b, H', W') -> the scalar sum of those pixels' losses.
 OfPixels = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Ranks = Literal["by_count", "plain_mean"]
 
 _CHUNK_VALUES = 1 << 24  # full-size logits held at once: 64 MB in float32
 
@@ -31,9 +33,14 @@ def resize(x: torch.Tensor, size: tuple[int, int], align_corners: bool = False) 
 
 
 def cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, *, reduction: Reduction, align_corners: bool = False
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    reduction: Reduction,
+    align_corners: bool = False,
+    ranks: Ranks = "by_count",
 ) -> torch.Tensor:
-    """Cross entropy of bilinearly upsampled logits.
+    """Cross entropy of bilinearly upsampled logits. On several processes the mean of their losses is the loss.
 
     Args:
         logits: (B, K, h, w), any resolution.
@@ -42,15 +49,35 @@ def cross_entropy(
             without any gives 0 where the published code gives NaN), "all_pixels" by B*H*W (mmsegmentation, EMANet
             authors).
         align_corners: corner convention of the upsampling.
+        ranks: as for `denominator`.
 
     Returns:
         Scalar loss, differentiable with respect to `logits`.
     """
-    if reduction == "valid_pixels":
-        count: torch.Tensor | int = (labels != IGNORE).sum().clamp(min=1)
-    else:
-        count = labels.numel()
-    return upsampled_sum(logits, labels, _cross_entropy_sum, align_corners) / count
+    total = upsampled_sum(logits, labels, _cross_entropy_sum, align_corners)
+    return total / denominator(labels, reduction, ranks)
+
+
+def denominator(labels: torch.Tensor, reduction: Reduction, ranks: Ranks = "by_count") -> torch.Tensor:
+    """What the sum over the pixels of (B, H, W) labels is divided by, as a scalar tensor above 0.
+
+    Args:
+        reduction: as for `cross_entropy`.
+        ranks: "by_count" divides by the mean of all processes' labelled pixels, so that the mean of their losses is the
+            loss of one batch; "plain_mean" (published) by this process's own, so that each process counts as much,
+            however few of its pixels are labelled.
+    """
+    if reduction == "all_pixels":  # as many on every process
+        return torch.tensor(labels.numel(), device=labels.device)
+    count = (labels != IGNORE).sum()
+    if ranks == "plain_mean" or world_size() == 1:
+        return count.clamp(min=1)
+    return over_ranks(count.double(), ranks).clamp(min=1 / world_size())
+
+
+def over_ranks(count: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """What a process divides the sum of its pixels by, of whose labels it counted `count`: as for `denominator`."""
+    return count if ranks == "plain_mean" else mean_over_ranks(count)
 
 
 def upsampled_sum(

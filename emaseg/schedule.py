@@ -41,7 +41,7 @@ def build_schedule(recipe: Recipe, train_images: int, *, scored: bool = True) ->
         DataError: fewer images than one batch holds.
     """
     train = recipe.train
-    per_epoch = steps_per_epoch(train_images, train.batch)
+    per_epoch = steps_per_epoch(train_images, train.batch, train.ranks or 1)
     unit = per_epoch if train.epochs else 1
     total = train.epochs * per_epoch if train.epochs else train.iterations
     return Schedule(total, per_epoch, train.evaluate_every * unit, scored)

@@ -12,12 +12,14 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from emaseg.data.pipeline.transforms import Batch
+from emaseg.distributed import mean_over_ranks, world_size
 from emaseg.errors import RecipeError
 from emaseg.models import Network
 from emaseg.models.layers import Step
 from emaseg.optim import learning_rate, scheduled_rate, set_learning_rate
 from emaseg.recipe import Recipe
 from emaseg.recipe.training import Optim
+from emaseg.replicas import Forward
 from emaseg.schedule import Schedule
 
 
@@ -30,21 +32,32 @@ class StepResult:
 
 
 def training_step(
-    model: Network, optimizer: torch.optim.Optimizer, batch: Batch, step: int, schedule: Schedule, optim: Optim
+    model: Network,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    schedule: Schedule,
+    optim: Optim,
+    forward: Forward | None = None,
 ) -> StepResult:
     """Losses at the schedule's learning rate, backward, and the optimiser's step unless something is not finite.
 
     Args:
         model: in training mode, on the device of the batch.
         step: its number, from 0.
+        forward: of `replicate`; None on a single process.
+
+    Returns:
+        The losses are those of the whole batch, on all processes.
     """
     set_learning_rate(optimizer, learning_rate(step, schedule.total, optim))
     optimizer.zero_grad(set_to_none=True)
     rate = scheduled_rate(step, schedule.total, optim)  # a warm-up is for the optimiser, not for a class memory
-    losses = model.training_step(batch.images, batch.labels, Step(step, schedule.epoch(step), rate))
+    losses = (forward or model.training_step)(batch.images, batch.labels, Step(step, schedule.epoch(step), rate))
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    *values, gradient = torch.stack([*(loss.detach() for loss in losses.values()), norm]).tolist()
+    results = torch.stack([*(loss.detach() for loss in losses.values()), norm])
+    *values, gradient = mean_over_ranks(results).tolist()
     finite = all(map(math.isfinite, (*values, gradient)))
     if finite:
         if optim.clip_norm:
@@ -65,9 +78,11 @@ def check_batch(model: Network, recipe: Recipe) -> None:
         RecipeError: with the remedy.
     """
     height, width = recipe.augment.crop
-    if model.norm_values(recipe.train.batch, height, width) < 2:
+    world = 1 if recipe.model.norm == "sync" else world_size()
+    if model.norm_values(recipe.train.batch // world, height, width) < 2:
+        among = f", of {world} processes," if world > 1 else ""
         raise RecipeError(
-            f"train.batch = {recipe.train.batch} with augment.crop = [{height}, {width}] leaves one value for each "
+            f"train.batch = {recipe.train.batch} with augment.crop = [{height}, {width}]{among} leaves one value for each "
             "channel of a norm layer",
-            "use a batch of at least 2 (--set train.batch=2) or a larger crop",
+            f"use a batch of at least {2 * world} (--set train.batch={2 * world}) or a larger crop",
         )

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 
 # The floors of the house, the lowest first. A room may import rooms of the floors below its own, and nothing else.
 FLOORS = (
-    ("background", "distributed", "errors", "memory", "metrics", "signatures", "threads", "words"),
+    ("background", "errors", "memory", "metrics", "signatures", "threads", "words"),
+    ("ranks",),
+    ("distributed",),
     ("archive", "device", "events", "files", "resources", "visual"),
     ("evaluation_files", "metrics_file", "metrics_lines", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder", "schedule"),
@@ -30,11 +32,12 @@ FLOORS = (
         "inference",
         "outputs",
         "records",
+        "replicas",
         "starter",
         "step_statistics",
         "tensorboard",
-        "training_step",
     ),
+    ("training_step",),
     (
         "check_data",
         "convert",

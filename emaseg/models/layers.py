@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from emaseg.models.sync_norm import norm_alone
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -49,8 +51,10 @@ class ConvNormAct(nn.Module):
         self.activate = activate
         self.leak = leak
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(self.conv(x))
+    def forward(self, x: torch.Tensor, *, alone: bool = False) -> torch.Tensor:
+        """alone: the statistics are this process's, as all processes have the same x."""
+        x = self.conv(x)
+        x = norm_alone(self.norm, x) if alone else self.norm(x)
         if not self.activate:
             return x
         return F.leaky_relu_(x, self.leak) if self.leak else torch.relu_(x)
@@ -75,8 +79,9 @@ class Head(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, classes, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.dropout(self.conv(x)))
+    def forward(self, x: torch.Tensor, *, alone: bool = False) -> torch.Tensor:
+        """alone: as for ConvNormAct."""
+        logits: torch.Tensor = self.classifier(self.dropout(self.conv(x, alone=alone)))
         return logits
 
 

@@ -67,7 +67,7 @@ class ClassMemory(nn.Module):
         return self._read(logits, memory, memory)
 
     def read_and_update(
-        self, logits: torch.Tensor, pixels: torch.Tensor, labels: torch.Tensor, momentum: float
+        self, logits: torch.Tensor, pixels: torch.Tensor, labels: torch.Tensor, momentum: float, shares: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One training step: read the memory as it was, then store what this batch makes of it.
 
@@ -76,19 +76,25 @@ class ClassMemory(nn.Module):
             pixels: (B, C, h, w) features of the batch; no gradient flows back through the memory.
             labels: (B, H, W) int64, 255 = ignore.
             momentum: weight of the new features.
+            shares: parts of the batch, one after the other, that stand for a process each under "plain_mean".
 
         Returns:
-            The features read (B, C, h, w), and the memory (K, C) as this process's batch alone updates it: what the
-            memory loss classifies. Stored is what all processes make of it.
+            The features read (B, C, h, w), and the memory (shares * K, C) as each share of this process's batch alone
+            updates it, (K, C) under "by_count": what the memory loss classifies. Stored is what all processes make of
+            it.
         """
         before = self.features[:, 0].clone()
-        local, shared = updated_memory(
-            before, pixels.detach(), labels, momentum=momentum, strategy=self.strategy, ranks=self.ranks
-        )
-        read = self._read(logits, before, local if self.gradient == "updated" else before)
-        self.features.copy_(shared[:, None])
+        shares = 1 if self.ranks == "by_count" else shares
+        updated = [
+            updated_memory(before, some, theirs, momentum=momentum, strategy=self.strategy, ranks=self.ranks)
+            for some, theirs in zip(pixels.detach().chunk(shares), labels.chunk(shares), strict=True)
+        ]
+        locals_, stored = zip(*updated, strict=True)
+        each = locals_[0] if shares == 1 else torch.stack(locals_).repeat_interleave(len(logits) // shares, dim=0)
+        read = self._read(logits, before, each if self.gradient == "updated" else before)
+        self.features.copy_((stored[0] if shares == 1 else torch.stack(stored).mean(dim=0))[:, None])
         self._update_ages(labels)
-        return read, local
+        return read, torch.cat(locals_)
 
     def _read(self, logits: torch.Tensor, memory: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         if self.hard:
@@ -121,7 +127,8 @@ class ClassMemory(nn.Module):
 
 
 class _WeightedSum(torch.autograd.Function):
-    """probabilities (B, K, h, w) x memory (K, C) -> (B, C, h, w); its gradient is taken with another memory."""
+    """probabilities (B, K, h, w) x memory (K, C) -> (B, C, h, w); its gradient is taken with another memory, (K, C) or one
+    for each image, (B, K, C)."""
 
     @staticmethod
     def forward(

@@ -140,7 +140,9 @@ class MemoryNet(Network):
         context = self.context(features)
         pixels = self.reduce(features)
         coarse = self.coarse(pixels)
-        read, memory = self.memory.read_and_update(coarse, pixels, labels, memory_momentum(config, step.lr))
+        read, memory = self.memory.read_and_update(
+            coarse, pixels, labels, memory_momentum(config, step.lr), self.shares
+        )
         losses = {
             "main": self._loss(self.final(self._join(pixels, read, context)), labels),
             "coarse": config.coarse_weight * self._loss(coarse, labels),
@@ -150,6 +152,11 @@ class MemoryNet(Network):
         if config.memory_loss_weight and step.epoch >= config.memory_loss_from_epoch:
             losses["memory"] = config.memory_loss_weight * self._memory_loss(memory)
         return losses
+
+    @property
+    def graph_changes(self) -> bool:
+        """The memory loss begins later."""
+        return bool(self.config.memory_loss_weight) and self.config.memory_loss_from_epoch > 1
 
     def norm_values(self, batch: int, height: int, width: int) -> int:
         """Fewest values that a norm layer averages over in training: the batch, in the context's image mean."""
@@ -182,9 +189,9 @@ class MemoryNet(Network):
         return joined
 
     def _memory_loss(self, memory: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of classifying every row (K, C), unwritten ones too, as its own class by the final head.
+        """Cross entropy of classifying every row of (shares * K, C), unwritten ones too, as its own class by the final head.
 
-        The rows go through as K images of one pixel, in training mode: the head's batch norm averages over them. As
+        The rows go through as images of one pixel, in training mode: the head's batch norm averages over them. As
         published its running statistics then move a second time in this step, from the pixels' to the rows', and
         evaluation finds neither; with few classes that costs most of the score.
         """
@@ -192,9 +199,10 @@ class MemoryNet(Network):
         momentum = norm.momentum
         if self.config.memory_loss_statistics == "apart":
             norm.momentum = 0.0
-        logits = self.final(memory[:, :, None, None])
+        logits = self.final(memory[:, :, None, None], alone=self.config.memory_ranks == "by_count")
         norm.momentum = momentum
-        return F.cross_entropy(logits[:, :, 0, 0], torch.arange(self.num_classes, device=logits.device))
+        own = torch.arange(self.num_classes, device=logits.device).repeat(len(memory) // self.num_classes)
+        return F.cross_entropy(logits[:, :, 0, 0], own)
 
 
 def _downsample(channels: int, norm: Norm, leak: float) -> ConvNormAct:

@@ -49,6 +49,8 @@ class Network(nn.Module, ABC):
         loss: what the loss of a head is.
         kept_share: of the labelled pixels, those that the head scored last kept for its loss; None where it keeps all.
         frozen: which part keeps its values; see `freeze`.
+        shares: parts of a process's batch that stand for a process each, where the recipe asks for the plain means of
+            more processes than there are.
     """
 
     backbone: FeatureExtractor
@@ -57,6 +59,7 @@ class Network(nn.Module, ABC):
     loss: Loss
     kept_share: torch.Tensor | None = None
     frozen: Frozen = "none"
+    shares: int = 1
 
     @property
     @abstractmethod
@@ -86,6 +89,11 @@ class Network(nn.Module, ABC):
             labels: (B, H, W) int64, 255 = ignore.
             step: where in the training this is.
         """
+
+    @property
+    def graph_changes(self) -> bool:
+        """Whether a later step computes with its parameters what an earlier one did not."""
+        return False
 
     @abstractmethod
     def norm_values(self, batch: int, height: int, width: int) -> int:
@@ -125,6 +133,11 @@ class Network(nn.Module, ABC):
         return None
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        result = head_loss(logits, labels, self.loss, align_corners=self.align_corners)
-        self.kept_share = result.kept_share
-        return result.value
+        """The loss of a process: of its images, or the mean of its shares', each divided by its own pixels."""
+        shares = 1 if self.loss.ranks == "by_count" else self.shares
+        pairs = zip(logits.chunk(shares), labels.chunk(shares), strict=True)
+        results = [head_loss(*pair, self.loss, align_corners=self.align_corners) for pair in pairs]
+        kept = [result.kept_share for result in results if result.kept_share is not None]
+        self.kept_share = torch.stack(kept).mean() if kept else None
+        values = [result.value for result in results]
+        return values[0] if shares == 1 else torch.stack(values).mean()

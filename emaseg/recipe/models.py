@@ -47,7 +47,7 @@ class EMANetModel:
         "upsample the logits with aligned corners: true for mmseg's 769 crops and the authors", False
     )
     norm: Literal["batch", "sync"] = key(
-        '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
+        'batch statistics of several processes: "sync" = of the whole batch (published), "batch" = each its own', "sync"
     )
     norm_momentum: float = key("weight of the new batch statistics: 0.1, or 3e-4 (authors)", 0.1, low=0, high=1)
     norm_epsilon: float = key("added to the variance", 1e-5, above=0, ceiling=1)
@@ -102,7 +102,7 @@ class MemoryNetModel:
     )
     align_corners: bool = key("upsample the logits with aligned corners", False)
     norm: Literal["batch", "sync"] = key(
-        '"sync" shares batch statistics between processes on CUDA and is plain batch norm otherwise', "sync"
+        'batch statistics of several processes: "sync" = of the whole batch (published), "batch" = each its own', "sync"
     )
     norm_momentum: float = key("weight of the new batch statistics", 0.1, low=0, high=1)
     norm_epsilon: float = key("added to the variance", 1e-5, above=0, ceiling=1)

@@ -28,8 +28,6 @@ IGNORE = 255  # the label, everywhere inside the program, of a pixel that is nei
 DOCUMENTATION = frozenset(
     f"published.{key}" for key in ("checkpoint_mirrors", "hardware", "images_per_second", "log", "memory_gb", "note")
 )
-# Keys that matter to several processes only; this version trains with one, where both values mean the same.
-NOT_YET = frozenset({"model.norm"})
 
 
 # ------------------------------------------------------------------------------------------------ inference

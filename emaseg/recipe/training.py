@@ -65,6 +65,11 @@ class Loss:
     reduction: Literal["valid_pixels", "all_pixels"] = key(
         "divide by the labelled pixels (sssegmentation), or by all pixels (mmseg, EMANet authors)", "valid_pixels"
     )
+    ranks: Literal["by_count", "plain_mean"] = key(
+        "mean over the processes: weighted by the labelled pixels that each saw, or plain, in which the pixels of a "
+        "process with few of them weigh more (published; the same with all_pixels)",
+        "by_count",
+    )
     auxiliary_weight: float = key("weight of the auxiliary heads; the main head has 1", 0.4, low=0, ceiling=FACTOR)
     class_weights: tuple[float, ...] = key(
         "factor of each class on the loss of its pixels; [] = 1 for all", (), low=0, ceiling=FACTOR, extra=True
@@ -175,6 +180,14 @@ class Train:
     epochs: int = key("passes over the training images; 0 = use iterations", 0, low=0)
     iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
     batch: int = key("images per optimiser step, over all processes", 16, low=1, ceiling=65536)
+    ranks: int = key(
+        "processes that plain means (loss.ranks, model.memory_ranks) and the length of an epoch are those of, however "
+        "many train; 0 = as many as train, and an epoch as for one",
+        0,
+        low=0,
+        ceiling=65536,
+        extra=True,
+    )
     init_from: str = key(
         'start from this model: a recipe\'s newest run, a run folder, a checkpoint or a weight file; "" = none', ""
     )

@@ -49,6 +49,7 @@ SOURCES = {
     "augment.pad": "sssegmentation's `Padding`",
     "augment.pad_before_crop": "authors' `dataset.py`, `pad`",
     "loss.reduction": "authors' `network.py`, `CrossEntropyLoss2d`; mmsegmentation's `cross_entropy`",
+    "loss.ranks": "DistributedDataParallel averages the gradients of sssegmentation's processes",
     "loss.auxiliary_weight": "sssegmentation's `loss_aux`; mmsegmentation's `loss_weight`",
     "optim.lr": "authors' `settings.py`, `LR`",
     "optim.min_lr": "authors' `train.py`; mmsegmentation's `min_lr`",
@@ -100,6 +101,8 @@ def _values(recipe: Recipe) -> dict[str, Any]:
         values["model.decoder_channels"] = None
     if not recipe.model.auxiliary_channels:
         values["loss.auxiliary_weight"] = None
+    if recipe.loss.reduction == "all_pixels":  # every process has as many
+        values["loss.ranks"] = None
     if recipe.augment.scale_choices:
         values["augment.scale"] = None
     else:

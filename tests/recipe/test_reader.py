@@ -60,7 +60,7 @@ def test_a_whole_number_serves_as_a_number() -> None:
         (
             "crop = [64, 96]",
             "crop = [64, 96]\n[loss]\nzzz = 1",
-            "24: loss.zzz: [loss] has no such key; its keys: reduction, auxiliary_weight",
+            "24: loss.zzz: [loss] has no such key; its keys: reduction, ranks, auxiliary_weight, class_weights, class_balance, label_smoothing, focal_gamma, dice_weight, ohem_threshold, ohem_min_kept",
         ),
         ('name = "mine"', 'name = "mine"\nlr = 1', "3: lr: a recipe has no such key; `lr` belongs to [optim]"),
         ("[optim]", "[los]\n[optim]", '24: los: is no section of a recipe; did you mean "loss"?'),

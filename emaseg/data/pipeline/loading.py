@@ -25,7 +25,7 @@ import torch
 from emaseg.data.pipeline.transforms import Batch, Crop, RawBatch, collate, normalise_batch, sample_rng, train_crop
 from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, without_workers
 from emaseg.data.sample import Dataset
-from emaseg.errors import RecipeError
+from emaseg.ranks import check_division
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.training import Augment, Train
 from emaseg.schedule import steps_per_epoch
@@ -78,6 +78,7 @@ def batches(
     workers: int,
     rank: int = 0,
     world: int = 1,
+    ranks: int = 0,
     device: torch.device = CPU,
 ) -> Stream:
     """Batches `start` to `total` - 1 of a run. Close the stream to stop the loading processes early.
@@ -91,6 +92,9 @@ def batches(
         seed: decides the order and every crop.
         workers: loading processes; 0 reads in this one.
         rank, world: this training process and their number; each gets its share of a batch.
+        ranks: train.ranks: images are dealt out in turn to so many processes, of which this one may stand for several,
+            and first filled up to a multiple of them, as DistributedSampler does. 0: to `world`, without filling up, so
+            that the batches are the same for any number.
         device: where the batches are normalised and left.
 
     Raises:
@@ -98,10 +102,9 @@ def batches(
             batch; a loading process died.
         RecipeError: the batch cannot be divided among the processes.
     """
-    if batch % world:
-        raise RecipeError(f"train.batch = {batch} cannot be shared by {world} processes", "use a multiple of them")
-    sampler = _BatchSampler(len(dataset), batch, start, total, seed, rank, world)
-    steps_per_epoch(len(dataset), batch, world)  # refuses too few images here, not at the first batch
+    check_division(batch, ranks or world)
+    sampler = _BatchSampler(len(dataset), batch, start, total, seed, rank, world, ranks)
+    steps_per_epoch(len(dataset), batch, ranks or 1)  # refuses too few images here, not at the first batch
     fetch, steps, workers = (
         _Fetcher(dataset, augment, sampler),
         range(start, max(start, total)),
@@ -150,22 +153,26 @@ class _BatchSampler:
     seed: int
     rank: int
     world: int
+    ranks: int
 
     def __len__(self) -> int:
         return max(0, self.total - self.start)
 
     def samples(self, step: int) -> list[EpochSample]:
-        """The samples of batch `step`."""
-        each = self.batch // self.world
-        epoch, within = divmod(step, steps_per_epoch(self.count, self.batch, self.world))
-        share = _rank_samples(self.count, self.seed, epoch, self.rank, self.world)
-        return [(epoch, int(index)) for index in share[within * each : (within + 1) * each]]
+        """The samples of batch `step`, those of each process that this one stands for together."""
+        dealt = self.ranks or self.world
+        epoch, within = divmod(step, steps_per_epoch(self.count, self.batch, self.ranks or 1))
+        order = _filled_order(self.count, self.seed, epoch, self.ranks or 1)
+        together = order[within * self.batch : (within + 1) * self.batch]
+        each = dealt // self.world
+        shares = [together[number::dealt] for number in range(self.rank * each, (self.rank + 1) * each)]
+        return [(epoch, int(index)) for share in shares for index in share]
 
 
 @functools.lru_cache(maxsize=2)
-def _rank_samples(count: int, seed: int, epoch: int, rank: int, world: int) -> npt.NDArray[np.int64]:
-    """The samples that training process `rank` gets in an epoch, in order."""
-    return np.resize(epoch_order(count, seed, epoch), -(-count // world) * world)[rank::world]
+def _filled_order(count: int, seed: int, epoch: int, ranks: int) -> npt.NDArray[np.int64]:
+    """The samples of an epoch in order, filled up from its beginning to a multiple of `ranks`."""
+    return np.resize(epoch_order(count, seed, epoch), -(-count // ranks) * ranks)
 
 
 @dataclass(frozen=True, slots=True)

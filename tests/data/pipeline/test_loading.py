@@ -113,6 +113,7 @@ def stream(
     augment: Augment = AUGMENT,
     rank: int = 0,
     world: int = 1,
+    ranks: int = 0,
 ) -> Stream:
     return batches(
         dataset,
@@ -125,6 +126,7 @@ def stream(
         workers=workers,
         rank=rank,
         world=world,
+        ranks=ranks,
     )
 
 
@@ -185,12 +187,24 @@ def test_steps_of_an_epoch_are_the_published_ones(count: int, batch: int, steps:
 
 
 def test_ranks_share_the_batches_of_one_process() -> None:
-    """Two processes read together what one would: the order is filled up, then dealt out in turn."""
-    one = [set(batch.names) for batch in stream(Pictures(), total=2)]
-    ranks = [[set(batch.names) for batch in stream(Pictures(), total=2, rank=rank, world=2)] for rank in (0, 1)]
+    """Two processes read together what one would, in every epoch, also of images that they cannot share evenly."""
+    one = [set(batch.names) for batch in stream(Pictures(7), batch=2, total=7)]
+    ranks = [
+        [set(batch.names) for batch in stream(Pictures(7), batch=2, total=7, rank=rank, world=2)] for rank in (0, 1)
+    ]
     assert [a | b for a, b in zip(*ranks, strict=True)] == one
-    assert [len(names) for rank in ranks for names in rank] == [2, 2, 2, 2]
-    padded = [list(stream(Pictures(7), batch=2, total=4, rank=rank, world=2)) for rank in (0, 1)]
+    assert [len(names) for rank in ranks for names in rank] == [1] * 14
+
+
+def test_published_ranks_get_the_batches_that_they_had() -> None:
+    """Protects train.ranks: the order is filled up to a multiple of them and dealt out in turn, as torch's
+    DistributedSampler does, whether two processes train or one stands for both."""
+    padded = [list(stream(Pictures(7), batch=2, total=4, rank=rank, world=2, ranks=2)) for rank in (0, 1)]
+    order = [f"{index}" for index in np.resize(epoch_order(7, 0, 0), 8)]
+    dealt = [[name for batch in rank for name in batch.names] for rank in padded]
+    assert dealt == [[Pictures(7).name(int(index)) for index in order[rank::2]] for rank in (0, 1)]
+    alone = [batch.names for batch in stream(Pictures(7), batch=2, total=4, ranks=2)]
+    assert alone == [a.names + b.names for a, b in zip(*padded, strict=True)]
     names = [name for rank in padded for batch in rank for name in batch.names]
     assert len(names) == 8
     assert len(set(names)) == 7
@@ -292,7 +306,7 @@ def test_too_few_images_are_refused_at_once() -> None:
 def test_the_memory_of_a_batch_is_counted() -> None:
     """Protects the slots in shared memory: a batch must fit in one."""
     for augment in (AUGMENT, FLOATS):
-        plan = loading._BatchSampler(10, 4, 0, 1, 0, 0, 1)
+        plan = loading._BatchSampler(10, 4, 0, 1, 0, 0, 1, 0)
         raw = loading._Fetcher(Pictures(), augment, plan)(0, lambda _: None)
         assert raw.pixels.nbytes + raw.labels.nbytes == raw_batch_bytes(augment, 4)
 

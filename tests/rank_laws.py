@@ -1,0 +1,119 @@
+"""Five training steps of small networks on several processes: what the tests of test_rank_laws.py start.
+
+    torchrun --nproc-per-node 2 -m tests.rank_laws FOLDER     two ranks of torch's launcher
+    python -m tests.rank_laws FOLDER 1 2 4                    one, two and four ranks: forks, so that torch loads once
+
+A whole batch of four images is fixed: class 3 lies in the last image alone, class 4 in none, and each image ignores
+another number of pixels. Every process takes its share, and writes what it has learnt to FOLDER/<case>_<world>_<rank>.pt.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from emaseg.data.pipeline.transforms import Batch
+from emaseg.distributed import joined, rank_number, world_size
+from emaseg.models import build_model
+from emaseg.optim import build_optimizer
+from emaseg.ranks import Rank, this_rank
+from emaseg.recipe import Recipe
+from emaseg.replicas import replicate
+from emaseg.schedule import build_schedule
+from emaseg.training_step import training_step
+from tests.helpers import tiny
+
+STEPS = 5
+CPU = torch.device("cpu")
+MEMORYNET = (
+    'model={kind="memorynet", channels=16, attention_channels=8, auxiliary_channels=8, memory_base_lr=0.05, dropout=0.0, '
+    'aspp_dilations=[1, 2], memory_loss_weight=1.0, memory_loss_statistics="shared", memory_gradient="updated"%s}'
+)
+PLAIN = ('loss.ranks="plain_mean"', "train.ranks=4")
+EPOCHS = ("train.iterations=20", "data.train_images=8", "optim.lr=0.001")  # the memory loss begins with step 2
+
+CASES: Mapping[str, tuple[torch.dtype, Recipe]] = {
+    "emanet": (torch.float64, tiny("model.dropout=0.0", *EPOCHS)),
+    "emanet_float32": (torch.float32, tiny("model.dropout=0.0", *EPOCHS)),
+    "emanet_all_pixels": (torch.float64, tiny("model.dropout=0.0", 'loss.reduction="all_pixels"', *EPOCHS)),
+    "emanet_plain_mean": (torch.float64, tiny("model.dropout=0.0", *PLAIN, *EPOCHS)),
+    "memorynet": (torch.float64, tiny(MEMORYNET % "", *EPOCHS)),
+    "memorynet_float32": (torch.float32, tiny(MEMORYNET % "", *EPOCHS)),
+    "memorynet_plain_mean": (
+        torch.float64,
+        tiny(MEMORYNET % ', memory_ranks="plain_mean"', *PLAIN, *EPOCHS),
+    ),
+}
+
+
+def whole_batch(step: int, dtype: torch.dtype) -> Batch:
+    """Four images (4, 3, 32, 32) and their labels (4, 32, 32)."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(4, 3, 32, 32, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(0, 3, (4, 32, 32), generator=generator)
+    labels[3, :10] = 3
+    for image, rows in enumerate((0, 5, 28, 11)):
+        labels[image, 32 - rows :] = 255
+    return Batch(images, labels, tuple("abcd"))
+
+
+def share(batch: Batch) -> Batch:
+    """This process's part, as the loader deals it out: in turn to each of four published processes."""
+    own = slice(rank_number() * 4 // world_size(), (rank_number() + 1) * 4 // world_size())
+    return Batch(batch.images[own], batch.labels[own], batch.names[own])
+
+
+def learn(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """What five steps make of the network: its state, the losses of each step, and the optimiser's momentum."""
+    torch.manual_seed(rank_number())  # other start weights on every process: rank 0's count
+    model = build_model(recipe).to(dtype).train()
+    optimizer = build_optimizer(model, recipe.optim)
+    forward = replicate(model, recipe, CPU)
+    schedule = build_schedule(recipe, 8)
+    learnt = {}
+    for step in range(STEPS):
+        batch = share(whole_batch(step, dtype))
+        result = training_step(model, optimizer, batch, step, schedule, recipe.optim, forward)
+        learnt[f"losses {step}"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
+    learnt |= model.state_dict()
+    momenta = [state["momentum_buffer"] for state in optimizer.state_dict()["state"].values()]
+    return {**learnt, **{f"momentum {i}": momentum for i, momentum in enumerate(momenta)}}
+
+
+def learn_all(rank: Rank, folder: Path) -> None:
+    """Every case, as one of several processes."""
+    torch.set_num_threads(1)
+    with joined(rank, CPU):
+        for name, (dtype, recipe) in CASES.items():
+            torch.save(learn(recipe, dtype), folder / f"{name}_{rank.world}_{rank.number}.pt")
+
+
+def fork_all(world: int, folder: Path) -> None:
+    """So many processes, to their end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    children = []
+    for number in range(world):
+        child = os.fork()
+        if not child:
+            learn_all(Rank(number, world, number, "127.0.0.1", port), folder)
+            sys.stdout.flush()
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if any(codes):
+        sys.exit(f"ranks ended with {codes}")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    build_optimizer(build_model(CASES["emanet"][1]), CASES["emanet"][1].optim)  # imports the rest of torch before forks
+    for count in map(int, sys.argv[2:]):
+        fork_all(count, target)
+    if not sys.argv[2:]:
+        learn_all(this_rank(), target)
