@@ -22,7 +22,8 @@ from emaseg.data.files.label_files import MAX_CLASSES
 from emaseg.data.files.mask_values import packed, stored_values
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
-from emaseg.starter.layout import Layout, find_layout
+from emaseg.starter.kinds import any_layout
+from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
 from emaseg.starter.values import Held, classes_of, read_masks
 from emaseg.starter.write import name_folders, paired_files
@@ -38,7 +39,7 @@ def files(source: Source) -> list[str]:
     if source.only:
         return []
     try:
-        layout = find_layout(source.root)
+        layout = any_layout(source.root)
         masks = _masks(layout)
         some = [masks[place] for place in spread(len(masks), _LOOKED)]
         stored = [(mask, stored_values(mask, mask)) for mask in some]
@@ -57,9 +58,9 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     """All images of both parts.
 
     Raises:
-        DataError: the masks cannot be used; or as find_layout.
+        DataError: the masks cannot be used; or as any_layout.
     """
-    layout = find_layout(source.root)
+    layout = any_layout(source.root)
     train, evaluation = paired_files(layout)
     masks = _masks(layout)
     indexed = bool(image_header(masks[0]).palette)
@@ -89,7 +90,7 @@ def _item(source: Source, image: Path, mask: Path, split: str, table: Mapping[in
 
 
 def _relative(source: Source, path: Path) -> str:
-    """Below the root, which find_layout names without links."""
+    """Below the root, which any_layout names without links."""
     return path.relative_to(source.root.resolve()).as_posix()
 
 

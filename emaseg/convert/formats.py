@@ -32,7 +32,7 @@ from emaseg.convert.yolo import read as read_yolo
 from emaseg.data.sets.folder import count_endings
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError, RecipeError, UserError
-from emaseg.starter.layout import find_layout
+from emaseg.starter.kinds import any_layout
 from emaseg.threads import Reading
 from emaseg.words import quoted_path
 
@@ -99,7 +99,7 @@ def recognise(source: Source, wanted: str) -> tuple[Format, list[str]]:
 
 def _nothing(source: Source) -> UserError:
     try:
-        find_layout(source.root)
+        any_layout(source.root)
     except DataError:
         kinds = count_endings(source.files)
         return DataError(

@@ -152,7 +152,7 @@ def _folder(data: FolderData) -> Iterator[Problem]:
 def _holdout(data: FolderData) -> Iterator[Problem]:
     if data.holdout == 1:
         yield Problem("data.holdout", "1 holds every image out and leaves none to train on; 5 is a fifth")
-    if data.holdout and (data.train_list or data.eval_list):
+    if data.holdout and data.train_list != data.eval_list:
         yield Problem("data.holdout", "the list files already name the images; write holdout = 0")
     if data.holdout and (data.train_images, data.train_masks) != (data.eval_images, data.eval_masks):
         yield Problem("data.holdout", "divides one folder, but training and evaluation have two; write holdout = 0")

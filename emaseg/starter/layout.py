@@ -20,6 +20,7 @@ from pathlib import Path
 
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, count_endings, stem_of, walk
+from emaseg.data.sets.pair_lists import read_pair_list
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
 from emaseg.files import read_bytes
@@ -69,7 +70,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An arrangement. words: how it was recognised. notes: what people should know of it, one sentence each."""
+    """An arrangement. words: how it was recognised. notes: what people should know of it, one sentence each.
+
+    more: further folders that are read in both phases with those of train and eval. group: data.holdout_group.
+    """
 
     root: Path
     train: Place
@@ -78,6 +82,8 @@ class Layout:
     holdout: int
     words: str
     notes: tuple[str, ...] = ()
+    more: tuple[Place, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ def find_layout(folder: Path) -> Layout:
     looked = [root, *_only_child(root)]
     for top in looked:
         for found in _arrangements(top):
-            splits = {name: place for name, place in found.splits.items() if _naming(top, place) is not None}
+            splits = {name: place for name, place in found.splits.items() if naming_of(top, place) is not None}
             train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
             if train is None:
                 for place in found.splits.values():
@@ -123,7 +129,7 @@ def find_several(folder: Path) -> dict[str, SeveralMasks]:
 
 def _several(top: Path, place: Place) -> SeveralMasks | None:
     try:
-        naming = _naming(top, place)
+        naming = naming_of(top, place)
         if naming is None:
             _check_place(top, place)
         else:
@@ -137,15 +143,15 @@ def _several(top: Path, place: Place) -> SeveralMasks | None:
 
 def _usable(top: Path, place: Place) -> bool:
     try:
-        return _naming(top, place) is not None
+        return naming_of(top, place) is not None
     except DataError:
         return False
 
 
 def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
-    naming = _naming(root, train) or Naming("", "", "")
+    naming = naming_of(root, train) or Naming("", "", "")
     notes = _other_masks(root, train, naming)
-    name = next((name for name in EVAL_NAMES if name in splits and _naming(root, splits[name]) == naming), None)
+    name = next((name for name in EVAL_NAMES if name in splits and naming_of(root, splits[name]) == naming), None)
     if name is not None:
         if name in ("test", "testing"):
             notes.append("There is no validation split: the test split is the one evaluated.")
@@ -161,7 +167,7 @@ def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> L
         notes.append("There is one image only: it is trained on and evaluated too.")
         return Layout(root, train, train, naming, 0, words, tuple(notes))
     notes.append("There is no split: every n-th image (data.holdout) is for evaluation and not trained on.")
-    notes.append("Neighbouring frames of one video belong on one side: give such data train and val folders instead.")
+    notes.append("Neighbouring frames of one video belong on one side: data.holdout_group keeps such images together.")
     return Layout(root, train, train, naming, min(HOLDOUT, count), words, tuple(notes))
 
 
@@ -240,6 +246,8 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
         evaluation = next((names[f"{name}.txt"] for name in EVAL_NAMES if f"{name}.txt" in names), None)
         if train is None or evaluation is None:
             continue
+        if read_pair_list(root / train, root, root / place.images, root / place.masks):
+            return train, evaluation
         known = {_form(name) for file in _files(root / place.images) for name in (file, stem_of(file))}
         strange = [
             line for line in read_names(root / train) if _form(line.replace("\\", "/").removeprefix("./")) not in known
@@ -251,7 +259,7 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
 
 
 # ------------------------------------------------------------------------------------------------------- names
-def _naming(root: Path, place: Place) -> Naming | None:
+def naming_of(root: Path, place: Place) -> Naming | None:
     """How masks are called after their images; None where hardly any image has a mask.
 
     Raises:

@@ -34,7 +34,8 @@ from emaseg.recipe import (
     parse_recipe,
     recipe_to_toml,
 )
-from emaseg.starter.layout import Layout, find_layout
+from emaseg.starter.kinds import any_layout
+from emaseg.starter.layout import Layout, Place
 from emaseg.starter.names import find_names
 from emaseg.starter.values import Classes, Held, classes_of, largest_share, read_masks, remark
 from emaseg.threads import Reading
@@ -79,7 +80,7 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     if not folder.is_dir():
         what = "a file" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}", "name the folder that holds the images and the masks")
-    layout = find_layout(folder)
+    layout = any_layout(folder)
     train, evaluation = paired_files(layout)
     masks = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
     held = yield from read_masks(masks)
@@ -89,6 +90,7 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
         held = held.as_numbers()
     classes = known or classes_of(held, names)
     classes = replace(classes, reasons=(*classes.reasons, *remarks))
+    _check_background(layout, classes)
     largest, share = largest_share(held, classes)
     if share > _MOST_OF_ALL:
         reason = (
@@ -110,9 +112,26 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     return Started(checked, text, (first, *layout.notes, summary, *classes.reasons, *doubts))
 
 
+def _check_background(layout: Layout, classes: Classes) -> None:
+    """Stop where images without masks would be taken for a class that is no background.
+
+    Raises:
+        DataError: the first class has a value or colour of its own.
+    """
+    first = classes.palette[0] if classes.palette and not classes.values else (classes.values or (0,))[0]
+    nothing = [place.images for place in layout.more if not place.masks]
+    if nothing and first not in (0, (0, 0, 0)):
+        raise DataError(
+            f"{layout.root / nothing[0]}: images without masks would be all {classes.names[0]}, the first class, whose "
+            f"{'value' if isinstance(first, int) else 'colour'} is {first}, no background's",
+            "give them masks, or move the folder away",
+        )
+
+
 def name_folders(layout: Layout) -> tuple[Path, ...]:
     """Where a file of class names may lie besides the root: in the folders of images and masks, and above them."""
-    places = (layout.train.images, layout.train.masks, layout.eval.images, layout.eval.masks)
+    found = (layout.train, layout.eval, *layout.more)
+    places = [folder for place in found for folder in (place.images, place.masks)]
     folders = [folder for place in places for folder in (Path(place), *Path(place).parents)]
     return tuple(layout.root / folder for folder in dict.fromkeys(folders))
 
@@ -141,17 +160,20 @@ def paired_files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:
 
 
 def _data(layout: Layout, classes: Classes) -> FolderData:
+    train: tuple[Place, ...] = (layout.train, *layout.more)
+    evaluation = (layout.eval, *layout.more) if layout.holdout else (layout.eval,)
     return FolderData(
         kind="folder",
         root=str(layout.root),
         classes=classes.names,
-        train_images=layout.train.images,
-        train_masks=layout.train.masks,
-        eval_images=layout.eval.images,
-        eval_masks=layout.eval.masks,
+        train_images=_one_or_more([place.images for place in train]),
+        train_masks=_one_or_more([place.masks for place in train]),
+        eval_images=_one_or_more([place.images for place in evaluation]),
+        eval_masks=_one_or_more([place.masks for place in evaluation]),
         train_list=layout.train.listing,
         eval_list=layout.eval.listing,
         holdout=layout.holdout,
+        holdout_group=layout.group,
         mask_suffix=layout.naming.suffix,
         image_prefix=layout.naming.image_prefix or None,
         mask_prefix=layout.naming.mask_prefix or None,
@@ -160,6 +182,10 @@ def _data(layout: Layout, classes: Classes) -> FolderData:
         palette=classes.palette,
         ignore_colours=classes.ignore_colours,
     )
+
+
+def _one_or_more(folders: Sequence[str]) -> str | tuple[str, ...]:
+    return folders[0] if len(folders) == 1 else tuple(folders)
 
 
 def _camvid(layout: Layout, held: Held) -> Classes | None:

@@ -29,7 +29,7 @@ from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Phase
 from emaseg.data.sets.holdout import group_count, held
-from emaseg.data.sets.pair_lists import read_pair_list
+from emaseg.data.sets.pair_lists import PairList, read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
@@ -67,7 +67,11 @@ def usable(data: FolderData, phase: Phase) -> tuple[PairedFiles, list[DataError]
 
 
 def _all_folders(data: FolderData, phase: Phase) -> tuple[list[_Found], list[DataError]]:
-    """What each folder of a phase holds."""
+    """What each folder of a phase holds, and what is wrong.
+
+    Raises:
+        DataError: a folder or list is missing or empty, or holdout leaves no image.
+    """
     places, listing = places_of(data, phase), data.train_list if phase == "train" else data.eval_list
     for images, masks in places:
         need_folder(images, f"data.{phase}_images", f"check data.{phase}_images")
@@ -76,9 +80,29 @@ def _all_folders(data: FolderData, phase: Phase) -> tuple[list[_Found], list[Dat
     root = data_root(data.root)
     table = read_pair_list(root / listing, root, *places[0]) if listing else None
     if table is not None:
-        return [_Found(table.pairs, table.background)], []
-    found = [_folder_files(data, phase, images, masks) for images, masks in places]
+        found: list[tuple[_Found, list[DataError]]] = [(_of_list(table, data, root, train=phase == "train"), [])]
+    else:
+        found = [_folder_files(data, phase, images, masks) for images, masks in places]
+    if not any(one.pairs or one.background for one, _ in found) and not any(problems for _, problems in found):
+        raise DataError(
+            f"{places[0][0]}: data.holdout = {data.holdout} leaves no image for "
+            f"{'training' if phase == 'train' else 'evaluation'}",
+            f"there are {found[0][0].groups} {'groups' if data.holdout_group else 'images'}; set data.holdout to at most "
+            "that number, and at least 2",
+        )
     return [one for one, _ in found], [problem for _, problems in found for problem in problems]
+
+
+def _of_list(table: PairList, data: FolderData, root: Path, *, train: bool) -> _Found:
+    """The pairs of one phase."""
+    images = (*(image for image, _ in table.pairs), *table.background)
+    stems = {stem_of(image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)): image for image in images}  # fmt: skip
+    chosen = {stems[stem] for stem in held(list(stems), data.holdout, data.holdout_group, root, train=train)}
+    return _Found(
+        tuple(pair for pair in table.pairs if pair[0] in chosen),
+        tuple(image for image in table.background if image in chosen),
+        groups=group_count(list(stems), data.holdout_group),
+    )
 
 
 def _joined(data: FolderData, found: Sequence[_Found], repeats: Sequence[int]) -> PairedFiles:
@@ -119,18 +143,19 @@ def places_of(data: FolderData, phase: Phase) -> list[tuple[Path, Path | None]]:
 @dataclass(frozen=True, slots=True)
 class _Found:
     """What a folder holds for a phase: (image, mask) pairs, images that are all of the first class, and a word on files
-    that are not read."""
+    that are not read. groups: in both phases."""
 
     pairs: tuple[tuple[Path, Path], ...]
     background: tuple[Path, ...] = ()
     left: tuple[str, ...] = ()
+    groups: int = 0
 
 
 def _folder_files(data: FolderData, phase: Phase, images: Path, masks: Path | None) -> tuple[_Found, list[DataError]]:
     """The files of one folder, and what is wrong with it.
 
     Raises:
-        DataError: it holds no images, or holdout leaves none.
+        DataError: it holds no images.
     """
     train, listing = phase == "train", data.train_list if phase == "train" else data.eval_list
     naming = Naming(*map(_form, (data.image_prefix or "", data.mask_prefix or "", data.mask_suffix)))
@@ -156,15 +181,8 @@ def _folder_files(data: FolderData, phase: Phase, images: Path, masks: Path | No
         if masks is not None and naming.mask(stem) in mask_of
     )
     background = tuple(images / by_stem[stem] for stem in stems if bare and naming.mask(stem) not in mask_of)
-    if not stems:
-        what = "groups" if data.holdout_group else "images"
-        raise DataError(
-            f"{images}: data.holdout = {data.holdout} leaves no image for {'training' if train else 'evaluation'}",
-            f"there are {group_count(list(by_stem), data.holdout_group)} {what}; set data.holdout to at most that number, "
-            "and at least 2",
-        )
     left = tuple(other.sentences(images, masks or images, naming))
-    return _Found(pairs, background, left), problems
+    return _Found(pairs, background, left, group_count(list(by_stem), data.holdout_group)), problems
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,195 @@
+"""Arrangements beyond one folder of images with one of masks: several such pairs, lists of pairs, images that show
+nothing, frames of videos.
+
+Room: starter.
+
+    site_a/images + site_a/masks, site_b/images + site_b/masks     one training of all
+    train.txt + val.txt, or pairs.csv, with `image mask` lines      names of any kind
+    images/ + masks/ + negatives/                                  negatives/ holds images without objects and masks
+    images/clip1_0001.jpg, clip1_0002.jpg, ..., clip2_0001.jpg     whole clips are held out
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, stem_of, walk
+from emaseg.data.sets.holdout import group_count
+from emaseg.data.sets.pair_lists import PairList, read_pair_list
+from emaseg.data.sets.pairs import first_few
+from emaseg.errors import DataError
+from emaseg.starter.layout import (
+    EVAL_NAMES,
+    HOLDOUT,
+    IMAGE_NAMES,
+    LIST_FOLDERS,
+    MASK_NAMES,
+    TRAIN_NAMES,
+    Layout,
+    Place,
+    find_layout,
+    naming_of,
+)
+
+__all__ = ["any_layout"]
+
+_NOTHING = ("background", "backgrounds", "negative", "negatives", "empty", "no_objects", "without_objects")
+_FRAMES = r"^(.*?)[0-9]+$"  # all of a name but the number at its end
+_CLIPS, _LENGTH = 4, 3  # so many clips, and images of each on the average, are taken for videos
+
+
+def any_layout(folder: Path) -> Layout:
+    """The arrangement of a folder, of any kind.
+
+    Raises:
+        DataError: none is recognised; or images have several masks, or masks cannot be read.
+    """
+    root = folder.resolve()
+    stated = _listed_pairs(root) or _sites(root)  # these say more than names that happen to fit
+    return stated or _with_groups(_with_nothing(find_layout(folder)))
+
+
+# ------------------------------------------------------------------------------------------------- several folders
+def _sites(root: Path) -> Layout | None:
+    """Sub-folders that each hold images and masks, named alike, where the folder itself has no images."""
+    found = []
+    if any(name.lower() in IMAGE_NAMES for name in _folders(root)):
+        return None
+    for name in _folders(root):
+        inner = {child.lower(): child for child in _folders(root / name)}
+        images = next((inner[word] for word in IMAGE_NAMES if word in inner), None)
+        masks = next((inner[word] for word in MASK_NAMES if word in inner), None)
+        if name.lower() in TRAIN_NAMES + EVAL_NAMES or not images or not masks:
+            continue
+        place = Place(f"{name}/{images}", f"{name}/{masks}")
+        if (naming := naming_of(root, place)) is not None:
+            found.append((place, naming))
+    if len(found) < 2 or any(naming != found[0][1] for _, naming in found):
+        return None
+    first, *more = [place for place, _ in found]
+    others = [name for name in _folders(root) if not any(place.images.startswith(f"{name}/") for place, _ in found)]
+    largest = max(len(_stems(root / place.images)) for place, _ in found)
+    notes = ["There is no split: every n-th image of each folder (data.holdout) is for evaluation and not trained on."]
+    notes += [f"Not read: {first_few(others)}."] if others else []
+    words = f"{len(found)} folders, each with images and masks: {first_few(place.images for place, _ in found)}"
+    return _with_groups(
+        Layout(root, first, first, found[0][1], min(HOLDOUT, largest), words, tuple(notes), more=tuple(more))
+    )
+
+
+# --------------------------------------------------------------------------------------------------- lists of pairs
+def _listed_pairs(root: Path) -> Layout | None:
+    """A training and an evaluation list of pairs, or one list of all."""
+    lists = dict(_pair_lists(root))
+    by_name = {Path(name).stem.lower(): name for name in lists}
+    train = next((by_name[word] for word in TRAIN_NAMES if word in by_name), None)
+    evaluation = next((by_name[word] for word in EVAL_NAMES if word in by_name), None)
+    naming = Naming("", "", "")
+    if train and evaluation:
+        words = f"pairs of images and masks in {train} and {evaluation}"
+        notes = _unlisted(root, [lists[train], lists[evaluation]])
+        return Layout(root, Place(".", ".", train), Place(".", ".", evaluation), naming, 0, words, notes)
+    if len(lists) != 1:
+        return None
+    name, pairs = next(iter(lists.items()))
+    place = Place(".", ".", name)
+    note = "There is no split: every n-th image of the list (data.holdout) is for evaluation and not trained on."
+    count = len(pairs.pairs) + len(pairs.background)
+    notes = (note, *_unlisted(root, [pairs]))
+    return Layout(root, place, place, naming, min(HOLDOUT, count), f"pairs of images and masks in {name}", notes)
+
+
+def _unlisted(root: Path, lists: Sequence[PairList]) -> tuple[str, ...]:
+    """A note on pictures beside those of the lists that no list names."""
+    named = {path for one in lists for pair in one.pairs for path in pair} | {
+        path for one in lists for path in one.background
+    }
+    folders = sorted({image.parent for one in lists for image, _ in one.pairs})
+    others = [
+        path for folder in folders for path in sorted(folder.iterdir()) if _is_picture(path) and path not in named
+    ]
+    if not others:
+        return ()
+    return (
+        f"{len(others):,} images are in no list and are not used: {first_few(p.relative_to(root) for p in others)}.",
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".") and path.is_file()
+
+
+def _pair_lists(root: Path) -> Iterator[tuple[str, PairList]]:
+    for folder in LIST_FOLDERS:
+        for path in sorted((root / folder).glob("*")) if (root / folder).is_dir() else ():
+            if path.suffix.lower() in (".txt", ".csv", ".tsv", ".lst") and path.is_file():
+                try:
+                    found = read_pair_list(path, root, root, root)
+                except DataError:
+                    continue
+                if found is not None and found.pairs:
+                    yield path.relative_to(root).as_posix(), found
+
+
+# ------------------------------------------------------------------------------------------------ nothing to be seen
+def _with_nothing(layout: Layout) -> Layout:
+    """With a folder of images that show no object: its name says so, and no mask has a name of theirs."""
+    top = Path(layout.train.images).parent
+    known = _stems(layout.root / layout.train.images) | _stems(layout.root / layout.train.masks)
+    for name in _folders(layout.root / top):
+        path = (top / name).as_posix()
+        stems = _stems(layout.root / path)
+        if name.lower() in _NOTHING and stems and not stems & known and not layout.train.listing:
+            note = f"The images in {path} have no masks: all of their pixels are taken for the background."
+            return replace(layout, more=(*layout.more, Place(path, "")), notes=(*layout.notes, note))
+    return layout
+
+
+# ------------------------------------------------------------------------------------------------------------ frames
+def _with_groups(layout: Layout) -> Layout:
+    """With whole clips held out, where the names of the images are those of frames: running numbers in each clip."""
+    if not layout.holdout or layout.train.listing:
+        return layout
+    stems = sorted(
+        stem for place in (layout.train, *layout.more) if place.masks for stem in _stems(layout.root / place.images)
+    )
+    clips = defaultdict(list)
+    for stem in stems:
+        match = re.search(r"([0-9]+)$", stem)
+        if match is None:
+            return layout
+        clips[stem[: match.start()]].append(match[1])
+    if len(clips) < _CLIPS or len(stems) < _LENGTH * len(clips) or 2 * sum(map(_runs, clips.values())) < len(clips):
+        return layout
+    few = first_few(f"{clip or 'unnamed'}..." for clip in clips)
+    note = f"The images look like frames of {len(clips)} clips ({few}): whole clips are held out (data.holdout_group)."
+    kept = tuple(text for text in layout.notes if "data.holdout" not in text)
+    count = min(HOLDOUT, group_count(stems, _FRAMES))
+    return replace(layout, group=_FRAMES, holdout=count, notes=(*kept, note))
+
+
+def _runs(numbers: Sequence[str]) -> bool:
+    """Whether numbers rise in even steps, as those of frames do."""
+    steps = {second - first for first, second in pairwise(sorted(map(int, numbers)))}
+    return len(steps) <= 1 and 0 not in steps
+
+
+# -------------------------------------------------------------------------------------------------------- the folder
+def _folders(top: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{top}: the folder cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def _stems(top: Path) -> set[str]:
+    """The relative paths of the pictures in a folder, without their extensions."""
+    if not top.is_dir():
+        return set()
+    return {stem_of(name) for name in walk(top, None) if name.lower().endswith((*EXTENSIONS, *MASK_EXTENSIONS))}

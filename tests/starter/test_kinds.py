@@ -1,0 +1,88 @@
+"""`init` on more kinds of folders: several pairs of folders, lists of pairs, images that show nothing, frames of clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emaseg.data.sets import build_dataset
+from tests.starter.made import data_of, dry_run, grey, labels, made, refused, start
+
+
+def phases(text: str) -> tuple[set[str], set[str]]:
+    """The names of the images of both phases, below the root."""
+    data = dry_run(text).data
+    sets = build_dataset(data, "train"), build_dataset(data, "eval")
+    root = data.root  # type: ignore[union-attr]
+    train, evaluation = ({Path(one.name(i)).relative_to(root).as_posix() for i in range(len(one))} for one in sets)
+    return train, evaluation
+
+
+def test_several_pairs_of_folders(tmp_path: Path) -> None:
+    """Protects people whose images come from several places: one training reads all, each divided."""
+    for site, count in (("site_a", 6), ("site_b", 12), ("site_c", 2)):
+        made(tmp_path / site, grey(0, 1), count=count)
+    started = start(tmp_path)
+    data = data_of(started)
+    assert data.train_images == ("site_a/images", "site_b/images", "site_c/images")
+    assert data.eval_masks == ("site_a/masks", "site_b/masks", "site_c/masks")
+    train, evaluation = phases(started.text)
+    assert (len(train | evaluation), train & evaluation) == (20, set())
+    assert len(evaluation) == 3
+
+
+@pytest.mark.parametrize("form", ["{image} {mask}", "{image},{mask}", "csv"])
+def test_lists_of_pairs(form: str, tmp_path: Path) -> None:
+    """Protects sets whose masks cannot be found by name."""
+    made(tmp_path, grey(0, 1), image="photos/p{}.jpg", mask="truth/t{}.png", count=6)
+    pairs = [(f"photos/p{i}.jpg", f"truth/t{(i + 1) % 6}.png") for i in range(6)]
+    heading = ["image,mask"] if form == "csv" else []
+    line = "{image},{mask}" if form == "csv" else form
+    texts = [line.format(image=image, mask=mask) for image, mask in pairs]
+    ending = "csv" if form == "csv" else "txt"
+    (tmp_path / f"train.{ending}").write_text("\n".join([*heading, *texts[:4]]))
+    (tmp_path / f"val.{ending}").write_text("\n".join([*heading, *texts[4:]]))
+    started = start(tmp_path)
+    assert data_of(started).train_list == f"train.{ending}"
+    train, evaluation = phases(started.text)
+    assert (train, evaluation) == ({image for image, _ in pairs[:4]}, {image for image, _ in pairs[4:]})
+    (tmp_path / f"train.{ending}").write_text("\n".join([*heading, *texts]))
+    (tmp_path / f"val.{ending}").unlink()
+    train, evaluation = phases(start(tmp_path).text)
+    assert (len(train), len(evaluation), train & evaluation) == (5, 1, set())
+
+
+def test_images_that_show_nothing(tmp_path: Path) -> None:
+    """Protects negatives in a folder of their own: they are trained on as background, and it is said."""
+    made(tmp_path, grey(0, 1), count=10)
+    made(tmp_path / "x", grey(0, 1), image="negatives/n{}.jpg", count=5)
+    (tmp_path / "x/negatives").rename(tmp_path / "negatives")
+    for left in (tmp_path / "x/masks").iterdir():
+        left.unlink()
+    started = start(tmp_path)
+    assert data_of(started).train_masks == ("masks", "")
+    assert "The images in negatives have no masks: all of their pixels are taken for the background." in started.notes
+    train, evaluation = phases(started.text)
+    assert (len(train), len(evaluation)) == (12, 3)
+    assert labels(build_dataset(data_of(started), "eval")) == {0, 1}
+    for mask in (tmp_path / "masks").iterdir():
+        grey(1, 2)(0).save(mask)
+    refused(tmp_path, "images without masks would be all class_1")
+
+
+def test_frames_of_clips_stay_together(tmp_path: Path) -> None:
+    """Protects from scores that are too good: no clip is in both phases, and it is said how."""
+    for clip in range(6):
+        made(tmp_path, grey(0, 1), image=f"images/clip{clip}_{{}}.jpg", mask=f"masks/clip{clip}_{{}}.png", count=4)
+    started = start(tmp_path)
+    data = data_of(started)
+    assert (data.holdout, data.holdout_group) == (5, "^(.*?)[0-9]+$")
+    assert any("whole clips are held out" in note for note in started.notes)
+    train, evaluation = ({name.split("_")[0] for name in names} for names in phases(started.text))
+    assert (len(train), len(evaluation), train & evaluation) == (5, 1, set())
+
+
+def test_one_run_of_numbers_is_no_clip(tmp_path: Path) -> None:
+    made(tmp_path, grey(0, 1), count=12)
+    assert data_of(start(tmp_path)).holdout_group == ""
