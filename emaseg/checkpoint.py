@@ -15,6 +15,7 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     running    sums of the losses since the last row of metrics.csv, as step_statistics.StepStatistics keeps them; {} in older files
     average    the moving average of the network, as `model` has it, where optim.average_decay asks for one; it is what is
                evaluated, exported and started from. Else there is no such key
+    scaler     of a run in fp16: compute.LossScale; else {}, as in older files
     recipe     the resolved recipe as TOML text
 The archive's comment is the SHA-256 of everything before it; whoever reads the file compares it. Files of earlier
 versions have none, and then the members' checksums are compared alone.
@@ -71,6 +72,7 @@ class Checkpoint:
     recipe: Recipe
     running: dict[str, float] = field(default_factory=dict)
     average: State = field(default_factory=dict)
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -89,6 +91,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "rng": checkpoint.rng,
         "sampler": checkpoint.sampler,
         "running": checkpoint.running,
+        "scaler": checkpoint.scaler,
         "recipe": recipe_to_toml(checkpoint.recipe),
     }
     if checkpoint.average:
@@ -179,7 +182,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: not readable, not one of ours, or one whose keys are not what they must be.
     """
-    content = {"running": {}, "average": {}, **read_content(path)}  # files of earlier versions lack them
+    content = {"running": {}, "scaler": {}, "average": {}, **read_content(path)}  # files of earlier versions lack them
     _check_ours(content, path)
     check_contents(content, str(path))
     fields = {key: content[key] for key in Checkpoint.__dataclass_fields__}

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from emaseg.checkpoint import Checkpoint
+from emaseg.compute import LossScale, notes_on, place, switches
 from emaseg.data.files.opencv import opencv
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.sample import Dataset
@@ -52,6 +53,7 @@ class _Run:
     schedule: Schedule
     train_set: Dataset
     start: int
+    scale: LossScale | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +94,19 @@ def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) ->
     start, remarks = _start(recipe, model, optimizer, schedule, len(train_set), run)
     yield from remarks
     yield Planned(tuple(_plan(recipe, model, train_set, eval_set, schedule, start, device)))
+    yield from notes_on(recipe, device)
     left = schedule.total - start
     if left == 0:
         yield Forecast((("training time", "every step is done"),), 0)
         return
-    model.to(device).train()
+    place(model, recipe.train, device)
     optimizer = build_optimizer(model, recipe.optim)
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        yield from _measure(_Run(recipe, device, model, optimizer, schedule, train_set, start))
+        scale = LossScale.of(recipe.train, device)
+        with switches(recipe.train, device):
+            yield from _measure(_Run(recipe, device, model, optimizer, schedule, train_set, start, scale))
     finally:
         torch.set_num_threads(threads)
 
@@ -221,7 +226,9 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool) -> _Prob
             for i in range(steps):
                 began = time.perf_counter()
                 batch = next(stream)
-                result = training_step(run.model, run.optimizer, batch, run.start + i, run.schedule, recipe.optim)
+                result = training_step(
+                    run.model, run.optimizer, batch, run.start + i, run.schedule, recipe, scale=run.scale
+                )
                 if average is not None:
                     average.update(run.model, i + 1)
                 seconds = time.perf_counter() - began

@@ -86,6 +86,11 @@ def _denominator(labels: torch.Tensor, loss: Loss, weights: torch.Tensor | None)
     return torch.where(count > 0, count, 1.0)
 
 
+def pixel_weight(labels: torch.Tensor, loss: Loss) -> torch.Tensor | int:
+    """What `head_loss` divides the sum over the pixels of (B, H, W) labels by, where mining keeps them all."""
+    return _denominator(labels, loss, _weights(loss, labels.new_empty((), dtype=torch.float32)))
+
+
 def _of_pixels(loss: Loss, weights: torch.Tensor | None) -> OfPixels:
     if loss.focal_gamma:
         return partial(_focal_sum, weights=weights, gamma=loss.focal_gamma)

@@ -6,6 +6,7 @@ Room: optim.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +43,7 @@ def scheduled_rate(step: int, total: int, optim: Optim) -> float:
 def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     """The optimiser of every trainable parameter; one parameter group for each distinct pair of factors.
 
-    Each group carries `lr_scale`, which `set_learning_rate` applies.
+    Each group carries `lr_scale`, which `set_learning_rate` applies. On CUDA a step is one fused kernel.
     """
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter, kinds in _trainable(model):
@@ -51,9 +52,18 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         {"params": parameters, "lr_scale": lr, "weight_decay": optim.weight_decay * decay}
         for (lr, decay), parameters in members.items()
     ]
+    fused = True if all(p.is_cuda for parameters in members.values() for p in parameters) else None
     if optim.kind == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
-    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
+        return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on from a saved state; the kernels stay those of this device, not those of the one it was saved on."""
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, fused, strict=True):
+        group["fused"] = own
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -5,6 +5,7 @@ Room: step_statistics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,11 +46,12 @@ class StepStatistics:
         self.seconds = took if fresh else 0.9 * self.seconds + 0.1 * took
         self.waiting = waited if fresh else 0.9 * self.waiting + 0.1 * waited
         loss = sum(losses.values())
-        self._add("steps", 1)
-        self._add("loss", loss)
-        for name, value in losses.items():
-            self._add(f"sum_{name}", value)
-            self._add(f"count_{name}", 1)
+        if math.isfinite(loss):  # in fp16 a step may overflow, and is left out then
+            self._add("steps", 1)
+            self._add("loss", loss)
+            for name, value in losses.items():
+                self._add(f"sum_{name}", value)
+                self._add(f"count_{name}", 1)
         return Stepped(
             step=step,
             total_steps=self.schedule.total,
@@ -64,16 +66,20 @@ class StepStatistics:
         )
 
     def row(self, event: Stepped) -> dict[str, float] | None:
-        """The row of metrics.csv that is due after a step; None where none is. The sums then begin anew.
+        """The row of metrics.csv that is due after a step; None where none is, or no step since the last row was finite.
+        The sums then begin anew.
 
         Means over the steps since the last row; a loss that started in between, over the steps that had it.
         """
         if event.step % self.recipe.train.log_every and event.step != self.schedule.total:
             return None
         sums = self.running
+        if not sums:
+            return None
         row = {"step": event.step, "epoch": event.epoch, "lr": event.lr, "loss": sums["loss"] / sums["steps"]}
         for name in event.losses:
-            row[f"loss_{name}"] = sums[f"sum_{name}"] / sums[f"count_{name}"]
+            if f"count_{name}" in sums:
+                row[f"loss_{name}"] = sums[f"sum_{name}"] / sums[f"count_{name}"]
         row["images_per_second"] = event.images_per_second
         row["data_wait"] = event.data_wait
         if event.peak_memory is not None:

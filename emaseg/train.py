@@ -23,17 +23,18 @@ import torch
 
 from emaseg.checkpoint import Checkpoint
 from emaseg.class_balance import with_class_weights
+from emaseg.compute import MOST_SKIPPED, LossScale, evaluating, notes_on, place, switches
 from emaseg.data.pipeline.loading import Stream, batches, worker_count
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
-from emaseg.errors import DataError, Diverged, SystemFault
+from emaseg.errors import DataError, Diverged
 from emaseg.evaluate import evaluate
 from emaseg.events import Evaluated, Finished, Logged, Note, Saved, TrainEvent, TrainingStarted
 from emaseg.files import atomic, is_file
 from emaseg.image_state import changed_images, image_state
 from emaseg.models import Network, build_model
-from emaseg.optim import build_optimizer
+from emaseg.optim import build_optimizer, load_optimizer
 from emaseg.recipe import Recipe
 from emaseg.records import record, repair_records
 from emaseg.resuming import (
@@ -53,7 +54,7 @@ from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.step_statistics import StepStatistics
 from emaseg.tensorboard import drawn
-from emaseg.training_step import check_batch, training_step
+from emaseg.training_step import check_batch, memory_errors, training_step
 from emaseg.weight_average import WeightAverage
 from emaseg.weights.start import fetch_backbone
 from emaseg.words import Lines, lines_of, quoted_path
@@ -83,6 +84,7 @@ class _TrainingState:
     warned: bool = False  # of the few pixels that OHEM keeps
     saved: tuple[float, ...] = ()  # step and last evaluated step of last.pt, written or being written
     saved_at: float = field(default_factory=time.monotonic)
+    scale: LossScale | None = None  # in fp16
 
     @property
     def complete(self) -> bool:
@@ -162,10 +164,8 @@ def _train(
     try:
         yield from _prepare(state, origin, [*notes, *remarks])
         yield _started(state)
-        yield from _loop(state, stop)
-    except torch.OutOfMemoryError as error:
-        hint = "use a smaller batch (--set train.batch=...) or a smaller augment.crop"
-        raise SystemFault(f"{device}: out of memory with a batch of {recipe.train.batch}", hint) from error
+        with switches(recipe.train, device), memory_errors(recipe, device):
+            yield from _loop(state, stop)
     finally:
         torch.set_num_threads(threads)
 
@@ -231,7 +231,8 @@ def _open(
         start = origin.checkpoint.recipe.train.init_from  # stays on record; the checkpoint has everything
         recipe = replace(recipe, train=replace(recipe.train, init_from=start), loss=origin.checkpoint.recipe.loss)
     model.loss = recipe.loss
-    model.to(device).train()
+    place(model, recipe.train, device)
+    notes += notes_on(recipe, device)
     optimizer = build_optimizer(model, recipe.optim)
     threads = recipe.train.threads or torch.get_num_threads()
     now = {**image_state(train_set, eval_set), **surroundings(device, threads)}
@@ -240,6 +241,7 @@ def _open(
     state = _TrainingState(
         recipe, run, device, model, optimizer, schedule, train_set, eval_set, now, lock, saver, average
     )
+    state.scale = LossScale.of(recipe.train, device)
     if origin is not None:
         _restore(state, origin.checkpoint)
         if not state.complete:
@@ -279,7 +281,7 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
             if batch is None:
                 continue
             waited = time.perf_counter() - began
-            losses = _step(state, batch)
+            losses, skipped = _step(state, batch)
             state.step += 1
             event = statistics.event(state.step, losses, waited, time.perf_counter() - began)
             row = statistics.row(event)
@@ -288,6 +290,7 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
                 yield record(state.run, row, state.model.loss_names)
                 yield from _few_kept(state)
             yield event
+            yield from skipped
             _save_if_due(state)
             yield from state.saver.written()
     except DataError as error:  # a damaged image costs that image, not the steps since the last checkpoint
@@ -357,18 +360,23 @@ def _stream(state: _TrainingState) -> Stream:
     )
 
 
-def _step(state: _TrainingState, batch: Batch) -> dict[str, float]:
-    """One step; returns its losses.
+def _step(state: _TrainingState, batch: Batch) -> tuple[dict[str, float], list[Note]]:
+    """One step; returns its losses, and a line where fp16 made it overflow and it was left out.
 
     Raises:
-        Diverged: a loss or the gradient is not finite.
+        Diverged: a loss or the gradient is not finite, in fp16 many times in a row.
     """
-    result = training_step(state.model, state.optimizer, batch, state.step, state.schedule, state.recipe.optim)
-    if not result.finite:
+    scale = state.scale
+    result = training_step(state.model, state.optimizer, batch, state.step, state.schedule, state.recipe, scale=scale)
+    if result.finite:
+        if state.average is not None:
+            state.average.update(state.model, state.step + 1)
+        return result.losses, []
+    if scale is None or scale.in_a_row >= MOST_SKIPPED:
         raise _diverged(state, batch, result.losses)
-    if state.average is not None:
-        state.average.update(state.model, state.step + 1)
-    return result.losses
+    skipped = scale.told(state.step)
+    append_log(state.run, skipped.text)
+    return result.losses, [skipped]
 
 
 def _averaged(state: _TrainingState) -> contextlib.AbstractContextManager[None]:
@@ -426,7 +434,7 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
     stats = recipe.backbone.pixel_stats
     state.model.eval()
     try:
-        with _averaged(state):
+        with evaluating(recipe.train), _averaged(state):
             for event in evaluate(state.model, state.eval_set, recipe.inference, stats, state.device):
                 if stop.is_set():
                     return
@@ -473,6 +481,7 @@ def _snapshot(state: _TrainingState) -> Checkpoint:
         sampler={"seed": seed, "epoch": epoch, "offset": offset, **state.fingerprint},
         running=dict(state.running),
         average={} if state.average is None else state.average.state,
+        scaler={} if state.scale is None else state.scale.state(),
         recipe=state.recipe,
     )
 
@@ -481,7 +490,9 @@ def _restore(state: _TrainingState, checkpoint: Checkpoint) -> None:
     state.model.load_state_dict(checkpoint.model)
     if state.average is not None:
         state.average.load(checkpoint.average)
-    state.optimizer.load_state_dict(checkpoint.optimizer)
+    load_optimizer(state.optimizer, checkpoint.optimizer)
+    if state.scale is not None:
+        state.scale.restore(checkpoint.scaler)
     state.step = checkpoint.step
     state.best, state.running = dict(checkpoint.best), dict(checkpoint.running)
     torch.set_rng_state(checkpoint.rng["cpu"])

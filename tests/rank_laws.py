@@ -78,7 +78,7 @@ def learn(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     learnt = {}
     for step in range(STEPS):
         batch = share(whole_batch(step, dtype))
-        result = training_step(model, optimizer, batch, step, schedule, recipe.optim, forward)
+        result = training_step(model, optimizer, batch, step, schedule, recipe, forward=forward)
         learnt[f"losses {step}"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
     learnt |= model.state_dict()
     momenta = [state["momentum_buffer"] for state in optimizer.state_dict()["state"].values()]

@@ -112,8 +112,8 @@ def test_a_clipped_gradient_keeps_its_direction(limit: float) -> None:
     for clip in (0.0, limit):
         torch.manual_seed(0)
         model = emaseg.build_model(recipe)
-        optim = replace(recipe.optim, clip_norm=clip)
-        training_step(model, build_optimizer(model, optim), batch, 0, Schedule(10, 10, 0), optim)
+        clipped = replace(recipe, optim=replace(recipe.optim, clip_norm=clip))
+        training_step(model, build_optimizer(model, clipped.optim), batch, 0, Schedule(10, 10, 0), clipped)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     factor = min(1.0, limit / gradients[0].norm().item()) if limit else 1.0
     assert torch.allclose(gradients[1], factor * gradients[0], rtol=1e-5, atol=0)

@@ -23,7 +23,7 @@ FLOORS = (
     ("data", "losses", "optim", "run_folder", "schedule"),
     ("loss_terms", "time_limit", "weight_average"),
     ("data/files", "models"),
-    ("data/pipeline", "data/sets", "engine", "exported", "prediction", "weights"),
+    ("compute", "data/pipeline", "data/sets", "engine", "exported", "prediction", "weights"),
     (
         "checkpoint",
         "class_balance",

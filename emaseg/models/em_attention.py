@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from emaseg.distributed import mean_over_ranks
+from emaseg.models.layers import as_precise_as, without_autocast
 
 _EPSILON_ADDED = 1e-6  # to a length before it divides: the authors' guard against 0
 _EPSILON_CLAMP = 1e-12  # smallest length that divides: sssegmentation's and mmsegmentation's guard
@@ -86,15 +87,18 @@ class EMAttention(nn.Module):
 
         Returns:
             The reconstruction (B, C, h, w) and the adapted bases (B, C, M); both are constants for autograd.
+            Everything is computed in the number format of the stored bases, also under autocast.
         """
         batch, channels, height, width = features.shape
-        pixels = features.reshape(batch, channels, height * width)  # (B, C, N)
+        pixels = as_precise_as(features, self.bases).reshape(batch, channels, height * width)  # (B, C, N)
         bases = self.bases.expand(batch, -1, -1)  # (B, C, M)
-        for _ in range(self.iterations if self.training else self.iterations_eval):
-            responsibilities = e_step(pixels, bases)
-            bases = m_step(pixels, responsibilities, add_epsilon=self.add_epsilon)
-        # Equation 14. The responsibilities are those that made the last bases, not recomputed from them.
-        return (bases @ responsibilities.transpose(1, 2)).view(batch, channels, height, width), bases
+        with without_autocast(features):
+            for _ in range(self.iterations if self.training else self.iterations_eval):
+                responsibilities = e_step(pixels, bases)
+                bases = m_step(pixels, responsibilities, add_epsilon=self.add_epsilon)
+            # Equation 14. The responsibilities are those that made the last bases, not recomputed from them.
+            reconstruction = as_precise_as(bases @ responsibilities.transpose(1, 2), features)
+        return reconstruction.view(batch, channels, height, width), bases
 
     @torch.no_grad()
     def update(self, adapted: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ Room: models. Legend: B batch, C channels, H W image, h w feature grid, K classe
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +84,19 @@ class Head(nn.Module):
         """alone: as for ConvNormAct."""
         logits: torch.Tensor = self.classifier(self.dropout(self.conv(x, alone=alone)))
         return logits
+
+
+def as_precise_as(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`x` in the number format of `like`. Where that is its own, an exported program has no trace of this."""
+    return x if x.dtype == like.dtype else x.to(like.dtype)
+
+
+def without_autocast(like: torch.Tensor) -> contextlib.AbstractContextManager[None]:
+    """Within the block, operations on the device of `like` compute in the format of their inputs."""
+    kind = like.device.type
+    if not torch.is_autocast_enabled(kind):  # an exported program has no trace of the block then
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 @dataclass(frozen=True, slots=True)

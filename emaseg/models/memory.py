@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from emaseg.distributed import mean_over_ranks
+from emaseg.models.layers import as_precise_as, without_autocast
 from emaseg.models.memory_update import Ranks, Strategy, updated_memory
 from emaseg.models.network import Report
 from emaseg.recipe.models import MemoryNetModel
@@ -99,8 +100,10 @@ class ClassMemory(nn.Module):
     def _read(self, logits: torch.Tensor, memory: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         if self.hard:
             return memory[logits.argmax(dim=1)].movedim(3, 1)  # one row a pixel; nothing to differentiate
-        read: torch.Tensor = _WeightedSum.apply(torch.softmax(logits, dim=1), memory, gradient)
-        return read
+        with without_autocast(logits):
+            probabilities = torch.softmax(as_precise_as(logits, memory), dim=1)
+            read: torch.Tensor = _WeightedSum.apply(probabilities, memory, gradient)
+        return as_precise_as(read, logits)
 
     @torch.no_grad()
     def _update_ages(self, labels: torch.Tensor) -> None:

@@ -27,7 +27,7 @@ from torch import nn
 
 from emaseg.models.aspp import ASPP
 from emaseg.models.backbones import build_backbone
-from emaseg.models.layers import ConvNormAct, Head, Norm, Step
+from emaseg.models.layers import ConvNormAct, Head, Norm, Step, as_precise_as
 from emaseg.models.memory import ClassMemory, memory_momentum
 from emaseg.models.network import Network, Report
 from emaseg.models.pixel_attention import PixelAttention
@@ -109,6 +109,11 @@ class MemoryNet(Network):
         """Names of `training_step`'s losses, in their order; "memory" is left out before its first epoch."""
         memory = ("memory",) if self.config.memory_loss_weight else ()
         return ("main", "coarse", *self._auxiliary_names(), *memory)
+
+    @property
+    def pixel_losses(self) -> tuple[str, ...]:
+        """All but the memory's."""
+        return ("main", "coarse", *self._auxiliary_names())
 
     @property
     def per_class(self) -> tuple[str, ...]:
@@ -201,8 +206,9 @@ class MemoryNet(Network):
             norm.momentum = 0.0
         logits = self.final(memory[:, :, None, None], alone=self.config.memory_ranks == "by_count")
         norm.momentum = momentum
-        own = torch.arange(self.num_classes, device=logits.device).repeat(len(memory) // self.num_classes)
-        return F.cross_entropy(logits[:, :, 0, 0], own)
+        rows = as_precise_as(logits[:, :, 0, 0], memory)
+        own = torch.arange(self.num_classes, device=rows.device).repeat(len(memory) // self.num_classes)
+        return F.cross_entropy(rows, own)
 
 
 def _downsample(channels: int, norm: Norm, leak: float) -> ConvNormAct:

@@ -19,7 +19,7 @@ from torch import nn
 
 from emaseg.loss_terms import head_loss
 from emaseg.models.backbones import FeatureExtractor
-from emaseg.models.layers import Step
+from emaseg.models.layers import Step, without_autocast
 from emaseg.recipe.training import Loss
 
 Frozen = Literal["none", "backbone", "backbone_norms"]
@@ -68,6 +68,11 @@ class Network(nn.Module, ABC):
 
         A step may leave one out (a loss that starts later); its cell in metrics.csv then stays empty.
         """
+
+    @property
+    def pixel_losses(self) -> tuple[str, ...]:
+        """Those of `loss_names` that average over the pixels of the batch, as `reduction` says."""
+        return self.loss_names
 
     @property
     @abstractmethod
@@ -124,6 +129,11 @@ class Network(nn.Module, ABC):
         elif self.frozen == "backbone_norms":
             yield from (module for module in self.backbone.modules() if isinstance(module, _NORMS))
 
+    def parts(self) -> Iterator[nn.Module]:
+        """The modules that a step calls one by one; each is a tensor program of its own, to compile for instance."""
+        for module in self.children():
+            yield from module if isinstance(module, nn.ModuleList) else (module,)
+
     def report(self, classes: Sequence[str]) -> Report | None:
         """What the network has gathered beside its parameters; None when there is nothing to tell.
 
@@ -135,8 +145,10 @@ class Network(nn.Module, ABC):
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of a process: of its images, or the mean of its shares', each divided by its own pixels."""
         shares = 1 if self.loss.ranks == "by_count" else self.shares
-        pairs = zip(logits.chunk(shares), labels.chunk(shares), strict=True)
-        results = [head_loss(*pair, self.loss, align_corners=self.align_corners) for pair in pairs]
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        pairs = zip(precise.chunk(shares), labels.chunk(shares), strict=True)
+        with without_autocast(logits):
+            results = [head_loss(*pair, self.loss, align_corners=self.align_corners) for pair in pairs]
         kept = [result.kept_share for result in results if result.kept_share is not None]
         self.kept_share = torch.stack(kept).mean() if kept else None
         values = [result.value for result in results]

@@ -18,6 +18,7 @@ def training_problems(recipe: Recipe, classes: int) -> Iterator[Problem]:
     """What the keys that say how a network of so many classes is trained contradict each other in."""
     yield from _loss(recipe.loss, classes, recipe.augment.crop)
     yield from _optim(recipe.optim, recipe.train)
+    yield from _train(recipe.train)
 
 
 def _loss(loss: Loss, classes: int, crop: tuple[int, int]) -> Iterator[Problem]:
@@ -45,3 +46,14 @@ def _optim(optim: Optim, train: Train) -> Iterator[Problem]:
                 yield Problem(f"optim.{name}", f'is AdamW\'s; kind is "{optim.kind}"')
     if train.iterations and optim.warmup >= train.iterations:
         yield Problem("optim.warmup", f"{optim.warmup} is no less than train.iterations = {train.iterations}")
+
+
+def _train(train: Train) -> Iterator[Problem]:
+    if train.batch % train.accumulate:
+        close = min(
+            (n for n in range(1, train.batch + 1) if train.batch % n == 0), key=lambda n: abs(n - train.accumulate)
+        )
+        text = f"{train.accumulate} parts do not divide a batch of {train.batch}; the nearest that does is {close}"
+        yield Problem("train.accumulate", text)
+    if train.compile and train.recompute:
+        yield Problem("train.compile", "cannot be combined with recompute, whose blocks are not compiled; choose one")

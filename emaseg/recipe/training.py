@@ -188,6 +188,31 @@ class Train:
         ceiling=65536,
         extra=True,
     )
+    accumulate: int = key(
+        "parts that a batch is computed in, one after the other, to need less memory; norm statistics are each part's",
+        1,
+        low=1,
+        ceiling=65536,
+        extra=True,
+    )
+    recompute: bool = key(
+        "compute activations again in the backward pass instead of keeping them: the same result in less memory",
+        False,
+        extra=True,
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = key(
+        "number format of convolutions and matrix products; parameters, softmax and loss stay fp32", "fp32", extra=True
+    )
+    channels_last: bool = key(
+        "keep the channels of a pixel together in memory: faster on most devices", False, extra=True
+    )
+    tf32: bool = key(
+        "NVIDIA: fp32 products with 10 instead of 23 bits, on tensor cores (PyTorch's TF32)", False, extra=True
+    )
+    compile: bool = key("compile the network with torch.compile; takes a minute or more, once", False, extra=True)
+    deterministic: bool = key(
+        "refuse kernels that do not repeat their results to the bit (CUDA); slower", False, extra=True
+    )
     init_from: str = key(
         'start from this model: a recipe\'s newest run, a run folder, a checkpoint or a weight file; "" = none', ""
     )

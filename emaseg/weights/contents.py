@@ -25,6 +25,10 @@ _FEW = 6  # names that a message lists
 _NEWER = ("maximize", "foreach", "differentiable", "fused")  # keys that older versions of PyTorch do not save
 _CUDA_STATE = 16  # bytes
 _CALLED = {"momentum_buffer": "momentum", "exp_avg": "momentum", "exp_avg_sq": "mean square"}
+_SCALER = {
+    *("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"),  # of torch.amp.GradScaler
+    *("skipped", "in_a_row"),
+}
 
 
 def check_contents(content: Mapping[str, Any], source: str) -> None:
@@ -109,6 +113,18 @@ def _is_running(value: object) -> bool:
     )
 
 
+def _is_scaler(value: object) -> bool:
+    """Empty, or what compute.LossScale keeps: finite numbers, none of which may be negative."""
+    if not isinstance(value, Mapping) or not value:
+        return isinstance(value, Mapping)
+    return (
+        set(value) == _SCALER
+        and _is_running(value)
+        and all(number >= 0 for number in value.values())
+        and value["scale"] > 0
+    )
+
+
 _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "model": ("a table of tensors", is_table_of_tensors),
     "optimizer": ("an optimiser's state, or empty", _is_optimizer),
@@ -119,6 +135,7 @@ _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "sampler": ("a table of whole numbers and short texts", _is_sampler),
     "running": ("a table of numbers", _is_running),
     "average": ("a table of tensors", is_table_of_tensors),
+    "scaler": ("empty, or the loss scale's numbers", _is_scaler),
     "recipe": ("a recipe's text", lambda value: isinstance(value, str) and len(value) <= MOST_TEXT),
 }
 
@@ -192,9 +209,10 @@ def _is_step(value: object, most: int) -> bool:
 
 
 def _group_faults(index: int, own: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterable[str]:
-    """The learning rate is set before every step; everything else must be the recipe's."""
+    """The learning rate is set before every step, and the device decides on fused kernels; everything else must be the
+    recipe's."""
     for key, value in own.items():
-        if key in ("params", "lr") or (key in _NEWER and key not in saved):
+        if key in ("params", "lr", "fused") or (key in _NEWER and key not in saved):
             continue
         if type(saved.get(key)) is not type(value) or saved[key] != value:
             yield f"{key} of parameter group {index} is {excerpt(saved.get(key, 'absent'))}, the recipe's is {value}"
