@@ -36,6 +36,8 @@ def place(model: Network, train: Train, device: torch.device) -> None:
     model.to(device).train()
     if train.channels_last:
         model.to(memory_format=torch.channels_last)
+    if train.recompute:
+        model.recompute_activations()
     if train.compile:
         for part in model.parts():
             part.compile()

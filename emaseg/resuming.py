@@ -122,7 +122,7 @@ def put_away(run: RunFolder, origin: Path) -> str:
 # Changing these does not change what a step computes (but threads its rounding).
 _FREE = {
     "train": (
-        *("init_from", "workers", "threads", "log_every", "evaluate_every", "tensorboard"),
+        *("init_from", "workers", "threads", "log_every", "evaluate_every", "tensorboard", "recompute"),
         *("save_seconds", "save_every", "keep_every", "keep_last"),
     ),
     "data": ("root",),

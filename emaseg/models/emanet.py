@@ -100,7 +100,7 @@ class EMANet(Network):
         logits, adapted = self._head(maps[-1])
         losses = {"main": self._loss(logits, labels)}
         if self.auxiliary is not None:
-            losses["auxiliary"] = self.auxiliary_weight * self._loss(self.auxiliary(maps[-2]), labels)
+            losses["auxiliary"] = self.auxiliary_weight * self._loss(self.block(self.auxiliary, maps[-2]), labels)
         self.attention.update(adapted)
         return losses
 
@@ -109,13 +109,16 @@ class EMANet(Network):
         return self.backbone.norm_values(batch, height, width)
 
     def _head(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        identity = self.reduce(features)
+        identity = self.block(self.reduce, features)
         reconstruction, adapted = self.attention(self.project(identity))
-        x = self.expand(torch.relu_(reconstruction))
-        x = self.bottleneck(torch.relu(x + identity))
+        return self.block(self._decode, features, identity, torch.relu_(reconstruction)), adapted
+
+    def _decode(self, features: torch.Tensor, identity: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        x = self.bottleneck(torch.relu(self.expand(attended) + identity))
         if self.fuse is not None:
             x = self.fuse(torch.cat([features, x], dim=1))
-        return self.classifier(self.dropout(x)), adapted
+        logits: torch.Tensor = self.classifier(self.dropout(x))
+        return logits
 
 
 def _initialise(network: EMANet, init: str) -> None:

@@ -142,18 +142,18 @@ class MemoryNet(Network):
         used = self.backbone(images)[-1 - len(self.auxiliaries) :]
         *earlier, last = (self._normalised(x, i) for i, x in enumerate(used))
         features = self._features(last)
-        context = self.context(features)
-        pixels = self.reduce(features)
-        coarse = self.coarse(pixels)
+        context = self.block(self.context, features)
+        pixels = self.block(self.reduce, features)
+        coarse = self.block(self.coarse, pixels)
         read, memory = self.memory.read_and_update(
             coarse, pixels, labels, memory_momentum(config, step.lr), self.shares
         )
         losses = {
-            "main": self._loss(self.final(self._join(pixels, read, context)), labels),
+            "main": self._loss(self.block(self.final, self._join(pixels, read, context)), labels),
             "coarse": config.coarse_weight * self._loss(coarse, labels),
         }
         for name, head, x in zip(self._auxiliary_names(), self.auxiliaries, earlier, strict=True):
-            losses[name] = self.auxiliary_weight * self._loss(head(x), labels)
+            losses[name] = self.auxiliary_weight * self._loss(self.block(head, x), labels)
         if config.memory_loss_weight and step.epoch >= config.memory_loss_from_epoch:
             losses["memory"] = config.memory_loss_weight * self._memory_loss(memory)
         return losses
@@ -183,15 +183,21 @@ class MemoryNet(Network):
         return normalised.contiguous()
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.downsample is None else self.downsample(x)
+        return x if self.downsample is None else self.block(self.downsample, x)
 
     def _join(self, pixels: torch.Tensor, read: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Pixels, the memory that they attend to and the context that they attend to, joined to one map (B, C, h, w)."""
-        with_memory = self.memory_fuse(torch.cat([pixels, self.memory_attention(pixels, read)], dim=1))
-        joined: torch.Tensor = self.context_fuse(
-            torch.cat([self.context_attention(pixels, context), with_memory], dim=1)
-        )
-        return joined
+        with_memory = self.block(self._fuse_memory, pixels, read)
+        return self.block(self._fuse_context, pixels, context, with_memory)
+
+    def _fuse_memory(self, pixels: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        fused: torch.Tensor = self.memory_fuse(torch.cat([pixels, self.memory_attention(pixels, read)], dim=1))
+        return fused
+
+    def _fuse_context(self, pixels: torch.Tensor, context: torch.Tensor, with_memory: torch.Tensor) -> torch.Tensor:
+        attended = self.context_attention(pixels, context)
+        fused: torch.Tensor = self.context_fuse(torch.cat([attended, with_memory], dim=1))
+        return fused
 
     def _memory_loss(self, memory: torch.Tensor) -> torch.Tensor:
         """Cross entropy of classifying every row of (shares * K, C), unwritten ones too, as its own class by the final head.

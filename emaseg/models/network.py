@@ -20,6 +20,7 @@ from torch import nn
 from emaseg.loss_terms import head_loss
 from emaseg.models.backbones import FeatureExtractor
 from emaseg.models.layers import Step, without_autocast
+from emaseg.models.recompute import Recomputing
 from emaseg.recipe.training import Loss
 
 Frozen = Literal["none", "backbone", "backbone_norms"]
@@ -39,7 +40,7 @@ class Report:
     content: Mapping[str, Any]
 
 
-class Network(nn.Module, ABC):
+class Network(Recomputing, ABC):
     """Backbone and heads.
 
     Attributes:
@@ -128,6 +129,10 @@ class Network(nn.Module, ABC):
             yield self.backbone
         elif self.frozen == "backbone_norms":
             yield from (module for module in self.backbone.modules() if isinstance(module, _NORMS))
+
+    def recompute_activations(self) -> None:
+        """From now on a training step keeps what its blocks begin with, and computes anew what lies between."""
+        self.recompute = self.backbone.recompute = True
 
     def parts(self) -> Iterator[nn.Module]:
         """The modules that a step calls one by one; each is a tensor program of its own, to compile for instance."""

@@ -229,6 +229,48 @@ def test_a_training_step_is_a_function_of_state_and_seed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_recomputed_activations_change_no_bit(name: str) -> None:
+    """Protects train.recompute: losses, gradients, norm statistics, bases and memory are the plain step's, dropout too."""
+    seen = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        module = build(name).train()
+        if recompute:
+            module.recompute = True
+            if isinstance(module, Network):
+                module.recompute_activations()
+        torch.manual_seed(5)
+        loss = total_loss(module.double())
+        kept = torch.get_rng_state()
+        loss.backward()
+        assert torch.equal(torch.get_rng_state(), kept)
+        gradients = {key: p.grad for key, p in module.named_parameters() if p.grad is not None}
+        seen.append({"loss": loss.detach(), **gradients, **{f"state {k}": v for k, v in state_of(module).items()}})
+    assert same(*seen)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_recomputing_keeps_less(name: str) -> None:
+    """Protects the memory that train.recompute is there for: fewer values wait for the backward pass."""
+    kept = []
+    for recompute in (False, True):
+        module = seeded(name).train()
+        if isinstance(module, Network) and recompute:
+            module.recompute_activations()
+        module.recompute = recompute
+        sizes: dict[int, int] = {}
+
+        def note(x: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            total_loss(module)
+        kept.append(sum(sizes.values()))
+    assert kept[1] < 0.75 * kept[0]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_evaluation_is_a_function_of_each_image(name: str) -> None:
     """Protects evaluation: the same image gives the same result, alone or in a batch; neither it nor the state moves."""
     module = seeded(name).eval()

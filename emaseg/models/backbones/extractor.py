@@ -10,8 +10,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
+from emaseg.models.recompute import Recomputing
 
-class FeatureExtractor(nn.Module, ABC):
+
+class FeatureExtractor(Recomputing, ABC):
     """A backbone.
 
     Attributes:

@@ -145,13 +145,23 @@ class HRNet(FeatureExtractor):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) -> one map (B, 15 * width, ceil(H / 4), ceil(W / 4)), fine branches first."""
+        x = self.block(self._stem, images)
+        for block in self.layer1:
+            x = self.block(block, x)
+        maps = self._stage(self.stage2, [transition(x) for transition in self.transition1])
+        maps = self._stage(self.stage3, [*maps, self.transition2[-1](maps[-1])])
+        maps = self._stage(self.stage4, [*maps, self.transition3[-1](maps[-1])])
+        return (torch.cat([_resized(y, maps[0]) for y in maps], dim=1),)
+
+    def _stem(self, images: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(images))
         x = torch.relu_(x) if self.stem_relu else x
-        x = self.layer1(torch.relu_(self.bn2(self.conv2(x))))
-        maps = self.stage2([transition(x) for transition in self.transition1])
-        maps = self.stage3([*maps, self.transition2[-1](maps[-1])])
-        maps = self.stage4([*maps, self.transition3[-1](maps[-1])])
-        return (torch.cat([_resized(y, maps[0]) for y in maps], dim=1),)
+        return torch.relu_(self.bn2(self.conv2(x)))
+
+    def _stage(self, exchanges: nn.Module, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        for exchange in exchanges.children():
+            maps = self.block(exchange, maps)
+        return maps
 
     def norm_values(self, batch: int, height: int, width: int) -> int:
         """The coarsest branch has the fewest."""

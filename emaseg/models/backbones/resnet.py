@@ -113,12 +113,17 @@ class ResNet(FeatureExtractor):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) -> four maps with `channels` channels; grids of ceil(H / stride)."""
-        x = self.maxpool(self.stem(images))
+        x = self.block(self._start, images)
         stages = []
         for i in range(4):
-            x = self.get_submodule(f"layer{i + 1}")(x)
+            for block in self.get_submodule(f"layer{i + 1}").children():
+                x = self.block(block, x)
             stages.append(x)
         return tuple(stages)
+
+    def _start(self, images: torch.Tensor) -> torch.Tensor:
+        x: torch.Tensor = self.maxpool(self.stem(images))
+        return x
 
     def norm_values(self, batch: int, height: int, width: int) -> int:
         """The last stage's grid is the smallest."""

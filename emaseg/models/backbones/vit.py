@@ -110,7 +110,7 @@ class ViT(FeatureExtractor):
         x = x + self._positions((grid[0], grid[1]))
         maps = []
         for i in range(max(self.taps) + 1):
-            x = self.layers[i](x)
+            x = self.block(self.layers[i], x)
             if i in self.taps:
                 maps.append(x[:, 1:].transpose(1, 2).reshape(batch, -1, *grid).contiguous())
         return tuple(maps)
