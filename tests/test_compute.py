@@ -47,7 +47,7 @@ def steps(recipe: Recipe, count: int = 1) -> tuple[Network, list[StepResult]]:
     model = made(recipe)
     optimizer, scale = build_optimizer(model, recipe.optim), LossScale.of(recipe.train, CPU)
     schedule = Schedule(total=100, per_epoch=1, every=0, scored=True)
-    return model, [training_step(model, optimizer, batch(), step, schedule, recipe, scale) for step in range(count)]
+    return model, [training_step(model, optimizer, batch(), step, schedule, recipe, scale=scale) for step in range(count)]
 
 
 def gradients(model: Network) -> dict[str, torch.Tensor]:
@@ -123,11 +123,11 @@ def test_an_overflow_leaves_no_trace() -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     wrong = replace(batch(), images=batch().images * 1e6)
     schedule = Schedule(total=100, per_epoch=1, every=0, scored=True)
-    result = training_step(model, optimizer, wrong, 0, schedule, recipe, scale)
+    result = training_step(model, optimizer, wrong, 0, schedule, recipe, scale=scale)
     assert not result.finite
     assert equal(before, dict(model.state_dict()))
     assert (scale.skipped, scale.in_a_row, scale.scaler.get_scale()) == (1, 1, 2.0**15)
-    assert training_step(model, optimizer, batch(), 1, schedule, recipe, scale).finite
+    assert training_step(model, optimizer, batch(), 1, schedule, recipe, scale=scale).finite
     assert (scale.skipped, scale.in_a_row) == (1, 0)
     again = LossScale.of(recipe.train, CPU)
     assert again is not None
