@@ -47,7 +47,9 @@ def steps(recipe: Recipe, count: int = 1) -> tuple[Network, list[StepResult]]:
     model = made(recipe)
     optimizer, scale = build_optimizer(model, recipe.optim), LossScale.of(recipe.train, CPU)
     schedule = Schedule(total=100, per_epoch=1, every=0, scored=True)
-    return model, [training_step(model, optimizer, batch(), step, schedule, recipe, scale=scale) for step in range(count)]
+    return model, [
+        training_step(model, optimizer, batch(), step, schedule, recipe, scale=scale) for step in range(count)
+    ]
 
 
 def gradients(model: Network) -> dict[str, torch.Tensor]:
