@@ -29,6 +29,7 @@ from emaseg.optim import build_optimizer, learning_rate
 from emaseg.recipe import Recipe
 from emaseg.resuming import misfit, newest_valid, same_training
 from emaseg.run_folder import RunFolder
+from emaseg.run_length import DECIDES_AFTER, shortened
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.training_step import check_batch, smallest_batch, training_step
@@ -283,8 +284,21 @@ def _fitting(run: _Run, probe: _Probe, available: int | None) -> Forecast:
         ("one step", f"{probe.seconds:.2f} s measured, {rate(probe.crops / probe.seconds)} images/s"),
         ("peak memory", size + fits),
         ("training time", f"about {duration(probe.seconds * left)} without evaluations"),
+        *_time_limit(run, probe.seconds),
     )
     return Forecast(lines, left, probe.seconds, probe.peak, available, measured=True, fits=True)
+
+
+def _time_limit(run: _Run, pace: float) -> Iterator[tuple[str, str]]:
+    """What train.hours will make of the schedule at this pace; evaluations, which take time too, are not measured here."""
+    hours, total = run.recipe.train.hours, run.schedule.total
+    if not hours:
+        return
+    steps = shortened(run.schedule, run.start, pace, 0.0, 3600 * hours).total
+    yield (
+        "time limit",
+        f"{hours:g} h: {'all' if steps == total else f'at most {steps} of'} {total} steps; decided {DECIDES_AFTER} steps after the start",
+    )
 
 
 def _too_large(run: _Run, probes: list[_Probe], needed: int | None, available: int | None, remedy: str) -> Forecast:

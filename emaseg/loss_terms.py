@@ -23,6 +23,7 @@ from emaseg.recipe.schema import IGNORE
 from emaseg.recipe.training import Loss
 
 _CHUNK_VALUES = 1 << 24  # full-size logits held at once: 64 MB in float32
+_FEW_KEPT = 0.01  # of the labelled pixels: below this the gradient is that of a few outliers
 _SMALLEST = 1e-12  # of 1 - p: a power of 0 has no gradient
 
 
@@ -137,6 +138,13 @@ def hard_pixels(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, align_co
     kth = truth.flatten().kthvalue(least).values
     kept = (truth < loss.ohem_threshold) | (truth <= kth)
     return torch.where(valid & kept, labels, IGNORE)
+
+
+def few_kept(share: torch.Tensor | None) -> str:
+    """A warning where mining leaves next to nothing to learn from, else "". share: as HeadLoss has it."""
+    if share is None or float(share) >= _FEW_KEPT:
+        return ""
+    return f"OHEM keeps {float(share):.2%} of the labelled pixels: too few to learn from; raise loss.ohem_min_kept"
 
 
 # -------------------------------------------------------------------------------------------------------- Dice

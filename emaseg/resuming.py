@@ -23,7 +23,7 @@ from emaseg.models import Network
 from emaseg.recipe import Recipe, toml_value
 from emaseg.recipe.compare import differences
 from emaseg.run_folder import RunFolder, found_checkpoints, resume_command
-from emaseg.words import Lines, lines_of, quoted_path
+from emaseg.words import Lines, excerpt, lines_of, quoted_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,26 @@ def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.Optimi
             f"the training set had {then} images when this run started and has {images} now",
             "bring it back to what it was, or start a new run",
         )
+    steps = checkpoint.sampler.get("steps", total)
+    if type(steps) is not int or not checkpoint.step <= steps <= total:
+        return f"its sampler ends the run with step {excerpt(steps)}, it is at {checkpoint.step} of {total}"
     try:
         check_resumable(checkpoint, model, optimizer, total, "it")
     except WeightsError as error:
         reason = "; ".join(line.strip() for line in lines_of(error.message)).removeprefix("it: ")
         return reason if checkpoint.optimizer else f"{reason}; {error.hint}"
     return ""
+
+
+def with_remedy(error: DataError, run: RunFolder, step: int) -> DataError:
+    """The error of an image met after `step` steps with what is saved, and commands that find all such images and continue."""
+    saved = f"after step {step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
+    commands = (
+        f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
+        f"  then continue with: {resume_command(run)}",
+    )
+    hint = error.hint or "repair or replace the file"
+    return DataError(Lines(error.message, f"stopped {saved}"), Lines(hint, *commands))
 
 
 def put_away(run: RunFolder, origin: Path) -> str:

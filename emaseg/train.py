@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
 from emaseg.errors import DataError, Diverged
-from emaseg.evaluate import evaluate
+from emaseg.evaluate import evaluate, evaluation_seconds
 from emaseg.events import Evaluated, Finished, Logged, Note, Saved, TrainEvent, TrainingStarted
 from emaseg.files import atomic, is_file
 from emaseg.image_state import changed_images, image_state
+from emaseg.loss_terms import few_kept
 from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer, load_optimizer
 from emaseg.recipe import Recipe
@@ -45,8 +47,10 @@ from emaseg.resuming import (
     put_away,
     same_training,
     surroundings,
+    with_remedy,
 )
-from emaseg.run_folder import RunFolder, append_log, create, found_checkpoints, hold_target, resume_command
+from emaseg.run_folder import RunFolder, append_log, create, found_checkpoints, hold_target
+from emaseg.run_length import RunLength
 from emaseg.run_lock import RunLock
 from emaseg.samples import write_samples
 from emaseg.saving import Saver
@@ -55,11 +59,9 @@ from emaseg.start_weights import load_start_weights
 from emaseg.step_statistics import StepStatistics
 from emaseg.tensorboard import drawn
 from emaseg.training_step import check_batch, memory_errors, training_step
-from emaseg.weight_average import WeightAverage
+from emaseg.weight_average import WeightAverage, averaged
 from emaseg.weights.start import fetch_backbone
-from emaseg.words import Lines, lines_of, quoted_path
-
-_FEW_KEPT = 0.01  # of the labelled pixels: below this the gradient is that of a few outliers
+from emaseg.words import Lines, lines_of
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ class _TrainingState:
     device: torch.device
     model: Network
     optimizer: torch.optim.Optimizer
-    schedule: Schedule
+    length: RunLength
     train_set: Dataset
     eval_set: Dataset
     fingerprint: Mapping[str, int | str]  # of the images and the surroundings, as checkpoints remember them
@@ -85,6 +87,11 @@ class _TrainingState:
     saved: tuple[float, ...] = ()  # step and last evaluated step of last.pt, written or being written
     saved_at: float = field(default_factory=time.monotonic)
     scale: LossScale | None = None  # in fp16
+
+    @property
+    def schedule(self) -> Schedule:
+        """As it is now: it may become shorter."""
+        return self.length.schedule
 
     @property
     def complete(self) -> bool:
@@ -238,8 +245,9 @@ def _open(
     now = {**image_state(train_set, eval_set), **surroundings(device, threads)}
     saver = Saver(run, lock.check, recipe.train.keep_last)
     average = WeightAverage(model, recipe.optim.average_decay) if recipe.optim.average_decay else None
+    length = RunLength(schedule, recipe.train, device)
     state = _TrainingState(
-        recipe, run, device, model, optimizer, schedule, train_set, eval_set, now, lock, saver, average
+        recipe, run, device, model, optimizer, length, train_set, eval_set, now, lock, saver, average
     )
     state.scale = LossScale.of(recipe.train, device)
     if origin is not None:
@@ -247,7 +255,7 @@ def _open(
         if not state.complete:
             then = origin.checkpoint.sampler
             notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now))
-        notes.append(Note(f"continuing at step {state.step} of {schedule.total} from {origin.path}"))
+        notes.append(Note(f"continuing at step {state.step} of {state.schedule.total} from {origin.path}"))
         if origin.path == run.last:
             state.saved = _position(state)
     return state, origin, notes
@@ -257,6 +265,8 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
     """Steps, evaluations and checkpoints until the end or until `stop`."""
     statistics = StepStatistics(state.recipe, state.schedule, state.running, state.device)
     stream = _stream(state)
+    protocol = state.recipe.inference, state.recipe.backbone.pixel_stats
+    evaluation = partial(evaluation_seconds, state.model, state.eval_set, *protocol, state.device)
     saved = state.step
     try:
         while True:
@@ -283,12 +293,16 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
             waited = time.perf_counter() - began
             losses, skipped = _step(state, batch)
             state.step += 1
+            yield from _said(state, state.length.after_step(state.step, evaluation))
+            statistics.schedule = state.schedule
             event = statistics.event(state.step, losses, waited, time.perf_counter() - began)
             row = statistics.row(event)
             if row is not None:
                 state.lock.check()
                 yield record(state.run, row, state.model.loss_names)
-                yield from _few_kept(state)
+                text = "" if state.warned else few_kept(state.model.kept_share)
+                state.warned = state.warned or bool(text)
+                yield from _said(state, text, warning=True)
             yield event
             yield from skipped
             _save_if_due(state)
@@ -299,37 +313,21 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
             yield from state.saver.finish()
         first, *rest = lines_of(error.message)
         append_log(state.run, Lines(f"after step {state.step}: {first}", *rest))
-        raise _with_remedy(error, state) from error
+        raise with_remedy(error, state.run, state.step) from error
     finally:
         stream.close()
         state.saver.close()
-    with _averaged(state):
+    with averaged(state.average, state.model):
         samples = write_samples(state.model, state.recipe, state.eval_set, state.run, state.device)
     yield Saved(samples, "samples")
     yield Finished(state.run.root, state.step, state.best.get("miou"), scored=state.schedule.scored)
 
 
-def _few_kept(state: _TrainingState) -> Iterator[Note]:
-    """A warning, once, where hard-example mining leaves next to nothing to learn from."""
-    share = state.model.kept_share
-    if share is None or state.warned or float(share) >= _FEW_KEPT:
-        return
-    state.warned = True
-    text = f"step {state.step}: OHEM keeps {float(share):.2%} of the labelled pixels; raise loss.ohem_min_kept"
-    append_log(state.run, text)
-    yield Note(text, warning=True)
-
-
-def _with_remedy(error: DataError, state: _TrainingState) -> DataError:
-    """The error of an image with what is saved, and commands that find all such images and continue."""
-    run = state.run
-    saved = f"after step {state.step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
-    commands = (
-        f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
-        f"  then continue with: {resume_command(run)}",
-    )
-    hint = error.hint or "repair or replace the file"
-    return DataError(Lines(error.message, f"stopped {saved}"), Lines(hint, *commands))
+def _said(state: _TrainingState, text: str, *, warning: bool = False) -> Iterator[Note]:
+    """A line for the log and for people, unless it is empty."""
+    if text:
+        append_log(state.run, text)
+        yield Note(text, warning=warning)
 
 
 def _next(state: _TrainingState, stream: Stream, stop: threading.Event) -> Generator[TrainEvent, None, Batch | None]:
@@ -337,9 +335,7 @@ def _next(state: _TrainingState, stream: Stream, stop: threading.Event) -> Gener
     for item in stream.items:
         if isinstance(item, Batch):
             return item
-        if item.text:
-            append_log(state.run, item.text)
-            yield Note(item.text, warning=True)
+        yield from _said(state, item.text, warning=True)
         if stop.is_set():
             break
     return None
@@ -377,11 +373,6 @@ def _step(state: _TrainingState, batch: Batch) -> tuple[dict[str, float], list[N
     skipped = scale.told(state.step)
     append_log(state.run, skipped.text)
     return result.losses, [skipped]
-
-
-def _averaged(state: _TrainingState) -> contextlib.AbstractContextManager[None]:
-    """Inside, the network is what is evaluated and shown: the average of its weights, if there is one."""
-    return contextlib.nullcontext() if state.average is None else state.average.in_place_of(state.model)
 
 
 def _diverged(state: _TrainingState, batch: Batch, losses: dict[str, float]) -> Diverged:
@@ -434,7 +425,7 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
     stats = recipe.backbone.pixel_stats
     state.model.eval()
     try:
-        with evaluating(recipe.train), _averaged(state):
+        with evaluating(recipe.train), averaged(state.average, state.model):
             for event in evaluate(state.model, state.eval_set, recipe.inference, stats, state.device):
                 if stop.is_set():
                     return
@@ -445,6 +436,7 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
     finally:
         state.model.train()
     yield from _record(state, scored)
+    yield from _said(state, state.length.after_evaluation(state.best))
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()
 
@@ -478,7 +470,7 @@ def _snapshot(state: _TrainingState) -> Checkpoint:
         epoch=epoch,
         best=dict(state.best),
         rng=rng,
-        sampler={"seed": seed, "epoch": epoch, "offset": offset, **state.fingerprint},
+        sampler={"seed": seed, "epoch": epoch, "offset": offset, **state.length.remembered, **state.fingerprint},
         running=dict(state.running),
         average={} if state.average is None else state.average.state,
         scaler={} if state.scale is None else state.scale.state(),
@@ -494,6 +486,7 @@ def _restore(state: _TrainingState, checkpoint: Checkpoint) -> None:
     if state.scale is not None:
         state.scale.restore(checkpoint.scaler)
     state.step = checkpoint.step
+    state.length.restore(checkpoint.sampler)
     state.best, state.running = dict(checkpoint.best), dict(checkpoint.running)
     torch.set_rng_state(checkpoint.rng["cpu"])
     if state.device.type == "cuda" and checkpoint.rng["cuda"]:

@@ -61,3 +61,8 @@ class WeightAverage:
             own = value.clone()
             value.copy_(self.state[key])
             self.state[key].copy_(own)
+
+
+def averaged(average: WeightAverage | None, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Inside, the network is what is evaluated and shown: the average of its weights, if there is one."""
+    return contextlib.nullcontext() if average is None else average.in_place_of(model)

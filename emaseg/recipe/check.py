@@ -207,6 +207,18 @@ def _augment(augment: Augment, classes: int) -> Iterator[Problem]:
             yield Problem("augment.photometric", 'must be "none" with interpolation = "align_corners"')
         if augment.rotation > 0:
             yield Problem("augment.rotation", 'must be 0 with interpolation = "align_corners"')
+        for name, probability in (("blur", augment.blur), ("noise", augment.noise), ("jpeg", augment.jpeg)):
+            if probability > 0:
+                yield Problem(f"augment.{name}", 'must be 0 with interpolation = "align_corners"')
+    for name, bounds in (
+        ("blur_sigma", augment.blur_sigma),
+        ("noise_levels", augment.noise_levels),
+        ("jpeg_quality", augment.jpeg_quality),
+    ):
+        if bounds[0] > bounds[1]:
+            yield Problem(f"augment.{name}", f"{list(bounds)} runs backwards; write {list(bounds[::-1])}")
+    if augment.quarter_turns and augment.crop[0] != augment.crop[1]:
+        yield Problem("augment.quarter_turns", f"needs a square crop; augment.crop is {list(augment.crop)}")
     yield from _long_short(augment.resize_long_short, "augment.resize_long_short")
     yield from _pairs(augment.flip_pairs, "augment.flip_pairs", classes)
 

@@ -49,6 +49,8 @@ def _optim(optim: Optim, train: Train) -> Iterator[Problem]:
 
 
 def _train(train: Train) -> Iterator[Problem]:
+    if train.patience and not train.evaluate_every:
+        yield Problem("train.patience", "counts evaluations, and evaluate_every = 0 has one at the end only")
     if train.batch % train.accumulate:
         close = min(
             (n for n in range(1, train.batch + 1) if train.batch % n == 0), key=lambda n: abs(n - train.accumulate)

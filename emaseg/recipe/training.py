@@ -55,6 +55,26 @@ class Augment:
         "where padding goes: on all sides (sssegmentation), or below and right", "centre"
     )
     pad_before_crop: bool = key("pad to the size of the crop before cropping (EMANet authors)", False)
+    vertical_flip: float = key(
+        "probability of the top-bottom mirror image (seen from above, through a microscope)",
+        0.0,
+        low=0,
+        high=1,
+        extra=True,
+    )
+    quarter_turns: float = key(
+        "probability of a turn by 90, 180 or 270 degrees; needs a square crop", 0.0, low=0, high=1, extra=True
+    )
+    blur: float = key("probability of a Gaussian blur", 0.0, low=0, high=1, extra=True)
+    blur_sigma: tuple[float, float] = key(
+        "its standard deviation in pixels, uniform in [low, high)", (0.1, 2.0), above=0, high=20, extra=True
+    )
+    noise: float = key("probability of Gaussian noise", 0.0, low=0, high=1, extra=True)
+    noise_levels: tuple[float, float] = key(
+        "its standard deviation in levels of 0..255, uniform in [low, high)", (1.0, 10.0), low=0, high=128, extra=True
+    )
+    jpeg: float = key("probability of JPEG's artefacts", 0.0, low=0, high=1, extra=True)
+    jpeg_quality: tuple[int, int] = key("its quality, uniform in [low, high]", (30, 90), low=1, high=100, extra=True)
 
 
 # ----------------------------------------------------------------------------------------------------- loss
@@ -239,6 +259,20 @@ class Train:
     keep_last: int = key("how many of these stay, the newest ones; 0 = all", 0, low=0, ceiling=COUNT, extra=True)
     log_every: int = key("iterations between rows of metrics.csv", 50, low=1, ceiling=COUNT)
     tensorboard: bool = key("draw these rows in TensorBoard, too, in RUN/tensorboard", False, extra=True)
+    patience: int = key(
+        "evaluations in a row without a better mIoU after which the run ends; 0 = never before its last step",
+        0,
+        low=0,
+        ceiling=COUNT,
+        extra=True,
+    )
+    hours: float = key(
+        "time that a run may take: after 20 steps its schedule is shortened to what fits; 0 = no limit",
+        0.0,
+        low=0,
+        ceiling=FACTOR,
+        extra=True,
+    )
     freeze: Literal["none", "backbone", "backbone_norms"] = key(
         "what keeps its start values, norm statistics included: the backbone, or its norm layers alone (mmseg's "
         "norm_eval, their weights frozen too)",

@@ -17,6 +17,7 @@ from tests.recipe.samples import MINIMAL, complaint
         (["loss.class_weights=[0, 0]"], "loss.class_weights: are all 0"),
         (["loss.focal_gamma=2", "loss.label_smoothing=0.1"], "loss.label_smoothing: has no meaning"),
         (["loss.ohem_threshold=0.7"], "loss.ohem_min_kept: 100000 is no less than the pixels of augment.crop"),
+        (["train.patience=3"], "train.patience: counts evaluations"),
         (["train.epochs=0", "train.iterations=10", "optim.warmup=10"], "optim.warmup: 10 is no less than"),
     ],
 )
@@ -30,6 +31,7 @@ def test_contradictions_are_named(sets: list[str], message: str) -> None:
     [
         ["optim.kind='adamw'", "optim.betas=[0.8, 0.9]", "optim.eps=1e-3", "optim.warmup=10", "optim.clip_norm=1"],
         ["train.freeze='backbone'"],
+        ["train.patience=3", "train.evaluate_every=1", "train.hours=2"],
         [
             "loss.class_weights=[0, 2]",
             "loss.label_smoothing=0.1",

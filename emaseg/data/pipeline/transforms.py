@@ -2,8 +2,8 @@
 
 Room: data/pipeline. Legend: B batch, H W image, h w crop.
 
-Training: resize -> crop -> mirror -> rotate -> colour -> normalise -> pad, the order of sssegmentation and
-mmsegmentation. Pixels stay 8-bit up to the normalisation, as there. Every random choice comes from the generator
+Training: resize -> crop -> mirror -> turn -> rotate -> colour -> degrade -> normalise -> pad, the order of sssegmentation
+and mmsegmentation, which neither turn nor degrade. Pixels stay 8-bit up to the normalisation, as there. Every random choice comes from the generator
 that a function is given; `sample_rng` derives it from (seed, epoch, sample) alone, so a crop depends neither on the
 number of loading processes nor on the order in which samples are read.
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from emaseg.data.pipeline.augmentations import Turned, degrade, draw_turned
 from emaseg.data.pipeline.colour import apply_photometric, draw_photometric
 from emaseg.data.pipeline.resize import (
     Size,
@@ -58,12 +59,12 @@ class Crop:
     """A training crop before normalisation and padding.
 
     image: (h, w, 3) RGB on 0..255; uint8, or float32 with augment.interpolation = "align_corners".
-    label: (h, w) uint8. mirrored: left and right are swapped. name: the sample's.
+    label: (h, w) uint8. turned: how it lies. name: the sample's.
     """
 
     image: Pixels
     label: UInt8
-    mirrored: bool
+    turned: Turned
     name: str
 
 
@@ -89,14 +90,14 @@ def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Cr
     window, label = draw_crop(truth, size, augment, rng)
     mirrored = bool(rng.random() <= augment.flip)
     image = resize_region(sample.region(box_needed(before, size, window)), size, window, mirrored=mirrored)
-    if mirrored:
-        label = flip_label(label, augment.flip_pairs)
+    turned = draw_turned(augment, mirrored, rng)
+    image, label = turned.pixels(image), turn_label(label, turned, augment.flip_pairs)
     if augment.rotation > 0 and rng.random() <= augment.rotation:
         degrees = int(rng.integers(-augment.rotation_degrees, augment.rotation_degrees))
         image, label = rotate_image(image, degrees), rotate_label(label, degrees)
     if augment.photometric != "none":
         image = apply_photometric(image, draw_photometric(rng), bgr_as_rgb=augment.photometric == "bgr_as_rgb")
-    return Crop(image, label, mirrored, sample.name)
+    return Crop(degrade(image, augment, rng), label, turned, sample.name)
 
 
 def draw_crop(label: UInt8, size: Size, augment: Augment, rng: np.random.Generator) -> tuple[Box, UInt8]:
@@ -145,13 +146,18 @@ def acceptable(label: UInt8, max_class_share: float) -> bool:
 
 def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
     """(h, w) mirrored; the two classes of each pair (left arm, right arm) change places."""
-    mirrored = label[:, ::-1]
-    if not pairs:
-        return mirrored
+    return turn_label(label, Turned(mirrored=True), pairs)
+
+
+def turn_label(label: UInt8, turned: Turned, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
+    """(h, w) mirrored, upended and turned; in a mirror image the two classes of each pair change places."""
+    moved = turned.pixels(label[:, ::-1] if turned.mirrored else label)
+    if not pairs or not turned.reflected:
+        return moved
     partner = np.arange(IGNORE + 1, dtype=np.uint8)
     for a, b in pairs:
         partner[a], partner[b] = b, a
-    return partner[mirrored]
+    return partner[moved]
 
 
 def _draw_scale(augment: Augment, rng: np.random.Generator) -> float:
@@ -178,11 +184,11 @@ def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) 
         label = F.interpolate(label, scale_factor=scale, mode="nearest")
     resized: UInt8 = label[0, 0].numpy()
     window, window_label = draw_crop(resized, resized.shape, augment, rng)
-    pixels: Pixels = resize_floats(sample.image(), resized.shape, window)
+    pixels = resize_floats(sample.image(), resized.shape, window)
     mirrored = bool(rng.random() <= augment.flip)
-    if mirrored:
-        pixels, window_label = pixels[:, ::-1], flip_label(window_label, augment.flip_pairs)
-    return Crop(pixels, window_label, mirrored, sample.name)
+    turned = draw_turned(augment, mirrored, rng)
+    pixels = turned.pixels(pixels[:, ::-1]) if mirrored else turned.pixels(pixels)
+    return Crop(pixels, turn_label(window_label, turned, augment.flip_pairs), turned, sample.name)
 
 
 # ------------------------------------------------------------------------------------- what networks read
@@ -236,9 +242,12 @@ def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
     windows = []
     for i, crop in enumerate(crops):
         h, w = crop.label.shape
+        before = augment.pad_before_crop  # then the padding is mirrored and turned with the image
+        if before and crop.turned.turns % 2:
+            h, w = w, h
         top, left = ((height - h) // 2, (width - w) // 2) if augment.pad == "centre" else (0, 0)
-        if augment.pad_before_crop and crop.mirrored:
-            left = width - w - left  # padding that came first was mirrored with the image
+        if before:
+            top, left, h, w = crop.turned.place((top, left, h, w), (height, width))
         if (h, w) != (height, width):
             pixels[i], labels[i] = 0, IGNORE
         pixels[i, top : top + h, left : left + w] = crop.image

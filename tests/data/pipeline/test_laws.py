@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.data.pipeline.augmentations import Turned
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import Crop, collate, flip_label, normalise, sample_rng, train_crop
 from emaseg.data.sample import IGNORE, MemorySample, Sample
@@ -67,7 +68,7 @@ def test_a_crop_invents_nothing(height: int, width: int, seed: int) -> None:
 @given(sizes=st.lists(st.tuples(st.integers(1, 16), st.integers(1, 20)), min_size=1, max_size=3), seed=SEEDS)
 def test_a_batch_is_its_crops_normalised_one_by_one(sizes: list[tuple[int, int]], seed: int) -> None:
     """Bit for bit; the padding is 0 and ignored; and until then a batch is 8 bits a value."""
-    crops = [Crop(s.image(), s.label(), False, s.name) for s in (sample(h, w, seed) for h, w in sizes)]
+    crops = [Crop(s.image(), s.label(), Turned(), s.name) for s in (sample(h, w, seed) for h, w in sizes)]
     for pad in ("centre", "bottom_right"):
         augment = replace(AUGMENT, pad=pad)  # type: ignore[arg-type]
         raw, batch = collate(crops, augment), batch_of(crops, augment)

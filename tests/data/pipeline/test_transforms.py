@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.data.pipeline.augmentations import Turned
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import (
     Crop,
@@ -57,7 +58,7 @@ def sample(height: int = 60, width: int = 80) -> Sample:
 
 
 def crop_of(height: int, width: int, *, mirrored: bool = False) -> Crop:
-    return Crop(sample_image(height, width), sample_label(height, width), mirrored, f"{height}x{width}")
+    return Crop(sample_image(height, width), sample_label(height, width), Turned(mirrored), f"{height}x{width}")
 
 
 # ------------------------------------------------------------------------------------------------ golden
@@ -149,7 +150,7 @@ def test_image_and_label_move_together() -> None:
         crop = train_crop(source, augment, sample_rng(0, 0, index))
         agree = np.abs(crop.image[..., 0].astype(int) - crop.label.astype(int) * 10) <= 2
         assert agree.mean() > 0.75  # all but the blends along the outlines
-        mirrored.add(crop.mirrored)
+        mirrored.add(crop.turned.mirrored)
     assert mirrored == {True, False}
 
 
@@ -202,7 +203,7 @@ def test_mirroring_twice_changes_nothing() -> None:
 def test_flip_probabilities_0_and_1_mean_never_and_always() -> None:
     for p, expected in ((0.0, False), (1.0, True)):
         crops = [train_crop(sample(), replace(VOC, flip=p), sample_rng(0, 0, i)) for i in range(20)]
-        assert {crop.mirrored for crop in crops} == {expected}
+        assert {crop.turned.mirrored for crop in crops} == {expected}
 
 
 # --------------------------------------------------------------------------------- the authors' pipeline
