@@ -175,7 +175,7 @@ def _report(error: BaseException, session: Session, streams: Streams) -> int:
     if isinstance(error, _UsageError):
         print_error(*_usage(error))
         return UserError.exit_code
-    known = error if isinstance(error, UserError) else _system_fault(error)
+    known = error if isinstance(error, UserError) else _system_fault(error, session.memory_hint)
     if known is not None:
         print_error(known.message, known.hint)
         return known.exit_code
@@ -204,15 +204,12 @@ def _usage(error: Any) -> tuple[str, str]:
     return message, f"{suggestion} see {help_line}".strip()
 
 
-def _system_fault(error: BaseException) -> SystemFault | None:
+def _system_fault(error: BaseException, memory_hint: str) -> SystemFault | None:
     """The machine's failures that reach this boundary raw: no memory, a full disk, a forbidden folder."""
     text = str(error)
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if no_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
-        return SystemFault(
-            f"out of memory ({_first_line(error) or type(error).__name__})",
-            "smaller images or batch, e.g. --set train.batch=4 or --set augment.crop=[256,256]; or another --device",
-        )
+        return SystemFault(f"out of memory ({_first_line(error) or type(error).__name__})", memory_hint)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return file_fault(error, Path(error.filename or "output"), "reading or writing it")
     return None

@@ -21,6 +21,9 @@ class Session:
 
     verbose: bool = False  # show tracebacks
     log: Path | None = None  # where the traceback of a bug goes; None = a temporary file
+    memory_hint: str = (
+        "smaller images or batch, e.g. --set train.batch=4 or --set augment.crop=[256,256]; or another --device"
+    )
     keeps_files: bool = False  # its work is in files; without: what it prints is all there is
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from emaseg.errors import DataError, RecipeError, WeightsError, nearest
-from emaseg.words import quoted
+from emaseg.words import bytes_of, quoted
 
 from .options import (
     INTERRUPTED,
@@ -88,6 +88,15 @@ def predict(
     resume: Annotated[bool, typer.Option("--resume", help="Skip images whose results are there.")] = False,
     em_iterations: EMIterations = None,
     precision: Precision = "auto",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Memory to stay within, e.g. 3G; larger images are predicted in tiles, and that is said "
+            "[default: what the machine has free].",
+        ),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
     as_json: Json = False,
@@ -106,7 +115,11 @@ def predict(
       emaseg predict street/ --save mask,confidence --classes person,car --min-confidence 0.8
       emaseg predict @images.txt --shard 2/4 --resume
     """
-    session_of(context, verbose, keeps_files=out != "-")
+    session = session_of(context, verbose, keeps_files=out != "-")
+    session.memory_hint = (
+        "set a limit, so that large images are predicted in tiles: --max-memory 2G; or another --device"
+    )
+    most = _memory(max_memory)
     wanted = _what_to_save(save)
     for option, value in (("--weights", weights), ("--recipe", recipe), ("--out", out)):
         if value == "":  # it would read as "not given", and as the current folder
@@ -148,13 +161,27 @@ def predict(
     model = open_engine(resolved, target, probe=first_probe(inputs, resolved.recipe) if verbose else None)
     if verbose:
         print_lines(engine_lines(model))
-    predictor = Predictor(model, resolved.recipe, target)
+    predictor = Predictor(model, resolved.recipe, target, max_memory=most)
     if folder is None:
         return _mask_to_stdout(predictor, inputs[0], class_names(classes, predictor.classes), min_confidence)
     kept = class_names(classes, predictor.classes)
     predictor.check_limits(kept, min_confidence)  # before the first image
     done = predict_files(predictor, inputs, folder, wanted, resume, classes=kept, min_confidence=min_confidence)
     return _tell_each(done, len(inputs), as_json, quiet)
+
+
+def _memory(text: str | None) -> int | None:
+    """The bytes of --max-memory.
+
+    Raises:
+        RecipeError: it is no size.
+    """
+    if text is None:
+        return None
+    count = bytes_of(text)
+    if not count:
+        raise RecipeError(f"--max-memory {text}: no size in bytes", "write it like 3G, 1.5GB or 800M")
+    return count
 
 
 def _folder(out: str, alone: bool) -> Path | None:
@@ -221,8 +248,10 @@ def _default_model(quiet: bool) -> str:
 
 def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bool) -> int:
     """A line on stdout for each image that went well, the others on stderr; 1 if there were any."""
+    from emaseg.events import Note
+
     from .progress import Meter
-    from .render import print_error, print_json, print_line, print_lines
+    from .render import print_error, print_json, print_line, print_lines, print_note
 
     done = failed = 0
     told = total == 1 or sys.stdout.isatty()  # the lines on stdout are progress enough
@@ -236,6 +265,8 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
                     print_json(image.json())
                 elif image.error is None:
                     print_line(_line(image))
+                if image.tiles is not None and not quiet:
+                    print_note(Note(_tiled(image), warning=True), meter.out)
                 meter.update("predict", done, total, f"{failed} failed" if failed else "")
     except KeyboardInterrupt:
         if done == 0:
@@ -246,6 +277,13 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
     if failed:
         print_lines([f"{failed} of {total} images failed"])
     return 1 if failed else 0
+
+
+def _tiled(image: ImageDone) -> str:
+    return (
+        f"{image.image}: {image.width} x {image.height} pixels do not fit into memory whole; predicted in {image.tiles}, which "
+        "is another protocol than the recipe's; more memory: --max-memory"
+    )
 
 
 def _line(image: ImageDone) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
+_SHARE = 0.9  # of what is free: the rest is left to others
 # What PyTorch, oneDNN and C++ call it; Python itself raises MemoryError.
 _REFUSED = re.compile(
     "can't allocate memory|not enough memory|[Ff]ailed to allocate memory|bad_alloc|out of memory|"
@@ -58,6 +59,28 @@ def device_memory(device: torch.device) -> int | None:
     with contextlib.suppress(AttributeError, ValueError, OSError):  # macOS: half of what is built in can be had
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return None
+
+
+def room(device: torch.device, most: int | None) -> int | None:
+    """What this process may still take on a device: `most` in all, or nine tenths of what it can have."""
+    whole = device_memory(device)
+    if device.type == "cuda":
+        import torch
+
+        held: int | None = torch.cuda.memory_allocated(device)
+    else:
+        held = _status(PROC / "self/status", "VmRSS")
+    if held is None or (whole is None and most is None):
+        return None
+    limit = most if whole is None else min(most or whole, held + int(_SHARE * (whole - held)))
+    return (limit or 0) - held
+
+
+def give_back() -> None:
+    """Return what is freed to the system, as far as it can be: `keep_freed_memory` keeps it for the next of its size."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -117,4 +117,4 @@ _ENCODERS: dict[Output, Callable[[Prediction, Data, Mapping[str, Any]], bytes]] 
 def _png(picture: Image.Image, *, level: int) -> bytes:
     file = io.BytesIO()
     picture.save(file, format="PNG", compress_level=level)
-    return signed(file.getvalue())
+    return signed(file.getbuffer())

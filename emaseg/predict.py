@@ -26,14 +26,18 @@ from emaseg.errors import DataError, RecipeError, SystemFault, nearest
 from emaseg.files import atomic
 from emaseg.image_inputs import ImageInput
 from emaseg.inference import label_and_confidence, label_and_probabilities, label_map, probe
+from emaseg.memory import give_back, is_out_of_memory, room
 from emaseg.outputs import DEFAULT, ENDINGS, Output, encoded
-from emaseg.prediction import Picture, Prediction, Share, class_shares, pixels_of
-from emaseg.recipe import Recipe
-from emaseg.threads import read_ahead
+from emaseg.prediction import Float16, Float32, Picture, Prediction, Share, class_shares, pixels_of
+from emaseg.recipe import Inference, Recipe
+from emaseg.threads import read_ahead, write_behind
+from emaseg.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_protocol, tiling, whole_need
 from emaseg.weights.kind import check_kind
 
 UInt8 = npt.NDArray[np.uint8]
+Maps = tuple[UInt8, "Float32 | None", "Float16 | None"]  # labels (H, W), confidence (H, W), probabilities (K, H, W)
 JSON_SCHEMA = 1
+_LARGE = 16_000_000  # pixels: of such images one is held until it is written
 # What goes wrong with the name of one result. Disks and permissions concern them all.
 _OF_ONE_NAME = {
     getattr(errno, name) for name in ("ENAMETOOLONG", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "EILSEQ", "EINVAL")
@@ -49,8 +53,22 @@ class Predictor:
         model, recipe, device: as given; the model is in eval mode.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: torch.device | str = "cpu",
+        *,
+        max_memory: int | None = None,
+    ) -> None:
+        """
+        Args:
+            max_memory: bytes that this process (on a GPU: the network) may hold; an image that would take more is
+                predicted in tiles. None = nine tenths of what is free.
+        """
         self.device = torch.device(device)
+        self.max_memory = max_memory
+        self._for_pixel: float | None = None  # what the network takes; measured when it matters
         self.model = model.to(self.device).eval()
         self.recipe = recipe
         labels = label_set(recipe.data)
@@ -147,15 +165,8 @@ class Predictor:
     def _predict(
         self, pixels: UInt8, confidence: bool, probabilities: bool, classes: Collection[str], least: float
     ) -> Prediction:
-        stats, protocol = self.recipe.backbone.pixel_stats, self.recipe.inference
-        sure, every = None, None
-        if probabilities:
-            found = label_and_probabilities(self.model, pixels, protocol, stats, self.device, len(self.classes))
-            labels, sure, every = found
-        elif confidence or least:
-            labels, sure = label_and_confidence(self.model, pixels, protocol, stats, self.device)
-        else:
-            labels = label_map(self.model, pixels, protocol, stats, self.device)
+        wanted = _Wanted(confidence or bool(least), probabilities)
+        tiles, (labels, sure, every) = self._maps(pixels, wanted)
         height, width = labels.shape
         prediction = Prediction(
             labels,
@@ -167,8 +178,85 @@ class Predictor:
             classes=self.classes,
             palette=self.palette,
             image=pixels,
+            tiles=None if tiles is None else str(tiles),
         )
         return prediction.limited(classes, least) if classes or least else prediction
+
+    def _maps(self, pixels: UInt8, wanted: _Wanted) -> tuple[Tiling | None, Maps]:
+        """What is wanted of an image, whole or, where it does not fit into memory, in tiles.
+
+        Raises:
+            DataError: not even a small tile fits.
+        """
+        most = SIDES[0]
+        while True:
+            tiles = self._tiling((pixels.shape[0], pixels.shape[1]), most)
+            try:
+                return tiles, self._whole(pixels, self.recipe.inference, wanted) if tiles is None else self._tiled(
+                    pixels, tiles, wanted
+                )
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if most <= SIDES[-1]:
+                    height, width = pixels.shape[:2]
+                    raise DataError(
+                        f"out of memory with an image of {width} x {height} pixels",
+                        "use a smaller image, or free memory",
+                    ) from error
+            self._for_pixel = self._for_pixel or float(USUAL_PIXEL)
+            most = max(SIDES[-1], most // 2 if tiles is not None else SIDES[2])
+            give_back()
+
+    def _tiling(self, size: tuple[int, int], most: int) -> Tiling | None:
+        """How an image of (H, W) must be divided; None where it fits whole. most: pixels of a tile's side, SIDES[0] unless
+        memory has run out before."""
+        protocol, classes = self.recipe.inference, len(self.classes)
+        for exact in (False, True):
+            for_pixel = self._for_pixel or float(USUAL_PIXEL)
+            space = room(self.device, self.max_memory)
+            if most == SIDES[0] and (space is None or whole_need(size, protocol, classes, for_pixel) <= space):
+                return None
+            if not exact:
+                give_back()
+                self._for_pixel = self._for_pixel or measured_need(self.model, self.device)
+        budget = (space or 0) - RESULT * size[0] * size[1]
+        return tiling(size, protocol, budget, for_pixel, most)
+
+    def _tiled(self, pixels: UInt8, tiles: Tiling, wanted: _Wanted) -> Maps:
+        """Each tile's results without its margins."""
+        size = (pixels.shape[0], pixels.shape[1])
+        whole = wanted.empty(size, len(self.classes))
+        for tile, kept in tiles.boxes:
+            part = np.ascontiguousarray(pixels[tile[0] : tile[0] + tile[2], tile[1] : tile[1] + tile[3]])
+            found = self._whole(part, tile_protocol(tile, size, self.recipe.inference), wanted)
+            top, left = kept[0] - tile[0], kept[1] - tile[1]
+            for own, one in zip(whole, found, strict=True):
+                if own is not None and one is not None:
+                    place = own[..., kept[0] : kept[0] + kept[2], kept[1] : kept[1] + kept[3]]
+                    place[...] = one[..., top : top + kept[2], left : left + kept[3]]
+        return whole
+
+    def _whole(self, pixels: UInt8, protocol: Inference, wanted: _Wanted) -> Maps:
+        stats = self.recipe.backbone.pixel_stats
+        if wanted.probabilities:
+            return label_and_probabilities(self.model, pixels, protocol, stats, self.device, len(self.classes))
+        if wanted.confidence:
+            return *label_and_confidence(self.model, pixels, protocol, stats, self.device), None
+        return label_map(self.model, pixels, protocol, stats, self.device), None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is made of an image beside its labels."""
+
+    confidence: bool
+    probabilities: bool
+
+    def empty(self, size: tuple[int, int], classes: int) -> Maps:
+        """Room for it."""
+        sure = np.empty(size, np.float32) if self.confidence or self.probabilities else None
+        return np.empty(size, np.uint8), sure, np.empty((classes, *size), np.float16) if self.probabilities else None
 
 
 def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | None:
@@ -185,7 +273,8 @@ def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | 
 class ImageDone:
     """What became of one input. `error` is None when all went well; `skipped`: its outputs were there already.
 
-    files: what was written, in the order of `outputs.ENDINGS`.
+    files: what was written, in the order of `outputs.ENDINGS`. tiles: how the image was divided, where it did not fit into
+    memory: another protocol than the recipe's.
     """
 
     image: str
@@ -196,6 +285,7 @@ class ImageDone:
     error: str | None = None
     hint: str = ""
     skipped: bool = False
+    tiles: str | None = None
 
     @property
     def mask(self) -> Path | None:
@@ -211,6 +301,7 @@ class ImageDone:
             "width": self.width,
             "height": self.height,
             "classes": [{"name": name, "share": share} for name, share in self.shares],
+            "tiles": self.tiles,
             "error": self.error,
         }
 
@@ -225,7 +316,7 @@ def predict_files(
     classes: Collection[str] = (),
     min_confidence: float = 0.0,
 ) -> Iterator[ImageDone]:
-    """Write `<stem>_mask.png` and what else is wanted below `out` for every input, one after the other.
+    """Write `<stem>_mask.png` and what else is wanted below `out` for every input.
 
     An image that cannot be read is reported and skipped. Files appear whole or not at all. Only earlier results, as
     they were written, and empty files are replaced: where anything else is in the place of a result, or an input, that
@@ -245,56 +336,92 @@ def predict_files(
         SystemFault: a file cannot be written (disk full, no permission).
     """
     predictor.check_limits(classes, min_confidence)
-    taken = identities(item.source for item in inputs)
-    for item in inputs:
+    job = _Job(predictor, out, tuple(save), resume, tuple(classes), min_confidence, _taken(inputs))
+    # One thread decodes the next image and one writes the last while this one computes.
+    predicted = map(job.predict, read_ahead(job.read, inputs))
+    return write_behind(job.write, predicted, waits=job.is_large)
+
+
+def _taken(inputs: Sequence[ImageInput]) -> frozenset[Identity]:
+    return identities(item.source for item in inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The three steps that an image takes. Each returns what the next one takes, or an ImageDone that it lets pass.
+
+    taken: the inputs, which no result may replace.
+    """
+
+    predictor: Predictor
+    out: Path
+    save: Sequence[Output]
+    resume: bool
+    classes: Sequence[str]
+    min_confidence: float
+    taken: Collection[Identity]
+
+    def read(self, item: ImageInput) -> ImageDone | tuple[ImageDone, UInt8]:
+        """In the reading thread: whether there is anything to do, and the pixels."""
         if item.problem is not None:
-            yield ImageDone(item.name, error=item.problem.message, hint=item.problem.hint)
-            continue
-        files = {output: out / f"{item.stem}{end}" for output, end in ENDINGS.items() if output in save}
+            return ImageDone(item.name, error=item.problem.message, hint=item.problem.hint)
+        files = {output: self.out / f"{item.stem}{end}" for output, end in ENDINGS.items() if output in self.save}
         done = ImageDone(item.name, files)
-        earlier = _already(done, predictor.classes) if resume else None
+        earlier = _already(done, self.predictor.classes) if self.resume else None
+        if earlier is not None:
+            return earlier
         try:
-            yield earlier or _predict_file(predictor, item, done, taken, classes, min_confidence)
+            for path in files.values():
+                check_place(path, self.taken)  # before the work
+            return done, read_image(item.source, item.name)
+        except (DataError, SystemFault) as error:  # too large for the memory: others are smaller
+            return ImageDone(item.name, error=error.message, hint=error.hint)
+
+    def predict(self, work: ImageDone | tuple[ImageDone, UInt8]) -> ImageDone | tuple[ImageDone, Prediction]:
+        """In the caller's thread."""
+        if isinstance(work, ImageDone):
+            return work
+        done, pixels = work
+        try:
+            prediction = self.predictor.predict(
+                pixels,
+                confidence="confidence" in done.files,
+                probabilities="probabilities" in done.files,
+                classes=self.classes,
+                min_confidence=self.min_confidence,
+            )
         except DataError as error:
-            yield ImageDone(item.name, error=error.message, hint=error.hint)
+            return ImageDone(done.image, error=f"{done.image}: {error.message}", hint=error.hint)
+        height, width = prediction.labels.shape
+        done = dataclasses.replace(done, width=width, height=height, shares=prediction.shares, tiles=prediction.tiles)
+        return done, prediction
+
+    def is_large(self, work: ImageDone | tuple[ImageDone, Prediction]) -> bool:
+        """Whether two such images must not be held beside each other."""
+        return not isinstance(work, ImageDone) and work[1].labels.size > _LARGE
+
+    def write(self, work: ImageDone | tuple[ImageDone, Prediction]) -> ImageDone:
+        """In the writing thread.
+
+        Raises:
+            SystemFault: the disk is full or forbidden, which concerns all images.
+        """
+        if isinstance(work, ImageDone):
+            return work
+        done, prediction = work
+        report = done.json()
+        try:
+            for output in reversed(list(done.files)):  # the mask last: it tells a resume that the others are there
+                content = encoded(output, prediction, self.predictor.recipe.data, report)
+                _save(content, done.files[output], self.taken)
+        except DataError as error:
+            return ImageDone(done.image, error=error.message, hint=error.hint)
         except SystemFault as fault:
             cause = fault.__cause__
-            if not (isinstance(cause, OSError) and cause.errno in _OF_ONE_NAME and out.is_dir()):
+            if not (isinstance(cause, OSError) and cause.errno in _OF_ONE_NAME and self.out.is_dir()):
                 raise
-            yield ImageDone(item.name, error=fault.message, hint="rename it, or choose another folder with --out")
-
-
-def _predict_file(
-    predictor: Predictor,
-    item: ImageInput,
-    done: ImageDone,
-    taken: Collection[Identity],
-    classes: Collection[str],
-    min_confidence: float,
-) -> ImageDone:
-    """
-    Raises:
-        DataError: the image cannot be read, or what is in the place of a result must stay.
-        SystemFault: a file cannot be written.
-    """
-    for path in done.files.values():
-        check_place(path, taken)  # before the work
-    try:
-        image = read_image(item.source, item.name)
-    except SystemFault as fault:  # too large for the memory: others are smaller
-        raise DataError(fault.message, fault.hint) from fault
-    prediction = predictor.predict(
-        image,
-        confidence="confidence" in done.files,
-        probabilities="probabilities" in done.files,
-        classes=classes,
-        min_confidence=min_confidence,
-    )
-    done = dataclasses.replace(done, width=prediction.width, height=prediction.height, shares=prediction.shares)
-    report = done.json()
-    for output in reversed(list(done.files)):  # the mask last: it tells a resume that the others are there
-        _save(encoded(output, prediction, predictor.recipe.data, report), done.files[output], taken)
-    return done
+            return ImageDone(done.image, error=fault.message, hint="rename it, or choose another folder with --out")
+        return done
 
 
 def _save(content: bytes, path: Path, taken: Collection[Identity]) -> None:

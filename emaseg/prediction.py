@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps
 
 from emaseg.data.files.images import read_image
 from emaseg.data.sample import IGNORE
 from emaseg.errors import DataError
-from emaseg.visual import overlay
+from emaseg.visual import label_counts, overlay
+
+if TYPE_CHECKING:
+    import torch
 
 UInt8 = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 Share = tuple[str, float]
-Picture = Path | str | npt.NDArray[Any] | torch.Tensor | Image.Image
+Picture: TypeAlias = "Path | str | npt.NDArray[Any] | torch.Tensor | Image.Image"
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
@@ -42,6 +45,7 @@ class Prediction:
         confidence: (H, W) float32, the probability of each pixel's most likely class; None unless asked for.
         probabilities: (K, H, W) float16, of every class; None unless asked for.
         classes: K names. palette: (K, 3) uint8 RGB. image: (H, W, 3) uint8 RGB, the picture itself.
+        tiles: how it was divided, where it did not fit into memory whole: another protocol than the recipe's.
     """
 
     labels: UInt8
@@ -53,6 +57,7 @@ class Prediction:
     classes: tuple[str, ...] = ()
     palette: UInt8 = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
     image: UInt8 | None = field(default=None, repr=False)
+    tiles: str | None = None
 
     def overlay(self) -> Image.Image:
         """The picture in class colours, with a legend: width W, height H plus the legend."""
@@ -87,7 +92,7 @@ class Prediction:
 
 def class_shares(labels: UInt8, classes: Sequence[str]) -> tuple[Share, ...]:
     """(class name, share of all pixels) of the classes present in `labels`, the largest first."""
-    counts = np.bincount(labels.reshape(-1), minlength=len(classes))[: len(classes)]
+    counts = label_counts(labels)[: len(classes)]
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
     return tuple((classes[k], int(counts[k]) / labels.size) for k in order)
 
@@ -107,11 +112,17 @@ def pixels_of(image: Picture) -> UInt8:
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return _from_pillow(image)
-    if isinstance(image, torch.Tensor):
+    if _is_tensor(image):
         return _from_array(_channels_last(image.detach().cpu()), f"a tensor of shape {tuple(image.shape)}")
     if isinstance(image, np.ndarray):
         return _from_array(image, f"an array of shape {image.shape}")
     raise DataError(f"{type(image).__name__} is no image", "give a path, a Pillow picture, an array or a tensor")
+
+
+def _is_tensor(image: object) -> TypeGuard[torch.Tensor]:
+    """A tensor is one only where torch is imported, which takes seconds; this room does without."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
 
 
 def _channels_last(tensor: torch.Tensor) -> npt.NDArray[Any]:
@@ -119,7 +130,7 @@ def _channels_last(tensor: torch.Tensor) -> npt.NDArray[Any]:
         tensor = tensor[0]
     if tensor.ndim == 3 and tensor.shape[0] in _CHANNELS and tensor.shape[2] not in _CHANNELS:
         tensor = tensor.permute(1, 2, 0)
-    values: npt.NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    values: npt.NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     return values
 
 

@@ -24,6 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MOST_THREADS = 16
+_WRITE_TIMEOUT = 30.0  # seconds that a file which is being written gets to be whole
 _JOIN_TIMEOUT = 1.0  # seconds that threads get to end when nobody wants their results any more
 
 
@@ -59,6 +60,38 @@ def read_all(
 def read_ahead(read: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
     """`read` of every item, in order; the next one is read by a thread while the caller works on this one."""
     return _in_threads(read, items, 1, 1, "read-ahead")
+
+
+def write_behind(
+    write: Callable[[Item], Result], items: Iterable[Item], waits: Callable[[Item], bool] = lambda _: False
+) -> Generator[Result, None, None]:
+    """`write` of every item, in order, by a thread, while the caller's thread makes the next item.
+
+    One item is made ahead at most. Whoever ends this early waits for the one that is being written.
+
+    Args:
+        waits: of an item, whether it must be written before the next one is made.
+    """
+    tasks: SimpleQueue[tuple[Future[Result], Item] | None] = SimpleQueue()
+    pending: deque[Future[Result]] = deque()
+    thread = threading.Thread(target=_work, args=[tasks, write], name="write-behind", daemon=True)
+    thread.start()
+    try:
+        for item in items:
+            future: Future[Result] = Future()
+            pending.append(future)
+            most = 0 if waits(item) else 1
+            tasks.put((future, item))
+            del item
+            while len(pending) > most or (pending and pending[0].done()):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        tasks.put(None)
+        thread.join(_WRITE_TIMEOUT)
 
 
 def _in_threads(

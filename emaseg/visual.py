@@ -24,6 +24,9 @@ INK: Colour = (32, 34, 38)
 SOFT_INK: Colour = (128, 132, 138)
 HAIRLINE: Colour = (214, 214, 210)
 
+_BAND = 512  # rows that are painted at once
+_COUNTED = 1 << 22  # labels that are counted at once
+
 TINT = 140  # of 255: opacity of a class colour over the photograph
 SHADE = 90  # the same for black classes (background): darkens what is not an object
 MIN_SHARE = 0.005  # classes that cover less are left out of the legend
@@ -38,6 +41,14 @@ def palette_png(labels: UInt8, palette: UInt8) -> Image.Image:
     picture = Image.fromarray(labels)
     picture.putpalette(_table(palette).tobytes())
     return picture
+
+
+def label_counts(labels: UInt8) -> npt.NDArray[np.int64]:
+    """How many pixels have each label, (256,). By parts: counting makes eight bytes of each label."""
+    flat, counts = labels.reshape(-1), np.zeros(256, np.int64)
+    for start in range(0, flat.size, _COUNTED):
+        counts += np.bincount(flat[start : start + _COUNTED], minlength=256)
+    return counts
 
 
 def _table(palette: UInt8) -> UInt8:
@@ -59,32 +70,37 @@ def overlay(image: UInt8, labels: UInt8, palette: UInt8, classes: Sequence[str])
     Returns:
         An RGB picture of width W and of height H plus the legend.
     """
-    painted = _painted(image, labels, palette)
-    size = _font_size(painted.width)
-    legend = _legend(_present(labels, palette, classes), painted.width, size)
-    whole = Image.new("RGB", (painted.width, painted.height + legend.height), PAPER)
-    whole.paste(painted, (0, 0))
-    whole.paste(legend, (0, painted.height))
+    height, width = labels.shape
+    legend = _legend(_present(labels, palette, classes), width, _font_size(width))
+    whole = Image.new("RGB", (width, height + legend.height), PAPER)
+    thickness = round(max(labels.shape) / 900)
+    for top in range(0, height, _BAND):  # what is painted with takes several times the room of what is painted
+        whole.paste(_painted(image, labels, palette, (top, min(top + _BAND, height)), thickness), (0, top))
+    whole.paste(legend, (0, height))
     return whole
 
 
-def _painted(image: UInt8, labels: UInt8, palette: UInt8) -> Image.Image:
-    """The photograph tinted by class, black classes shaded, ignored pixels left alone, a bright line between regions."""
+def _painted(image: UInt8, labels: UInt8, palette: UInt8, rows: tuple[int, int], thickness: int) -> Image.Image:
+    """Rows of the photograph, tinted by class, black classes shaded, ignored pixels left alone, a bright line between
+    regions; thickness: of that line, in pixels beyond the first."""
+    above, below = min(1, rows[0]), min(thickness, len(labels) - rows[1])  # neighbours that the line depends on
+    outline = _outline(labels[rows[0] - above : rows[1] + below], thickness)[above : above + rows[1] - rows[0]]
+    image, labels = image[rows[0] : rows[1]], labels[rows[0] : rows[1]]
     opacity = np.full(256, TINT, dtype=np.uint8)
     opacity[: len(palette)][palette.max(axis=1) == 0] = SHADE
     opacity[255] = 0
     photo = Image.fromarray(image)
     tinted = Image.composite(palette_png(labels, palette).convert("RGB"), photo, Image.fromarray(opacity[labels]))
     white = Image.new("RGB", photo.size, (255, 255, 255))
-    return Image.composite(white, tinted, Image.fromarray(_outline(labels)))
+    return Image.composite(white, tinted, Image.fromarray(outline))
 
 
-def _outline(labels: UInt8, strength: int = 190) -> UInt8:
+def _outline(labels: UInt8, thickness: int, strength: int = 190) -> UInt8:
     """Where neighbouring labels differ, as a mask of 0 or `strength`; wider on larger pictures."""
     edge = np.zeros(labels.shape, dtype=bool)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
-    for _ in range(round(max(labels.shape) / 900)):
+    for _ in range(thickness):
         edge[:, :-1] |= edge[:, 1:]
         edge[:-1] |= edge[1:]
     return edge.astype(np.uint8) * np.uint8(strength)
@@ -92,7 +108,7 @@ def _outline(labels: UInt8, strength: int = 190) -> UInt8:
 
 def _present(labels: UInt8, palette: UInt8, classes: Sequence[str]) -> list[Entry]:
     """Legend entries of the classes in `labels`, the largest first, without those that hardly show."""
-    shares = np.bincount(labels.reshape(-1), minlength=256)[: len(classes)] / labels.size
+    shares = label_counts(labels)[: len(classes)] / labels.size
     order = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
     shown = [k for k in order if shares[k] >= MIN_SHARE] or order[:1]
     return [(_colour(palette[k]), classes[k], _percent(float(shares[k]))) for k in shown]

@@ -9,6 +9,7 @@ moves the cursor or changes the terminal, a line break forges a line of ours, an
 from __future__ import annotations
 
 import os
+import re
 from typing import Self
 
 # Spaces of other widths are no attack: macOS puts U+202F into the names of screenshots.
@@ -111,6 +112,15 @@ def duration(seconds: float) -> str:
 def rate(per_second: float) -> str:
     """Of things counted by the second, without an exponent: 9.87, 123, 1390."""
     return f"{per_second:.3g}" if per_second < 999.5 else f"{per_second:.0f}"
+
+
+def bytes_of(text: str) -> int | None:
+    """A number of bytes as people write it: 3000000000, 3G, 3GB, 3GiB, 1.5g, 800M; None for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if not found:
+        return None
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))
 
 
 def size(count: float) -> str:

@@ -248,7 +248,7 @@ def test_outputs_and_report(predictor: Predictor, tmp_path: Path) -> None:
         assert opened.width == 56
         assert opened.height > 40
     line = json.loads(json.dumps(done.json(), allow_nan=False))
-    assert list(line) == ["schema", "image", "mask", "files", "width", "height", "classes", "error"]
+    assert list(line) == ["schema", "image", "mask", "files", "width", "height", "classes", "tiles", "error"]
     assert line["schema"] == 1
     assert line["image"] == str(tmp_path / "in/sub/a.png")
     assert (line["mask"], line["width"], line["height"], line["error"]) == (str(mask), 56, 40, None)

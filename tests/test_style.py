@@ -36,6 +36,7 @@ FLOORS = (
         "starter",
         "step_statistics",
         "tensorboard",
+        "tiles",
     ),
     ("training_step",),
     (

@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     ),
     "predict": (
         ("images",),
-        {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations", "--precision"}
+        {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations", "--precision", "--max-memory"}
         | {"--classes", "--min-confidence", "--shard"}
         | COMMON,
     ),

@@ -30,10 +30,11 @@ _NO_COMMENT = b"\0\0"  # the last two bytes of a ZIP archive: the length of its 
 _ENDS = (b"", _JSON_END)  # what comes after the mark of an archive, of a JSON file
 
 
-def signed(content: bytes) -> bytes:
+def signed(content: bytes | memoryview) -> bytes:
     """The PNG file with our mark."""
-    head, rest = content[: png.AFTER_HEADER], content[png.AFTER_HEADER :]
-    return head + _mark(head, rest) + rest
+    view = memoryview(content)  # the file of a large picture is not copied twice
+    head, rest = bytes(view[: png.AFTER_HEADER]), view[png.AFTER_HEADER :]
+    return b"".join((head, _mark(head, rest), rest))
 
 
 def signed_archive(content: bytes) -> bytes:
@@ -114,7 +115,7 @@ def _marked(content: bytes) -> bytes:
     return content + _NAME + hashlib.sha256(content).hexdigest().encode()
 
 
-def _mark(head: bytes, rest: bytes) -> bytes:
+def _mark(head: bytes, rest: bytes | memoryview) -> bytes:
     digest = hashlib.sha256(head)
     digest.update(rest)
     return png.chunk(_KIND, _TEXT + digest.hexdigest().encode())
