@@ -115,7 +115,8 @@ def evaluate(
       emaseg eval runs/first --em-iterations 1
       emaseg eval runs/first --calibration
 
-    Beside metrics.json go images.csv (the scores of each image) and confusion.csv (which class is taken for which).
+    Beside metrics.json go images.csv (the scores of each image), confusion.csv (which class is taken for which) and
+    report.html (a page that shows all of it; a run's own page is written anew, too).
     """
     session_of(context, verbose, keeps_files=True)
     if submit is not None:
@@ -151,6 +152,8 @@ def evaluate(
     from emaseg.evaluation_files import write_tables
     from emaseg.files import make_folder, write_text
     from emaseg.metrics import details_of
+    from emaseg.report.run import write_report
+    from emaseg.report.sections import Result
     from emaseg.submit import write_submission
 
     from .progress import show_evaluation, show_submission
@@ -193,8 +196,12 @@ def evaluate(
         print_scores(scores, comparison, way, report.lines if report else (), details)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(file, text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes JSON's own escape
-    if tally is not None:
+    if tally is not None and details is not None:
         write_tables(file.parent, tally, dataset.classes)
+        remarks = report.lines if report else ()
+        seen = Result(scores, details, tally, dataset.classes, dataset.palette, comparison, way, remarks)
+        for folder in {file.parent, resolved.run or file.parent}:
+            write_report(folder / "report.html", recipe, seen, resolved.run)
     if not as_json:
         print_path(file)
         if submission is not None:

@@ -78,7 +78,7 @@ def evaluate(
     began = time.perf_counter()
     for done, (image, label) in enumerate(read_ahead(partial(read_pair, dataset), range(total)), start=1):
         labels, confidence = _predicted(model, image, inference, stats, device, calibration)
-        tally.add(done - 1, dataset.name(done - 1), label, labels, confidence)
+        tally.add(done - 1, dataset.name(done - 1), label, labels, confidence, image)
         rate = done / max(time.perf_counter() - began, 1e-9)
         yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     yield Evaluated(tally.scores(dataset.classes), tally=tally)

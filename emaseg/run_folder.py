@@ -8,6 +8,7 @@ Room: run_folder; never torch. Layout:
     RUN/metrics.jsonl the same with all digits and the scores of each class (metrics_lines.py)
     RUN/tensorboard/  the same as curves, with train.tensorboard
     RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
+    RUN/report.html   the run on one page, written anew after each evaluation (report/)
     RUN/lock          who trains it just now (run_lock/)
 
 previous.pt is the last.pt before, for the day when that one is damaged: a run takes the disk space of one checkpoint

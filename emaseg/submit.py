@@ -132,7 +132,7 @@ def write_submission(
         for done, ((name, index), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
             labels = label_map(model, image, inference, stats, device)
             archive.writestr(_entry(name), _png(labels, layout, dataset.palette))
-            tally.add(index, dataset.name(index), truth, labels)
+            tally.add(index, dataset.name(index), truth, labels, image=image)
             rate = done / max(time.perf_counter() - began, 1e-9)
             yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     if not dataset.withheld_by:

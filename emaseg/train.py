@@ -39,6 +39,7 @@ from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer, load_optimizer
 from emaseg.recipe import Recipe
 from emaseg.records import record, repair_records
+from emaseg.report.run import report_training
 from emaseg.resuming import (
     Origin,
     changed_surroundings,
@@ -319,6 +320,8 @@ def _loop(state: _TrainingState, stop: threading.Event) -> Generator[TrainEvent,
         state.saver.close()
     with averaged(state.average, state.model):
         samples = write_samples(state.model, state.recipe, state.eval_set, state.run, state.device)
+    if not state.schedule.scored:
+        yield from report_training(state.run, state.recipe, state.eval_set, None, state.step)
     yield Saved(samples, "samples")
     yield Finished(state.run.root, state.step, state.best.get("miou"), scored=state.schedule.scored)
 
@@ -439,6 +442,7 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
     yield from _said(state, state.length.after_evaluation(state.best))
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()
+    yield from report_training(run, recipe, state.eval_set, scored, state.step)
 
 
 def _record(state: _TrainingState, event: Evaluated) -> tuple[Logged, Evaluated]:

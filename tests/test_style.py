@@ -51,6 +51,7 @@ FLOORS = (
         "start_weights",
         "submit",
     ),
+    ("report",),
     ("dry_run", "export", "predict", "train"),
     ("api",),
     ("__init__",),

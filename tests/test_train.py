@@ -92,7 +92,7 @@ def test_run_folder(tmp_path: Path) -> None:
     events = run(tiny("train.keep_every=6"), tmp_path / "run")
     files = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert files == {
-        "recipe.toml", "env.json", "metrics.csv", "metrics.jsonl", "log.txt", "samples.png",
+        "recipe.toml", "env.json", "metrics.csv", "metrics.jsonl", "log.txt", "samples.png", "report.html",
         "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/best.pt", "checkpoints/step_00000006.pt",
         "checkpoints/step_00000012.pt",
     }  # fmt: skip

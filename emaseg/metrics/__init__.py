@@ -6,6 +6,7 @@ Room: metrics.
 from emaseg.metrics.boundary import RADII
 from emaseg.metrics.confusion import ClassScore, Confusion, Scores, Status
 from emaseg.metrics.details import BoundaryScore, CalibrationScore, ClassDetail, Details, Interval, details_of
+from emaseg.metrics.examples import Example, Examples
 from emaseg.metrics.tally import ImageCounts, Tally
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "ClassScore",
     "Confusion",
     "Details",
+    "Example",
+    "Examples",
     "ImageCounts",
     "Interval",
     "Scores",

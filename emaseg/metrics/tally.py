@@ -17,6 +17,7 @@ import numpy.typing as npt
 from emaseg.metrics.boundary import BoundaryCounts
 from emaseg.metrics.calibration import Calibration
 from emaseg.metrics.confusion import Confusion, Scores, mean, ratio
+from emaseg.metrics.examples import Examples
 
 UInt8 = npt.NDArray[np.uint8]
 UInt32 = npt.NDArray[np.uint32]
@@ -56,12 +57,16 @@ class ImageCounts:
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """What was counted. calibration: None where the confidences were not asked for. images: in the data set's order."""
+    """What was counted. calibration: None where the confidences were not asked for. images: in the data set's order.
+
+    examples: the worst and the best of those whose pixels were given.
+    """
 
     confusion: Confusion
     boundary: BoundaryCounts
     calibration: Calibration | None = None
     images: list[ImageCounts] = field(default_factory=list)
+    examples: Examples = field(default_factory=Examples)
 
     @classmethod
     def empty(cls, num_classes: int, *, calibrated: bool = False) -> Tally:
@@ -74,9 +79,17 @@ class Tally:
         return cls(Confusion.empty(num_classes), BoundaryCounts.empty(num_classes), calibration)
 
     def add(
-        self, index: int, name: str, label: UInt8, prediction: UInt8, confidence: Float32 | None = None
+        self,
+        index: int,
+        name: str,
+        label: UInt8,
+        prediction: UInt8,
+        confidence: Float32 | None = None,
+        image: UInt8 | None = None,
     ) -> ImageCounts:
         """Count one image. All maps (H, W); confidence: of each pixel's class, in 0..1, where calibration is counted.
+
+        image: (H, W, 3) uint8 RGB, where the worst and the best are kept to be looked at.
 
         Returns:
             This image's own counts.
@@ -86,14 +99,16 @@ class Tally:
         """
         own = self.confusion.add(label, prediction)
         correct, labelled, predicted = np.diagonal(own), own.sum(axis=1), own.sum(axis=0)
-        image = ImageCounts(index, name, *(row.astype(np.uint32) for row in (correct, labelled, predicted)))
+        counts = ImageCounts(index, name, *(row.astype(np.uint32) for row in (correct, labelled, predicted)))
         self.boundary.add(label, prediction)
         if self.calibration is not None:
             if confidence is None:
                 raise ValueError("calibration is counted, but an image has no confidence")
             self.calibration.add(label, prediction, confidence, len(own))
-        self.images.append(image)
-        return image
+        self.images.append(counts)
+        if image is not None:
+            self.examples.add(index, name, counts.miou, image, label, prediction)
+        return counts
 
     def merge(self, other: Tally) -> None:
         """Add what another part of the set has counted; the images are put in the data set's order."""
@@ -101,6 +116,7 @@ class Tally:
         self.boundary.merge(other.boundary)
         if self.calibration is not None and other.calibration is not None:
             self.calibration.merge(other.calibration)
+        self.examples.merge(other.examples)
         self.images = sorted([*self.images, *other.images], key=lambda image: image.index)
 
     def scores(self, classes: Sequence[str]) -> Scores:

@@ -265,7 +265,7 @@ def test_a_number_of_another_protocol_is_not_shown(
     code, stdout, _ = emaseg(capsys, *arguments, "--set", "inference.flip=true", "--split", "train")
     assert code == 0
     assert "12.50" not in stdout
-    assert "not comparable; changed: inference.flip, data (the training part)" in stdout
+    assert "not comparable; changed: inference.flip, data (the training images)" in stdout
     code, stdout, stderr = emaseg(capsys, *arguments, "--set", "inference.flip=true", "--check")
     assert (code, stdout) == (2, "")
     assert "no published mIoU for this protocol (own size; whole; scales 1; flip; logits): not comparable" in stderr
@@ -286,7 +286,7 @@ def test_predict_says_what_it_wrote(run: Path, photo: Path, tmp_path: Path, caps
     code, stdout, _ = emaseg(capsys, "predict", photo, "--weights", run, "--out", out, "--json", "--device", "cpu")
     assert code == 0
     content = json.loads(stdout)
-    assert set(content) == {"schema", "image", "mask", "width", "height", "classes", "error"}
+    assert set(content) == {"schema", "image", "mask", "files", "width", "height", "classes", "error"}
     assert (content["width"], content["height"], content["error"]) == (56, 40, None)
     assert sum(c["share"] for c in content["classes"]) == pytest.approx(1.0, abs=1e-3)
     assert {path.name for path in out.iterdir()} == {"photo_mask.png", "photo_overlay.png"}
