@@ -48,6 +48,10 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="What to write [default: <recipe>.onnx, .pt2 or .pt].")
     ] = None,
+    program: Annotated[
+        Path | None,
+        typer.Option("--snippet", metavar="FILE", help="Write the Python program that runs the file without emaseg."),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     as_json: Json = False,
     quiet: Quiet = False,
@@ -61,12 +65,13 @@ def export(
     Examples:
       emaseg export runs/first --format onnx
       emaseg export runs/first --format onnx --include normalize,argmax --out model.onnx
+      emaseg export runs/first --format onnx --snippet run_model.py
       emaseg export runs/first --format onnx --precision int8 --calibrate photos/
       emaseg export runs/first --format torch --shape 512x1024
       emaseg export voc_r50_d8 --weights voc_r50_d8.pth --format weights
     """
     session_of(context, verbose, keeps_files=True)
-    from emaseg.export.request import make_request, target
+    from emaseg.export.request import make_request, snippet_target, target
 
     request = make_request(format_, precision, shape, dynamic=dynamic, include=include, calibrate=calibrate)
 
@@ -77,6 +82,7 @@ def export(
     resolved = resolve(reference, weights=weights, overrides=overrides)
     print_notes(resolved.notes, quiet)
     path = target(request, out, resolved.recipe.name)
+    place = snippet_target(request, program)
     network = open_network(resolved)
 
     from emaseg.export.export import Exported
@@ -90,19 +96,30 @@ def export(
                 done = event
             else:
                 meter.note(event)
+    if done.passed and place is not None:
+        _write_snippet(done, place)
     if as_json:
-        print_json(_json(done))
+        print_json(_json(done, place))
     else:
-        _tell(done, quiet)
+        _tell(done, place, quiet)
     return 0 if done.passed else 1
 
 
-def _tell(done: Exported, quiet: bool) -> None:
+def _write_snippet(done: Exported, place: Path) -> None:
+    from emaseg.export.usage import snippet
+    from emaseg.files import atomic
+
+    assert done.info is not None  # snippet_target has refused --format weights
+    with atomic(place) as file:
+        file.write(f"{snippet(done.path, done.info)}\n".encode())
+
+
+def _tell(done: Exported, place: Path | None, quiet: bool) -> None:
     """The comparisons, what to do with the file, and its path on stdout; or why there is none."""
     import textwrap
 
     from emaseg.export.usage import command, snippet
-    from emaseg.words import size
+    from emaseg.words import quoted_path, size
 
     from .render import percent, print_error, print_lines, print_path
 
@@ -122,8 +139,12 @@ def _tell(done: Exported, quiet: bool) -> None:
             print_lines([f"8 bits cost {percent(full - int8)} points of mIoU {measured}"])
         lines = [f"{size(done.size)}, compared with the model and kept"]
         if done.info is not None:
-            lines += [f"run it:  {command(done.path, done.info)}", "or without emaseg:", ""]
-            lines += [*textwrap.indent(snippet(done.path, done.info), "    ").split("\n"), ""]
+            lines += [f"run it:  {command(done.path, done.info)}"]
+            if place is not None:
+                lines += [f"or without emaseg:  python {quoted_path(place)}"]
+            else:
+                lines += ["or without emaseg (--snippet FILE writes this to a file):", ""]
+                lines += [*textwrap.indent(snippet(done.path, done.info), "    ").split("\n"), ""]
         print_lines(lines)
     print_path(done.path)
 
@@ -140,7 +161,7 @@ def _limits(tolerance: Tolerance) -> str:
     return f"{tolerance.difference:g} of the logits' range, or in over {100 * (1 - tolerance.agreement):.2g}% of the pixels"
 
 
-def _json(done: Exported) -> dict[str, Any]:
+def _json(done: Exported, place: Path | None) -> dict[str, Any]:
     from emaseg.export.usage import command, snippet
 
     def finite(value: float | None) -> float | None:
@@ -167,4 +188,5 @@ def _json(done: Exported) -> dict[str, Any]:
         else {"fp32_miou": done.cost.full, "int8_miou": done.cost.quantised, "images": done.cost.images},
         "command": None if done.info is None else command(done.path, done.info),
         "snippet": None if done.info is None else snippet(done.path, done.info),
+        "snippet_file": str(place) if done.passed and place is not None else None,
     }

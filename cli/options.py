@@ -37,7 +37,11 @@ def session_of(context: typer.Context, verbose: bool, *, keeps_files: bool = Fal
 
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, e.g. optim.lr=0.005; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a recipe key, e.g. optim.lr=0.005 or backbone.kind=resnet101; repeatable.",
+    ),
 ]
 EMIterations = Annotated[
     int | None,

@@ -1,4 +1,4 @@
-"""`emaseg recipes`: what is shipped.
+"""`emaseg recipes`: what is shipped, one of them to copy, and what every key of a recipe means.
 
 Room: cli. Needs no torch.
 """
@@ -27,9 +27,13 @@ _WIDE = 120  # columns of a terminal that show the whole table
 
 def recipes(
     context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Print this recipe; with --keys, a word to look for.")
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="What every key of a recipe takes and means.")] = False,
     model: Annotated[str | None, typer.Option("--model", metavar="KIND", help="emanet or memorynet only.")] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="KIND", help="One data set only: voc, ade20k, ...")
+        str | None, typer.Option("--data", "--dataset", metavar="KIND", help="One data set only: voc, ade20k, ...")
     ] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", metavar="KIND", help="One backbone only: resnet50, ...")
@@ -37,23 +41,37 @@ def recipes(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """List the shipped recipes, with the mIoU that was published for each row.
+    """List the shipped recipes with the mIoU that was published for each row; print one; explain their keys.
 
     \b
     Examples:
       emaseg recipes
-      emaseg recipes --model emanet --dataset voc
-      emaseg recipes --json
+      emaseg recipes --model emanet --data voc
+      emaseg recipes voc_r50_d8 > mine.toml
+      emaseg recipes --keys crop
 
     mIoU is in percent, of one scale unless said otherwise (flip: mirrored too, ms: several scales). Where weights is
     yes, the row's network was released: emaseg download-weights RECIPE.
     """
     session_of(context, verbose)
     from emaseg.recipe import load_recipe
-    from emaseg.resources import shipped_recipes
+    from emaseg.resources import shipped_recipe_text, shipped_recipes
 
-    from .render import console, print_json, print_table
+    from .render import console, print_json, print_table, print_toml
 
+    if keys or name is not None:
+        for option, value in (("--model", model), ("--data", dataset), ("--backbone", backbone)):
+            if value is not None:
+                raise RecipeError(f"{option} {value}: filters the list of all recipes", "leave NAME and --keys out")
+    if keys:
+        return _print_keys(name or "", as_json)
+    if name is not None:
+        text = shipped_recipe_text(name)
+        if as_json:
+            print_json({"schema": SCHEMA, "recipes": [{**_entry(load_recipe(name)), "toml": text}]})
+        else:
+            print_toml(text)
+        return 0
     chosen = [load_recipe(name) for name in shipped_recipes()]
     for option, value, known in (
         ("--model", model, [recipe.model.kind for recipe in chosen]),
@@ -80,6 +98,28 @@ def recipes(
     return 0
 
 
+def _print_keys(word: str, as_json: bool) -> int:
+    """Two lines for each key: its name, type, range and default; then what it means."""
+    from emaseg.recipe.keys import described_keys
+
+    from .render import print_json, print_wrapped
+
+    found = described_keys(word)
+    if as_json:
+        entries = [
+            {"keys": one.keys, "kinds": one.kinds, "takes": one.takes, "default": one.default, "meaning": one.meaning}
+            for one in found
+        ]
+        print_json({"schema": SCHEMA, "keys": entries})
+        return 0
+    for one in found:
+        default = {None: "must be given", "": "may be left out"}.get(one.default, f"default {one.default}")
+        kinds = f" ({', '.join(one.kinds)})" if one.kinds else ""
+        print_wrapped(f"{', '.join(one.keys)}{kinds}: {one.takes}; {default}", "        ")
+        print_wrapped(f"    {one.meaning}", "    ")
+    return 0
+
+
 def _check_known(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         there = ", ".join(sorted(set(known)))
@@ -101,10 +141,13 @@ def _scores(published: Published | None) -> str:
 
 def _entry(recipe: Recipe) -> dict[str, Any]:
     """One recipe for --json; mIoU in percent, as in the recipe."""
+    from emaseg.resources import shipped_recipe_path
+
     published = recipe.published
     return {
         "name": recipe.name,
         "title": recipe.title,
+        "path": str(shipped_recipe_path(recipe.name)),
         "model": recipe.model.kind,
         "backbone": recipe.backbone.kind,
         "output_stride": recipe.backbone.output_stride,

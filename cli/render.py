@@ -55,6 +55,17 @@ def print_line(text: str = "") -> None:
     print(printable(text), flush=True)
 
 
+def print_wrapped(text: str, rest: str) -> None:
+    """One paragraph on stdout: on a terminal broken between words, and going on after `rest`; else one line."""
+    out = console(sys.stdout)
+    if out.is_terminal:
+        lines = TextWrapper(out.width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+        for line in lines.wrap(printable(text)):
+            print_line(line)
+    else:
+        print_line(text)
+
+
 def print_path(path: Path) -> None:
     """A path on stdout, for scripts: its exact bytes; on a terminal, where they could do harm, as `print_line`."""
     buffer = getattr(sys.stdout, "buffer", None)

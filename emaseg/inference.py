@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emaseg.data.pipeline.transforms import eval_image
+from emaseg.data.pipeline.resize import resize_image
+from emaseg.data.pipeline.transforms import eval_image, normalise
 from emaseg.errors import DataError
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.schema import Inference
@@ -48,6 +49,8 @@ def label_map(
 
     Args:
         model: in eval mode, on `device`; images (1, 3, h, w) -> logits (1, K, h', w'), attribute `align_corners`.
+            An exported file's may have `input_size`: at one scale, whole, every image is brought to that size; and
+            `decides`: its scores are 1 and 0 at the input's size, and labels are resized instead (nearest).
         image: (H, W, 3) uint8 RGB.
         stats: mean and standard deviation of the channels.
 
@@ -117,9 +120,15 @@ def _labels(
     Where they are given, `confidence` (H, W) is filled with their probabilities, `probabilities` (K, H, W) with those of
     all classes.
     """
-    views = (view.to(device) for view in _image_views(image, inference, stats))
-    terms = _terms(model, views, inference)
+    fixed = getattr(model, "input_size", None)
+    if fixed is not None and inference.mode == "whole" and inference.scales == (1.0,):
+        seen = iter([normalise(resize_image(image, fixed), stats)[None]])
+    else:
+        seen = _image_views(image, inference, stats)
+    terms = _terms(model, (view.to(device) for view in seen), inference)
     size = (image.shape[0], image.shape[1])
+    if getattr(model, "decides", False) and confidence is None:
+        return _nearest(next(terms).argmax(0).to(torch.uint8), size)
     count = len(inference.scales) * (2 if inference.flip else 1)
     finish = None if confidence is None else _Certainty(confidence, probabilities, count, inference.average == "logits")
     on_grid = inference.mode == "whole" and not _over_input(inference)
@@ -154,6 +163,15 @@ def probe(image: UInt8, inference: Inference, stats: PixelStats) -> Tensor:
     view = next(_image_views(image, inference, stats))
     top, left = (max(0, (side - PROBE_SIDE) // 2) for side in view.shape[2:])
     return view[:, :, top : top + PROBE_SIDE, left : left + PROBE_SIDE].contiguous()
+
+
+def _nearest(labels: Tensor, size: Size) -> Tensor:
+    """(h, w) -> (H, W): the label whose pixel holds the new pixel's centre."""
+    rows, columns = (
+        torch.from_numpy(((np.arange(new) + 0.5) * (old / new)).astype(np.int64)).to(labels.device)
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows][:, columns]
 
 
 # ---------------------------------------------------------------------------------------- what the network sees

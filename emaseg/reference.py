@@ -127,8 +127,15 @@ def _of_file(file: Path, run: Path | None, note: str, overrides: Sequence[str], 
     """Of a file with its recipe inside."""
     if not is_exported(file):
         return _of_checkpoint(file, run, note, overrides, tta)
-    written, recipe = _recipe_of_exported(file, overrides, tta)
-    return Resolved(recipe, file, run, written, _notes(note, overrides))
+    written, recipe, fixed = _recipe_of_exported(file, overrides, tta)
+    notes = _notes(note, overrides)
+    if fixed:
+        size = f"{fixed[1]} x {fixed[0]} pixels"
+        notes = (
+            *notes,
+            f"{file}: takes images of {size} only: every image is brought to that size, whatever its shape",
+        )
+    return Resolved(recipe, file, run, written, notes)
 
 
 def _named_weights(weights: str) -> tuple[Path, str]:
@@ -299,18 +306,22 @@ def _of_checkpoint(file: Path, run: Path | None, note: str, overrides: Sequence[
     return Resolved(recipe, file, run, written, notes, state)
 
 
-def _recipe_of_exported(file: Path, overrides: Sequence[str], tta: bool) -> tuple[Recipe, Recipe]:
+def _recipe_of_exported(
+    file: Path, overrides: Sequence[str], tta: bool
+) -> tuple[Recipe, Recipe, tuple[int, int] | None]:
+    """The recipe as it is written and as it is wanted, and the (H, W) that every image will be brought to, if any."""
     written, recipe = _with_options(lambda sets: read_info(file, sets).recipe, overrides, tta)
     _check_network(written, recipe, "exported file", ("weights",))
-    include = read_info(file).include
-    needed = needed_overrides(recipe.inference, include)
+    info = read_info(file)
+    needed = needed_overrides(recipe.inference, info.include, info.shape)
     if needed:
+        inside = f"{' and '.join(info.include)} inside" if info.include else "one size of images"
         remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {quoted(text)}' for text in needed)}"
         raise RecipeError(
-            f"{file}: {' and '.join(include)} inside: it cannot follow its recipe's protocol",
+            f"{file}: {inside}: it cannot follow its recipe's protocol",
             f"{remedy}, or export it without",
         )
-    return written, recipe
+    return written, recipe, info.fixed_size(recipe.inference)
 
 
 def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]) -> None:

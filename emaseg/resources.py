@@ -35,6 +35,11 @@ def shipped_recipe_text(name: str) -> str:
     return importlib.resources.files("emaseg.recipes").joinpath(f"{name}.toml").read_text("utf-8")
 
 
+def shipped_recipe_path(name: str) -> Path:
+    """The file of a shipped recipe."""
+    return Path(str(importlib.resources.files("emaseg.recipes").joinpath(f"{name}.toml")))
+
+
 def cache_folder() -> Path:
     """Where downloaded weights live: $EMASEG_CACHE, else $XDG_CACHE_HOME/emaseg, else ~/.cache/emaseg."""
     own = os.environ.get("EMASEG_CACHE")

@@ -126,7 +126,7 @@ def _write_program(network: Network, file: Path, request: Request, info: FileInf
     if request.format == "torch":
         write_pt2(program, file, info.texts())
     else:
-        write_onnx(program, file, info.output, info.texts())
+        write_onnx(program, file, info.output, info.texts(), request.shape)
 
 
 def _write_weights(network: Network, recipe: Recipe, request: Request, file: Path) -> Network:

@@ -62,8 +62,10 @@ def write_pt2(program: ExportedProgram, path: Path, texts: Mapping[str, str]) ->
         archive.writestr(zipfile.ZipInfo(f"{folder}/{DIGEST}"), digest)
 
 
-def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping[str, str]) -> None:
-    """One ONNX file, weights and metadata inside.
+def write_onnx(
+    program: ExportedProgram, path: Path, output: str, texts: Mapping[str, str], shape: tuple[int, int] | None
+) -> None:
+    """One ONNX file, weights and metadata inside; the axes that may have any size are called as in `program_of`.
 
     Raises:
         WeightsError: it would be larger than such a file can be.
@@ -73,6 +75,7 @@ def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping
         raise WeightsError(
             f"{held / 1e9:.2f} GB of weights do not fit into one ONNX file (2 GB)", "use --precision fp16"
         )
+    axes = {0: "batch"} if shape else {0: "batch", 2: "height", 3: "width"}
     with quiet():
         exported = torch.onnx.export(
             program,
@@ -80,6 +83,7 @@ def write_onnx(program: ExportedProgram, path: Path, output: str, texts: Mapping
             input_names=[INPUT],
             output_names=[output],
             opset_version=OPSET,
+            dynamic_shapes=(axes,),
             external_data=False,
             verbose=False,
         )

@@ -148,7 +148,7 @@ def cost(full: Path, quantised: Path, info: FileInfo, dataset: Dataset) -> Cost:
 
 def _miou(path: Path, info: FileInfo, dataset: Dataset) -> float | None:
     recipe = info.recipe
-    protocol = supported_protocol(recipe.inference, info.include)
+    protocol = supported_protocol(recipe.inference, info.include, info.shape)
     events = evaluate(open_exported(path), dataset, protocol, recipe.backbone.pixel_stats, "cpu")
     (last,) = (event for event in events if isinstance(event, Evaluated))
     return last.scores.miou

@@ -112,6 +112,23 @@ def target(request: Request, out: Path | None, name: str) -> Path:
     return path
 
 
+def snippet_target(request: Request, place: Path | None) -> Path | None:
+    """Where the program that runs the file goes.
+
+    Raises:
+        RecipeError: a file is there, or the format has no program.
+        SystemFault: its folder cannot be made.
+    """
+    if place is None:
+        return None
+    if request.format == "weights":
+        raise RecipeError(f"--snippet {place}: --format weights holds no program to run", "use --format onnx or torch")
+    if place.exists():
+        raise RecipeError(f"--snippet {place}: exists already", "remove it, or name another file with --snippet")
+    make_folder(place.parent)
+    return place
+
+
 def _known(option: str, word: str, words: Sequence[str]) -> None:
     if word not in words:
         raise RecipeError(f"{option} {word}: is none of {', '.join(words)}", nearest(word, words))

@@ -56,6 +56,10 @@ class FileInfo:
         """The name of what comes out."""
         return "labels" if "argmax" in self.include else "logits"
 
+    def fixed_size(self, inference: Inference) -> tuple[int, int] | None:
+        """(H, W) that every image is brought to by `inference`, because the file takes no other size; else None."""
+        return self.shape if inference.mode == "whole" and inference.scales == (1.0,) else None
+
     def texts(self) -> dict[str, str]:
         """The file's metadata: every value a text, lists as JSON."""
         from emaseg.data.labels import label_set  # it needs numpy; a wrong REF is told before that is imported
@@ -73,8 +77,33 @@ class FileInfo:
             "palette": json.dumps(labels.palette.tolist()),
             "mean": json.dumps(self.recipe.backbone.mean),
             "std": json.dumps(self.recipe.backbone.std),
+            **self._ends(),
             "versions": json.dumps(dict(self.versions)),
         }
+
+    def _ends(self) -> dict[str, str]:
+        """What goes in and comes out, and the size to which the recipe brings an image before; for other programs."""
+        pixels, labels = "normalize" in self.include, self.output == "labels"
+        protocol = self.recipe.inference
+        limits = protocol.resize_long_short
+        resize = (
+            {"long_side": max(limits), "short_side": min(limits), "keep_ratio": protocol.keep_ratio} if limits else None
+        )
+        given = {
+            "name": INPUT,
+            "layout": "batch, channel (red, green, blue), height, width",
+            "type": "uint8" if pixels else "float32",
+            "units": "0 to 255" if pixels else "(value - mean) / std of values from 0 to 255, each channel its own",
+        }
+        made = {
+            "name": self.output,
+            "layout": "batch, height, width" if labels else "batch, class, rows of the grid, columns of the grid",
+            "type": "uint8" if labels else "float32",
+            "units": "position in classes"
+            if labels
+            else "logits; resize them to the image (bilinear, align_corners as said here), then take the largest",
+        }
+        return {"resize": json.dumps(resize), "input": json.dumps(given), "output": json.dumps(made)}
 
     def check_size(self, height: int, width: int) -> None:
         """
@@ -157,26 +186,27 @@ def _check_values(precision: str, values: Mapping[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the protocol
-def supported_protocol(inference: Inference, include: Sequence[str]) -> Inference:
-    """The nearest protocol that a file with `include` inside can follow; the same where it can follow it already.
+def supported_protocol(inference: Inference, include: Sequence[str], shape: tuple[int, int] | None = None) -> Inference:
+    """The nearest protocol that a file with `include` inside, for images of `shape`, can follow; the same where it can
+    follow it already.
 
-    Class ids cannot be averaged or resized; uint8 pixels are neither the mean colour nor a resized float image.
+    Class ids cannot be averaged; uint8 pixels are neither the mean colour nor a resized float image. One scale of a
+    file for one size brings every image to that size, and padding would be another size.
     """
     if "argmax" in include:
-        return replace(
-            inference, resize_long_short=(), pad="none", mode="whole", window=(), stride=(), scales=(1.0,), flip=False
-        )
+        return replace(inference, pad="none", mode="whole", window=(), stride=(), scales=(1.0,), flip=False)
+    if shape is not None and inference.mode == "whole" and any((side - 1) % 8 for side in shape):
+        inference = replace(inference, pad="none")
     if "normalize" in include:
         many = inference.scales != (1.0,) and inference.scale_source == "tensor"
         return replace(inference, pad="none", scales=(1.0,) if many else inference.scales)
     return inference
 
 
-def needed_overrides(inference: Inference, include: Sequence[str]) -> list[str]:
+def needed_overrides(inference: Inference, include: Sequence[str], shape: tuple[int, int] | None = None) -> list[str]:
     """`--set` values that turn a protocol into one the file can follow; [] where it is one."""
-    possible = supported_protocol(inference, include)
+    possible = supported_protocol(inference, include, shape)
     texts = {
-        "resize_long_short": "[]",
         "pad": '"none"',
         "mode": '"whole"',
         "window": "[]",

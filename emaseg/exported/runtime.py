@@ -37,6 +37,7 @@ class ExportedNetwork(nn.Module):
 
     Attributes:
         info: what the file says of itself. num_classes: K. align_corners: how its logits are resized.
+        input_size: (H, W) of the only images that it takes, None = any. decides: it gives class ids, not logits.
     """
 
     def __init__(self, info: FileInfo, run: Run, path: Path) -> None:
@@ -44,6 +45,8 @@ class ExportedNetwork(nn.Module):
         self.info = info
         self.num_classes = num_classes(info.recipe.data)
         self.align_corners = info.align_corners
+        self.input_size = info.shape
+        self.decides = info.output == "labels"
         self._run = run
         self._path = path
 

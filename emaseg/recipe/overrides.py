@@ -1,6 +1,7 @@
 """`--set key.path=VALUE`: TOML values that replace keys of a recipe before it is read.
 
-Room: recipe. Values are parsed by tomllib; nothing is evaluated.
+Room: recipe. Values are parsed by tomllib; nothing is evaluated. Where the key holds a text, the value is that text as it
+is typed, unless it begins as a TOML text, array or table does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from emaseg.errors import RecipeError
 from emaseg.recipe.renamed import RENAMED, new_name, with_new_names
-from emaseg.recipe.sections import Problem, nearest_legal
+from emaseg.recipe.sections import Problem, is_text, nearest_legal
 from emaseg.recipe.writer import toml_value
 from emaseg.words import Lines, quoted
 
@@ -98,6 +99,8 @@ def _parse(item: str) -> Override | str:
         return f"--set {item}: `{key}` is no key; write section.key=VALUE, as in {_EXAMPLE}"
     if not text:
         return f"--set {key}: the value is empty; {_instead_of_nothing(new_name(key))}"
+    if text[0] not in "\"'[{" and text.isprintable() and is_text(new_name(key)):
+        return _override(key, text)
     if has_long_key(text):
         return f"--set {key}: a key of more than 64 parts"
     try:

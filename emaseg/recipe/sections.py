@@ -104,7 +104,7 @@ def nearest_legal(key: str, text: str) -> tuple[str, object] | None:
     keys = [
         dataclasses.replace(one, type=member)
         for one in keys
-        if not _classes_below(one.type)
+        if not classes_below(one.type)
         for member in _members(one.type)
     ]
     choices = [choice for one in keys if typing.get_origin(one.type) is Literal for choice in typing.get_args(one.type)]
@@ -119,13 +119,26 @@ def nearest_legal(key: str, text: str) -> tuple[str, object] | None:
     return None
 
 
+def is_text(key: str) -> bool:
+    """Whether a dotted key holds one text, whatever the kind of its section is."""
+    classes, name = _owners(key)
+    keys = [section_keys(cls)[name] for cls in classes if name in section_keys(cls)]
+    types_ = [member for one in keys for member in _members(one.type)]
+    if key.rpartition(".")[2].isdigit():  # an element of an array
+        types_ = [typing.get_args(one)[0] for one in types_ if typing.get_args(one)]
+    return bool(types_) and all(
+        one is str or (typing.get_origin(one) is Literal and all(isinstance(c, str) for c in typing.get_args(one)))
+        for one in types_
+    )
+
+
 def _owners(key: str) -> tuple[list[type], str]:
     """The dataclasses that could have a dotted key, one for each kind of the section, and its last name."""
     candidates: list[type] = [Recipe]
     *parents, name = [word for word in key.split(".") if not word.isdigit()] or [key]
     for parent in parents:
         opened = [section_keys(cls)[parent] for cls in candidates if parent in section_keys(cls)]
-        candidates = [cls for one in opened for cls in _classes_below(one.type)]
+        candidates = [cls for one in opened for cls in classes_below(one.type)]
     return candidates, name
 
 
@@ -362,7 +375,7 @@ def _sections_with(name: str) -> list[str]:
     return list(found.values())
 
 
-def _classes_below(type_: Any) -> tuple[type, ...]:
+def classes_below(type_: Any) -> tuple[type, ...]:
     """The dataclasses of a section or of an array of tables."""
     if typing.get_origin(type_) is tuple:
         return section_classes(typing.get_args(type_)[0])

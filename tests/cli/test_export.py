@@ -33,22 +33,32 @@ def photo(path: Path) -> Path:
 def test_the_printed_command_and_python_give_the_same_mask(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Protects what the user copies: both lines as printed run and agree, the second without emaseg or torch."""
+    """Protects what the user copies: the command and the program run and agree, the second without emaseg or torch.
+
+    stdout holds the path alone, and a second export does not write over the program.
+    """
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)
     photo(tmp_path / "photo.png").rename(tmp_path / "photo.jpg")
     code, out, err = emaseg(
-        capsys, "export", trained, "--format", "onnx", "--include", "normalize,argmax", "--out", "model.onnx"
-    )
+        capsys, "export", trained, "--format", "onnx", "--include", "normalize,argmax", "--out", "model.onnx",
+        "--snippet", "run it.py",
+    )  # fmt: skip
     assert (code, out) == (0, "model.onnx\n")
     assert err.count("of the pixels agree") == 4
     line = next(line for line in err.splitlines() if line.startswith("run it:  "))
     assert line == "run it:  emaseg predict photo.jpg --weights model.onnx"
     assert emaseg(capsys, *line.split()[3:])[0] == 0
-    python = "\n".join(text[4:] for text in err.partition("or without emaseg:\n")[2].splitlines())
+    assert "or without emaseg:  python 'run it.py'\n" in err
+    python = Path("run it.py").read_text()
+    assert python.startswith("# pip install onnxruntime numpy 'pillow>=10.1'\n")
     guard = "import sys\nsys.modules['emaseg'] = sys.modules['torch'] = None\n"
     subprocess.run([sys.executable, "-c", guard + python], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    code, out, err = emaseg(
+        capsys, "export", trained, "--format", "torch", "--out", "new.pt2", "--snippet", "run it.py"
+    )
+    assert (code, out, "--snippet run it.py: exists already" in err) == (2, "", True)
     own, theirs = Image.open("predictions/photo_mask.png"), Image.open("mask.png")
     assert np.array_equal(np.array(own), np.array(theirs))
     assert own.getpalette()[:15] == theirs.getpalette()[:15]  # type: ignore[index]

@@ -86,8 +86,12 @@ def test_other_programs_find_all_they_need_inside(made: Callable[[str], Exported
     assert set(json.loads(about["versions"])) == {"emaseg", "torch", "onnx", "onnxscript", "onnxruntime"}
     assert read_info(path).recipe == recipe("memorynet")
     (image,), (labels,) = session.get_inputs(), session.get_outputs()
-    assert (image.name, image.type, image.shape[1]) == ("image", "tensor(uint8)", 3)
-    assert (labels.name, labels.type, len(labels.shape)) == ("labels", "tensor(uint8)", 3)
+    assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["batch", 3, "height", "width"])
+    assert (labels.name, labels.type, labels.shape) == ("labels", "tensor(uint8)", ["batch", "height", "width"])
+    assert json.loads(about["input"])["layout"] == "batch, channel (red, green, blue), height, width"
+    assert json.loads(about["input"])["units"] == "0 to 255"
+    assert json.loads(about["output"])["units"] == "position in classes"
+    assert json.loads(about["resize"]) is None
     here = str(Path(__file__).parents[2]).encode()
     assert here not in path.read_bytes()
     assert here not in made("pixels.pt2").path.read_bytes()

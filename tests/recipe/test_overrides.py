@@ -34,6 +34,31 @@ def test_set_reaches_into_arrays() -> None:
     assert recipe.data.classes == ("sky", "grass")
 
 
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [
+        ("data.root=/a b", "/a b"),
+        ("data.root=it's # 1", "it's # 1"),
+        ("data.root = 2012 ", "2012"),
+        ("data.root=true", "true"),
+        ("data.root='C:\\data'", "C:\\data"),
+        ('data.root="x"', "x"),
+        ('data.root="x" # a comment', "x"),
+    ],
+)
+def test_a_text_needs_no_quotes(item: str, value: str) -> None:
+    """Protects from shells that eat quotes: where the key holds a text, what is typed is the text; TOML's stays TOML's."""
+    recipe = parse_recipe(MINIMAL, "my.toml", [item]).recipe
+    assert isinstance(recipe.data, FolderData)
+    assert recipe.data.root == value
+    kinds = parse_recipe(
+        MINIMAL, "my.toml", ["backbone.kind=resnet101", "inference.mode=whole", "data.classes.1=grass"]
+    )
+    assert kinds.recipe.backbone.kind == "resnet101"
+    assert isinstance(kinds.recipe.data, FolderData)
+    assert kinds.recipe.data.classes[1] == "grass"
+
+
 def test_set_means_the_section_of_tta() -> None:
     """Protects the order: below --tta, [inference] is the name of [inference_tta], and of one key the last value wins."""
     items = ["inference.flip=false", " inference = {}", "inference_tta.pad='none'", "train.init_from='inference.pt'"]
@@ -52,12 +77,6 @@ def test_set_opens_a_section_that_the_file_does_not_have() -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (
-            "backbone.weights=none",
-            """--set backbone.weights: none is not a TOML value; type --set 'backbone.weights="none"'""",
-        ),
-        ("data.root=/a b", """--set data.root: /a b is not a TOML value; type --set 'data.root="/a b"'"""),
-        ("data.root=it's", """--set data.root: it's is not a TOML value; type --set 'data.root="it'"'"'s"'"""),
         ("optim.lr=.1", "--set optim.lr: .1 is not a TOML value; type --set optim.lr=0.1"),
         ("optim.lr=1.", "--set optim.lr: 1. is not a TOML value; type --set optim.lr=1.0"),
         ("optim.nesterov=True", "--set optim.nesterov: True is not a TOML value; type --set optim.nesterov=true"),
@@ -113,7 +132,7 @@ def test_the_value_to_type_is_one_that_the_key_takes(item: str, message: str) ->
     [
         ("optim.lrr=1", '--set optim.lrr: [optim] has no such key; did you mean "lr"?'),
         ("optm.lr=1", '--set optm.lr: optm: is no section of a recipe; did you mean "optim"?'),
-        ("data.root=3", "--set data.root: got 3; must be text in double quotes"),
+        ("data.root=[3]", "--set data.root: got [3]; must be text in double quotes"),
         ("optim.min_lr=1", "--set optim.min_lr: 1.0 is above lr = 0.01"),
         ("name.x=1", "--set name.x: name is no section of this recipe"),
         ("data.classes.2=1", "--set data.classes.2: data.classes has 2 elements, counted from 0"),
