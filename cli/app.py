@@ -34,6 +34,7 @@ from .init import init
 from .options import INTERRUPTED, Session
 from .predict import predict
 from .recipes import recipes
+from .runs import runs
 from .streams import Streams, guarded
 from .train import train
 
@@ -74,7 +75,8 @@ app.command("eval", short_help="Score a trained model on a labelled split.")(eva
 app.command("predict", short_help="Label images with a trained model.")(predict)
 app.command("export", short_help="Write a trained model as ONNX, a .pt2 or plain weights, and compare.")(export)
 app.command("download-weights", short_help="Download released weights.")(download_weights)
-app.command("recipes", short_help="List the shipped recipes.")(recipes)
+app.command("recipes", short_help="List the shipped recipes, print one, explain its keys.")(recipes)
+app.command("runs", short_help="List the runs in a folder, and what to do next.")(runs)
 app.command("check-data", short_help="Find everything that is wrong with a data set.")(check_data)
 app.command("init", short_help="Write a recipe for a folder of images and masks.")(init)
 app.command("convert", short_help="Make masks from what annotation tools export.")(convert)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from emaseg.checkpoint import Checkpoint
 from emaseg.compute import LossScale, notes_on, place, switches
 from emaseg.data.files.opencv import opencv
 from emaseg.data.pipeline.loading import batches
@@ -27,7 +26,7 @@ from emaseg.memory import allocation_limit, device_memory, is_out_of_memory, pea
 from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer, learning_rate
 from emaseg.recipe import Recipe
-from emaseg.resuming import misfit, newest_valid, same_training
+from emaseg.resuming import origin_of
 from emaseg.run_folder import RunFolder
 from emaseg.run_length import DECIDES_AFTER, shortened
 from emaseg.schedule import Schedule, build_schedule
@@ -122,14 +121,10 @@ def _start(
 ) -> tuple[int, list[Note]]:
     """The step that the run begins with, and what it begins from. Weights are read as `train` would, to check them."""
 
-    def unfit(checkpoint: Checkpoint) -> str:
-        same_training(recipe, checkpoint.recipe, folder)
-        return misfit(checkpoint, model, optimizer, schedule.total, train_images)
-
     notes = []
     if run is not None:
         folder = RunFolder(run)
-        origin = newest_valid(folder, unfit)
+        origin = origin_of(folder, recipe, model, optimizer, schedule.total, train_images)
         if origin is not None:
             step = origin.checkpoint.step
             return step, [*origin.notes, Note(f"continuing at step {step} of {schedule.total} from {origin.path}")]

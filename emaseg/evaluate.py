@@ -44,6 +44,20 @@ class Comparison:
     reason: str = ""
 
 
+def missed_classes(scores: Scores) -> str:
+    """Which classes of the images are found nowhere, and what helps; "" where each is found somewhere."""
+    missed = [one.name for one in scores.per_class if one.iou == 0 and one.status in ("never_predicted", "never_right")]
+    if not missed:
+        return ""
+    several, named = len(missed) > 1, ", ".join(missed[:5])
+    more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
+    return (
+        f"{'these classes have' if several else 'this class has'} an IoU of 0: {named}{more}. What helps: more training "
+        "images that show it, more iterations, a weight for rare classes (--set loss.class_balance=median_frequency), and "
+        "for small or thin things a larger augment.crop; emaseg check-data counts the pixels of each class"
+    )
+
+
 def evaluate(
     model: nn.Module,
     dataset: Dataset,

@@ -20,9 +20,11 @@ from emaseg.events import Note
 from emaseg.files import set_aside
 from emaseg.metrics_file import last_step
 from emaseg.models import Network
+from emaseg.optim import learning_rate
 from emaseg.recipe import Recipe, toml_value
 from emaseg.recipe.compare import differences
 from emaseg.run_folder import RunFolder, found_checkpoints, resume_command
+from emaseg.schedule import build_schedule
 from emaseg.words import Lines, excerpt, lines_of, quoted_path
 
 
@@ -33,6 +35,29 @@ class Origin:
     checkpoint: Checkpoint
     path: Path
     notes: tuple[Note, ...] = ()
+
+
+def origin_of(
+    run: RunFolder, recipe: Recipe, model: Network, optimizer: torch.optim.Optimizer, total: int, images: int
+) -> Origin | None:
+    """What a run of this recipe goes on from; None where there is no checkpoint at all.
+
+    Args:
+        model, optimizer: as the recipe builds them. total: the run's steps. images: to train on.
+
+    Raises:
+        WeightsError: there are checkpoints, but none that can be used; says what is wrong with each.
+        RecipeError: they are of another recipe. DataError: of another number of images.
+    """
+
+    def unfit(checkpoint: Checkpoint) -> str:
+        same_training(recipe, checkpoint.recipe, run, longer=_is_longer(checkpoint, images, total))
+        return misfit(checkpoint, model, optimizer, total, images)
+
+    origin = newest_valid(run, unfit)
+    if origin is None or not _is_longer(origin.checkpoint, images, total):
+        return origin
+    return replace(origin, notes=(*origin.notes, _extension(recipe, origin.checkpoint.step, total)))
 
 
 def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin | None:
@@ -144,8 +169,13 @@ _FREE = {
 _FREE_SECTIONS = ("title", "inference", "inference_tta", "published", "name")
 
 
-def same_training(recipe: Recipe, saved: Recipe, run: RunFolder) -> None:
+_LENGTH = ("epochs", "iterations")
+
+
+def same_training(recipe: Recipe, saved: Recipe, run: RunFolder, *, longer: bool = False) -> None:
     """A resumed run keeps its recipe, but for what does not change the result.
+
+    longer: the run has come to its end, and the recipe asks for more steps: then its length may differ, too.
 
     Raises:
         RecipeError: names the first keys that differ.
@@ -159,12 +189,34 @@ def same_training(recipe: Recipe, saved: Recipe, run: RunFolder) -> None:
         for difference in differences(
             section, getattr(saved, section), getattr(recipe, section), _FREE.get(section, ())
         )
+        if not (longer and section == "train" and difference.key.removeprefix("train.") in _LENGTH)
     ]
     if differing:
         raise RecipeError(
             Lines(f"{run.last}: this run was started with another recipe", *(f"  {line}" for line in differing[:5])),
             Lines("resume with its own, or start a new run in another folder", f"  {resume_command(run)}"),
         )
+
+
+def _is_longer(checkpoint: Checkpoint, images: int, total: int) -> bool:
+    """Whether a checkpoint is the end of its run, which had fewer steps than the `total` that are wanted now.
+
+    images: to train on.
+    """
+    return checkpoint.step == build_schedule(checkpoint.recipe, images).total < total
+
+
+def _extension(recipe: Recipe, step: int, total: int) -> Note:
+    """What going on beyond its end after `step` steps, to `total`, does to a run's learning rate."""
+    last, now = learning_rate(step - 1, step, recipe.optim), learning_rate(step, total, recipe.optim)
+    text = f"this run had come to its end after {step} steps and goes on to step {total}"
+    if now <= last:
+        return Note(f"{text}, at a learning rate of {now:.2g}")
+    return Note(
+        f"{text}: by the schedule of {total} steps the learning rate goes from {last:.2g} back up to {now:.2g} and falls "
+        "anew. One run of that length would have been another: for that, start a new run",
+        warning=True,
+    )
 
 
 def _shown(value: object) -> str:

@@ -30,7 +30,7 @@ from emaseg.data.pipeline.transforms import Batch
 from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
 from emaseg.errors import DataError, Diverged
-from emaseg.evaluate import evaluate, evaluation_seconds
+from emaseg.evaluate import evaluate, evaluation_seconds, missed_classes
 from emaseg.events import Evaluated, Finished, Logged, Note, Saved, TrainEvent, TrainingStarted
 from emaseg.files import atomic, is_file
 from emaseg.image_state import changed_images, image_state
@@ -43,10 +43,8 @@ from emaseg.report.run import report_training
 from emaseg.resuming import (
     Origin,
     changed_surroundings,
-    misfit,
-    newest_valid,
+    origin_of,
     put_away,
-    same_training,
     surroundings,
     with_remedy,
 )
@@ -224,11 +222,7 @@ def _open(
     check_batch(model, recipe)
     optimizer = build_optimizer(model, recipe.optim)
 
-    def unfit(checkpoint: Checkpoint) -> str:
-        same_training(recipe, checkpoint.recipe, run)
-        return misfit(checkpoint, model, optimizer, schedule.total, len(train_set))
-
-    origin = newest_valid(run, unfit) if resume else None
+    origin = origin_of(run, recipe, model, optimizer, schedule.total, len(train_set)) if resume else None
     if origin is None:
         if resume:
             notes.append(Note(f"{run.last}: no checkpoint yet; starting at step 0"))
@@ -440,6 +434,8 @@ def _evaluate(state: _TrainingState, stop: threading.Event) -> Iterator[TrainEve
         state.model.train()
     yield from _record(state, scored)
     yield from _said(state, state.length.after_evaluation(state.best))
+    if state.step == state.schedule.total:
+        yield from _said(state, missed_classes(scored.scores), warning=True)
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()
     yield from report_training(run, recipe, state.eval_set, scored, state.step)

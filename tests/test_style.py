@@ -46,6 +46,7 @@ FLOORS = (
         "image_inputs",
         "reference",
         "resuming",
+        "runs",
         "samples",
         "saving",
         "start_weights",

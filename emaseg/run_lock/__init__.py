@@ -12,6 +12,6 @@ network disks, too) and its owner renews its time every few seconds.
 """
 
 from emaseg.run_lock.folders import reserve
-from emaseg.run_lock.lock import NAME, RunLock, hold, is_lock
+from emaseg.run_lock.lock import NAME, RunLock, alive_owner, hold, is_lock
 
-__all__ = ["NAME", "RunLock", "hold", "is_lock", "reserve"]
+__all__ = ["NAME", "RunLock", "alive_owner", "hold", "is_lock", "reserve"]

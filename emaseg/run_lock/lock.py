@@ -10,6 +10,7 @@ import errno
 import multiprocessing.util
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def hold(root: Path) -> Iterator[RunLock]:
 def is_lock(name: str) -> bool:
     """Whether a file of a run folder belongs to its lock."""
     return name == NAME or name.startswith(f".{NAME}.")
+
+
+def alive_owner(root: Path) -> str:
+    """Who trains in a run folder now, as far as can be told from here; "" where nobody does. Nothing is changed."""
+    path = root / NAME
+    owner = read_lock(path)
+    if owner is None:
+        return ""
+    try:
+        age = abs(time.time() - os.lstat(path).st_mtime)
+    except OSError:  # given back since
+        return ""
+    return str(owner) if is_alive(owner, path, this_process(), age) else ""
 
 
 class RunLock:

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "export": (
         ("reference",),
         {"--format", "--weights", "--shape", "--dynamic", "--precision", "--include", "--calibrate", "--out"}
+        | {"--snippet"}
         | (COMMON - {"--device"}),
     ),
     "download-weights": (
@@ -49,7 +50,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {"--all", "--dataset", "--model", "--backbones", "--list", "--verify", "--from"}
         | {"--json", "--quiet", "-q", "--verbose", "-v"},
     ),
-    "recipes": ((), {"--model", "--dataset", "--backbone", "--json", "--verbose", "-v"}),
+    "recipes": (("name",), {"--keys", "--model", "--data", "--dataset", "--backbone", "--json", "--verbose", "-v"}),
+    "runs": (("folder",), {"--json", "--verbose", "-v"}),
     "check-data": (("recipe",), {"--set", "--sample", "--json", "--quiet", "-q", "--verbose", "-v"}),
     "init": (("folder",), {"--out", "--name", "--device", "--quiet", "-q", "--verbose", "-v"}),
     "convert": (
