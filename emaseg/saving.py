@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,7 @@ class Saver:
         """
         self._wait()
         self._check()
-        copy = replace(
-            checkpoint,
-            model=_copied(checkpoint.model),
-            optimizer=_copied(checkpoint.optimizer),
-            average=_copied(checkpoint.average),
-        )
+        copy = Checkpoint(**{field.name: _copied(getattr(checkpoint, field.name)) for field in fields(checkpoint)})
         self._job = Background(lambda: self._write(copy, paths))
 
     def written(self) -> Iterator[Saved]:

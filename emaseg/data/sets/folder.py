@@ -28,9 +28,11 @@ from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Phase
+from emaseg.data.sets.folder_index import Found, Visited, found_files, index_file, read_index, write_index
 from emaseg.data.sets.holdout import group_count, held
 from emaseg.data.sets.pair_lists import PairList, read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
+from emaseg.data.sets.path_lists import Names, PathList, PathPairs
 from emaseg.errors import DataError, nearest
 from emaseg.resources import data_root
 
@@ -66,7 +68,7 @@ def usable(data: FolderData, phase: Phase) -> tuple[PairedFiles, list[DataError]
     return _joined(data, found, (1,) * len(found)), problems
 
 
-def _all_folders(data: FolderData, phase: Phase) -> tuple[list[_Found], list[DataError]]:
+def _all_folders(data: FolderData, phase: Phase) -> tuple[list[Found], list[DataError]]:
     """What each folder of a phase holds, and what is wrong.
 
     Raises:
@@ -78,34 +80,53 @@ def _all_folders(data: FolderData, phase: Phase) -> tuple[list[_Found], list[Dat
         if masks is not None:
             need_folder(masks, f"data.{phase}_masks", f"check data.{phase}_masks")
     root = data_root(data.root)
+    index, visited = index_file(root, phase, data), Visited()
+    if (known := read_index(index)) is not None:
+        return known, []
+    if listing:
+        visited.add(root / listing)
     table = read_pair_list(root / listing, root, *places[0]) if listing else None
     if table is not None:
-        found: list[tuple[_Found, list[DataError]]] = [(_of_list(table, data, root, train=phase == "train"), [])]
-    else:
-        found = [_folder_files(data, phase, images, masks) for images, masks in places]
-    if not any(one.pairs or one.background for one, _ in found) and not any(problems for _, problems in found):
-        raise DataError(
-            f"{places[0][0]}: data.holdout = {data.holdout} leaves no image for "
-            f"{'training' if phase == 'train' else 'evaluation'}",
-            f"there are {found[0][0].groups} {'groups' if data.holdout_group else 'images'}; set data.holdout to at most "
-            "that number, and at least 2",
-        )
-    return [one for one, _ in found], [problem for _, problems in found for problem in problems]
+        return _left_some(data, phase, [_of_list(table, data, root, train=phase == "train")]), []
+    both = [_matched(data, phase, images, masks, visited) for images, masks in places]
+    matched, problems = [one for one, _ in both], [problem for _, problems in both for problem in problems]
+    found = [_of_phase(one, data, phase) for one in matched]
+    if problems:
+        return found, problems
+    write_index(index, _left_some(data, phase, found), visited)
+    if data.holdout and (places, listing) == (places_of(data, "eval"), data.eval_list):  # of the same folders
+        write_index(index_file(root, "eval", data), [_of_phase(one, data, "eval") for one in matched], visited)
+    return found, []
 
 
-def _of_list(table: PairList, data: FolderData, root: Path, *, train: bool) -> _Found:
+def _left_some(data: FolderData, phase: Phase, found: list[Found]) -> list[Found]:
+    """
+    Raises:
+        DataError: holdout leaves no image.
+    """
+    if any(one.pairs or one.background for one in found):
+        return found
+    raise DataError(
+        f"{places_of(data, phase)[0][0]}: data.holdout = {data.holdout} leaves no image for "
+        f"{'training' if phase == 'train' else 'evaluation'}",
+        f"there are {found[0].groups} {'groups' if data.holdout_group else 'images'}; set data.holdout to at most "
+        "that number, and at least 2",
+    )
+
+
+def _of_list(table: PairList, data: FolderData, root: Path, *, train: bool) -> Found:
     """The pairs of one phase."""
     images = (*(image for image, _ in table.pairs), *table.background)
     stems = {stem_of(image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)): image for image in images}  # fmt: skip
     chosen = {stems[stem] for stem in held(list(stems), data.holdout, data.holdout_group, root, train=train)}
-    return _Found(
-        tuple(pair for pair in table.pairs if pair[0] in chosen),
-        tuple(image for image in table.background if image in chosen),
+    return found_files(
+        [pair for pair in table.pairs if pair[0] in chosen],
+        [image for image in table.background if image in chosen],
         groups=group_count(list(stems), data.holdout_group),
     )
 
 
-def _joined(data: FolderData, found: Sequence[_Found], repeats: Sequence[int]) -> PairedFiles:
+def _joined(data: FolderData, found: Sequence[Found], repeats: Sequence[int]) -> PairedFiles:
     """All folders as one data set, the images of each so many times."""
     labels = label_set(data)
     rule = index_rule(
@@ -120,13 +141,22 @@ def _joined(data: FolderData, found: Sequence[_Found], repeats: Sequence[int]) -
     if count := sum(len(one.background) for one in found):
         words.append(f'{count:,} images without a mask are all "{labels.classes[0]}"')
     return PairedFiles(
-        items=tuple(pair for one, times in zip(found, repeats, strict=True) for pair in one.pairs * times),
+        items=PathPairs(
+            _repeated([one.pairs.images for one in found], repeats),
+            _repeated([one.pairs.masks for one in found], repeats),
+        ),
         rule=rule,
         palette=labels.palette,
         layout="; ".join(words),
         left=tuple(sentence for one in found for sentence in one.left),
-        background=tuple(image for one, times in zip(found, repeats, strict=True) for image in one.background * times),
+        background=_repeated([one.background for one in found], repeats),
     )
+
+
+def _repeated(lists: Sequence[PathList], repeats: Sequence[int]) -> PathList:
+    """The lists one after the other, each so many times."""
+    parts = [one.parts * times for one, times in zip(lists, repeats, strict=True)]
+    return PathList(tuple(part for some in parts for part in some if len(part)))
 
 
 def places_of(data: FolderData, phase: Phase) -> list[tuple[Path, Path | None]]:
@@ -141,25 +171,28 @@ def places_of(data: FolderData, phase: Phase) -> list[tuple[Path, Path | None]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What a folder holds for a phase: (image, mask) pairs, images that are all of the first class, and a word on files
-    that are not read. groups: in both phases."""
+class _Matched:
+    """The files of one folder, before they are divided. image_of, mask_of: stem -> relative path."""
 
-    pairs: tuple[tuple[Path, Path], ...]
-    background: tuple[Path, ...] = ()
-    left: tuple[str, ...] = ()
-    groups: int = 0
+    images: Path
+    masks: Path | None
+    naming: Naming
+    image_of: dict[str, str]
+    mask_of: dict[str, str]
+    left: tuple[str, ...]
 
 
-def _folder_files(data: FolderData, phase: Phase, images: Path, masks: Path | None) -> tuple[_Found, list[DataError]]:
+def _matched(
+    data: FolderData, phase: Phase, images: Path, masks: Path | None, visited: Visited
+) -> tuple[_Matched, list[DataError]]:
     """The files of one folder, and what is wrong with it.
 
     Raises:
         DataError: it holds no images.
     """
-    train, listing = phase == "train", data.train_list if phase == "train" else data.eval_list
+    listing = data.train_list if phase == "train" else data.eval_list
     naming = Naming(*map(_form, (data.image_prefix or "", data.mask_prefix or "", data.mask_suffix)))
-    image_files, mask_files, other = _find(images, masks, naming)
+    image_files, mask_files, other = _find(images, masks, naming, visited)
     if not image_files:
         raise DataError(
             f"{images}: no images ({', '.join(EXTENSIONS)}){_beside(other.images)}",
@@ -173,16 +206,27 @@ def _folder_files(data: FolderData, phase: Phase, images: Path, masks: Path | No
         problems += _images_alone(by_stem, mask_of, images, masks, naming, other)
     if masks is not None and not listing:
         problems += _masks_alone(by_stem, mask_of, images, masks, naming, other)
-    stems = held(list(by_stem), data.holdout, data.holdout_group, images, train=train)
-    bare = masks is None or data.unmasked == "background"
-    pairs = tuple(
-        (images / by_stem[stem], masks / mask_of[naming.mask(stem)])
-        for stem in stems
-        if masks is not None and naming.mask(stem) in mask_of
-    )
-    background = tuple(images / by_stem[stem] for stem in stems if bare and naming.mask(stem) not in mask_of)
     left = tuple(other.sentences(images, masks or images, naming))
-    return _Found(pairs, background, left, group_count(list(by_stem), data.holdout_group)), problems
+    return _Matched(images, masks, naming, by_stem, mask_of, left), problems
+
+
+def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
+    """The images of a phase with their masks."""
+    image_of, mask_of, mask_name = matched.image_of, matched.mask_of, matched.naming.mask
+    stems = held(list(image_of), data.holdout, data.holdout_group, matched.images, train=phase == "train")
+    bare = matched.masks is None or data.unmasked == "background"
+    paired = [stem for stem in stems if mask_name(stem) in mask_of]
+    alone = [stem for stem in stems if bare and mask_name(stem) not in mask_of]
+    masks = Names.of(matched.masks or matched.images, (mask_of[mask_name(stem)] for stem in paired))
+    return Found(
+        PathPairs(
+            PathList((Names.of(matched.images, (image_of[stem] for stem in paired)),)),
+            PathList((masks,)),
+        ),
+        PathList((Names.of(matched.images, (image_of[stem] for stem in alone)),)),
+        matched.left,
+        group_count(list(image_of), data.holdout_group),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +243,21 @@ class Naming:
         ends = f"end in {self.suffix} (data.mask_suffix)" if self.suffix else ""
         return " and ".join(filter(None, (begins, ends)))
 
+    @property
+    def plain(self) -> bool:
+        """Whether a mask has its image's name."""
+        return not (self.image_prefix or self.mask_prefix or self.suffix)
+
     def mask(self, stem: str) -> str:
         """The mask's path without its extension, of an image's; both in the form of stem_of."""
+        if self.plain:
+            return stem
         folder, slash, name = stem.rpartition("/")
         return f"{folder}{slash}{self.mask_prefix}{name.removeprefix(self.image_prefix)}{self.suffix}"
 
     def is_mask(self, file: str) -> bool:
+        if self.plain:
+            return file.lower().endswith(MASK_EXTENSIONS)
         stem = stem_of(file).rpartition("/")[2]
         named = stem.startswith(self.mask_prefix) and stem.endswith(self.suffix)
         return named and file.lower().endswith(MASK_EXTENSIONS)
@@ -229,13 +282,13 @@ class _Other:
             )
 
 
-def _find(images: Path, masks: Path | None, naming: Naming) -> tuple[list[str], list[str], _Other]:
+def _find(images: Path, masks: Path | None, naming: Naming, visited: Visited) -> tuple[list[str], list[str], _Other]:
     """Relative paths of the images and of the masks; the two folders may be one, or one inside the other."""
     if masks is None:
-        found = list(walk(images, None))
+        found = walk(images, None, visited)
         return [name for name in found if _is_image(name)], [], _Other(tuple(n for n in found if not _is_image(n)))
     one_folder = images.resolve() == masks.resolve()
-    there = list(walk(masks, None if one_folder else images))
+    there = walk(masks, None if one_folder else images, visited)
     mask_files = [name for name in there if naming.is_mask(name)]
     if one_folder:
         if not naming.words:
@@ -246,7 +299,7 @@ def _find(images: Path, masks: Path | None, naming: Naming) -> tuple[list[str], 
         taken = set(mask_files)
         others = tuple(name for name in there if not _is_image(name))
         return [name for name in there if _is_image(name) and name not in taken], mask_files, _Other(others)
-    found = list(walk(images, masks))
+    found = walk(images, masks, visited)
     other = _Other(
         tuple(name for name in found if not _is_image(name)),
         tuple(name for name in there if not name.lower().endswith(MASK_EXTENSIONS)),
@@ -270,22 +323,50 @@ def count_endings(names: Iterable[str], *, texts: bool = True) -> str:
     return ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
 
 
-def walk(top: Path, without: Path | None) -> Iterator[str]:
+def walk(top: Path, without: Path | None, visited: Visited | None = None) -> list[str]:
     """Relative POSIX paths of the files below `top`, sorted; hidden ones and the folder `without` are left out.
 
     Links to folders are followed, each folder once, so that a link to a parent does not go round for ever.
+
+    Args:
+        visited: is told every folder.
+
+    Raises:
+        DataError: a folder cannot be read.
     """
-    seen = {without.resolve()} if without is not None and without.resolve() != top.resolve() else set()
-    found = []
-    for here, folders, files in os.walk(top, onerror=_unreadable, followlinks=True):
-        real = Path(here).resolve()
+    seen = {os.path.realpath(without)} - {os.path.realpath(top)} if without is not None else set()
+    found: list[str] = []
+    waiting = [("", os.fspath(top))]
+    while waiting:
+        before, here = waiting.pop()
+        real = os.path.realpath(here)
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here, name).relative_to(top).as_posix() for name in files if not name.startswith(".")]
-    yield from sorted(found)
+        if visited is not None:
+            visited.add(here)
+        folders = []
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name[0] == ".":
+                        continue
+                    if _is_folder(entry):
+                        folders.append((f"{before}{entry.name}/", entry.path))
+                    else:
+                        found.append(before + entry.name)
+        except OSError as error:
+            _unreadable(error)
+        waiting += sorted(folders, reverse=True)
+    found.sort()
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that goes round
+        return False
 
 
 def _unreadable(error: OSError) -> None:
@@ -300,11 +381,14 @@ def _is_image(name: str) -> bool:
 
 def stem_of(name: str) -> str:
     """The relative path without its extension, in one Unicode form: macOS takes accents apart, other systems do not."""
-    return _form(str(PurePosixPath(name).with_suffix("")))
+    dot = name.rfind(".")
+    if name.rfind("/") + 1 < dot < len(name) - 1:  # a name that only begins or ends with a dot has no extension
+        name = name[:dot]
+    return _form(name)
 
 
 def _form(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _by_stem(names: list[str], top: Path) -> dict[str, str]:
@@ -378,6 +462,8 @@ def _masks_alone(
     images: dict[str, str], masks: dict[str, str], image_top: Path, mask_top: Path, naming: Naming, other: _Other
 ) -> list[DataError]:
     """The same of masks without an image: a sign of a half-copied folder."""
+    if naming.plain and images.keys() == masks.keys():
+        return []
     used = {naming.mask(stem) for stem in images}
     lone = {stem: name for stem, name in masks.items() if stem not in used}
     if not lone:

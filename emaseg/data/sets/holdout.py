@@ -32,8 +32,10 @@ def held(stems: Sequence[str], every: int, group: str, images: Path, *, train: b
     """
     if not every:
         return list(stems)
+    if not group:
+        return [stem for place, stem in enumerate(stems) if (place % every != every // 2) == train]
     groups = [group_of(stem, group) for stem in stems]
-    if group not in ("", "folder") and not any(re.search(group, stem) for stem in stems):
+    if group != "folder" and not any(re.search(group, stem) for stem in stems):
         raise DataError(
             f"{images}: data.holdout_group = {group!r} fits none of the names, such as {stems[0]}",
             "it is searched in the path below the image folder, without the extension",
@@ -55,4 +57,4 @@ def group_of(stem: str, group: str) -> str:
 
 def group_count(stems: Sequence[str], group: str) -> int:
     """How many groups there are."""
-    return len({group_of(stem, group) for stem in stems})
+    return len(stems) if not group else len({group_of(stem, group) for stem in stems})

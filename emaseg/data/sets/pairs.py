@@ -5,7 +5,7 @@ Room: data/sets. Legend: H W image height and width, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from emaseg.data.files.images import image_size
 from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
+from emaseg.data.sets.path_lists import PathPairs
 from emaseg.errors import DataError, nearest
 from emaseg.files import read_bytes
 
@@ -33,12 +34,12 @@ class PairedFiles:
     mask file whose pixels are all of the first class; they follow the others.
     """
 
-    items: tuple[tuple[Path, Path], ...]
+    items: Sequence[tuple[Path, Path]]
     rule: LabelRule
     palette: UInt8
     layout: str = ""
     left: tuple[str, ...] = ()
-    background: tuple[Path, ...] = ()
+    background: Sequence[Path] = ()
     withheld_by: ClassVar[str] = ""
     common_files: ClassVar[tuple[Path, ...]] = ()
 
@@ -53,7 +54,15 @@ class PairedFiles:
         return self.items[index] if index < len(self.items) else (self.background[index - len(self.items)],)
 
     def name(self, index: int) -> str:
+        if isinstance(self.items, PathPairs) and index < len(self.items):
+            return self.items.images.path(index)  # a million of them are asked for
         return str(self.files(index)[0])
+
+    def names(self) -> Iterator[str]:
+        """Every name in order: quicker than one after the other."""
+        if isinstance(self.items, PathPairs) and not self.background:
+            return self.items.images.paths()
+        return map(self.name, range(len(self)))
 
     def open(self, index: int) -> Sample:
         if index >= len(self.items):
