@@ -67,7 +67,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
                 if results is None:
                     left.append(Left(image, "its task has no annotation", fault=False))
                     continue
-                objects = _objects(results)
+                objects, size = _objects(results), _size(results)
                 if image in images:
                     raise Malformed(f"{name} describes it a second time")
             except ValueError as error:
@@ -76,7 +76,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
             images.add(image)
             notes["several"] += several
             found.update(one.label for one in objects.objects)
-            items.append(Item(image, split_of(image), _size(results), partial(_objects, results), state))
+            items.append(Item(image, split_of(image), size, partial(_objects, results), state))
     ordered, remarks = in_order(source, sorted(found))
     if notes["several"]:
         remarks = (*remarks, f"{notes['several']:,} tasks have several annotations: the first of each is used.")

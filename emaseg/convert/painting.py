@@ -23,6 +23,7 @@ from emaseg.convert.shapes import patch
 from emaseg.data.files.mask_values import stored_values, unpacked
 from emaseg.data.sample import IGNORE, UInt8
 from emaseg.data.sets.masks import Bool
+from emaseg.words import excerpt
 
 __all__ = ["OVERLAPS", "Overlap", "Painted", "label_map"]
 
@@ -74,9 +75,9 @@ def label_map(
     return Painted(label, counts, contested, empty)
 
 
-def _value(values: Mapping[str, int], label: str, place: int) -> int:
+def _value(values: Mapping[str, int], label: str, place: int | str) -> int:
     if label not in values:
-        raise Malformed(f"object {place}: a label that the export does not list: {label!r}")
+        raise Malformed(f"object {place}: a label that the export does not list: {excerpt(label)!r}")
     return values[label]
 
 
@@ -114,6 +115,6 @@ def _paint_codes(label: UInt8, shape: Codes, values: Mapping[str, int]) -> list[
         what = list(unpacked(strange[0])) if stored.coloured or shape.colours else strange[0]
         count = int(np.count_nonzero(codes == strange[0]))
         raise Malformed(f"the mask {shape.path.name} with {count:,} pixels of {what}, which is no class")
-    table = np.array([values[shape.labels[int(code)]] for code in present], np.uint8)
+    table = np.array([_value(values, shape.labels[int(code)], "one of the mask's") for code in present], np.uint8)
     label[:] = table[np.searchsorted(present, codes)]
     return [int(value) for value in table]

@@ -68,10 +68,10 @@ def rival_endings(counts: Counter[str], images: int) -> list[str]:
 
 
 def class_folders(images: Iterable[str], masks: Iterable[str]) -> list[str]:
-    """Sub-folders of a mask folder that each hold masks of at least half of the images, by the images' own names."""
+    """Sub-folders of a mask folder that each hold masks of at least a tenth of the images, by the images' own names."""
     known = set(images)
     counts = Counter(name.partition("/")[0] for name in set(masks) if "/" in name and name.partition("/")[2] in known)
-    return sorted(folder for folder, count in counts.items() if 2 * count >= len(known))
+    return sorted(folder for folder, count in counts.items() if count >= max(1, len(known) / 10))
 
 
 class SeveralMasks(DataError):

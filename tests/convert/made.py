@@ -73,6 +73,16 @@ def names(out: Path) -> list[str]:
     return [line.partition(": ")[2] for line in (out / "classes.txt").read_text().splitlines()]
 
 
+def box(left: float, top: float, right: float, bottom: float) -> Polygon:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def rectangle_at(place: int) -> Polygon:
+    """Small rectangles beside each other."""
+    x, y = 2 + 6 * (place % 5), 3 + 8 * (place // 5)
+    return box(x, y, x + 4, y + 5)
+
+
 def write(path: Path, content: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
