@@ -180,6 +180,16 @@ def test_a_class_that_covers_nearly_everything_refuses_no_crop(tmp_path: Path) -
     assert "every crop" not in common.text
 
 
+def test_rare_classes_get_a_loss_that_sees_them(tmp_path: Path) -> None:
+    """Protects who trains on cracks: the recipe adds a Dice loss where a class is under 5 % of the pixels, and says why."""
+    rare, common = start(plain(tmp_path / "rare", [0] * 24 + [1])), start(plain(tmp_path / "common", [0, 0, 0, 1]))
+    assert (rare.recipe.loss.dice_weight, common.recipe.loss.dice_weight) == (1.0, 0.0)
+    share = "foreground covers 4.2% of the pixels"
+    assert f"{share}: a Dice loss is added (loss.dice_weight)." in rare.notes
+    assert f"# {share}: the cross entropy" in rare.text
+    assert "dice" not in common.text
+
+
 @pytest.mark.parametrize(("machine", "batch"), [(Machine(), 8), (Machine(memory_gb=80.0), 8)])
 def test_sizes_are_multiples_of_8_and_fit(machine: Machine, batch: int, tmp_path: Path) -> None:
     """Protects the choices: crops inside the images, a batch that the data fill."""
@@ -295,6 +305,7 @@ def test_cracks_are_told_to_be_rare() -> None:
     started = start(real("crackforest"))
     assert any(note.startswith("background covers 98.4% of the pixels") for note in started.notes)
     assert started.recipe.augment.max_class_share == 1.0
+    assert started.recipe.loss.dice_weight == 1.0
 
 
 # ------------------------------------------------------------------------------------------------- hostile names

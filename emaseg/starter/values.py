@@ -337,14 +337,14 @@ def _has(named: dict[int, Entry], name: str) -> bool:
     return any(entry.name == name for entry in named.values())
 
 
-def largest_share(held: Held, classes: Classes) -> tuple[str, float]:
-    """The class with the most pixels, and its share of those that are not ignored."""
+def class_shares(held: Held, classes: Classes) -> tuple[float, ...]:
+    """The share of each class of the pixels that are not ignored."""
     if held.colours:
         keys = [red << 16 | green << 8 | blue for red, green, blue in classes.palette]
     else:
         keys = list(classes.values or range(len(classes.names)))
     pixels = [held.pixels[key] for key in keys]
-    return classes.names[pixels.index(max(pixels))], max(pixels) / max(1, sum(pixels))
+    return tuple(count / max(1, sum(pixels)) for count in pixels)
 
 
 def remark(held: Held, key: int, what: str) -> str:

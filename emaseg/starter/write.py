@@ -37,12 +37,17 @@ from emaseg.recipe import (
 from emaseg.starter.kinds import any_layout
 from emaseg.starter.layout import Layout, Place
 from emaseg.starter.names import find_names
-from emaseg.starter.values import Classes, Held, classes_of, largest_share, read_masks, remark
+from emaseg.starter.values import Classes, Held, class_shares, classes_of, read_masks, remark
 from emaseg.threads import Reading
 from emaseg.words import printable, quoted_path
 
 _SIZES_READ = 200  # headers read for the median image size
 _LISTED = 60  # classes that get a line of their own in the comments
+_RARE = 0.05  # of the pixels: below this a class gets help
+_DICE = (
+    "The Dice loss counts each class as a whole, whatever its size; 0 = off. Instead or beside it:",
+    'class_balance = "inverse_log" weighs the pixels of rare classes, ohem_threshold = 0.7 picks the hard ones.',
+)
 _MOST_OF_ALL = Augment(crop=(1, 1)).max_class_share  # a class with more would have nearly every crop refused
 
 
@@ -91,25 +96,41 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     classes = known or classes_of(held, names)
     classes = replace(classes, reasons=(*classes.reasons, *remarks))
     _check_background(layout, classes)
-    largest, share = largest_share(held, classes)
+    shares = class_shares(held, classes)
+    share = max(shares)
+    largest = classes.names[shares.index(share)]
     if share > _MOST_OF_ALL:
         reason = (
             f"{largest} covers {share:.1%} of the pixels: judge by the IoU of each class, not by the pixel accuracy."
         )
         classes = replace(classes, reasons=(*classes.reasons, reason))
+    rare = _rare(classes.names, shares)
     paths = [image for image, _ in train.items]
     size = _median([image_size(paths[index]) for index in spread(len(paths), _SIZES_READ)])
     data = _data(layout, classes)
     recipe = _recipe(name or _name_of(folder), data, len(train), size, machine)
     if share > _MOST_OF_ALL:
         recipe = replace(recipe, augment=replace(recipe.augment, max_class_share=1.0))
+    if rare:
+        recipe = replace(recipe, loss=replace(recipe.loss, dice_weight=1.0))
     file = quoted_path(file or f"{recipe.name}.toml")
-    text = _text(recipe, file, layout, classes, size, (len(train), len(evaluation)), machine)
+    text = _text(recipe, file, layout, classes, size, (len(train), len(evaluation)), machine, rare)
     checked = parse_recipe(text, "emaseg init").recipe
+    helped = [f"{rare}: a Dice loss is added (loss.dice_weight)."] if rare else []
     first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
     summary = f"{len(classes.names)} classes in {len(masks):,} masks: {_few(classes.names)}"
     doubts = _doubts(train, evaluation)
-    return Started(checked, text, (first, *layout.notes, summary, *classes.reasons, *doubts))
+    return Started(checked, text, (first, *layout.notes, summary, *classes.reasons, *helped, *doubts))
+
+
+def _rare(names: Sequence[str], shares: Sequence[float]) -> str:
+    """The classes that a mean over pixels hardly sees, in words; "" where there is none."""
+    rare = [(share, name) for name, share in zip(names, shares, strict=True) if 0 < share < _RARE]
+    if not rare:
+        return ""
+    share, name = min(rare)
+    more = f", and {len(rare) - 1} more classes below {_RARE:.0%}" if len(rare) > 1 else ""
+    return f"{printable(name)} covers {share:.1%} of the pixels{more}"
 
 
 def _check_background(layout: Layout, classes: Classes) -> None:
@@ -271,8 +292,10 @@ def _text(
     size: tuple[int, int],
     images: tuple[int, int],
     machine: Machine,
+    rare: str,
 ) -> str:
     comments = _comments(recipe, layout, classes, size, images[0], machine)
+    comments["loss.dice_weight"] = [f"{rare}: the cross entropy, a mean over pixels, hardly sees so few.", *_DICE]
     commands = (
         (f"emaseg check-data {file}", "all images and masks, every problem with its remedy"),
         (f"emaseg train {file} --dry-run", "one step measured, memory and time forecast"),
