@@ -14,10 +14,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
-import torch
-
-from emaseg.distributed import mean_over_ranks
+from emaseg.distributed import from_rank_0
 from emaseg.recipe.training import Train
 from emaseg.schedule import Schedule
 
@@ -30,12 +29,11 @@ _SAFETY = 0.97  # of the time that is left
 class RunLength:
     """The schedule of a run as far as it is known now.
 
-    decided: steps that were decided on; 0 = the recipe's. device: where processes exchange tensors.
+    decided: steps that were decided on; 0 = the recipe's.
     """
 
     schedule: Schedule
     train: Train
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     decided: int = 0
     _began: float = field(default_factory=lambda: time.monotonic())
     _counted_from: float = 0.0
@@ -62,7 +60,8 @@ class RunLength:
         each = evaluation() if self.schedule.scored else 0.0
         left = _SAFETY * (3600 * self.train.hours - (time.monotonic() - self._began))
         before = self.schedule.total
-        self._end_at(self._agreed(shortened(self.schedule, step, pace, each, left).total))
+        steps = shortened(self.schedule, step, pace, each, left).total
+        self._end_at(cast(int, from_rank_0(steps)))  # one number for all processes, whose clocks differ
         if self.decided == before:
             return ""
         return (
@@ -99,10 +98,6 @@ class RunLength:
 
     def _end_at(self, steps: int) -> None:
         self.schedule, self.decided = replace(self.schedule, total=steps), steps
-
-    def _agreed(self, steps: int) -> int:
-        """One number for all processes, whose clocks differ."""
-        return int(mean_over_ranks(torch.tensor(float(steps), device=self.device)))
 
 
 def shortened(schedule: Schedule, step: int, pace: float, evaluation: float, left: float) -> Schedule:

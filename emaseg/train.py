@@ -240,7 +240,7 @@ def _open(
     now = {**image_state(train_set, eval_set), **surroundings(device, threads)}
     saver = Saver(run, lock.check, recipe.train.keep_last)
     average = WeightAverage(model, recipe.optim.average_decay) if recipe.optim.average_decay else None
-    length = RunLength(schedule, recipe.train, device)
+    length = RunLength(schedule, recipe.train)
     state = _TrainingState(
         recipe, run, device, model, optimizer, length, train_set, eval_set, now, lock, saver, average
     )
