@@ -9,7 +9,6 @@ Sums and counts are formed first and divided last, so that several processes can
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,11 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from emaseg.distributed import differentiable_sum
-from emaseg.losses import OfPixels, cross_entropy, denominator, over_ranks, resize, upsampled_sum
+from emaseg.losses import OfPixels, cross_entropy, denominator, over_ranks, pieces, upsampled_sum
 from emaseg.recipe.schema import IGNORE
 from emaseg.recipe.training import Loss
 
-_CHUNK_VALUES = 1 << 24  # full-size logits held at once: 64 MB in float32
 _FEW_KEPT = 0.01  # of the labelled pixels: below this the gradient is that of a few outliers
 _SMALLEST = 1e-12  # of 1 - p: a power of 0 has no gradient
 
@@ -131,8 +129,10 @@ def hard_pixels(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, align_co
     """
     valid = labels != IGNORE
     truth = torch.full(labels.shape, torch.inf, dtype=logits.dtype, device=logits.device)
-    for some, full in _pieces(logits, labels, align_corners):
-        truth[some] = (-F.cross_entropy(full, labels[some], ignore_index=IGNORE, reduction="none")).exp()
+    for piece in pieces(logits, labels, align_corners):
+        full = piece.upsample(logits[piece.cells])
+        entropy = F.cross_entropy(full, labels[piece.pixels], ignore_index=IGNORE, reduction="none")
+        truth[piece.pixels] = (-entropy).exp()
     truth[~valid] = torch.inf
     least = min(loss.ohem_min_kept * len(labels), labels.numel())
     kth = truth.flatten().kthvalue(least).values
@@ -194,34 +194,17 @@ class _DiceSums(torch.autograd.Function):
         ctx.save_for_backward(logits, labels)
         ctx.align_corners = align_corners
         sums = logits.new_zeros(3, logits.shape[1])
-        for some, full in _pieces(logits, labels, align_corners):
-            sums += _dice_sums(full, labels[some])
+        for piece in pieces(logits, labels, align_corners):
+            sums += _dice_sums(piece.upsample(logits[piece.cells]), labels[piece.pixels])
         return sums
 
     @staticmethod
     def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, labels = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
-        for some in _chunks(logits, labels):
+        gradient = torch.zeros_like(logits)
+        for piece in pieces(logits, labels, ctx.align_corners):
             with torch.enable_grad():
-                small = logits[some].detach().requires_grad_()
-                sums = _dice_sums(_full(small, labels, ctx.align_corners), labels[some])
-                gradient[some] = torch.autograd.grad(sums, small, incoming[0])[0]
+                small = logits[piece.cells].detach().requires_grad_()
+                sums = _dice_sums(piece.upsample(small), labels[piece.pixels])
+                gradient[piece.cells] += torch.autograd.grad(sums, small, incoming[0])[0]
         return gradient, None, None
-
-
-def _chunks(logits: torch.Tensor, labels: torch.Tensor) -> Iterator[slice]:
-    """Some images at a time."""
-    images = max(1, _CHUNK_VALUES // (logits.shape[1] * labels.shape[1] * labels.shape[2]))
-    for first in range(0, len(labels), images):
-        yield slice(first, first + images)
-
-
-def _pieces(logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Some images at a time, with their full-size logits."""
-    for some in _chunks(logits, labels):
-        yield some, _full(logits[some], labels, align_corners)
-
-
-def _full(logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> torch.Tensor:
-    return resize(logits, (labels.shape[1], labels.shape[2]), align_corners)

@@ -4,13 +4,15 @@ Room: losses. Legend: B batch, K classes, h w logits grid, H W labels.
 
 Full-size logits are the largest tensor of a training step: B x K x H x W values for the logits, again for their
 log-softmax and again for the gradient, once for each head. The gradient with respect to the low-resolution logits is
-linear in the loss's incoming gradient, so it is computed here together with the loss, a few images at a time, and only
+linear in the loss's incoming gradient, so it is computed here together with the loss, a few images or a band of rows at a time, and only
 (B, K, h, w) values are kept. The result is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,7 +26,8 @@ Reduction = Literal["valid_pixels", "all_pixels"]
 OfPixels = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Ranks = Literal["by_count", "plain_mean"]
 
-_CHUNK_VALUES = 1 << 24  # full-size logits held at once: 64 MB in float32
+_CHUNK_VALUES = 1 << 24  # full-size logits of whole images held at once: 64 MB in float32
+_BAND_VALUES = 1 << 21  # of a band of rows, of an image that is larger than that: 8 MB
 
 
 def resize(x: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
@@ -107,20 +110,15 @@ class _UpsampledSum(torch.autograd.Function):
     def forward(
         ctx: Any, logits: torch.Tensor, labels: torch.Tensor, align_corners: bool, of_pixels: OfPixels
     ) -> torch.Tensor:
-        images, classes = logits.shape[:2]
-        height, width = labels.shape[1:]
-        chunk = max(1, _CHUNK_VALUES // (classes * height * width))
         wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(logits) if wanted else None
+        gradient = torch.zeros_like(logits) if wanted else None
         total = logits.new_zeros(())
-        for first in range(0, images, chunk):
-            some = slice(first, first + chunk)
-            small = logits[some].detach().requires_grad_(wanted)
+        for piece in pieces(logits, labels, align_corners):
+            small = logits[piece.cells].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
-                full = resize(small, (height, width), align_corners)
-                loss = of_pixels(full, labels[some])
+                loss = of_pixels(piece.upsample(small), labels[piece.pixels])
             if gradient is not None:
-                gradient[some] = torch.autograd.grad(loss, small)[0]
+                gradient[piece.cells] += torch.autograd.grad(loss, small)[0]
             total += loss.detach()
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -130,3 +128,69 @@ class _UpsampledSum(torch.autograd.Function):
     def backward(ctx: Any, *incoming: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * incoming[0], None, None, None
+
+
+# ----------------------------------------------------------------------------------------------------- pieces
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some whole images of a batch, or a band of rows of one.
+
+    pixels: where it is in the labels (B, H, W). cells: the part of the logits (B, K, h, w) that it is made from; bands
+    share cells at their edges. upsample: from those cells to its full-size logits.
+    """
+
+    pixels: tuple[slice, ...]
+    cells: tuple[slice, ...]
+    upsample: Callable[[torch.Tensor], torch.Tensor]
+
+
+def pieces(logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> Iterator[Piece]:
+    """A batch in pieces that are small at full size.
+
+    As many whole images as _CHUNK_VALUES holds, or where it holds none, bands of rows of one image after the other.
+    """
+    images, classes, cells, _ = logits.shape
+    height, width = labels.shape[1:]
+    some = _CHUNK_VALUES // (classes * height * width)
+    if some:
+        for first in range(0, images, some):
+            here = (slice(first, first + some),)
+            yield Piece(here, here, lambda x: resize(x, (height, width), align_corners))
+        return
+    rows = max(1, _BAND_VALUES // (classes * width))
+    bands = [
+        (slice(row, min(row + rows, height)), *_band(row, min(row + rows, height), height, cells, align_corners))
+        for row in range(0, height, rows)
+    ]
+    for image in range(images):
+        this = slice(image, image + 1)
+        for band, source, weights in bands:
+            enlarge = partial(_enlarged, weights=weights.to(logits), width=width, align_corners=align_corners)
+            yield Piece((this, band), (this, slice(None), source), enlarge)
+
+
+def _band(first: int, last: int, height: int, cells: int, align_corners: bool) -> tuple[slice, torch.Tensor]:
+    """The rows of the grid that the pixel rows `first` to `last` - 1 of `height` lie between, and their weights in each
+    pixel row, (rows, rows of the grid) float64: bilinear interpolation along one axis."""
+    row = torch.arange(first, last, dtype=torch.float64)
+    if align_corners:
+        position = row * ((cells - 1) / max(1, height - 1))
+    else:
+        position = ((row + 0.5) * (cells / height) - 0.5).clamp(min=0)
+    upper = position.long().clamp(max=cells - 1)
+    lower = (upper + 1).clamp(max=cells - 1)
+    start = int(upper[0])
+    weights = torch.zeros(last - first, int(lower[-1]) + 1 - start, dtype=torch.float64)
+    share = (position - upper)[:, None]
+    weights.scatter_add_(1, (upper - start)[:, None], 1 - share)
+    weights.scatter_add_(1, (lower - start)[:, None], share)
+    return slice(start, start + weights.shape[1]), weights
+
+
+def _enlarged(x: torch.Tensor, *, weights: torch.Tensor, width: int, align_corners: bool) -> torch.Tensor:
+    """(1, K, rows of the grid, w) -> (1, K, rows, W): sums of rows first, so that only `width` is left to interpolate.
+
+    No matrix product, which train.tf32 would round.
+    """
+    rows = sum(x[:, :, i : i + 1] * weights[:, i, None] for i in range(x.shape[2]))
+    return resize(torch.as_tensor(rows), (len(weights), width), align_corners)

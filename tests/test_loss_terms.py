@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg import loss_terms, losses
+from emaseg import losses
 from emaseg.loss_terms import hard_pixels, head_loss
 from emaseg.losses import cross_entropy
 from emaseg.recipe.training import Loss
@@ -64,15 +64,15 @@ def slow(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, align: bool) ->
     return value
 
 
-@pytest.mark.parametrize("chunk", [1, 1 << 24])
+@pytest.mark.parametrize(("chunk", "band"), [(0, 1), (0, 60), (1 << 24, 1)], ids=["rows", "bands", "whole"])
 @pytest.mark.parametrize("reduction", ["valid_pixels", "all_pixels"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_equals_the_definition_pixel_by_pixel(
-    name: str, reduction: losses.Reduction, chunk: int, monkeypatch: pytest.MonkeyPatch
+    name: str, reduction: losses.Reduction, chunk: int, band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects every option, alone and together: the value and the gradient, in one piece or in many."""
-    for module in (losses, loss_terms):
-        monkeypatch.setattr(module, "_CHUNK_VALUES", chunk)
+    monkeypatch.setattr(losses, "_CHUNK_VALUES", chunk)
+    monkeypatch.setattr(losses, "_BAND_VALUES", band)
     torch.manual_seed(len(name))
     loss = replace(OPTIONS[name], reduction=reduction)
     labels = torch.randint(0, 4, (2, 5, 7))
