@@ -81,6 +81,15 @@ def predict(
             "--min-confidence", metavar="X", min=0.0, max=1.0, help="Leave pixels that are less sure as ignore (255)."
         ),
     ] = 0.0,
+    bases: Annotated[
+        str | None,
+        typer.Option(
+            "--bases",
+            metavar="N|LIST",
+            help="Also draw what the N most used bases attend to at every EM iteration (MemoryNet: what is read from the "
+            "class memory); or those listed, e.g. 0,7.",
+        ),
+    ] = None,
     part: Annotated[
         str | None,
         typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts of the images, for N processes."),
@@ -113,6 +122,7 @@ def predict(
       emaseg predict photo.jpg --recipe voc_r50_d8 --weights voc_r50_d8.pth
       emaseg predict - --weights runs/first --out - < photo.jpg > mask.png
       emaseg predict street/ --save mask,confidence --classes person,car --min-confidence 0.8
+      emaseg predict photo.jpg --weights runs/first --bases 6
       emaseg predict @images.txt --shard 2/4 --resume
     """
     session = session_of(context, verbose, keeps_files=out != "-")
@@ -127,7 +137,8 @@ def predict(
     reference = recipe or weights
     if reference is None:
         _check_default()
-    folder = _folder(out, len(images) == 1 and not as_json and not resume)
+    drawn = None if bases is None else _which_bases(bases)
+    folder = _folder(out, len(images) == 1 and not as_json and not resume and drawn is None)
     from emaseg.image_inputs import find_images, shard, unread_files
     from emaseg.reference import check_precision_name, open_engine, resolve, with_em_iterations, with_precision
 
@@ -166,7 +177,9 @@ def predict(
         return _mask_to_stdout(predictor, inputs[0], class_names(classes, predictor.classes), min_confidence)
     kept = class_names(classes, predictor.classes)
     predictor.check_limits(kept, min_confidence)  # before the first image
-    done = predict_files(predictor, inputs, folder, wanted, resume, classes=kept, min_confidence=min_confidence)
+    done = predict_files(
+        predictor, inputs, folder, wanted, resume, classes=kept, min_confidence=min_confidence, bases=drawn
+    )
     return _tell_each(done, len(inputs), as_json, quiet)
 
 
@@ -291,6 +304,19 @@ def _line(image: ImageDone) -> str:
     written = next(iter(image.files.values()))
     shares = "  ".join(f"{name} {100 * share:.1f}%" for name, share in image.shares[:LARGEST])
     return f"{image.image} -> {written}  {shares}{'  (was there)' if image.skipped else ''}".rstrip()
+
+
+def _which_bases(text: str) -> int | list[int]:
+    """A number, or a list of numbers.
+
+    Raises:
+        RecipeError: neither.
+    """
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isascii() and number.isdecimal() for number in numbers):
+        raise RecipeError(f"--bases {text}: give a number or a list of numbers", "--bases 6, or --bases 0,7,12")
+    found = [int(number) for number in numbers]
+    return found if "," in text else found[0]
 
 
 def class_names(text: str | None, known: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ Room: outputs. Legend: H W image height and width, K classes.
     probabilities  NumPy archive: "probabilities" (K, H, W) float16 and "classes" (K,) names; 2 K H W bytes
     confidence     grey PNG: the probability of each pixel's most likely class, 0..255 for 0..1
     json           what `--json` prints for the image
+    bases          PNG: what the bases attend to, of `--bases` (attention_maps.py)
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from emaseg.visual import IGNORE_COLOUR, palette_png
 
 UInt8 = npt.NDArray[np.uint8]
 
-Output = Literal["mask", "overlay", "color", "values", "probabilities", "confidence", "json"]
+Output = Literal["mask", "overlay", "color", "values", "probabilities", "confidence", "json", "bases"]
 
 ENDINGS: dict[Output, str] = {
     "mask": "_mask.png",
@@ -41,6 +42,7 @@ ENDINGS: dict[Output, str] = {
     "probabilities": "_probabilities.npz",
     "confidence": "_confidence.png",
     "json": "_result.json",
+    "bases": "_bases.png",
 }
 DEFAULT: tuple[Output, ...] = ("mask", "overlay")
 _SPARE = 256 - 1  # index of ignored pixels
@@ -103,6 +105,11 @@ def _json(prediction: Prediction, data: Data, report: Mapping[str, Any]) -> byte
     return signed_json(json.dumps(report, allow_nan=False, indent=2).encode())
 
 
+def _bases(prediction: Prediction, data: Data, report: Mapping[str, Any]) -> bytes:
+    assert prediction.bases is not None
+    return _png(prediction.bases, level=6)
+
+
 _ENCODERS: dict[Output, Callable[[Prediction, Data, Mapping[str, Any]], bytes]] = {
     "mask": _mask,
     "overlay": _overlay,
@@ -111,10 +118,12 @@ _ENCODERS: dict[Output, Callable[[Prediction, Data, Mapping[str, Any]], bytes]] 
     "probabilities": _probabilities,
     "confidence": _confidence,
     "json": _json,
+    "bases": _bases,
 }
 
 
 def _png(picture: Image.Image, *, level: int) -> bytes:
+    """A PNG with our mark. level: of compression, 1..9."""
     file = io.BytesIO()
     picture.save(file, format="PNG", compress_level=level)
     return signed(file.getbuffer())

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from emaseg.attention_maps import AttentionMaps, attention_maps, attention_picture
 from emaseg.data.files.images import read_image
 from emaseg.data.files.signed import Identity, check_place, identities
 from emaseg.data.labels import label_set
@@ -149,6 +150,27 @@ class Predictor:
             return self._predict(pixels_of(image), confidence, probabilities, classes, min_confidence)
         pictures = read_ahead(pixels_of, image)  # the next file is read while the network is at work
         return [self._predict(p, confidence, probabilities, classes, min_confidence) for p in pictures]
+
+    def bases(self, image: Picture, iterations: int | None = None) -> AttentionMaps:
+        """How much each base of an EMANet is responsible for each part of a picture, at every EM iteration; of a
+        MemoryNet, by what weight each part reads the row of each class.
+
+            maps = predictor.bases("photo.jpg")
+            maps.values  # (T, M, h, w); the sums over M are 1
+
+        Args:
+            image: as for `predict`. iterations: T; None = as many as the network runs.
+
+        Raises:
+            DataError: as `predict`. RecipeError: the network is an exported file.
+        """
+        stats, protocol = self.recipe.backbone.pixel_stats, self.recipe.inference
+        return attention_maps(self.model, pixels_of(image), protocol, stats, self.device, self.classes, iterations)
+
+    def bases_picture(self, image: Picture, choice: int | Sequence[int], iterations: int | None = None) -> Image.Image:
+        """The maps of `bases` as one picture: of the `choice` most used bases, or of those listed, counted from 0."""
+        stats, protocol, labels = self.recipe.backbone.pixel_stats, self.recipe.inference, label_set(self.recipe.data)
+        return attention_picture(self.model, pixels_of(image), protocol, stats, self.device, labels, choice, iterations)
 
     def check_limits(self, classes: Collection[str], min_confidence: float) -> None:
         """
@@ -315,6 +337,7 @@ def predict_files(
     *,
     classes: Collection[str] = (),
     min_confidence: float = 0.0,
+    bases: int | Sequence[int] | None = None,
 ) -> Iterator[ImageDone]:
     """Write `<stem>_mask.png` and what else is wanted below `out` for every input.
 
@@ -327,6 +350,7 @@ def predict_files(
         save: which files.
         resume: skip inputs whose files are all there; their shares come from the mask.
         classes, min_confidence: as for Predictor.predict.
+        bases: also `<stem>_bases.png`, as Predictor.bases_picture draws it.
 
     Yields:
         One ImageDone for each input, in order.
@@ -336,7 +360,8 @@ def predict_files(
         SystemFault: a file cannot be written (disk full, no permission).
     """
     predictor.check_limits(classes, min_confidence)
-    job = _Job(predictor, out, tuple(save), resume, tuple(classes), min_confidence, _taken(inputs))
+    wanted = (*save, "bases") if bases is not None else tuple(save)
+    job = _Job(predictor, out, wanted, resume, tuple(classes), min_confidence, bases, _taken(inputs))
     # One thread decodes the next image and one writes the last while this one computes.
     predicted = map(job.predict, read_ahead(job.read, inputs))
     return write_behind(job.write, predicted, waits=job.is_large)
@@ -359,6 +384,7 @@ class _Job:
     resume: bool
     classes: Sequence[str]
     min_confidence: float
+    bases: int | Sequence[int] | None
     taken: Collection[Identity]
 
     def read(self, item: ImageInput) -> ImageDone | tuple[ImageDone, UInt8]:
@@ -390,6 +416,9 @@ class _Job:
                 classes=self.classes,
                 min_confidence=self.min_confidence,
             )
+            if self.bases is not None:
+                drawn = self.predictor.bases_picture(pixels, self.bases)
+                prediction = dataclasses.replace(prediction, bases=drawn)
         except DataError as error:
             return ImageDone(done.image, error=f"{done.image}: {error.message}", hint=error.hint)
         height, width = prediction.labels.shape

@@ -44,6 +44,7 @@ class Prediction:
         width, height: of the picture, in pixels.
         confidence: (H, W) float32, the probability of each pixel's most likely class; None unless asked for.
         probabilities: (K, H, W) float16, of every class; None unless asked for.
+        bases: what the bases attend to, drawn by `predict --bases`; else None.
         classes: K names. palette: (K, 3) uint8 RGB. image: (H, W, 3) uint8 RGB, the picture itself.
         tiles: how it was divided, where it did not fit into memory whole: another protocol than the recipe's.
     """
@@ -57,6 +58,7 @@ class Prediction:
     classes: tuple[str, ...] = ()
     palette: UInt8 = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
     image: UInt8 | None = field(default=None, repr=False)
+    bases: Image.Image | None = field(default=None, repr=False)
     tiles: str | None = None
 
     def overlay(self) -> Image.Image:

@@ -177,10 +177,10 @@ def test_every_output_is_what_it_says_and_may_be_replaced(predictor: Predictor, 
     """Probabilities sum to 1 and lead to the mask, confidence is their maximum; a second run replaces all, an edited
     file stays."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    outputs: tuple[Output, ...] = get_args(Output)
+    outputs: tuple[Output, ...] = tuple(output for output in get_args(Output) if output != "bases")
     for _ in range(2):
         files = written(predictor, tmp_path / "a.png", tmp_path / "out", outputs)["a"]
-    assert list(files) == list(ENDINGS) == list(outputs)
+    assert list(files) == [output for output in ENDINGS if output != "bases"] == list(outputs)
     assert all(is_signed(path) for path in files.values())
     with np.load(files["probabilities"]) as archive:
         probabilities, names = archive["probabilities"], archive["classes"]

@@ -23,8 +23,9 @@ FLOORS = (
     ("data", "losses", "optim", "run_folder", "schedule"),
     ("loss_terms", "run_length", "weight_average"),
     ("data/files", "models"),
-    ("compute", "data/pipeline", "data/sets", "engine", "exported", "prediction", "weights"),
+    ("compute", "data/pipeline", "data/sets", "engine", "attention_sheet", "exported", "prediction", "weights"),
     (
+        "attention_maps",
         "checkpoint",
         "class_balance",
         "datasets",

@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "predict": (
         ("images",),
         {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations", "--precision", "--max-memory"}
-        | {"--classes", "--min-confidence", "--shard"}
+        | {"--bases", "--classes", "--min-confidence", "--shard"}
         | COMMON,
     ),
     "export": (
