@@ -27,6 +27,7 @@ from emaseg.files import fault as file_fault
 
 from .check_data import check_data
 from .convert import convert
+from .doctor import doctor
 from .download_weights import download_weights
 from .eval import evaluate
 from .export import export
@@ -80,6 +81,7 @@ app.command("runs", short_help="List the runs in a folder, and what to do next."
 app.command("check-data", short_help="Find everything that is wrong with a data set.")(check_data)
 app.command("init", short_help="Write a recipe for a folder of images and masks.")(init)
 app.command("convert", short_help="Make masks from what annotation tools export.")(convert)
+app.command("doctor", short_help="Check whether this machine can do the work.")(doctor)
 
 
 def _version(wanted: bool) -> None:

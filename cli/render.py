@@ -254,6 +254,18 @@ def print_finding(level: Literal["error", "warning"], title: str, lines: Iterabl
     out.print(text.append_text(_remedy(remedy, out)))
 
 
+def print_check(name: str, value: str, state: Literal["ok", "warning", "error"], remedy: str) -> None:
+    """A line on stdout of something that was looked at, and below it what to do."""
+    out = console(sys.stdout)
+    begin, style = f"{state:<8}{name:<18}", {"ok": "green", "warning": "yellow", "error": "bold red"}[state]
+    text = Text(fitted(shown(value), out, begin, " " * len(begin)))
+    text.stylize(style, 0, len(state))
+    if remedy:
+        text.append("\n" + fitted(shown(remedy), out, f"{'':<8}try: ", " " * 13), style="bold")
+    out.print(text)
+    sys.stdout.flush()
+
+
 def print_scores(
     scores: Scores,
     comparison: Comparison,

@@ -5,7 +5,7 @@ Room: image_state.
 To read 200,000 images before each start would take minutes. So every file is asked for its size, and of files evenly
 spread over the set some bytes are read: that finds a set that was made again, converted, resized or mended, in about a
 second. One image changed at equal size between those is not found; but its time is, and that is said. Of a set of more
-than 100,000 images 20,000 are asked, evenly spread.
+than 25,000 images 10,000 are asked, evenly spread.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from emaseg.events import Note
 _SAMPLED = 256  # files of which bytes are read
 _PIECES = 16  # places of a file that are read
 _PIECE = 8192  # bytes of each
-_ALL = 100_000  # images of which every file is asked for size and time
-_SOME = 20_000  # images whose files are asked where there are more; and names that are hashed at once
+_ALL = 25_000  # images of which every file is asked for size and time
+_SOME = 10_000  # images whose files are asked where there are more; and names that are hashed at once
 _THREADS = 16  # a network disk answers many questions at once as fast as one
 
 _SPLITS = {"training": "", "evaluation": "eval_"}  # and how their keys begin

@@ -43,6 +43,7 @@ FLOORS = (
     (
         "check_data",
         "convert",
+        "doctor",
         "evaluate",
         "image_inputs",
         "reference",

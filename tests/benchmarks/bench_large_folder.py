@@ -4,7 +4,8 @@
 
 The files are hard links to a few tiny ones, in sub-folders of a thousand. Every start is a process of its own; what is
 measured is what `train` does before its first step (open and check both phases, compare with the checkpoint's state of
-the images, draw the order of an epoch), without imports. `change` adds one pair: the index must not be used then.
+the images, draw the order of an epoch), without imports. CPU is what of it
+the processor worked: on a busy machine the other columns say little. `one pair added` must not use the index.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from emaseg.memory import peak_memory
 from emaseg.recipe import parse_recipe
 import torch
 recipe = parse_recipe(sys.argv[1], "bench.toml").recipe
-before = time.perf_counter()
+before, busy = time.perf_counter(), time.process_time()
 train, evaluation, _ = open_datasets(recipe)
 opened = time.perf_counter()
 state = image_state(train, evaluation)
 order = epoch_order(len(train), recipe.train.seed, 0)
 done = time.perf_counter()
 peak = peak_memory(torch.device("cpu"))
-print(json.dumps({"open": opened - before, "state": done - opened, "peak": peak, "images": len(train) + len(evaluation),
+print(json.dumps({"cpu": time.process_time() - busy, "open": opened - before, "state": done - opened, "peak": peak, "images": len(train) + len(evaluation),
                   "names": state["names"], "order": order[:5].tolist()}))
 """
 
@@ -116,10 +117,12 @@ def main(pairs: int, top: Path) -> None:
     changed = start(large, cache)
     assert changed["images"] == pairs + 1
     rows.append(("one pair added", changed))
-    print(f"{'':<16}{'open':>9}{'state':>9}{'total':>9}{'memory above 20 pairs':>24}")
+    print(f"{'':<16}{'open':>9}{'state':>9}{'total':>9}{'CPU':>9}{'memory above 20 pairs':>24}")
     for name, row in rows:
         more = (row["peak"] - base["peak"]) / 1e6
-        print(f"{name:<16}{row['open']:>8.1f}s{row['state']:>8.1f}s{row['open'] + row['state']:>8.1f}s{more:>21.0f} MB")
+        print(
+            f"{name:<16}{row['open']:>8.1f}s{row['state']:>8.1f}s{row['open'] + row['state']:>8.1f}s{row['cpu']:>8.1f}s{more:>21.0f} MB"
+        )
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         ("folder",),
         {"--out", "--format", "--overlap", "--unlabelled", "--empty"} | {"--json", "--quiet", "-q", "--verbose", "-v"},
     ),
+    "doctor": ((), {"--json", "--verbose", "-v"}),
 }
 
 REPEATABLE = {
