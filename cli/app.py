@@ -25,6 +25,7 @@ from emaseg import __version__
 from emaseg.errors import SystemFault, UserError, nearest
 from emaseg.files import fault as file_fault
 
+from .bench import bench
 from .check_data import check_data
 from .convert import convert
 from .doctor import doctor
@@ -82,6 +83,7 @@ app.command("check-data", short_help="Find everything that is wrong with a data 
 app.command("init", short_help="Write a recipe for a folder of images and masks.")(init)
 app.command("convert", short_help="Make masks from what annotation tools export.")(convert)
 app.command("doctor", short_help="Check whether this machine can do the work.")(doctor)
+app.command("bench", short_help="Measure how fast a network runs or trains here.")(bench)
 
 
 def _version(wanted: bool) -> None:

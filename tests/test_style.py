@@ -55,7 +55,7 @@ FLOORS = (
         "submit",
     ),
     ("report",),
-    ("dry_run", "export", "predict", "train"),
+    ("bench", "dry_run", "export", "predict", "train"),
     ("api",),
     ("__init__",),
 )

@@ -94,7 +94,7 @@ def as_precise_as(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def without_autocast(like: torch.Tensor) -> contextlib.AbstractContextManager[None]:
     """Within the block, operations on the device of `like` compute in the format of their inputs."""
     kind = like.device.type
-    if not torch.is_autocast_enabled(kind):  # an exported program has no trace of the block then
+    if like.is_meta or not torch.is_autocast_enabled(kind):  # an exported program has no trace of the block then
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
 

@@ -59,6 +59,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {"--out", "--format", "--overlap", "--unlabelled", "--empty"} | {"--json", "--quiet", "-q", "--verbose", "-v"},
     ),
     "doctor": ((), {"--json", "--verbose", "-v"}),
+    "bench": (
+        ("reference",),
+        {"--shape", "--batch", "--threads", "--passes", "--warm-up", "--train", "--precision", "--compile"} | COMMON,
+    ),
 }
 
 REPEATABLE = {
@@ -67,6 +71,7 @@ REPEATABLE = {
     ("predict", "overrides"),
     ("export", "overrides"),
     ("check-data", "overrides"),
+    ("bench", "overrides"),
 }
 
 

@@ -1,0 +1,91 @@
+"""`bench`: the paper's own count of its networks, figures that fit together, and a step whose stages add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from emaseg.bench import STAGES, Case, Measured, parts
+from emaseg.recipe import load_recipe
+from tests.helpers import TINY, emaseg
+from tests.models.test_emanet_rows import TABLE_1, TABLE_1_BARE, millions
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("channels", TABLE_1)
+def test_the_papers_table_1(channels: int) -> None:
+    """Protects the columns of table 1: billions of multiply-adds at 513x513 and millions of parameters, of the bare
+    ResNet-101 and of the attention beside it. Ours leave out what is neither convolution nor product: up to 1 %."""
+    found = {part.name: part for part in parts(load_recipe(f"paper_voc_val_r101_emanet{channels}"), 513, 513)}
+    backbone, unit = found["backbone"], found["EM attention unit"]
+    cost, parameters = TABLE_1[channels]
+    assert backbone.multiply_adds / 1e9 == pytest.approx(TABLE_1_BARE[0], rel=0.01)
+    assert millions(backbone.parameters, TABLE_1_BARE[1]) == TABLE_1_BARE[1]
+    assert unit.multiply_adds / 1e9 == pytest.approx(cost, rel=0.01)
+    assert millions(unit.parameters, parameters) == parameters
+    *single, whole = found.values()
+    assert sum(part.multiply_adds for part in single) == whole.multiply_adds
+
+
+def test_latencies_are_those_of_the_passes() -> None:
+    """Protects the percentiles: each is the time of a pass, and 99 of few passes is the slowest."""
+    seconds = tuple(0.001 * i for i in (5, 1, 4, 2, 3))
+    result = Measured(Case(2, 64, 64, "fp32", 1), seconds, 0.01, None, True)
+    assert [result.latency(p) for p in (1, 50, 90, 99)] == [0.001, 0.003, 0.005, 0.005]
+    assert result.images_per_second == pytest.approx(2 / 0.003)
+
+
+def test_the_command_measures_what_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the JSON: a case for each shape, batch and number of threads, without any weights, and where it ran."""
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    cases = ("--shape", "32x48,40x40", "--batch", "1,2", "--threads", "1")
+    code, out, _ = emaseg(capsys, "bench", file, *cases, "--passes", "2", "--warm-up", "1", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert [(c["height"], c["width"], c["batch"]) for c in content["cases"]] == [
+        *((32, 48, 1), (32, 48, 2)),
+        *((40, 40, 1), (40, 40, 2)),
+    ]
+    assert all(0 < c["seconds"]["p50"] <= c["seconds"]["p99"] for c in content["cases"])
+    assert all(c["precision"] == "fp32" and c["passes"] == 2 for c in content["cases"])
+    assert {"device", "torch", "cores"} <= set(content["environment"])
+    code, out, _ = emaseg(
+        capsys, "bench", file, "--shape", "32x32", "--passes", "1", "--warm-up", "0", "--threads", "1"
+    )
+    assert code == 0
+    assert "EM attention unit" in out
+    assert "1 of 32x32" in out
+
+
+def test_a_training_step_by_its_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects --train: the trainer's own step, none of its stages negative or missing."""
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    code, out, _ = emaseg(capsys, "bench", file, "--train", "--passes", "2", "--warm-up", "1", "--json")
+    assert code == 0
+    found = json.loads(out)["train"]
+    assert tuple(found["seconds"]) == STAGES
+    assert all(seconds >= 0 for seconds in found["seconds"].values())
+    assert found["seconds"]["backward"] > 0
+    assert found["seconds"]["loss"] > 0
+    assert (found["batch"], found["crop"]) == (4, [32, 32])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--shape", "512"), "512x1024"), (("--precision", "fp8"), "fp"), (("--batch", "0"), "--batch 1,2")],
+)
+def test_wrong_options(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 with how to write it."""
+    code, _, err = emaseg(capsys, "bench", "demo", *arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_a_name_that_is_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe needs no weights; what is no recipe is still an error."""
+    assert emaseg(capsys, "bench", "no/such/run")[0] == 3
