@@ -25,9 +25,7 @@ IGNORE = 255  # the label, everywhere inside the program, of a pixel that is nei
 
 
 # Keys that nothing reads: they tell people where a row comes from.
-DOCUMENTATION = frozenset(
-    f"published.{key}" for key in ("checkpoint_mirrors", "hardware", "images_per_second", "log", "memory_gb", "note")
-)
+DOCUMENTATION = frozenset(f"published.{key}" for key in ("checkpoint_mirrors", "log", "note"))
 
 
 # ------------------------------------------------------------------------------------------------ inference
