@@ -35,12 +35,22 @@ MEMORYNET = (
     'aspp_dilations=[1, 2], memory_loss_weight=1.0, memory_loss_statistics="shared", memory_gradient="updated"%s}'
 )
 PLAIN = ('loss.ranks="plain_mean"', "train.ranks=4")
+THIN = (
+    "loss.class_weights=[1.0, 2.0, 0.5, 4.0, 3.0]",
+    "loss.dice_weight=0.5",
+    "loss.label_smoothing=0.1",
+    "optim.clip_norm=0.5",
+    "optim.warmup=3",
+    "train.freeze='backbone_norms'",
+)
 EPOCHS = ("train.iterations=20", "data.train_images=8", "optim.lr=0.001")  # the memory loss begins with step 2
 
 CASES: Mapping[str, tuple[torch.dtype, Recipe]] = {
     "emanet": (torch.float64, tiny("model.dropout=0.0", *EPOCHS)),
     "emanet_float32": (torch.float32, tiny("model.dropout=0.0", *EPOCHS)),
     "emanet_all_pixels": (torch.float64, tiny("model.dropout=0.0", 'loss.reduction="all_pixels"', *EPOCHS)),
+    "emanet_thin": (torch.float64, tiny("model.dropout=0.0", *THIN, *EPOCHS)),
+    "emanet_focal": (torch.float64, tiny("model.dropout=0.0", "loss.focal_gamma=2.0", THIN[0], *EPOCHS)),
     "emanet_plain_mean": (torch.float64, tiny("model.dropout=0.0", *PLAIN, *EPOCHS)),
     "memorynet": (torch.float64, tiny(MEMORYNET % "", *EPOCHS)),
     "memorynet_float32": (torch.float32, tiny(MEMORYNET % "", *EPOCHS)),
