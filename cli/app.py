@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from emaseg import __version__
-from emaseg.errors import SystemFault, UserError, nearest
+from emaseg.errors import PeerFailed, SystemFault, UserError, nearest
 from emaseg.files import fault as file_fault
 
 from .bench import bench
@@ -173,6 +173,8 @@ def _report(error: BaseException, session: Session, streams: Streams) -> int:
         return _leave_quietly()
     from .render import print_error, print_traceback  # rich is worth its import only now
 
+    if isinstance(error, PeerFailed):  # the other process has said why
+        return error.exit_code
     if session.verbose:
         print_traceback(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):

@@ -63,6 +63,10 @@ Precision = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the network first: minutes once, kept in the cache; pays on a GPU.")
 ]
+Nproc = Annotated[
+    int | None,
+    typer.Option("--nproc", metavar="N", min=1, help="Use N processes of this machine, e.g. one for each GPU."),
+]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; results and errors only.")]

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emaseg.ranks import Rank, check_ranks
 from emaseg.words import duration, quoted, quoted_path
 
-from .options import SCHEMA, Device, Json, Overrides, Quiet, Verbose, session_of
+from .options import SCHEMA, Device, Json, Nproc, Overrides, Quiet, Verbose, session_of
+from .ranks import as_rank, launched, rank_of, tell_of_gpus
 
 if TYPE_CHECKING:
     from emaseg.events import Finished, Forecast, Measuring, TrainEvent
@@ -53,6 +55,7 @@ def train(
             "or a weight file. The same as --set train.init_from.",
         ),
     ] = None,
+    nproc: Nproc = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
     as_json: Json = False,
@@ -68,11 +71,21 @@ def train(
       emaseg train my.toml --out runs/mine --set optim.lr=0.005
       emaseg train my.toml --out runs/mine --resume
       emaseg train my.toml --init-from runs/first
+      emaseg train voc_r50_d8 --nproc 8
 
-    The run folder's path is the last line on stdout.
+    The run folder's path is the last line on stdout. Several nodes: torchrun ... -m emaseg.cli train RECIPE, or srun.
     """
     session = session_of(context, verbose, keeps_files=not dry_run)
-    output = Output(recipe, overrides, as_json, quiet)
+    rank = rank_of(nproc)
+    output = Output(recipe, overrides, as_json, quiet, rank)
+    if nproc and nproc > 1 and not dry_run:
+        steps = _loaded(recipe, overrides, init_from, resume, verbose=False, quiet=True).recipe.train
+        check_ranks(steps.batch, steps.ranks, nproc)
+        return launched(
+            ["train", *_as_typed(recipe, out, resume, init_from, overrides, device, as_json, quiet, verbose)], nproc
+        )
+    if not rank.leads:
+        return _follow(rank, device)
     if dry_run:
         plain = _loaded(recipe, overrides, init_from, resume, verbose, quiet).recipe
         run = out or _known_run(recipe, plain.name) if resume else None
@@ -81,10 +94,11 @@ def train(
         run, others = out, False
         try:
             others = out is not None and not resume and _can_resume(out)  # a run that this command will not touch
-            loaded = _loaded(recipe, overrides, init_from, resume, verbose, quiet)
-            with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
-                session.log = run / "log.txt"
-                return _train(loaded.recipe, run, resume, device, stop, output)
+            with as_rank(rank, device):
+                loaded = _loaded(recipe, overrides, init_from, resume, verbose, quiet)
+                with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
+                    session.log = run / "log.txt"
+                    return _train(loaded.recipe, run, resume, device, stop, output)
         except SystemExit:  # a second signal
             if run is None and resume:
                 run = _known_run(recipe, Path(recipe).stem)
@@ -101,6 +115,37 @@ class Output:
     overrides: Sequence[str]
     as_json: bool
     quiet: bool
+    rank: Rank
+
+
+def _as_typed(
+    recipe: str,
+    out: Path | None,
+    resume: bool,
+    init_from: str | None,
+    overrides: Sequence[str],
+    device: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> list[str]:
+    """The command's arguments once more, without --nproc."""
+    options = [f"--set={change}" for change in overrides]
+    options += [] if out is None else [f"--out={out}"]
+    options += [] if init_from is None else [f"--init-from={init_from}"]
+    flags = (("--resume", resume), ("--json", as_json), ("--quiet", quiet), ("--verbose", verbose))
+    return [*options, f"--device={device}", *(name for name, given in flags if given), "--", recipe]
+
+
+def _follow(rank: Rank, device: str) -> int:
+    """Train as a rank that only computes: it reads no recipe and writes no file."""
+    with stop_on_signals(quiet=True) as stop, as_rank(rank, device):
+        from emaseg.device import keep_freed_memory, pick_device
+        from emaseg.follow import follow
+
+        keep_freed_memory()
+        follow(pick_device(device), stop.flag)
+    return 0
 
 
 def _loaded(
@@ -130,7 +175,10 @@ def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, out
     from emaseg.train import train as train_engine
 
     keep_freed_memory()
-    events = train_engine(recipe, run, resume=resume, device=pick_device(device), stop=stop.flag)
+    target = pick_device(device)
+    if not output.quiet:
+        tell_of_gpus(target, device, output.rank, f"emaseg train {quoted(output.recipe)}")
+    events = train_engine(recipe, run, resume=resume, device=target, stop=stop.flag)
     with contextlib.closing(events):
         finished = _show(events, output.quiet)
     if not finished.interrupted:
@@ -177,7 +225,7 @@ def _report(finished: Finished, data: Data, output: Output) -> None:
     from .render import print_json, print_lines, print_path
 
     if not output.quiet:
-        print_lines(_closing_lines(finished, output.recipe, data, output.overrides))
+        print_lines(_closing_lines(finished, output, data))
     if output.as_json:
         content = {"steps": finished.step, "best_miou": finished.best_miou, "interrupted": finished.interrupted}
         print_json({"schema": SCHEMA, "run": str(finished.run), **content})
@@ -278,15 +326,16 @@ def _known_run(recipe: str, name: str) -> Path | None:
     return runs[-1] if runs else None
 
 
-def _closing_lines(finished: Finished, recipe: str, data: Data, overrides: Sequence[str]) -> list[str]:
+def _closing_lines(finished: Finished, output: Output, data: Data) -> list[str]:
     """How it ended, and commands to go on with."""
     from emaseg.submit import layout_of
 
     run = quoted_path(finished.run)
     if finished.interrupted:
-        changes = "".join(f" --set {quoted(change)}" for change in overrides)
-        typed = quoted_path(recipe) if recipe.startswith("-") else quoted(recipe)
-        again = f"emaseg train {typed} --out {run} --resume{changes}"
+        changes = "".join(f" --set {quoted(change)}" for change in output.overrides)
+        typed = quoted_path(output.recipe) if output.recipe.startswith("-") else quoted(output.recipe)
+        ranks = f" --nproc {output.rank.world}" if output.rank.supervised else ""
+        again = f"emaseg train {typed} --out {run} --resume{ranks}{changes}"
         return [f"interrupted after step {finished.step}; continue with:", f"  {again}"]
     best = "" if finished.best_miou is None else f"; best mIoU {100 * finished.best_miou:.2f}"
     state = "was complete already" if finished.already else "done"
@@ -309,7 +358,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals(quiet: bool = False) -> Iterator[Stop]:
     """Within the block, Ctrl-C, SIGTERM and SIGUSR1 (Slurm's early warning) ask the run to save and end.
 
     So does SIGHUP, a lost terminal: nothing more is written there. Where it is ignored (nohup), it stays ignored.
@@ -335,6 +384,8 @@ def stop_on_signals() -> Iterator[Stop]:
         if again:
             signal.signal(signum, signal.SIG_DFL)
             raise SystemExit(128 + stop.signum)
+        if quiet:
+            return
         with contextlib.suppress(OSError):  # print is not safe in a handler; nobody may be reading
             os.write(2, b"\nstopping after this step; once more to stop at once\n")
 

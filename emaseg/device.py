@@ -12,6 +12,7 @@ import sys
 import torch
 
 from emaseg.errors import RecipeError, SystemFault, nearest
+from emaseg.ranks import this_rank
 
 _KINDS = ("auto", "cpu", "cuda", "mps")
 _ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}  # what people write; by its letters gpu is next to cpu
@@ -20,6 +21,8 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 def pick_device(name: str) -> torch.device:
     """The device called `name`: auto (CUDA, else CPU), cpu, cuda, cuda:N or mps.
+
+    Of several processes on a machine each gets a GPU of its own.
 
     Raises:
         RecipeError: no such name.
@@ -31,8 +34,15 @@ def pick_device(name: str) -> torch.device:
         meant = f'did you mean "{alias}"?' if alias else nearest(kind, _KINDS)
         hint = f"{meant} known are auto (CUDA where there is one), cpu, cuda, cuda:N and mps".strip()
         raise RecipeError(f"--device {name}: no such device name", hint)
+    rank = this_rank()
+    if rank.world > 1 and (number or kind == "mps"):
+        raise RecipeError(f"--device {name}: {rank.world} processes cannot share it", "use auto, cuda or cpu")
+    if kind == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    if rank.world > 1 and kind in ("auto", "cuda"):
+        kind, number, name = "cuda", str(rank.local), f"cuda:{rank.local}"
     if kind == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:

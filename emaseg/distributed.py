@@ -10,35 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from emaseg.errors import EmasegError, SystemFault
+from emaseg.errors import PeerFailed, SystemFault
 from emaseg.ranks import Rank
 
+Content = TypeVar("Content")
+
+_BUG = 70  # exit code of an exception that has none of its own
 _FAILED = "emaseg/failed"  # key of the ranks' common store: how many have failed; the first one tells people
 _CODE = "emaseg/code"  # the exit code of the first one
 _WAIT = datetime.timedelta(seconds=2)  # for that code
 _PATIENCE = datetime.timedelta(
     hours=2
 )  # with a rank that sends nothing: it may be downloading, or writing to a slow disk
-
-
-class PeerFailed(EmasegError):
-    """Another rank has failed. It tells why, so this one ends without a word.
-
-    Attributes:
-        exit_code: the other one's, as far as it is known. known: it is.
-    """
-
-    def __init__(self, exit_code: int = SystemFault.exit_code, *, known: bool = False) -> None:
-        super().__init__("another process of this run has ended")
-        self.exit_code = exit_code
-        self.known = known
 
 
 def world_size() -> int:
@@ -101,6 +90,15 @@ def from_rank_0(content: object) -> object:
     return box[0]
 
 
+def from_all_ranks(content: Content) -> list[Content]:
+    """What each rank has, in their order."""
+    if world_size() == 1:
+        return [content]
+    box: list[Content | None] = [None] * world_size()
+    dist.all_gather_object(box, content)
+    return [one for one in box if one is not None]
+
+
 def gathered(x: torch.Tensor) -> torch.Tensor:
     """The `x` of all ranks, one after the other along the first dimension. Shapes must agree."""
     world = world_size()
@@ -114,42 +112,55 @@ def gathered(x: torch.Tensor) -> torch.Tensor:
 # --------------------------------------------------------------------------------------- meeting and losing others
 @contextlib.contextmanager
 def joined(rank: Rank, device: torch.device) -> Iterator[None]:
-    """Within the block this process is one of `rank.world`; nothing happens where it is alone.
+    """Within the block this process is one of `rank.world`; nothing happens where it is alone, or is that already.
+
+    Of several that fail for one reason, such as missing memory, one tells people: the first. The errors of the others
+    become PeerFailed.
 
     Raises:
         SystemFault: the others cannot be reached.
+        PeerFailed: another rank failed before.
     """
-    if rank.world == 1:
+    if rank.world == 1 or dist.is_initialized():
         yield
         return
+    _meet(rank, device)
+    try:
+        yield
+    except (PeerFailed, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        code = int(getattr(error, "exit_code", _BUG))
+        if not _is_first_to_fail(code):
+            raise PeerFailed(code) from error
+        raise
+    finally:
+        if device.type == "cpu":  # NCCL would wait for ranks that are gone; it ends with the process
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+
+
+def _meet(rank: Rank, device: torch.device) -> None:
     backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    environment = f"tcp://{rank.address}:{rank.port}"
     try:
         # env:// knows whether the launcher or rank 0 keeps the store in which they meet.
-        how = "env://" if _has_torchrun_variables() else environment
+        how = "env://" if dist.is_torchelastic_launched() else f"tcp://{rank.address}:{rank.port}"
         dist.init_process_group(backend, init_method=how, rank=rank.number, world_size=rank.world, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise SystemFault(
             f"rank {rank.number} cannot meet the other processes at {rank.address}:{rank.port} ({_first_line(error)})",
             "can this machine reach that address? GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose the network card",
         ) from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
 
 
-def first_to_fail(exit_code: int) -> bool:
-    """Whether no other rank has failed before: this one then tells people why; others learn its exit code."""
-    if world_size() == 1:
-        return True
+def _is_first_to_fail(exit_code: int) -> bool:
+    """Whether no other rank has failed before. The others then learn its exit code."""
     try:
         store = _store()
-        first = store.add(_FAILED, 1) == 1
+        first = bool(store.add(_FAILED, 1) == 1)
         if first:
             store.set(_CODE, str(exit_code))
     except RuntimeError:  # the process that kept it is gone: nobody knows, so better twice than not at all
@@ -157,7 +168,7 @@ def first_to_fail(exit_code: int) -> bool:
     return first
 
 
-def code_of_the_first() -> int | None:
+def _code_of_the_first() -> int | None:
     """The exit code of the rank that failed first; None where none has told it (it was killed)."""
     try:
         store = _store()
@@ -179,8 +190,8 @@ def peers() -> Iterator[None]:
     except RuntimeError as error:  # gloo's and NCCL's errors are plain RuntimeErrors, or DistBackendError below it
         if world_size() == 1 or not _is_of_a_message(error):
             raise
-        code = code_of_the_first()
-        raise (PeerFailed() if code is None else PeerFailed(code, known=True)) from error
+        code = _code_of_the_first()
+        raise (PeerFailed() if code is None else PeerFailed(code)) from error
 
 
 def _is_of_a_message(error: RuntimeError) -> bool:
@@ -191,10 +202,6 @@ def _is_of_a_message(error: RuntimeError) -> bool:
 
 def _store() -> torch._C._distributed_c10d.Store:
     return dist.distributed_c10d._get_default_store()
-
-
-def _has_torchrun_variables() -> bool:
-    return "RANK" in os.environ and "MASTER_ADDR" in os.environ
 
 
 def _first_line(error: BaseException) -> str:

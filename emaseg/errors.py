@@ -3,6 +3,7 @@
 Room: errors.
 
     EmasegError                 anything this program raises on purpose
+    ├── PeerFailed              another process of this run has failed, and tells why
     └── UserError               the reader can fix it; carries a hint and an exit code
         ├── RecipeError    2    usage or recipe; nothing was started
         ├── DataError      3    data set or image: missing, damaged, label out of range
@@ -68,6 +69,18 @@ class Diverged(UserError):
     """Training reached a loss that is not finite."""
 
     exit_code = 5
+
+
+class PeerFailed(EmasegError):
+    """Another process of this run has failed. It tells people why, so this one ends without a word.
+
+    Attributes:
+        exit_code: the other one's, as far as it is known.
+    """
+
+    def __init__(self, exit_code: int = SystemFault.exit_code) -> None:
+        super().__init__("another process of this run has ended")
+        self.exit_code = exit_code
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:

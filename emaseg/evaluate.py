@@ -6,6 +6,7 @@ Room: evaluate. Legend: H W image size, K classes.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -17,6 +18,7 @@ from torch import nn
 
 from emaseg.data.sample import Dataset, Phase, UInt8, published_label, read_pair
 from emaseg.data.sets.published_counts import published_images
+from emaseg.distributed import from_all_ranks, largest_over_ranks, rank_number, world_size
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
 from emaseg.inference import Float32, label_and_confidence, label_map
@@ -66,6 +68,8 @@ def evaluate(
     device: torch.device | str,
     *,
     calibration: bool = False,
+    shared: bool = False,
+    stop: threading.Event | None = None,
 ) -> Iterator[Evaluating | Evaluated]:
     """Predict every image and compare it with its labels, pixel by pixel at the image's own size.
 
@@ -75,9 +79,12 @@ def evaluate(
         model: on `device`; it is put into eval mode and left there.
         stats: mean and standard deviation of the channels.
         calibration: also count how sure the network is, which costs an exponential for each class and pixel.
+        shared: all processes call this, each predicts its part of the images, every image once, and all get the scores
+            of the whole set.
+        stop: when set, in whichever process, the evaluation ends early.
 
     Yields:
-        Evaluating after each image, Evaluated with its tally at the end.
+        Evaluating after each image, Evaluated with its tally at the end, unless it was stopped.
 
     Raises:
         DataError: there are no images, or one cannot be read.
@@ -90,11 +97,23 @@ def evaluate(
     model.eval()
     tally = Tally.empty(len(dataset.classes), calibrated=calibration)
     began = time.perf_counter()
-    for done, (image, label) in enumerate(read_ahead(partial(read_pair, dataset), range(total)), start=1):
-        labels, confidence = _predicted(model, image, inference, stats, device, calibration)
-        tally.add(done - 1, dataset.name(done - 1), label, labels, confidence, image)
+    first, each = (rank_number(), world_size()) if shared else (0, 1)
+    own = range(first, total, each)
+    pairs = read_ahead(partial(read_pair, dataset), own)
+    for turn in range(-(-total // each)):
+        if turn < len(own):
+            (image, label), index = next(pairs), own[turn]
+            labels, confidence = _predicted(model, image, inference, stats, device, calibration)
+            tally.add(index, dataset.name(index), label, labels, confidence, image)
+        if stop is not None and (largest_over_ranks([int(stop.is_set())])[0] if shared else stop.is_set()):
+            pairs.close()
+            return
+        done = min(total, (turn + 1) * each)
         rate = done / max(time.perf_counter() - began, 1e-9)
         yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
+    for number, other in enumerate(from_all_ranks(tally) if shared else ()):
+        if number != first:
+            tally.merge(other)
     yield Evaluated(tally.scores(dataset.classes), tally=tally)
 
 
@@ -119,7 +138,7 @@ def evaluation_seconds(
     for event in itertools.islice(evaluate(model, dataset, inference, stats, device), _TIMED):
         rate = event.images_per_second if isinstance(event, Evaluating) else rate
     model.train(mode)
-    return len(dataset) / rate
+    return len(dataset) / rate / world_size()
 
 
 def evaluation_json(

@@ -108,6 +108,25 @@ def check_division(batch: int, world: int) -> None:
     )
 
 
+def check_ranks(batch: int, published: int, world: int) -> None:
+    """Refuse what so many processes cannot share.
+
+    Args:
+        batch: train.batch. published: train.ranks. world: processes that train.
+
+    Raises:
+        RecipeError: names the nearest that can be shared.
+    """
+    check_division(batch, world)
+    if published:
+        check_division(batch, published)
+    if published % world:
+        raise RecipeError(
+            f"train.ranks = {published}: {world} processes cannot stand for so many",
+            f"use {published} processes or a divisor of that",
+        )
+
+
 def _number(environ: Mapping[str, str], name: str) -> int:
     text = environ.get(name, "")
     if not text.isascii() or not text.isdecimal():

@@ -10,8 +10,9 @@ Buffers are therefore equal to the bit on all processes and are not sent; only b
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,30 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed import gathered, rank_number, world_size
-from emaseg.errors import RecipeError
 from emaseg.models import Network
 from emaseg.models.layers import Step
 from emaseg.models.sync_norm import share_norms
-from emaseg.ranks import check_division
 from emaseg.recipe import Recipe
 
 Forward = Callable[[torch.Tensor, torch.Tensor, Step], Mapping[str, torch.Tensor]]
-
-
-def check_ranks(recipe: Recipe, world: int) -> None:
-    """Refuse what so many processes cannot share.
-
-    Raises:
-        RecipeError: the batch, or train.ranks, cannot be divided; names the nearest that can.
-    """
-    batch, ranks = recipe.train.batch, recipe.train.ranks
-    check_division(batch, world)
-    if ranks and batch % ranks:
-        check_division(batch, ranks)
-    if ranks % world:
-        raise RecipeError(
-            f"train.ranks = {ranks} processes cannot be stood for by {world}", f"use {ranks} processes, or a divisor"
-        )
 
 
 def own_shares(recipe: Recipe) -> int:
@@ -74,12 +57,24 @@ def replicate(model: Network, recipe: Recipe, device: torch.device) -> Forward:
     return DistributedDataParallel(step, gradient_as_bucket_view=True, static_graph=not model.graph_changes, **sync)
 
 
-def same_statistics(model: Network, recipe: Recipe) -> None:
-    """Give all processes the buffers of rank 0, which it saves, where their batch norms do not share any."""
-    if world_size() == 1 or recipe.model.norm == "sync":
+@contextlib.contextmanager
+def evaluated_network(model: Network, recipe: Recipe) -> Iterator[None]:
+    """Within the block all processes have the network that rank 0 has, to evaluate it together; then their own again.
+
+    Theirs differ where norm statistics are not shared, and where rank 0 has put an average in the place of the weights.
+    """
+    if world_size() == 1 or (recipe.model.norm == "sync" and not recipe.optim.average_decay):
+        yield
         return
-    for buffer in model.buffers():
-        dist.broadcast(buffer, src=0)
+    state = list(model.state_dict().values())
+    own = [value.clone() for value in state] if rank_number() else []
+    for value in state:
+        dist.broadcast(value, src=0)
+    try:
+        yield
+    finally:
+        for value, before in zip(state, own, strict=False):
+            value.copy_(before)
 
 
 def whole_batch(batch: Batch) -> Batch:

@@ -14,9 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import cast
 
-from emaseg.distributed import from_rank_0
 from emaseg.recipe.training import Train
 from emaseg.schedule import Schedule
 
@@ -29,7 +27,7 @@ _SAFETY = 0.97  # of the time that is left
 class RunLength:
     """The schedule of a run as far as it is known now.
 
-    decided: steps that were decided on; 0 = the recipe's.
+    decided: steps that were decided on; 0 = the recipe's. Of several processes rank 0 alone decides.
     """
 
     schedule: Schedule
@@ -60,8 +58,7 @@ class RunLength:
         each = evaluation() if self.schedule.scored else 0.0
         left = _SAFETY * (3600 * self.train.hours - (time.monotonic() - self._began))
         before = self.schedule.total
-        steps = shortened(self.schedule, step, pace, each, left).total
-        self._end_at(cast(int, from_rank_0(steps)))  # one number for all processes, whose clocks differ
+        self._end_at(shortened(self.schedule, step, pace, each, left).total)
         if self.decided == before:
             return ""
         return (

@@ -1,0 +1,67 @@
+"""Commands on several processes: which one this is, and starting the others.
+
+Room: cli. torch is imported only where there are several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from emaseg.errors import RecipeError
+from emaseg.ranks import Rank, this_rank
+
+if TYPE_CHECKING:
+    import torch
+
+
+def rank_of(nproc: int | None) -> Rank:
+    """Which rank this process is.
+
+    Raises:
+        RecipeError: a launcher has started several already, and --nproc asks for more.
+    """
+    rank = this_rank()
+    if nproc is not None and rank.world > 1:
+        raise RecipeError(
+            f"--nproc {nproc}: torchrun or Slurm has started {rank.world} processes already", "leave --nproc out"
+        )
+    return rank
+
+
+def launched(arguments: Sequence[str], nproc: int) -> int:
+    """Run the command as so many ranks; its exit code."""
+    from emaseg.launch import launch
+
+    return launch(arguments, nproc)
+
+
+@contextlib.contextmanager
+def as_rank(rank: Rank, device: str) -> Iterator[None]:
+    """Within the block this process is one of several, if it is."""
+    if rank.world == 1:
+        yield
+        return
+    from emaseg.device import pick_device
+    from emaseg.distributed import joined
+
+    if rank.supervised:
+        from emaseg.launch import end_with_launcher
+
+        end_with_launcher()
+    with joined(rank, pick_device(device)):
+        yield
+
+
+def tell_of_gpus(target: torch.device, asked: str, rank: Rank, command: str) -> None:
+    """One line where a machine has more GPUs than are used."""
+    if target.type != "cuda" or rank.world > 1 or ":" in asked:
+        return
+    import torch
+
+    from .render import print_lines
+
+    count = torch.cuda.device_count()
+    if count > 1:
+        print_lines([f"one of {count} GPUs is used; all of them: {command} --nproc {count}"])
