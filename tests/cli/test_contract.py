@@ -16,7 +16,7 @@ COMMON = {"--set", "--device", "--json", "--quiet", "-q", "--verbose", "-v"}
 
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     # name: (arguments, options)
-    "train": (("recipe",), {"--out", "--resume", "--dry-run", "--init-from"} | COMMON),
+    "train": (("recipe",), {"--out", "--resume", "--dry-run", "--init-from", "--nproc"} | COMMON),
     "eval": (
         ("reference",),
         {
