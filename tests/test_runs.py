@@ -69,3 +69,45 @@ def test_a_finished_run_goes_on(finished: Path) -> None:
     assert (last.step, last.interrupted, last.already) == (6, False, False)
     (run,) = list_runs(finished)
     assert (run.state, run.step, run.total) == ("complete", 6, 6)
+
+
+# ------------------------------------------------------------------------------------------------------ several runs
+def test_runs_are_compared_by_recipe_and_by_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What differs and nothing else, each class held against the first run, and one page that needs no other file."""
+    import json
+    import xml.etree.ElementTree as ET
+
+    from tests.helpers import emaseg, tiny
+    from tests.helpers import run as train_run
+
+    first, second = tmp_path / "a", tmp_path / "<b> & c"
+    train_run(tiny(), first)
+    train_run(tiny("optim.lr=0.01", "model.bases=6"), second)
+    page = tmp_path / "compared.html"
+    code, stdout, stderr = emaseg(capsys, "runs", first, second, "--out", page)
+    assert (code, stderr) == (0, "")
+    assert stdout.splitlines()[-1] == str(page)
+    keys = [line.split() for line in stdout.splitlines() if line.startswith(("model", "optim", "data", "train"))]
+    assert keys == [["model.bases", "4", "6"], ["optim.lr", "0.05", "0.01"]]
+    code, stdout, _ = emaseg(capsys, "runs", first, second, "--json")
+    content = json.loads(stdout)
+    assert [row["name"] for row in content["per_class"]] == ["background", "disc", "square", "triangle", "ring"]
+    mious = [run["miou"] for run in content["runs"]]
+    for place, miou in enumerate(mious):  # of five classes all occur in the four images, or are predicted
+        ious = [row["iou"][place] for row in content["per_class"] if row["iou"][place] is not None]
+        assert miou == pytest.approx(sum(ious) / len(ious), rel=1e-5)
+    shown = "".join(ET.fromstring(page.read_text().partition("\n")[2]).itertext())
+    assert "<b> & c" in shown
+    assert "optim.lr" in shown
+    assert "optim.momentum" not in shown
+
+
+def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.helpers import emaseg
+
+    (tmp_path / "a").mkdir()
+    code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", tmp_path / "b")
+    assert code == 2
+    assert "is no run folder" in stderr
+    code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", "--out", tmp_path / "x.html")
+    assert (code, "name two runs" in stderr) == (2, True)

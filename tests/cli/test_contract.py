@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         | {"--json", "--quiet", "-q", "--verbose", "-v"},
     ),
     "recipes": (("name",), {"--keys", "--model", "--data", "--dataset", "--backbone", "--json", "--verbose", "-v"}),
-    "runs": (("folder",), {"--json", "--verbose", "-v"}),
+    "runs": (("folders",), {"--out", "--json", "--verbose", "-v"}),
     "check-data": (("recipe",), {"--set", "--sample", "--json", "--quiet", "-q", "--verbose", "-v"}),
     "init": (("folder",), {"--out", "--name", "--device", "--quiet", "-q", "--verbose", "-v"}),
     "convert": (
