@@ -226,6 +226,8 @@ def _short_text(step: Stepped, miou: float | None, room: int) -> str:
         f"{rate(step.images_per_second)} img/s",
         f"wait {100 * step.data_wait:.0f}%",
         *([] if step.peak_memory is None else [size(step.peak_memory)]),
+        f"lr {step.lr:.3g}",
+        f"epoch {step.epoch}",
     ]
     while len(parts) > 1 and len(" ".join(parts)) > room:
         parts.pop()
