@@ -16,9 +16,11 @@ from emaseg.words import quoted_path
 from .options import SCHEMA, Json, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.convert import Conversion
+    from collections.abc import Sequence
 
-_SHOWN = 3  # names of a reason; convert.json has all
+    from emaseg.convert import Conversion, Left
+
+_SHOWN = 8  # of what is left out; convert.json has all
 _MANY = 40  # classes; of more, those without an object get no line
 
 
@@ -84,8 +86,18 @@ def convert(
     return 0 if done.ok else DataError.exit_code
 
 
+def _print_left(done: Conversion, left: Sequence[Left], level: Literal["error", "warning"], remedy: str) -> None:
+    """The first of what was left out, with the reasons."""
+    from .render import print_finding
+
+    if left:
+        more = [f"and {len(left) - _SHOWN:,} more, all in {done.out / 'convert.json'}"] * (len(left) > _SHOWN)
+        lines = [f"{one.name}: {one.reason}" for one in left[:_SHOWN]]
+        print_finding(level, f"left out: {len(left):,}", [*lines, *more], remedy)
+
+
 def _print(done: Conversion, quiet: bool) -> None:
-    from .render import print_finding, print_line, print_lines, print_table
+    from .render import print_line, print_lines, print_table
 
     if not quiet:
         print_lines([f"{done.folder}: {done.format}", *done.notes])
@@ -96,17 +108,8 @@ def _print(done: Conversion, quiet: bool) -> None:
     print_table(
         ("value", "class", "images", "pixels", "objects"), rows, numbers=("value", "images", "pixels", "objects")
     )
-    for fault in (True, False):
-        names: dict[str, list[str]] = {}
-        for one in done.left:
-            if one.fault == fault:
-                names.setdefault(one.reason, []).append(one.name)
-        for reason, found in names.items():
-            more = [f"and {len(found) - _SHOWN:,} more, all in {done.out / 'convert.json'}"] * (len(found) > _SHOWN)
-            level, remedy = (
-                ("error", "mend it and run again") if fault else ("warning", "annotate it, or take it for known")
-            )
-            print_finding(level, f"left out: {reason}", found[:_SHOWN] + more, remedy)  # type: ignore[arg-type]
+    _print_left(done, [one for one in done.left if one.fault], "error", "mend them and run again: the rest is kept")
+    _print_left(done, [one for one in done.left if not one.fault], "warning", "nothing, if they are no annotations")
     print_line()
     parts = ", ".join(f"{count:,} {split}" for split, count in sorted(done.splits.items()) if split)
     before = f", {done.kept:,} of them from before" if done.kept else ""

@@ -6,8 +6,9 @@ reads what it wrote, painting.py draws it, output.py writes it, run.py does all 
 
 from __future__ import annotations
 
+from emaseg.convert.export import Left
 from emaseg.convert.formats import FORMATS
 from emaseg.convert.painting import OVERLAPS, Overlap
 from emaseg.convert.run import ClassTotal, Conversion, Options, convert, report_json
 
-__all__ = ["FORMATS", "OVERLAPS", "ClassTotal", "Conversion", "Options", "Overlap", "convert", "report_json"]
+__all__ = ["FORMATS", "OVERLAPS", "ClassTotal", "Conversion", "Left", "Options", "Overlap", "convert", "report_json"]

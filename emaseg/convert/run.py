@@ -150,15 +150,17 @@ def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[
     if contested:
         count = sum(one.contested > 0 for one in done)
         notes.append(
-            f"Objects of different classes overlap in {contested:,} pixels of {count:,} images: {_RULES[options.overlap]} "
-            "(--overlap)."
+            f"Objects of different classes overlap: {_RULES[options.overlap]} (--overlap). Pixels: {contested:,}; "
+            f"images: {count:,}."
         )
     bare = sum(not one.objects for one in done)
     if bare:
         word = "class 0" if options.unlabelled == "background" else "ignored (255)"
-        notes.append(f"Nothing is drawn on {bare:,} images: their pixels are all {word}; --empty skip leaves them out.")
+        notes.append(
+            f"Images with nothing drawn on them: {bare:,}; their pixels are all {word}; --empty skip leaves them out."
+        )
     if empty := sum(one.empty for one in done):
-        notes.append(f"{empty:,} objects cover no pixel: they are thinner than one, or lie outside of their image.")
+        notes.append(f"Objects that cover no pixel, being thinner than one or outside of their image: {empty:,}.")
     without = Counter[str]()
     for one in done:
         without.update(one.without_area)
@@ -173,7 +175,7 @@ def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[
     others = (name for name in source.images.values() if name not in export.masks)
     alone = [name for name in others if PurePosixPath(name).stem not in known]
     if alone:
-        notes.append(f"{len(alone):,} images have no annotation and are left out: {first_few(alone)}.")
+        notes.append(f"Images without annotations, left out: {len(alone):,} ({first_few(alone)}).")
     if unread := count_endings((name for name in source.files), texts=False):
         notes.append(f"Files that are not read: {unread}.")
     return notes

@@ -87,18 +87,14 @@ def _outline(shape: Outline, height: int, width: int) -> Patch:
 
 
 def _union(rings: Sequence[Sequence[float]], shares: bool, height: int, width: int) -> tuple[int, Bool]:
-    """The first column of a strip, and the strip's mask (H, columns)."""
-    parts = [polygon_mask(_checked(ring, shares, height, width), height, width) for ring in rings]
-    parts = [(left, mask) for left, mask in parts if mask.shape[1]]
-    if not parts:
-        return 0, np.zeros((height, 0), np.bool_)
-    if len(parts) == 1:
-        return parts[0]
-    first = min(left for left, _ in parts)
-    whole = np.zeros((height, max(left + mask.shape[1] for left, mask in parts) - first), np.bool_)
-    for left, mask in parts:
-        whole[:, left - first : left - first + mask.shape[1]] |= mask
-    return first, whole
+    """The first column of a strip, and the strip's mask (H, columns). Of many rings one is in memory at a time."""
+    if len(rings) == 1:
+        return polygon_mask(_checked(rings[0], shares, height, width), height, width)
+    whole = np.zeros((height, width), np.bool_)
+    for ring in rings:
+        left, mask = polygon_mask(_checked(ring, shares, height, width), height, width)
+        whole[:, left : left + mask.shape[1]] |= mask
+    return 0, whole
 
 
 def _checked(ring: Sequence[float], shares: bool, height: int, width: int) -> list[float]:
