@@ -110,7 +110,7 @@ def _checked(ring: Sequence[float], shares: bool, height: int, width: int) -> li
         points = points * (width, height)
     length = float(np.abs(points - np.roll(points, -1, axis=0)).max(axis=1).sum()) if len(points) else 0.0
     if length > _LONGEST or len(points) > _LONGEST:
-        raise Malformed(f"an outline {length:,.0f} pixels long, which leads far out of an image of {height} x {width}")
+        raise Malformed(f"an outline {length:,.0f} pixels long, far more than an image of {height} x {width} needs")
     flat: list[float] = points.ravel().tolist()
     return flat
 

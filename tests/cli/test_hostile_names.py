@@ -64,6 +64,12 @@ ARGUMENTS: list[tuple[str, ...]] = [
     ("init", "."),
     ("init", ".", "--out", EVIL),
     ("init", ".", "--name", EVIL),
+    ("convert", EVIL, "--out", "made"),
+    ("convert", ".", "--out", "made"),
+    ("convert", "labelme", "--out", f"made{EVIL}"),
+    ("convert", "labelme", "--out", "made"),
+    ("convert", "labelme", "--out", "taken"),
+    ("convert", "labelme", "--out", "made", "--format", EVIL),
 ]
 
 RECIPE = """
@@ -107,6 +113,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EMASEG_CACHE", str(tmp_path / EVIL.replace("/", "_")))
     monkeypatch.setenv("EMASEG_OFFLINE", "1")
     (tmp_path / "taken").write_text(EVIL)
+    (tmp_path / "labelme").mkdir()
+    for name in (EVIL.replace("/", "_"), "plain"):
+        Image.new("RGB", (32, 32)).save(tmp_path / "labelme" / f"{name}.jpg")
+        shapes = [{"label": f"{EVIL}{i}", "points": [[1, 1], [20, 1], [9, 20]]} for i in range(2)]
+        shapes += [{"label": EVIL, "points": EVIL}] if name == "plain" else []
+        content = {"imagePath": f"{name}.jpg", "imageHeight": 32, "imageWidth": 32, "shapes": shapes}
+        (tmp_path / "labelme" / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "hostile.toml").write_text(f"schema = 1\n{json.dumps(EVIL)} = {json.dumps(EVIL)}\n# {EVIL[:2]}\n")
     (tmp_path / "data.toml").write_text(RECIPE.replace("EVIL", json.dumps(EVIL)))
     rng = np.random.default_rng(0)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -376,3 +379,27 @@ def test_hostile_files_are_refused(kind: str, file: str, content: str, words: st
         run(root, tmp_path / "out")
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_leaves_no_half_file_and_goes_on(tmp_path: Path) -> None:
+    """Protects the work of hours from a kill: every mask that is there is whole, init waits for the rest, and a second
+    run ends with what an undisturbed one gives."""
+    made.labelme(tmp_path / "in", {f"i{place:03d}.jpg": SCENE["a.jpg"] for place in range(400)})
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "emaseg.cli", "convert", str(tmp_path / "in"), "--out", str(out), "-q"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and len(list((out / "masks").glob("*.png"))) < 20:
+            time.sleep(0.005)
+        process.kill()
+    there = masks(out)
+    assert 20 <= len(there) < 400
+    for mask in there.values():
+        np.testing.assert_array_equal(mask, expected(SCENE["a.jpg"]))
+    refused(out, "did not come to the end")
+    done = run(tmp_path / "in", out)
+    assert (done.images, done.kept >= 20) == (400, True)
+    run(tmp_path / "in", tmp_path / "clean")
+    found, clean = masks(out), masks(tmp_path / "clean")
+    assert set(found) == set(clean)
+    assert all((found[name] == clean[name]).all() for name in clean)
