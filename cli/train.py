@@ -55,6 +55,13 @@ def train(
             "or a weight file. The same as --set train.init_from.",
         ),
     ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Repeat to the bit on CUDA, too; slower. The same as --set train.deterministic=true.",
+        ),
+    ] = False,
     nproc: Nproc = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
@@ -76,6 +83,8 @@ def train(
     The run folder's path is the last line on stdout. Several nodes: torchrun ... -m emaseg.cli train RECIPE, or srun.
     """
     session = session_of(context, verbose, keeps_files=not dry_run)
+    if deterministic:
+        overrides = [*overrides, "train.deterministic=true"]
     rank = rank_of(nproc)
     output = Output(recipe, overrides, as_json, quiet, rank)
     if nproc and nproc > 1 and not dry_run:
@@ -285,7 +294,8 @@ def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output) -> i
 
 def _measuring_line(event: Measuring) -> str:
     crops = f"{event.crops} crop{'s' * (event.crops > 1)} of {event.crop[0]}x{event.crop[1]}"
-    return f"measuring a step with {crops}" + (f": about {duration(event.seconds)}" if event.seconds else "")
+    how = ", activations recomputed" if event.recomputed else ""
+    return f"measuring a step with {crops}{how}" + (f": about {duration(event.seconds)}" if event.seconds else "")
 
 
 def _forecast_json(forecast: Forecast) -> dict[str, object]:
@@ -295,7 +305,12 @@ def _forecast_json(forecast: Forecast) -> dict[str, object]:
         "steps_left": forecast.steps_left,
         "seconds_per_step": seconds,
         "seconds_left": None if seconds is None else seconds * forecast.steps_left,
-        "memory": {**memory, "measured": forecast.measured, "remedy": forecast.remedy},
+        "memory": {
+            **memory,
+            "measured": forecast.measured,
+            "remedy": forecast.remedy,
+            "less": [{"options": w.options, "needed_bytes": w.needed, "fits": w.fits} for w in forecast.less_memory],
+        },
     }
 
 

@@ -94,6 +94,10 @@ def switches(train: Train, device: torch.device) -> Iterator[None]:
             torch.use_deterministic_algorithms(True)
             cudnn.deterministic = True
         yield
+    except RuntimeError as error:
+        if not (train.deterministic and "deterministic" in str(error)):
+            raise
+        raise SystemFault(f"{device}: {str(error).splitlines()[0]}", "--set train.deterministic=false") from error
     finally:
         if device.type == "cuda":
             matmul.allow_tf32, cudnn.allow_tf32 = precisions

@@ -21,7 +21,7 @@ from emaseg.data.files.opencv import opencv
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
-from emaseg.events import DryRunEvent, Forecast, Measuring, Note, Planned
+from emaseg.events import DryRunEvent, Forecast, LessMemory, Measuring, Note, Planned
 from emaseg.memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer, learning_rate
@@ -39,6 +39,7 @@ from emaseg.words import duration, rate
 _KEPT_FREE = 0.05  # of the memory: for evaluations, for what the system does meanwhile, and for the estimate's error
 _LONG = 30.0  # seconds; a step that is expected to take longer is measured once, without a step to warm up
 _INPUT_BYTES = 3 * 4 + 8  # of a pixel as the network reads it, with its label: no crop takes less
+_RECOMPUTE = "--set train.recompute=true"
 _CROP_UNIT = 32  # crops are made smaller by this many pixels: the coarsest grid of any backbone
 
 
@@ -169,9 +170,9 @@ def _plan(
 
 # ------------------------------------------------------------------------------------------------- measuring
 def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
-    """Measure the smallest batch, one crop more, and the whole batch where it fits."""
-    batch, crop = run.recipe.train.batch, run.recipe.augment.crop
-    first = smallest_batch(run.model, crop)
+    """Measure the smallest batch, one crop more, and the whole batch where it fits; then what would need less memory."""
+    train, crop = run.recipe.train, run.recipe.augment.crop
+    batch, first = train.batch, smallest_batch(run.model, crop)
     available = device_memory(run.device)
     probes: list[_Probe] = []
     for crops in range(first, min(first + 2, batch)):
@@ -180,25 +181,68 @@ def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
         if probe is None:
             break
         probes.append(probe)
-    needed = _extrapolated(probes, batch, crop)
+    needed = _needed(run, probes, train.accumulate)
     refused = len(probes) < min(2, batch - first) or not _fits(needed, available)
+    whole = None
     if not refused:
         seconds = _seconds(probes, batch)
         yield Measuring(batch, crop, seconds or None)
-        whole = _probe(run, batch, crop, warm=seconds < _LONG)
-        if whole is not None:
-            if not whole.finite:
-                text = "the loss or its gradient was not finite in a measured step: the run may diverge; lower optim.lr"
-                yield Note(text, warning=True)
-            yield _fitting(run, whole, available)
-            return
-    remedy = yield from _remedy(run, first, probes, available)
-    yield _too_large(run, probes, needed, available, remedy)
+        whole = _probe(run, batch, crop, warm=seconds < _LONG, parts=train.accumulate)
+    ways = yield from _less_memory(run, first, probes, available)
+    if whole is not None:
+        if not whole.finite:
+            text = "the loss or its gradient was not finite in a measured step: the run may diverge; lower optim.lr"
+            yield Note(text, warning=True)
+        yield _fitting(run, whole, available, ways)
+        return
+    remedy = next((way.options for way in ways if way.fits), "")
+    if not remedy:
+        remedy = yield from _remedy(run, first, probes, available)
+    yield _too_large(run, probes, needed, available, remedy, ways)
 
 
-def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool) -> _Probe | None:
-    """Measure a step on so many crops of this size, after one to warm up; None where its memory was refused."""
-    recipe, steps = run.recipe, 2 if warm else 1
+def _less_memory(
+    run: _Run, first: int, probes: list[_Probe], available: int | None
+) -> Generator[DryRunEvent, None, tuple[LessMemory, ...]]:
+    """Ways of the same batch that need less memory, what changes the result least first; where recomputing is not the
+    recipe's own way yet, it is measured on the smallest batch and one crop more.
+
+    Parts are as few as fit, or as many as there can be.
+    """
+    train, crop, ways = run.recipe.train, run.recipe.augment.crop, []
+    lists = [("", probes)]
+    if not (train.recompute or train.compile):
+        lists.append((_RECOMPUTE, []))
+        run.model.recompute_activations()
+        for crops in range(first, min(first + 2, train.batch + 1)):
+            yield Measuring(crops, crop, recomputed=True)
+            probe = _probe(run, crops, crop, warm=False)
+            if probe is not None:
+                lists[-1][1].append(probe)
+        run.model.recompute_activations(False)
+    counts = [
+        n for n in range(train.accumulate, train.batch // first + 1) if n == train.accumulate or train.batch % n == 0
+    ]
+    for option, measured in reversed(lists):
+        tried = [(n, needed) for n in counts if (needed := _needed(run, measured, n)) is not None]
+        if option and tried:
+            ways.append(_way(option, tried[0][1], available))
+        more = [(n, needed) for n, needed in tried if n > train.accumulate]
+        enough = next(((n, needed) for n, needed in more if _fits(needed, available)), more[-1] if more else None)
+        if enough is not None and not (option and ways and ways[0].fits):
+            ways.append(_way(f"{option} --set train.accumulate={enough[0]}".strip(), enough[1], available))
+    return tuple(ways)
+
+
+def _way(options: str, needed: int, available: int | None) -> LessMemory:
+    name = "recomputed" if options == _RECOMPUTE else "recomputed, in parts" if _RECOMPUTE in options else "in parts"
+    return LessMemory(name, options, needed, None if available is None else _fits(needed, available))
+
+
+def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool, parts: int = 1) -> _Probe | None:
+    """Measure a step on so many crops of this size, in so many parts, after one to warm up; None where its memory was
+    refused."""
+    recipe, steps = replace(run.recipe, train=replace(run.recipe.train, accumulate=parts)), 2 if warm else 1
     stream = batches(
         run.train_set,
         replace(recipe.augment, crop=crop),
@@ -257,12 +301,19 @@ def _per_crop(probes: list[_Probe], crop: tuple[int, int]) -> int | None:
     return max(probes[1].peak - probes[0].peak, _INPUT_BYTES * crop[0] * crop[1])
 
 
-def _extrapolated(probes: list[_Probe], batch: int, crop: tuple[int, int]) -> int | None:
-    """The peak of the whole batch: it grows by the same with each crop."""
-    each = _per_crop(probes, crop)
-    if each is None or probes[1].peak is None:
-        return None
-    return probes[1].peak + each * (batch - probes[1].crops)
+def _needed(run: _Run, probes: list[_Probe], parts: int) -> int | None:
+    """The peak of the whole batch in so many parts; None where nothing is known.
+
+    It grows by the same with each crop that goes through at once. Of several parts all but the first find the gradient
+    of those before them.
+    """
+    crops = run.recipe.train.batch // parts
+    gradient = sum(p.numel() * p.element_size() for p in run.model.parameters() if p.requires_grad)
+    known = next((probe.peak for probe in probes if probe.crops == crops), None)
+    each = _per_crop(probes, run.recipe.augment.crop)
+    if known is None and each is not None and probes[1].peak is not None:
+        known = probes[1].peak + each * (crops - probes[1].crops)
+    return None if known is None else known + (gradient if parts > 1 else 0)
 
 
 def _seconds(probes: list[_Probe], batch: int) -> float:
@@ -271,17 +322,25 @@ def _seconds(probes: list[_Probe], batch: int) -> float:
 
 
 # ----------------------------------------------------------------------------------------------- what comes of it
-def _fitting(run: _Run, probe: _Probe, available: int | None) -> Forecast:
+def _fitting(run: _Run, probe: _Probe, available: int | None, ways: tuple[LessMemory, ...]) -> Forecast:
     left = run.schedule.total - run.start
     size = "not known on this system" if probe.peak is None else f"{_gib(probe.peak)} measured"
     fits = "" if available is None or probe.peak is None else f"; fits, {_gib(available)} are free"
     lines = (
         ("one step", f"{probe.seconds:.2f} s measured, {rate(probe.crops / probe.seconds)} images/s"),
         ("peak memory", size + fits),
+        *_way_lines(ways),
         ("training time", f"about {duration(probe.seconds * left)} without evaluations"),
         *_time_limit(run, probe.seconds),
     )
-    return Forecast(lines, left, probe.seconds, probe.peak, available, measured=True, fits=True)
+    return Forecast(lines, left, probe.seconds, probe.peak, available, measured=True, fits=True, less_memory=ways)
+
+
+def _way_lines(ways: tuple[LessMemory, ...]) -> Iterator[tuple[str, str]]:
+    for way in ways:
+        same = ", the same result" if way.options == _RECOMPUTE else ""
+        fits = {True: "would fit", False: "does not fit", None: ""}[way.fits]
+        yield way.name, "; ".join(text for text in (f"about {_gib(way.needed)}", fits, way.options + same) if text)
 
 
 def _time_limit(run: _Run, pace: float) -> Iterator[tuple[str, str]]:
@@ -296,7 +355,14 @@ def _time_limit(run: _Run, pace: float) -> Iterator[tuple[str, str]]:
     )
 
 
-def _too_large(run: _Run, probes: list[_Probe], needed: int | None, available: int | None, remedy: str) -> Forecast:
+def _too_large(
+    run: _Run,
+    probes: list[_Probe],
+    needed: int | None,
+    available: int | None,
+    remedy: str,
+    ways: tuple[LessMemory, ...],
+) -> Forecast:
     """The forecast where the whole batch could not be measured. `fits` is None where the free memory is unknown."""
     left, seconds = run.schedule.total - run.start, _seconds(probes, run.recipe.train.batch)
     measured = " and ".join(str(probe.crops) for probe in probes)
@@ -305,14 +371,24 @@ def _too_large(run: _Run, probes: list[_Probe], needed: int | None, available: i
         memory = f"needs {need}; what is free is not known on this system, so the whole batch was not tried"
     else:
         memory = f"does not fit: needs {need}{',' if needed else ' than the'} {_gib(available)} {'are' if needed else 'that are'} free"
-    lines = [("peak memory", memory)]
+    lines = [("peak memory", memory), *_way_lines(ways)]
     if probes:
         lines.insert(0, ("one step", f"about {duration(seconds)}, from steps with {measured} crops"))
         lines.append(("training time", f"about {duration(seconds * left)} without evaluations"))
     if remedy:
         lines.append(("would fit", remedy))
     fits = None if available is None else False
-    return Forecast(tuple(lines), left, seconds or None, needed, available, measured=False, fits=fits, remedy=remedy)
+    return Forecast(
+        tuple(lines),
+        left,
+        seconds or None,
+        needed,
+        available,
+        measured=False,
+        fits=fits,
+        remedy=remedy,
+        less_memory=ways,
+    )
 
 
 def _remedy(run: _Run, first: int, probes: list[_Probe], available: int | None) -> Generator[Measuring, None, str]:

@@ -124,11 +124,24 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """A step with so many crops (height, width) is about to be measured. seconds: that it may take; None = unknown."""
+    """A step with so many crops (height, width) is about to be measured. seconds: that it may take; None = unknown.
+    recomputed: with train.recompute, which the recipe has not set."""
 
     crops: int
     crop: tuple[int, int]
     seconds: float | None = None
+    recomputed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LessMemory:
+    """Another way to the same batch. name: in a word; options: `--set` options; needed: bytes, estimated from smaller
+    batches; fits: None = nobody knows what is free."""
+
+    name: str
+    options: str
+    needed: int
+    fits: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +151,7 @@ class Forecast:
     lines: label and value pairs. steps_left: of the run. seconds_per_step: None = not measured. needed, available:
     bytes of the device's memory for a step, and what there is for this process; None = unknown. measured: a step with
     the whole batch was run; else its figures follow from smaller batches. fits: None = the free memory is unknown.
-    remedy: `--set` options that would fit.
+    remedy: `--set` options that would fit. less_memory: ways that need less, what changes least first.
     """
 
     lines: tuple[tuple[str, str], ...]
@@ -149,6 +162,7 @@ class Forecast:
     measured: bool = False
     fits: bool | None = True
     remedy: str = ""
+    less_memory: tuple[LessMemory, ...] = ()
 
 
 DryRunEvent = Note | Planned | Measuring | Forecast

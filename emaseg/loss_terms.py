@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from emaseg.distributed import differentiable_sum
-from emaseg.losses import OfPixels, cross_entropy, denominator, over_ranks, pieces, upsampled_sum
+from emaseg.losses import OfPixels, cross_entropy, denominator, over_ranks, pieces, pixel_entropy, upsampled_sum
 from emaseg.recipe.schema import IGNORE
 from emaseg.recipe.training import Loss
 
@@ -99,16 +99,14 @@ def _of_pixels(loss: Loss, weights: torch.Tensor | None) -> OfPixels:
 def _cross_entropy_sum(
     logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor | None, smoothing: float
 ) -> torch.Tensor:
-    return F.cross_entropy(
-        logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
-    )
+    return pixel_entropy(logits, labels, reduction="sum", weight=weights, smoothing=smoothing)
 
 
 def _focal_sum(
     logits: torch.Tensor, labels: torch.Tensor, *, weights: torch.Tensor | None, gamma: float
 ) -> torch.Tensor:
     """Sum of w_y (1 - p_y)^gamma (-log p_y) over the labelled pixels (Lin et al., ICCV 2017, equation 5)."""
-    entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    entropy = pixel_entropy(logits, labels, reduction="none")
     factor = (-torch.expm1(-entropy)).clamp(min=_SMALLEST) ** gamma
     if weights is not None:
         factor = factor * F.pad(weights, (0, IGNORE + 1 - len(weights)))[labels]
@@ -131,7 +129,7 @@ def hard_pixels(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, align_co
     truth = torch.full(labels.shape, torch.inf, dtype=logits.dtype, device=logits.device)
     for piece in pieces(logits, labels, align_corners):
         full = piece.upsample(logits[piece.cells])
-        entropy = F.cross_entropy(full, labels[piece.pixels], ignore_index=IGNORE, reduction="none")
+        entropy = pixel_entropy(full, labels[piece.pixels], reduction="none")
         truth[piece.pixels] = (-entropy).exp()
     truth[~valid] = torch.inf
     least = min(loss.ohem_min_kept * len(labels), labels.numel())

@@ -71,7 +71,7 @@ def denominator(labels: torch.Tensor, reduction: Reduction, ranks: Ranks = "by_c
             however few of its pixels are labelled.
     """
     if reduction == "all_pixels":  # as many on every process
-        return torch.tensor(labels.numel(), device=labels.device)
+        return torch.full((), labels.numel(), device=labels.device)
     count = (labels != IGNORE).sum()
     if ranks == "plain_mean" or world_size() == 1:
         return count.clamp(min=1)
@@ -99,8 +99,29 @@ def upsampled_sum(
     return total
 
 
+def pixel_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    reduction: Literal["sum", "none"],
+    weight: torch.Tensor | None = None,
+    smoothing: float = 0.0,
+) -> torch.Tensor:
+    """F.cross_entropy of logits (b, K, H', W') with 255 = ignore.
+
+    PyTorch's kernel for maps repeats no bits on CUDA; where those are asked for, its kernel for lists is taken.
+    """
+    shape = labels.shape
+    if logits.is_cuda and torch.are_deterministic_algorithms_enabled():
+        logits, labels = logits.movedim(1, -1).flatten(0, -2), labels.flatten()
+    entropy = F.cross_entropy(
+        logits, labels, weight, ignore_index=IGNORE, reduction=reduction, label_smoothing=smoothing
+    )
+    return entropy.view(shape) if reduction == "none" else entropy
+
+
 def _cross_entropy_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return pixel_entropy(logits, labels, reduction="sum")
 
 
 class _UpsampledSum(torch.autograd.Function):
@@ -158,33 +179,35 @@ def pieces(logits: torch.Tensor, labels: torch.Tensor, align_corners: bool) -> I
             yield Piece(here, here, lambda x: resize(x, (height, width), align_corners))
         return
     rows = max(1, _BAND_VALUES // (classes * width))
-    bands = [
-        (slice(row, min(row + rows, height)), *_band(row, min(row + rows, height), height, cells, align_corners))
-        for row in range(0, height, rows)
-    ]
+    bands = []
+    for row in range(0, height, rows):
+        band = range(row, min(row + rows, height))
+        source, weights = _band(band, height, cells, align_corners, logits)
+        enlarge = partial(_enlarged, weights=weights, width=width, align_corners=align_corners)
+        bands.append((slice(band.start, band.stop), source, enlarge))
     for image in range(images):
         this = slice(image, image + 1)
-        for band, source, weights in bands:
-            enlarge = partial(_enlarged, weights=weights.to(logits), width=width, align_corners=align_corners)
-            yield Piece((this, band), (this, slice(None), source), enlarge)
+        for pixels, source, enlarge in bands:
+            yield Piece((this, pixels), (this, slice(None), source), enlarge)
 
 
-def _band(first: int, last: int, height: int, cells: int, align_corners: bool) -> tuple[slice, torch.Tensor]:
-    """The rows of the grid that the pixel rows `first` to `last` - 1 of `height` lie between, and their weights in each
-    pixel row, (rows, rows of the grid) float64: bilinear interpolation along one axis."""
-    row = torch.arange(first, last, dtype=torch.float64)
-    if align_corners:
-        position = row * ((cells - 1) / max(1, height - 1))
-    else:
-        position = ((row + 0.5) * (cells / height) - 0.5).clamp(min=0)
-    upper = position.long().clamp(max=cells - 1)
-    lower = (upper + 1).clamp(max=cells - 1)
-    start = int(upper[0])
-    weights = torch.zeros(last - first, int(lower[-1]) + 1 - start, dtype=torch.float64)
-    share = (position - upper)[:, None]
-    weights.scatter_add_(1, (upper - start)[:, None], 1 - share)
-    weights.scatter_add_(1, (lower - start)[:, None], share)
-    return slice(start, start + weights.shape[1]), weights
+def _band(band: range, height: int, cells: int, align_corners: bool, like: torch.Tensor) -> tuple[slice, torch.Tensor]:
+    """The rows of the grid that a band of `height` pixel rows lies between, and their weights in each of its rows,
+    (rows, rows of the grid) as `like`: bilinear interpolation along one axis. Nothing waits for the device.
+    """
+    scale = (cells - 1) / max(1, height - 1) if align_corners else cells / height
+    shift = 0.0 if align_corners else 0.5 * scale - 0.5
+
+    def position(row: int) -> float:
+        return min(max(row * scale + shift, 0.0), cells - 1.0)
+
+    start, stop = int(position(band[0])), min(int(position(band[-1])) + 2, cells)
+    precise = torch.float32 if like.device.type == "mps" else torch.float64
+    rows = torch.arange(band.start, band.stop, device=like.device, dtype=precise)
+    distance = (rows * scale + shift).clamp_(0, cells - 1)[:, None] - torch.arange(
+        start, stop, device=like.device, dtype=precise
+    )
+    return slice(start, stop), distance.abs_().neg_().add_(1).clamp_(min=0).to(like.dtype)
 
 
 def _enlarged(x: torch.Tensor, *, weights: torch.Tensor, width: int, align_corners: bool) -> torch.Tensor:

@@ -15,6 +15,7 @@ from emaseg.dry_run import dry_run
 from emaseg.errors import RecipeError
 from emaseg.events import DryRunEvent, Forecast, Measuring, Note, Planned
 from emaseg.memory import allocation_limit, free_memory, is_out_of_memory
+from emaseg.models import build_model
 from emaseg.recipe import Recipe
 from tests.helpers import TINY, emaseg, run, tiny
 
@@ -26,6 +27,11 @@ def forecast(recipe: Recipe, **arguments: Path) -> tuple[dict[str, str], list[Dr
     events = list(dry_run(recipe, device=CPU, **arguments))
     pairs = [pair for event in events if isinstance(event, Planned | Forecast) for pair in event.lines]
     return dict(pairs), events
+
+
+def measured(events: list[DryRunEvent]) -> list[int]:
+    """The crops of each measured step of the recipe itself."""
+    return [event.crops for event in events if isinstance(event, Measuring) and not event.recomputed]
 
 
 def last(events: list[DryRunEvent]) -> Forecast:
@@ -50,7 +56,7 @@ def test_the_plan_comes_before_anything_is_measured() -> None:
     _, events = forecast(tiny())
     kinds = [type(event) for event in events]
     assert kinds.index(Planned) < kinds.index(Measuring)
-    assert [event.crops for event in events if isinstance(event, Measuring)] == [1, 2, 4]
+    assert measured(events) == [1, 2, 4]
 
 
 def test_it_measures_the_step_of_the_training() -> None:
@@ -64,14 +70,14 @@ def test_it_measures_the_step_of_the_training() -> None:
 def test_small_batches(batch: int) -> None:
     """Protects batches that leave nothing to extrapolate from."""
     _, events = forecast(tiny(f"train.batch={batch}"))
-    assert [event.crops for event in events if isinstance(event, Measuring)] == list(range(1, batch + 1))
+    assert measured(events) == list(range(1, batch + 1))
     assert last(events).fits
 
 
 def test_a_norm_layer_with_one_value_for_a_channel_is_measured_with_two_crops() -> None:
     """Protects networks that average each image to one pixel, and tiny crops: a batch of one would be an error."""
     _, events = forecast(tiny("augment.crop=[8, 8]", "data.size=[16, 16]"))
-    assert [event.crops for event in events if isinstance(event, Measuring)] == [2, 3, 4]
+    assert measured(events) == [2, 3, 4]
     with pytest.raises(RecipeError, match="one value"):
         forecast(tiny("train.batch=1", "augment.crop=[8, 8]", "data.size=[16, 16]"))
 
@@ -86,17 +92,52 @@ def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(engine, "allocation_limit", lambda more: allocation_limit(None))
     wide = tiny(*sizes, "train.batch=20")
     plan, events = forecast(wide)
-    assert [event.crops for event in events if isinstance(event, Measuring)] == [1, 2]
+    assert measured(events) == [1, 2]
     found = last(events)
     assert found.fits is False
     assert not found.measured
     assert found.needed is not None
     assert found.available is not None
     assert found.needed > found.available
-    assert found.remedy.startswith("--set train.batch=")
-    assert 1 <= int(found.remedy.rpartition("=")[2]) < 20
+    assert found.remedy.startswith("--set train.")
+    assert found.remedy == next(way.options for way in found.less_memory if way.fits)
+    assert plan["would fit"] == found.remedy
     assert plan["peak memory"].startswith("does not fit: needs about ")
     assert "from steps with 1 and 2 crops" in plan["one step"]
+
+
+def test_ways_that_need_less_memory_are_named() -> None:
+    """Protects the choice between them: recomputed first, which changes nothing, then in parts; estimated, with options."""
+    plan, events = forecast(tiny("augment.crop=[128, 128]", "data.size=[128, 128]", "backbone.width=16"))
+    recomputed, parts = last(events).less_memory
+    assert (recomputed.options, recomputed.fits) == ("--set train.recompute=true", True)
+    assert (parts.options, parts.fits) == ("--set train.accumulate=2", True)
+    assert plan["recomputed"].endswith("would fit; --set train.recompute=true, the same result")
+    assert plan["in parts"].endswith("would fit; --set train.accumulate=2")
+    assert [e.crops for e in events if isinstance(e, Measuring) and e.recomputed] == [1, 2]
+
+
+def test_a_recipe_that_has_them_is_measured_with_them() -> None:
+    """Protects the forecast of a recipe with train.recompute and train.accumulate: its own step, and what is left to do."""
+    _, events = forecast(tiny("train.recompute=true", "train.accumulate=2"))
+    assert measured(events) == [1, 2, 4]
+    assert last(events).fits
+    assert [way.options for way in last(events).less_memory] == ["--set train.accumulate=4"]
+
+
+def test_the_first_way_that_fits_is_proposed() -> None:
+    """Protects people without the memory: recomputing is proposed before parts, parts before a smaller batch."""
+    recipe = tiny("train.batch=8")
+    run = engine._Run(recipe, CPU, build_model(recipe), *[None] * 3, 0, None)  # type: ignore[arg-type]
+    probes = [engine._Probe(crops, 100_000_000 + crops * 100_000_000, 1.0, True) for crops in (1, 2)]
+    remedy = engine._remedy(run, 1, probes, 600_000_000)
+    with pytest.raises(StopIteration) as caught:
+        next(remedy)
+    assert caught.value.value == "--set train.batch=4"
+    assert engine._needed(run, probes, 1) == 900_000_000
+    assert engine._needed(run, probes, 4) == pytest.approx(300_000_000, rel=0.01)
+    assert not engine._way("--set train.recompute=true", 700_000_000, 600_000_000).fits
+    assert engine._way("--set train.accumulate=2", 500_000_000, 600_000_000).fits
 
 
 LARGE = """
@@ -120,7 +161,7 @@ def test_a_crop_that_does_not_fit_is_refused_and_a_smaller_one_named() -> None:
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     fits, remedy, peak = done.stdout.splitlines()
     assert fits == "False"
-    assert remedy.startswith("--set train.batch=1 --set 'augment.crop=[")
+    assert remedy.startswith(("--set train.batch=1 --set 'augment.crop=[", "--set train.recompute=true"))
     assert peak.startswith("does not fit: needs more than the ")
 
 

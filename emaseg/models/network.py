@@ -130,9 +130,9 @@ class Network(Recomputing, ABC):
         elif self.frozen == "backbone_norms":
             yield from (module for module in self.backbone.modules() if isinstance(module, _NORMS))
 
-    def recompute_activations(self) -> None:
-        """From now on a training step keeps what its blocks begin with, and computes anew what lies between."""
-        self.recompute = self.backbone.recompute = True
+    def recompute_activations(self, on: bool = True) -> None:
+        """From now on a training step keeps what its blocks begin with, and computes anew what lies between; or not."""
+        self.recompute = self.backbone.recompute = on
 
     def parts(self) -> Iterator[nn.Module]:
         """The modules that a step calls one by one; each is a tensor program of its own, to compile for instance."""

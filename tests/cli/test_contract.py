@@ -16,7 +16,7 @@ COMMON = {"--set", "--device", "--json", "--quiet", "-q", "--verbose", "-v"}
 
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     # name: (arguments, options)
-    "train": (("recipe",), {"--out", "--resume", "--dry-run", "--init-from", "--nproc"} | COMMON),
+    "train": (("recipe",), {"--out", "--resume", "--dry-run", "--init-from", "--nproc", "--deterministic"} | COMMON),
     "eval": (
         ("reference",),
         {
