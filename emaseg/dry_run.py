@@ -32,7 +32,7 @@ from emaseg.run_length import DECIDES_AFTER, shortened
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.training_step import check_batch, smallest_batch, training_step
-from emaseg.weight_average import WeightAverage
+from emaseg.weight_average import average_of
 from emaseg.weights.start import fetchable
 from emaseg.words import duration, rate
 
@@ -261,8 +261,7 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool, parts: i
     began, seconds, finite = 0.0, 0.0, True
     try:
         with allocation_limit(None if free is None else _usable(free) - (peak_memory(run.device) or 0)):
-            decay = recipe.optim.average_decay
-            average = WeightAverage(run.model, decay) if decay else None
+            average = average_of(run.model, recipe.optim.average_decay)
             for i in range(steps):
                 began = time.perf_counter()
                 batch = next(stream)

@@ -57,7 +57,10 @@ def origin_of(
     origin = newest_valid(run, unfit)
     if origin is None or not _is_longer(origin.checkpoint, images, total):
         return origin
-    return replace(origin, notes=(*origin.notes, _extension(recipe, origin.checkpoint.step, total)))
+    checkpoint = origin.checkpoint
+    sampler = {key: value for key, value in checkpoint.sampler.items() if key != "steps"}  # the end that it had come to
+    notes = (*origin.notes, _extension(recipe, checkpoint.step, total))
+    return replace(origin, checkpoint=replace(checkpoint, sampler=sampler), notes=notes)
 
 
 def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin | None:
@@ -203,7 +206,8 @@ def _is_longer(checkpoint: Checkpoint, images: int, total: int) -> bool:
 
     images: to train on.
     """
-    return checkpoint.step == build_schedule(checkpoint.recipe, images).total < total
+    planned = build_schedule(checkpoint.recipe, images).total
+    return checkpoint.step == checkpoint.sampler.get("steps", planned) and planned < total
 
 
 def _extension(recipe: Recipe, step: int, total: int) -> Note:

@@ -38,7 +38,7 @@ from emaseg.saving import Saver
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.training_step import check_batch
-from emaseg.weight_average import WeightAverage
+from emaseg.weight_average import WeightAverage, average_of
 
 
 @dataclass(slots=True)
@@ -115,7 +115,8 @@ def open_run(
     threads = recipe.train.threads or torch.get_num_threads()
     now = {**image_state(train_set, eval_set), **surroundings(device, threads)}
     saver = Saver(run, lock.check, recipe.train.keep_last)
-    average = WeightAverage(model, recipe.optim.average_decay) if recipe.optim.average_decay else None
+    average = average_of(model, recipe.optim.average_decay)
+    notes += [] if average is None else [Note(f"evaluated and saved is the {average}")]
     length = RunLength(schedule, recipe.train)
     state = RunState(
         recipe,

@@ -29,6 +29,9 @@ class WeightAverage:
         self.decay = decay
         self.state: dict[str, torch.Tensor] = {key: value.detach().clone() for key, value in model.state_dict().items()}
 
+    def __str__(self) -> str:
+        return f"moving average of the weights (optim.average_decay = {self.decay:g})"
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the network after optimiser step `step`, from 1."""
@@ -61,6 +64,11 @@ class WeightAverage:
             own = value.clone()
             value.copy_(self.state[key])
             self.state[key].copy_(own)
+
+
+def average_of(model: nn.Module, decay: float) -> WeightAverage | None:
+    """The average that begins with a network; None where `decay` is 0."""
+    return WeightAverage(model, decay) if decay else None
 
 
 def averaged(average: WeightAverage | None, model: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -101,19 +101,23 @@ def test_a_resume_repeats_the_decision(tmp_path: Path, monkeypatch: pytest.Monke
     assert equal(results[0].model, results[1].model)
 
 
-def test_a_limit_that_is_far_away_changes_nothing(tmp_path: Path) -> None:
+def test_a_limit_that_is_far_away_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects a run that fits: the same weights as without a limit."""
-    options = ["train.iterations=22", "train.evaluate_every=0"]
+    wind(monkeypatch)
+    options = ["train.iterations=7", "train.evaluate_every=0"]
     for hours in (0, 1000):
         run(tiny(*options, f"train.hours={hours}"), tmp_path / str(hours))
     one, two = (read_checkpoint(tmp_path / hours / "checkpoints/last.pt") for hours in ("0", "1000"))
     assert equal(one.model, two.model)
-    assert (one.sampler.get("steps"), two.sampler.get("steps")) == (None, 22)
+    assert (one.sampler.get("steps"), two.sampler.get("steps")) == (None, 7)
+
+
+STALLING = ("train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "optim.power=0")
 
 
 def test_a_stalled_run_ends(tmp_path: Path) -> None:
     """Protects patience: nothing is learnt at a rate of next to nothing, so the second evaluation in a row without a
-    better score is the last thing that happens; the run is whole, and a resume finds it finished."""
+    better score is the last thing that happens; the run is whole, a resume finds it finished, and one that asks for more goes on."""
     recipe = tiny(
         "train.iterations=40", "train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "optim.power=0"
     )
@@ -129,6 +133,8 @@ def test_a_stalled_run_ends(tmp_path: Path) -> None:
     again = run(recipe, tmp_path / "run", resume=True)[-1]
     assert isinstance(again, Finished)
     assert again.already
+    longer = tiny("train.iterations=42", *STALLING)
+    assert run(longer, tmp_path / "run", resume=True)[-1].step > finished.step
 
 
 @pytest.mark.parametrize("steps", [3, 13, "5", 5.0])

@@ -73,6 +73,7 @@ def test_the_training_is_the_one_without_it(whole: Path, tmp_path: Path) -> None
     run(tiny("train.iterations=6", "train.evaluate_every=3"), tmp_path / "plain")
     plain = torch.load(tmp_path / "plain/checkpoints/last.pt", weights_only=True)
     averaged = read_checkpoint(whole / "checkpoints/last.pt")
+    assert "evaluated and saved is the moving average of the weights" in (whole / "log.txt").read_text()
     assert "average" not in plain
     assert equal(plain["model"], averaged.model)
     assert not equal(averaged.model, averaged.average)
