@@ -213,6 +213,8 @@ def test_images_that_cannot_be_converted_are_named(tmp_path: Path, capsys: pytes
     assert "Images without annotations, left out: 1 (e.jpg)." in err
     assert out.rstrip().splitlines()[-1].startswith("next: emaseg init ")
     report = json.loads((tmp_path / "out/convert.json").read_text())
+    assert main(["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json", "-q"]) == 3
+    assert json.loads(capsys.readouterr().out)["left_out"] == report["left_out"]
     assert report["done"]
     assert len(report["left_out"]) == 3
 

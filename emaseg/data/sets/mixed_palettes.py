@@ -48,7 +48,7 @@ def mixed_palettes(masks: Iterable[tuple[Path, tuple[Colour, ...], Sequence[int]
         "by its indices, not by its colours"
     )
     hint = (
-        "if the colours are the classes, convert the masks to colours (with Pillow: "
-        "Image.open(mask).convert('RGB').save(mask)) and run `emaseg init` again; else give all masks one palette"
+        "if the colours are the classes, `emaseg convert FOLDER --out DIR` numbers them alike in all masks; else give all "
+        "masks one palette"
     )
     return MixedPalettes(text, hint, swapped)
