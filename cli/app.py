@@ -33,7 +33,7 @@ from .download_weights import download_weights
 from .eval import evaluate
 from .export import export
 from .init import init
-from .options import INTERRUPTED, Session
+from .options import INTERRUPTED, Command, Session
 from .predict import predict
 from .recipes import recipes
 from .runs import runs
@@ -84,6 +84,8 @@ app.command("init", short_help="Write a recipe for a folder of images and masks.
 app.command("convert", short_help="Make masks from what annotation tools export.")(convert)
 app.command("doctor", short_help="Check whether this machine can do the work.")(doctor)
 app.command("bench", short_help="Measure how fast a network runs or trains here.")(bench)
+for _command in app.registered_commands:
+    _command.cls = Command  # help without types and braces
 
 
 def _version(wanted: bool) -> None:

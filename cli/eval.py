@@ -261,7 +261,7 @@ def _check_archive(path: Path) -> None:
         name = path / "results.zip" if path.is_dir() else path.with_name(path.stem.removesuffix(".tar") + ".zip")
         raise RecipeError(f"--submit {path}: not the name of a ZIP file", f"--submit {quoted_path(name)}")
     if os.path.lexists(path):
-        raise RecipeError(f"--submit {path}: is there already", "choose another name, or remove it")
+        raise RecipeError(f"--submit {path}: exists already", "remove it, or name another file with --submit")
     folder = next(above for above in path.absolute().parents if os.path.exists(above))
     if not os.path.isdir(folder):
         raise fault(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), folder, "writing the ZIP there")
@@ -283,7 +283,7 @@ def _check_metrics(file: Path) -> None:
     except OSError:
         ours = False
     if file.is_symlink() or not ours:
-        raise RecipeError(f"{file}: is there already, and no evaluation wrote it", "choose another folder with --out")
+        raise RecipeError(f"{file}: exists already, and no evaluation wrote it", "choose another folder with --out")
 
 
 def _submission(path: Path, data: Data) -> Submission:
@@ -353,7 +353,7 @@ def _tell_submission(
 
 def _default_folder(run: Path | None, name: str) -> Path:
     """Inside the run that was evaluated, else below ./eval; a folder for each evaluation."""
-    time = datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     return run / "eval" / time if run is not None else Path("eval", name, time)
 
 

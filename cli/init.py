@@ -5,14 +5,18 @@ Room: cli.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emaseg.errors import RecipeError
-from emaseg.words import quoted_path
+from emaseg.errors import RecipeError, UserError
+from emaseg.words import lines_of, printable, quoted_path
 
 from .options import Device, Quiet, Verbose, session_of
 
@@ -26,6 +30,13 @@ def init(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the recipe there [default: to stdout].")
     ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="DIR", help="The folder of the images, where it is not found.")
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option("--masks", metavar="DIR", help="The folder of the masks; --images and --masks go together."),
+    ] = None,
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="The recipe's name [default: the folder's].")
     ] = "",
@@ -38,6 +49,7 @@ def init(
     \b
     Examples:
       emaseg init photos > photos.toml
+      emaseg init scans --images tiles/raw --masks tiles/annotated > scans.toml
       emaseg init /data/cracks --out cracks.toml --device cuda
       emaseg train cracks.toml
 
@@ -47,12 +59,14 @@ def init(
     """
     session_of(context, verbose, keeps_files=out is not None)
     if out is not None and os.path.lexists(out):
-        raise RecipeError(f"--out {out}: is there already", "choose another name, or remove it")
+        raise RecipeError(f"--out {out}: exists already", "remove it, or name another file with --out")
     if out is not None and out.suffix != ".toml":
         raise RecipeError(f"--out {out}: a recipe's file ends in .toml", f"--out {quoted_path(f'{out}.toml')}")
+    for option, value, other in (("--images", images, masks), ("--masks", masks, images)):
+        if value == "" or (value is not None and other is None):
+            raise RecipeError(f"{option} {value}: --images and --masks go together", "name both folders")
     if name:
         _check_name(name)
-    machine = _machine(device)
 
     from emaseg.files import write_text
     from emaseg.starter import start_recipe
@@ -60,8 +74,10 @@ def init(
     from .progress import Meter, show_reading
     from .render import print_lines, print_path, print_toml
 
-    with Meter(quiet) as meter:
-        started = show_reading(start_recipe(folder, machine, name, "" if out is None else str(out)), meter)
+    with _said_in_file(out), Meter(quiet) as meter:
+        machine = _machine(device)
+        file = "" if out is None else str(out)
+        started = show_reading(start_recipe(folder, machine, name, file, images or "", masks or ""), meter)
     if not quiet:
         print_lines(started.notes)
     if out is None:
@@ -70,6 +86,29 @@ def init(
         write_text(out, started.text)
         print_path(out)
     return 0
+
+
+@contextlib.contextmanager
+def _said_in_file(out: Path | None) -> Iterator[None]:
+    """`emaseg init FOLDER > file` has made an empty file before this program starts: where it fails, the file says why."""
+    try:
+        yield
+    except UserError as error:
+        if out is None and _into_a_file():
+            from .render import print_toml
+
+            lines = ["emaseg init failed, so there is no recipe here:", *lines_of(error.message)]
+            lines += [f"try: {line}" for line in lines_of(error.hint) if line]
+            print_toml("".join(f"# {printable(line)}\n" for line in lines))
+        raise
+
+
+def _into_a_file() -> bool:
+    """Whether stdout is an ordinary file."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):  # closed, or no file of the system's
+        return False
 
 
 def _check_name(name: str) -> None:

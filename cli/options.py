@@ -5,14 +5,27 @@ Room: cli. Imports typer only.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 SCHEMA = 1  # of the JSON objects that commands print
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose help has no types and no braces: `REF`, not `{REF}` or `REF <str>`; `0 to 1`, not `0.0<=x<=1.0`."""
+
+    def get_help(self, ctx: Any) -> str:
+        text: str = super().get_help(ctx)
+        text = re.sub(r"\{([A-Z|]+)\}", r"\1", text)
+        text = re.sub(r" <[a-z]+(\[[a-z]+\])?>(?=\s)", lambda kind: " " * len(kind[0]), text)  # keeps the columns
+        text = re.sub(r"([\d.]+)<=x<=([\d.]+)", lambda limits: f"{float(limits[1]):g} to {float(limits[2]):g}", text)
+        return re.sub(r"x>=([\d.]+)", r"at least \1", text)
 
 
 @dataclass(slots=True)

@@ -136,7 +136,7 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         f"{run.state} by {run.owner}" if run.owner else run.state,
         _progress(run),
         percent(run.best_miou),
-        f"{run.changed:%Y-%m-%d %H:%M}",
+        f"{run.changed:%Y-%m-%d %H:%M:%S}",
     )
 
 

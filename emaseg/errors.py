@@ -37,6 +37,10 @@ class UserError(EmasegError):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """The message, and what to do on a line of its own: what Python shows of an error that nobody catches."""
+        return f"{self.message}\n  try: {self.hint}" if self.hint else self.message
+
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
         return type(self), (self.message, self.hint)  # survives the trip out of a data-loading worker
 

@@ -79,7 +79,7 @@ def room(device: torch.device, most: int | None) -> int | None:
 def give_back() -> None:
     """Return what is freed to the system, as far as it can be: `keep_freed_memory` keeps it for the next of its size."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -92,7 +92,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError, AttributeError, TypeError):
             ctypes.CDLL(None).malloc_trim(
                 0
             )  # glibc: else blocks of the last step's sizes stay, beside those of the next
@@ -127,7 +127,11 @@ def allocation_limit(more: int | None) -> Iterator[None]:
     if more is None or data is None:
         yield
         return
-    import resource
+    try:
+        import resource
+    except ImportError:
+        yield
+        return
 
     soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
     limits = [limit for limit in (data + max(0, more), soft, hard) if limit != resource.RLIM_INFINITY]

@@ -131,8 +131,10 @@ class FolderData:
         longest=200,
         extra=True,
     )
-    unmasked: Literal["refuse", "background"] = key(
-        "images without a mask: refuse them, or take all their pixels for the first class", "refuse", extra=True
+    unmasked: Literal["refuse", "background", "leave_out"] = key(
+        "images without a mask: refuse them, take all their pixels for the first class, or leave them out with a warning",
+        "refuse",
+        extra=True,
     )
     mask_suffix: str = key("added to an image's stem to name its mask", "")
     image_prefix: str | None = key("taken off the front of an image's file name to name its mask", None)

@@ -107,9 +107,19 @@ def _read_recipe(text: str, source: str, overrides: Sequence[str], *, noted: boo
     recipe = read_section(Recipe, table, "", problems, replaced_kinds(file_table, sets))
     if recipe is not None and not problems:
         problems.extend(check(recipe))
+    if problems and not file_table:
+        raise _no_recipe(text, source)
     if problems:
         raise RecipeError(Lines(*(text for _, text in sorted(map(places.report, problems), key=lambda pair: pair[0]))))
     return LoadedRecipe(recipe, source, _notes(places, old_keys if noted else ()), places)
+
+
+def _no_recipe(text: str, source: str) -> RecipeError:
+    """The error of a file that holds nothing, or comments alone: `emaseg init` leaves some where it fails."""
+    said = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    what = Lines(f"{source}: holds no recipe, only this:", *(f"  {line[:_ROW]}" for line in said[:8]))
+    hint = "emaseg init FOLDER prints a recipe for a folder of images and masks, emaseg recipes NAME a shipped one"
+    return RecipeError(what if said else f"{source}: the file is empty", hint)
 
 
 def _notes(places: _Places, old_keys: Sequence[str]) -> tuple[str, ...]:

@@ -33,11 +33,14 @@ from emaseg.starter.layout import (
     TRAIN_NAMES,
     Layout,
     Place,
+    check_place,
+    common_folders,
     find_layout,
+    layout_of,
     naming_of,
 )
 
-__all__ = ["any_layout"]
+__all__ = ["any_layout", "images_in", "named_layout"]
 
 _NOTHING = ("background", "backgrounds", "negative", "negatives", "empty", "no_objects", "without_objects")
 _FRAMES = r"^(.*?)[0-9]+$"  # all of a name but the number at its end
@@ -53,6 +56,52 @@ def any_layout(folder: Path) -> Layout:
     root = folder.resolve()
     stated = _listed_pairs(root) or _sites(root)  # these say more than names that happen to fit
     return stated or _with_groups(_with_nothing(find_layout(folder)))
+
+
+def named_layout(folder: Path, images: str, masks: str) -> Layout:
+    """The arrangement where people say which folder holds the images and which the masks.
+
+    Args:
+        images, masks: below `folder`, or from here; with train and val folders in both, or a split by lists or none.
+
+    Raises:
+        DataError: there is no such folder, or hardly any image has a mask.
+    """
+    root = folder.resolve()
+    place = Place(_named(root, images, "--images"), _named(root, masks, "--masks"))
+    splits = {"": place}
+    for one, other in common_folders(root / place.images, root / place.masks):
+        if one.lower() in TRAIN_NAMES + EVAL_NAMES:
+            splits[one.lower()] = Place(f"{place.images}/{one}", f"{place.masks}/{other}")
+    paired = {name: at for name, at in splits.items() if naming_of(root, at) is not None}
+    train = next((paired[name] for name in (*TRAIN_NAMES, "") if name in paired), None)
+    if train is not None:
+        return _with_groups(layout_of(root, train, paired, f"{images} with {masks}"))
+    check_place(root, place)
+    first, second = (sorted(images_in(root / one)) for one in (place.images, place.masks))
+    raise DataError(
+        f"hardly any image in {images} has a mask in {masks}: images such as {first_few(first, 2) or 'none'}, "
+        f"masks such as {first_few(second, 2) or 'none'}",
+        "a mask is called as its image is, with the same beginning or ending added to all",
+    )
+
+
+def _named(root: Path, text: str, option: str) -> str:
+    """A folder as data.train_images has it: relative to the root where it lies below.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    for path in (root / text, Path(text).resolve()):
+        if path.is_dir():
+            found = path.resolve()
+            return found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found)
+    raise DataError(f"{option} {text}: no such folder, neither in {root} nor here", "name a folder")
+
+
+def images_in(folder: Path) -> Iterator[str]:
+    """The files of a folder and its sub-folders that end as images do."""
+    return (name for name in walk(folder, None) if name.lower().endswith(EXTENSIONS))
 
 
 # ------------------------------------------------------------------------------------------------- several folders

@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, count_endings, stem_of, walk
@@ -73,6 +74,7 @@ class Layout:
     """An arrangement. words: how it was recognised. notes: what people should know of it, one sentence each.
 
     more: further folders that are read in both phases with those of train and eval. group: data.holdout_group.
+    unmasked: data.unmasked.
     """
 
     root: Path
@@ -84,6 +86,7 @@ class Layout:
     notes: tuple[str, ...] = ()
     more: tuple[Place, ...] = ()
     group: str = ""
+    unmasked: Literal["refuse", "leave_out"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,9 @@ def find_layout(folder: Path) -> Layout:
             train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
             if train is None:
                 for place in found.splits.values():
-                    _check_place(top, place)
+                    check_place(top, place)
             else:
-                return _layout(top, train, splits, found.words)
+                return layout_of(top, train, splits, found.words)
     raise _not_recognised(root)
 
 
@@ -131,7 +134,7 @@ def _several(top: Path, place: Place) -> SeveralMasks | None:
     try:
         naming = naming_of(top, place)
         if naming is None:
-            _check_place(top, place)
+            check_place(top, place)
         else:
             _other_masks(top, place, naming)
     except SeveralMasks as error:
@@ -148,7 +151,7 @@ def _usable(top: Path, place: Place) -> bool:
         return False
 
 
-def _layout(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
+def layout_of(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
     naming = naming_of(root, train) or Naming("", "", "")
     notes = _other_masks(root, train, naming)
     name = next((name for name in EVAL_NAMES if name in splits and naming_of(root, splits[name]) == naming), None)
@@ -179,7 +182,7 @@ def _arrangements(top: Path) -> Iterator[_Found]:
     mask_folders = [folders[name] for name in MASK_NAMES if name in folders]
     for images in image_folders:
         for masks in mask_folders:
-            inner = _common(top / images, top / masks)
+            inner = common_folders(top / images, top / masks)
             yield _Found(
                 f"{images}/<split> with {masks}/<split>",
                 {
@@ -332,7 +335,7 @@ def _stems(root: Path, place: Place) -> tuple[list[str], set[str]]:
     return [stem_of(name) for name in _files(root / place.images)], masks
 
 
-def _check_place(root: Path, place: Place) -> None:
+def check_place(root: Path, place: Place) -> None:
     """Stop at a place of images and masks that do not go together for a reason that is known.
 
     Raises:
@@ -418,7 +421,7 @@ def _files(folder: Path) -> list[str]:
     return [name for name in walk(folder, None) if name.lower().endswith(EXTENSIONS)]
 
 
-def _common(one: Path, other: Path) -> list[tuple[str, str]]:
+def common_folders(one: Path, other: Path) -> list[tuple[str, str]]:
     """Sub-folders of the same name, in any case."""
     theirs = {name.lower(): name for name in _folders(other)}
     return [(name, theirs[name.lower()]) for name in _folders(one) if name.lower() in theirs]

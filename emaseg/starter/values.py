@@ -296,6 +296,10 @@ def _named(held: Held, names: Names) -> tuple[dict[int, Entry], list[str]]:
     present, count = sorted(set(held.pixels) - set(_TOPS)), len(names.entries)
     if names.stated:
         return named, reasons
+    values = sorted(held.pixels)
+    if count == len(values) == 2 and values != [0, 1]:
+        reasons.append(f"Two names and two values: {values[0]} is {named[0].name}, {values[1]} is {named[1].name}.")
+        return dict(zip(values, names.entries, strict=True)), reasons
     if names.coloured and (found := _by_palette(held, names)):
         return found, [*reasons, "They go to the indices that have their colours in the masks' palette."]
     if names.entries[0].name == IGNORED and not (present and present[-1] == count - 1):

@@ -34,9 +34,10 @@ from emaseg.recipe import (
     parse_recipe,
     recipe_to_toml,
 )
-from emaseg.starter.kinds import any_layout
+from emaseg.starter.kinds import any_layout, images_in, named_layout
 from emaseg.starter.layout import Layout, Place
 from emaseg.starter.names import find_names
+from emaseg.starter.thin import LEAST, thinnest
 from emaseg.starter.values import Classes, Held, class_shares, classes_of, read_masks, remark
 from emaseg.threads import Reading
 from emaseg.words import printable, quoted_path
@@ -48,6 +49,7 @@ _DICE = (
     "The Dice loss counts each class as a whole, whatever its size; 0 = off. Instead or beside it:",
     'class_balance = "inverse_log" weighs the pixels of rare classes, ohem_threshold = 0.7 picks the hard ones.',
 )
+_FEW_ALONE = 0.05  # images without a mask, by those with one, that are left out; more are a mistake in the names
 _MOST_OF_ALL = Augment(crop=(1, 1)).max_class_share  # a class with more would have nearly every crop refused
 
 
@@ -71,12 +73,15 @@ class Machine:
         return self.memory_gb > 0
 
 
-def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "") -> Generator[Reading, None, Started]:
+def start_recipe(
+    folder: Path, machine: Machine, name: str = "", file: str = "", images: str = "", masks: str = ""
+) -> Generator[Reading, None, Started]:
     """A complete recipe for the images and masks in `folder`.
 
     Args:
         name: the recipe's; "" = the folder's.
         file: what the commands in its comments call its file; "" = NAME.toml.
+        images, masks: the two folders, below `folder` or from here; "" = they are looked for.
 
     Raises:
         DataError: there is no such folder, its arrangement is not recognised, or its masks cannot be used.
@@ -85,10 +90,10 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
     if not folder.is_dir():
         what = "a file" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}", "name the folder that holds the images and the masks")
-    layout = any_layout(folder)
+    layout = with_few_left_out(named_layout(folder, images, masks) if images else any_layout(folder))
     train, evaluation = paired_files(layout)
-    masks = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
-    held = yield from read_masks(masks)
+    files = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
+    held = yield from read_masks(files)
     known = _camvid(layout, held)
     names, remarks = (None, ()) if known else find_names(layout.root, name_folders(layout), coloured=held.colours)
     if held.equal and not (names and names.coloured):
@@ -105,20 +110,27 @@ def start_recipe(folder: Path, machine: Machine, name: str = "", file: str = "")
         )
         classes = replace(classes, reasons=(*classes.reasons, reason))
     rare = _rare(classes.names, shares)
+    thin = thinnest(files, classes, held.colours)
     paths = [image for image, _ in train.items]
     size = _median([image_size(paths[index]) for index in spread(len(paths), _SIZES_READ)])
     data = _data(layout, classes)
-    recipe = _recipe(name or _name_of(folder), data, len(train), size, machine)
+    recipe = _recipe(name or _name_of(folder), data, len(train), size, machine, thin[1] if thin else None)
+    if thin and _sizes(size, machine, None) != _sizes(size, machine, thin[1]):
+        kept = "shrunk less than usual" if recipe.augment.resize_long_short else "not shrunk"
+        classes = replace(
+            classes,
+            reasons=(*classes.reasons, f"{thin[0]} is {thin[1]:.1f} pixels wide on average: images are {kept}."),
+        )
     if share > _MOST_OF_ALL:
         recipe = replace(recipe, augment=replace(recipe.augment, max_class_share=1.0))
     if rare:
         recipe = replace(recipe, loss=replace(recipe.loss, dice_weight=1.0))
-    file = quoted_path(file or f"{recipe.name}.toml")
-    text = _text(recipe, file, layout, classes, size, (len(train), len(evaluation)), machine, rare)
+    named = quoted_path(file or f"{recipe.name}.toml")
+    text = _text(recipe, named, layout, classes, size, (len(train), len(evaluation)), machine, rare)
     checked = parse_recipe(text, "emaseg init").recipe
     helped = [f"{rare}: a Dice loss is added (loss.dice_weight)."] if rare else []
     first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
-    summary = f"{len(classes.names)} classes in {len(masks):,} masks: {_few(classes.names)}"
+    summary = f"{len(classes.names)} classes in {len(files):,} masks: {_few(classes.names)}"
     doubts = _doubts(train, evaluation)
     return Started(checked, text, (first, *layout.notes, summary, *classes.reasons, *helped, *doubts))
 
@@ -165,6 +177,20 @@ def _doubts(train: PairedFiles, evaluation: PairedFiles) -> list[str]:
     return [f"warning: {doubt.message}; {doubt.hint}" for doubt in found]
 
 
+def with_few_left_out(layout: Layout) -> Layout:
+    """The layout that leaves images without a mask out, where those are few; the others train without them."""
+    data = _data(layout, Classes(("a", "b")))
+    if not any(problems for _, problems in (usable(data, "train"), usable(data, "eval"))):
+        return layout
+    found = [usable(replace(data, unmasked="leave_out"), phase) for phase in ("train", "eval")]
+    paired = len({image for dataset, _ in found for image, _ in dataset.items})
+    places = {layout.train.images, layout.eval.images, *(place.images for place in layout.more)}
+    lone = sum(1 for place in places for _ in images_in(layout.root / place)) - paired
+    listed = layout.train.listing or layout.eval.listing
+    few = not listed and 0 < lone <= max(1, _FEW_ALONE * paired)
+    return replace(layout, unmasked="leave_out") if few and not any(problems for _, problems in found) else layout
+
+
 def paired_files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:
     """The data of both phases, as the recipe will read them; the masks are not opened.
 
@@ -195,6 +221,7 @@ def _data(layout: Layout, classes: Classes) -> FolderData:
         eval_list=layout.eval.listing,
         holdout=layout.holdout,
         holdout_group=layout.group,
+        unmasked=layout.unmasked,
         mask_suffix=layout.naming.suffix,
         image_prefix=layout.naming.image_prefix or None,
         mask_prefix=layout.naming.mask_prefix or None,
@@ -231,8 +258,10 @@ def _median(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return height, width
 
 
-def _recipe(name: str, data: FolderData, images: int, size: tuple[int, int], machine: Machine) -> Recipe:
-    resize, crop = _sizes(size, machine)
+def _recipe(
+    name: str, data: FolderData, images: int, size: tuple[int, int], machine: Machine, thin: float | None
+) -> Recipe:
+    resize, crop = _sizes(size, machine, thin)
     batch = min(images, 16 if machine.memory_gb >= 16 else 8)
     per_epoch = max(1, images // batch)
     fewest, most, passes = (500, 20_000, 200) if machine.gpu else (200, 1_000, 60)
@@ -262,10 +291,16 @@ def _recipe(name: str, data: FolderData, images: int, size: tuple[int, int], mac
     )
 
 
-def _sizes(size: tuple[int, int], machine: Machine) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """Limits (long, short) to resize to, () = keep, and the crop (height, width); multiples of 8."""
+def _sizes(size: tuple[int, int], machine: Machine, thin: float | None) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Limits (long, short) to resize to, () = keep, and the crop (height, width); multiples of 8.
+
+    thin: mean width of the thinnest class, of which shrinking must leave something.
+    """
     limit = 512 if machine.gpu else 240
     factor = min(1.0, limit / min(size))
+    if thin is not None and thin * factor < LEAST:
+        factor = min(1.0, LEAST / thin)
+        limit = _eights(factor * min(size))
     height, width = size[0] * factor, size[1] * factor
     resize = () if factor == 1 else (-int(-max(height, width) // 8) * 8, limit)
     if machine.gpu:

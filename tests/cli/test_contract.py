@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "recipes": (("name",), {"--keys", "--model", "--data", "--dataset", "--backbone", "--json", "--verbose", "-v"}),
     "runs": (("folders",), {"--out", "--json", "--verbose", "-v"}),
     "check-data": (("recipe",), {"--set", "--sample", "--json", "--quiet", "-q", "--verbose", "-v"}),
-    "init": (("folder",), {"--out", "--name", "--device", "--quiet", "-q", "--verbose", "-v"}),
+    "init": (("folder",), {"--out", "--images", "--masks", "--name", "--device", "--quiet", "-q", "--verbose", "-v"}),
     "convert": (
         ("folder",),
         {"--out", "--format", "--overlap", "--unlabelled", "--empty"} | {"--json", "--quiet", "-q", "--verbose", "-v"},
@@ -120,3 +121,4 @@ def test_every_help_text_shows_an_example_before_the_options(name: str, capsys: 
     assert app_module.run(root(), [name, "--help"]) == 0
     text = capsys.readouterr().out
     assert 0 < text.index(f"  emaseg {name}") < text.index("Options:")
+    assert not re.search(r"[{}]|<(str|int|float|path|list|bool)|<=x|x>=|\bNone\b", text)  # Python's words for types

@@ -30,7 +30,7 @@ def test_eval_replaces_its_own_scores_and_nobody_elses(
         file.write_text(content)
         code, out, err = emaseg(capsys, *arguments)
         assert (code, out) == (2, "")
-        assert f"{file}: is there already, and no evaluation wrote it" in err
+        assert f"{file}: exists already, and no evaluation wrote it" in err
         assert file.read_text() == content
     file.unlink()
     file.symlink_to("precious")
@@ -51,5 +51,5 @@ def test_init_and_submit_do_not_replace_a_link_to_nothing(
         place.symlink_to("nothing")
         code, _, err = emaseg(capsys, *arguments, place)
         assert code == 2
-        assert "is there already" in err
+        assert "exists already" in err
         assert place.is_symlink()

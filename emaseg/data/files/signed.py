@@ -103,7 +103,7 @@ def check_place(path: Path, taken: Collection[Identity]) -> None:
         elif status.st_size == 0 or is_signed(path):
             return
         else:
-            problem = "is there already, and it is not as predict wrote it, so it is kept"
+            problem = "exists already, and it is not as predict wrote it, so it is kept"
     except (FileNotFoundError, NotADirectoryError):
         return  # atomic() says what is wrong with the folder
     except OSError as error:

@@ -45,7 +45,9 @@ OnSample = Callable[[int], None]  # called with the number of each sample before
 Fetch = Callable[[int, OnSample], RawBatch]  # prepares a batch by its number
 
 AHEAD = 2  # batches that each process prepares before they are asked for
-METHOD = "fork" if sys.platform == "linux" else None  # None = the system's usual way to start a process
+METHOD = (
+    "fork" if sys.platform == "linux" and hasattr(os, "fork") else None
+)  # None = the system's usual way to start a process
 
 _POLL = 0.5  # seconds after which a wait looks for signals and at the workers
 _SLOW = 30.0  # seconds of reading one sample that are worth a line; then twice as many, and so on

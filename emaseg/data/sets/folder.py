@@ -217,6 +217,11 @@ def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
     bare = matched.masks is None or data.unmasked == "background"
     paired = [stem for stem in stems if mask_name(stem) in mask_of]
     alone = [stem for stem in stems if bare and mask_name(stem) not in mask_of]
+    lone = [] if bare or data.unmasked != "leave_out" else [image_of[s] for s in stems if mask_name(s) not in mask_of]
+    left = matched.left
+    if lone:
+        few = f"{len(lone):,} of {len(stems):,} images in {matched.images} have no mask in {matched.masks}"
+        left = (f"{few} and are left out: {first_few(lone)}", *left)
     masks = Names.of(matched.masks or matched.images, (mask_of[mask_name(stem)] for stem in paired))
     return Found(
         PathPairs(
@@ -224,7 +229,7 @@ def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
             PathList((masks,)),
         ),
         PathList((Names.of(matched.images, (image_of[stem] for stem in alone)),)),
-        matched.left,
+        left,
         group_count(list(image_of), data.holdout_group),
     )
 
@@ -453,7 +458,7 @@ def _images_alone(
             what,
             nearest(wanted, free)
             or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix, data.mask_prefix "
-            'or a list file; if such images show the first class only, set data.unmasked = "background"',
+            'or a list file; if such images show the first class only, set data.unmasked = "background", and to do without them "leave_out"',
         )
     ]
 
