@@ -212,7 +212,15 @@ def _step_text(step: Stepped, miou: float | None, room: int | None) -> str:
     scored = [] if miou is None else [f"mIoU {percent(miou)}"]
     held = [] if step.peak_memory is None else [f"{size(step.peak_memory)} at most"]
     pace, wait = _pace(step.images_per_second, step.seconds_left), f"data wait {100 * step.data_wait:.0f}%"
-    parts = [f"epoch {step.epoch}", f"loss {step.loss:.4f}", *scored, f"lr {step.lr:.3g}", pace, wait, *held]
+    parts = [
+        f"epoch {step.epoch}{f' of {step.epochs}' if step.epochs else ''}",
+        f"loss {step.loss:.4f}",
+        *scored,
+        f"lr {step.lr:.3g}",
+        pace,
+        wait,
+        *held,
+    ]
     text = "  ".join(parts)
     return text if room is None or len(text) <= room else _short_text(step, miou, room)
 
@@ -221,7 +229,7 @@ def _short_text(step: Stepped, miou: float | None, room: int) -> str:
     """The same for a narrow terminal; what has no room at all is left out, the least important first."""
     parts = [
         f"loss {step.loss:.3g}",
-        f"{_brief(step.seconds_left)} left",
+        *([] if step.seconds_left is None else [f"{_brief(step.seconds_left)} left"]),
         *([] if miou is None else [f"mIoU {100 * miou:.1f}"]),
         f"{rate(step.images_per_second)} img/s",
         f"wait {100 * step.data_wait:.0f}%",
@@ -247,8 +255,9 @@ def _brief(seconds: float) -> str:
     return f"{minutes // 1440}d{minutes % 1440 // 60:02d}h"
 
 
-def _pace(images_per_second: float, seconds_left: float) -> str:
-    return f"{rate(images_per_second)} images/s  {duration(seconds_left)} left"
+def _pace(images_per_second: float, seconds_left: float | None) -> str:
+    left = "" if seconds_left is None else f"  {duration(seconds_left)} left"
+    return f"{rate(images_per_second)} images/s{left}"
 
 
 def _evaluation_line(event: Evaluated) -> str:

@@ -19,6 +19,7 @@ from textwrap import TextWrapper
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
@@ -219,11 +220,18 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 
 def print_grid(rows: Iterable[Sequence[str]], stream: IO[str] | None = None) -> None:
-    """Labels and what belongs to them in columns without headings (default on stdout)."""
-    table = Table.grid(padding=(0, 2))
-    for label, *values in rows:
-        table.add_row(_text(label, "bold"), *map(_text, values))
-    console(sys.stdout if stream is None else stream).print(table)
+    """Labels and what belongs to them in columns without headings (default on stdout).
+
+    On a terminal the last column is broken between words; a path that is longer than the line stays whole.
+    """
+    out = console(sys.stdout if stream is None else stream)
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*(row[:-1] for row in cells), strict=True)]
+    for row in cells:
+        before = "".join(cell + " " * (width - cell_len(cell) + 2) for cell, width in zip(row, widths, strict=False))
+        text = Text(fitted(row[-1], out, before, " " * cell_len(before)))
+        text.stylize("bold", 0, len(row[0]))
+        out.print(text)
 
 
 def print_table(

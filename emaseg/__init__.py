@@ -10,8 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emaseg.api import evaluate, export, train
-    from emaseg.checkpoint import load_weights
+    from emaseg.api import evaluate, export, load_weights, train
     from emaseg.models import build_model
     from emaseg.predict import Predictor
     from emaseg.recipe import load_recipe
@@ -31,7 +30,7 @@ __all__ = [
 _HOMES = {
     "load_recipe": "emaseg.recipe",
     "build_model": "emaseg.models",
-    "load_weights": "emaseg.checkpoint",
+    "load_weights": "emaseg.api",
     "Predictor": "emaseg.predict",
     "train": "emaseg.api",
     "evaluate": "emaseg.api",

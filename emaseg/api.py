@@ -18,6 +18,8 @@ from emaseg.recipe import Recipe, load_recipe
 from emaseg.words import excerpt
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from emaseg.export.export import Exported
 
 PathLike = str | os.PathLike[str]
@@ -256,6 +258,33 @@ def _sequence(what: str, values: Sequence[Any], fits: Callable[[Any], bool], exp
 
 def _is_size(shape: object) -> bool:
     return isinstance(shape, tuple | list) and len(shape) == 2 and all(type(side) is int for side in shape)
+
+
+def load_weights(model: nn.Module, path: PathLike) -> str:
+    """Load a whole network's weights, strictly: every entry must find its place, every place its entry.
+
+    Args:
+        model: from `build_model`; one built on the meta device is materialised.
+        path: whatever the commands take as REF, but an exported file: a run folder (its best checkpoint, else its last),
+            a folder of runs, a checkpoint, a recipe's name, or a file of sssegmentation, mmsegmentation or the EMANet
+            authors.
+
+    Returns:
+        The format that was recognised.
+
+    Raises:
+        RecipeError: an argument of the wrong type.
+        WeightsError: unreadable, of no known format, or of another network; says what does not fit.
+    """
+    from torch import nn
+
+    from emaseg.checkpoint import load_weights as load
+    from emaseg.reference import resolve
+
+    _check("model", model, nn.Module, "a network from emaseg.build_model")
+    _check("path", path, (str, os.PathLike), "a run folder, a checkpoint, a weight file or a recipe's name")
+    text = os.fspath(path)
+    return load(model, Path(text) if Path(text).is_file() else resolve(text).weights)
 
 
 def _check(what: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:

@@ -87,6 +87,19 @@ class PeerFailed(EmasegError):
         self.exit_code = exit_code
 
 
+def need_type(name: str, value: object, types: type | tuple[type, ...], wanted: str) -> None:
+    """Stop at an argument of the Python API that is of another type.
+
+    Args:
+        name: the argument's. wanted: what to give, for people.
+
+    Raises:
+        RecipeError: it is none of `types`.
+    """
+    if not isinstance(value, types):
+        raise RecipeError(f"{name}: is of type {type(value).__name__}", f"give {wanted}")
+
+
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     """`did you mean "x" or "y"?` for the closest of `known`, `most` at the most, or "" when nothing is close."""
     return did_you_mean(closest(name, known, most))

@@ -60,8 +60,9 @@ class Stepped:
     lr: float
     images_per_second: float  # smoothed
     data_wait: float  # share of the time spent waiting for data, smoothed
-    seconds_left: float
+    seconds_left: float | None  # None in the first steps of a start, which are slower than the rest
     peak_memory: int | None = None  # bytes that were held at most: by the device, on a CPU by the process
+    epochs: int = 0  # of the whole run, the last perhaps cut short; 0 = unknown
 
 
 @dataclass(frozen=True, slots=True)

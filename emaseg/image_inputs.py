@@ -5,12 +5,13 @@ Room: image_inputs.
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -93,7 +94,7 @@ def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInp
             raise one.problem
     if not good:
         raise DataError(f"{out}: no images here but the results of an earlier run", "name the images or their folder")
-    stems = iter(_stems([one.relative for one in good]))
+    stems = iter(_stems([(one.relative, _has_twin(one.source)) for one in good]))
     return [ImageInput(one.source, one.name, "" if one.problem else next(stems), one.problem) for one in found.values()]
 
 
@@ -261,15 +262,37 @@ def _is_output(name: str, stems: Collection[str] | None) -> bool:
     return any(name.endswith(end) and (stems is None or name.removesuffix(end) in stems) for end in _RESULTS)
 
 
-def _stems(relatives: Sequence[Path]) -> list[str]:
+def _has_twin(source: Path | bytes) -> bool:
+    """Whether another image in the file's folder has its name but for the ending: cat.jpg beside cat.png.
+
+    Then results carry the whole name, also where one of the two is predicted: they are called the same in any case.
+    """
+    return isinstance(source, Path) and _images_by_stem(source.parent).get(_folded(source.stem), 0) > 1
+
+
+@functools.lru_cache(maxsize=64)
+def _images_by_stem(folder: Path) -> Mapping[str, int]:
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError:
+        return {}
+    stems = {PurePath(name).stem for name in names if PurePath(name).suffix.lower() in EXTENSIONS}
+    images = [PurePath(name) for name in names if PurePath(name).suffix.lower() in EXTENSIONS]
+    return Counter(_folded(path.stem) for path in images if not _is_output(path.name, stems))
+
+
+def _stems(files: Sequence[tuple[Path, bool]]) -> list[str]:
     """An output stem for each file, no two alike; capitals, and the ways to write an accent, count as equal: some
-    file systems think so."""
-    plain = [relative.with_suffix("").as_posix() for relative in relatives]
+    file systems think so.
+
+    files: the place below the argument, and whether the file has a twin in its folder.
+    """
+    plain = [relative.with_suffix("").as_posix() for relative, _ in files]
     times = Counter(map(_folded, plain))
     taken: set[str] = set()
     stems = []
-    for relative, short in zip(relatives, plain, strict=True):
-        base = stem = short if times[_folded(short)] == 1 else relative.as_posix()
+    for (relative, twin), short in zip(files, plain, strict=True):
+        base = stem = relative.as_posix() if twin or times[_folded(short)] > 1 else short
         number = 2
         while _folded(stem) in taken:
             stem, number = f"{base}-{number}", number + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,8 @@ from emaseg.attention_maps import AttentionMaps, attention_maps, attention_pictu
 from emaseg.data.files.images import read_image
 from emaseg.data.files.signed import Identity, check_place, identities
 from emaseg.data.labels import label_set
-from emaseg.errors import DataError, RecipeError, SystemFault, nearest
+from emaseg.device import pick_device
+from emaseg.errors import DataError, RecipeError, SystemFault, nearest, need_type
 from emaseg.files import atomic
 from emaseg.image_inputs import ImageInput
 from emaseg.inference import label_and_confidence, label_and_probabilities, label_map, probe
@@ -31,6 +33,8 @@ from emaseg.memory import give_back, is_out_of_memory, room
 from emaseg.outputs import DEFAULT, ENDINGS, Output, encoded
 from emaseg.prediction import Float16, Float32, Picture, Prediction, Share, class_shares, pixels_of
 from emaseg.recipe import Inference, Recipe
+from emaseg.reference import open_engine, resolve
+from emaseg.run_folder import find_run, pick_checkpoint
 from emaseg.threads import read_ahead, write_behind
 from emaseg.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_protocol, tiling, whole_need
 from emaseg.weights.kind import check_kind
@@ -66,8 +70,13 @@ class Predictor:
         Args:
             max_memory: bytes that this process (on a GPU: the network) may hold; an image that would take more is
                 predicted in tiles. None = nine tenths of what is free.
+
+        Raises:
+            RecipeError: an argument of the wrong type, or no such device. SystemFault: this machine has none.
         """
-        self.device = torch.device(device)
+        need_type("model", model, nn.Module, "a network; from a run or a file: Predictor.from_weights")
+        need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
+        self.device = device if isinstance(device, torch.device) else pick_device(device)
         self.max_memory = max_memory
         self._for_pixel: float | None = None  # what the network takes; measured when it matters
         self.model = model.to(self.device).eval()
@@ -80,25 +89,31 @@ class Predictor:
     def from_weights(
         cls, path: str | Path, *, recipe: Recipe | None = None, device: torch.device | str = "cpu"
     ) -> Predictor:
-        """A predictor from a weight file.
+        """A predictor of whatever the commands take as REF.
 
         Args:
-            path: one of our checkpoints, or weights of sssegmentation, mmsegmentation or the EMANet authors.
-            recipe: what the weights belong to; may be left out for our checkpoints, which carry theirs.
+            path: a run folder, a folder of runs, one of our checkpoints, an exported file, a recipe's name (its released
+                weights, else its newest run), or with `recipe` weights of sssegmentation, mmsegmentation or the EMANet
+                authors.
+            recipe: what the weights belong to; may be left out where they carry theirs.
 
         Raises:
+            RecipeError: an argument of the wrong type, or no such device.
             WeightsError: missing, damaged, of another model, or foreign and without a recipe.
         """
-        from emaseg.checkpoint import load_network, read_network, recipe_inside
+        need_type("path", path, (str, os.PathLike), "a run folder, a checkpoint, an exported file or a recipe's name")
+        where = device if isinstance(device, torch.device) else pick_device(device)
+        if recipe is None:
+            resolved = resolve(os.fspath(path))
+            return cls(open_engine(resolved, where), resolved.recipe, where)
+        from emaseg.checkpoint import load_network
         from emaseg.engine import prepare
 
-        file, state = Path(path), None
+        need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
+        file = Path(path)
+        file = pick_checkpoint(find_run(file)[0]) if file.is_dir() else file
         check_kind(file)
-        if recipe is None:
-            text, state = read_network(file)
-            recipe = recipe_inside(text, file)
-        network = load_network(recipe, file, state)
-        return cls(prepare(network, recipe.inference.precision, device), recipe, device)
+        return cls(prepare(load_network(recipe, file), recipe.inference.precision, where), recipe, where)
 
     @overload
     def predict(

@@ -17,6 +17,8 @@ from emaseg.optim import learning_rate
 from emaseg.recipe import Recipe
 from emaseg.schedule import Schedule
 
+_WARM_UP = 2  # steps of a start that fill caches and start threads: nothing is forecast from them
+
 
 @dataclass(slots=True)
 class StepStatistics:
@@ -31,6 +33,7 @@ class StepStatistics:
     schedule: Schedule
     running: dict[str, float]
     device: torch.device
+    steps: int = 0  # since this start
     seconds: float = 0.0  # of one step, smoothed
     waiting: float = 0.0  # of it, for data
 
@@ -42,7 +45,8 @@ class StepStatistics:
             losses: the losses of this step by name.
             waited: seconds it waited for data; took: seconds in all.
         """
-        fresh = self.seconds == 0.0
+        self.steps += 1
+        fresh = self.steps <= _WARM_UP + 1  # each of the first steps counts for itself, and is forgotten
         self.seconds = took if fresh else 0.9 * self.seconds + 0.1 * took
         self.waiting = waited if fresh else 0.9 * self.waiting + 0.1 * waited
         loss = sum(losses.values())
@@ -61,7 +65,8 @@ class StepStatistics:
             lr=learning_rate(step - 1, self.schedule.total, self.recipe.optim),
             images_per_second=self.recipe.train.batch / self.seconds,
             data_wait=min(1.0, self.waiting / self.seconds),
-            seconds_left=(self.schedule.total - step) * self.seconds,
+            seconds_left=None if self.steps <= _WARM_UP else (self.schedule.total - step) * self.seconds,
+            epochs=self.schedule.epoch(max(0, self.schedule.total - 1)),
             peak_memory=peak_memory(self.device),
         )
 

@@ -319,3 +319,15 @@ def test_a_full_disk_in_the_middle_ends_the_run_and_keeps_what_is_done(predictor
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(path.name for path in Path("out").iterdir()) == ["photo_mask.png", "photo_overlay.png"]
+
+
+def test_results_are_called_the_same_whatever_else_is_predicted(tmp_path: Path) -> None:
+    """Protects scripts: cat.jpg beside cat.png has cat.jpg_mask.png alone, with the other and in its folder."""
+    for name in ("cat.jpg", "cat.png", "dog.jpg", "dog_mask.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    alone = find_images([str(tmp_path / "cat.jpg")])
+    both = find_images([str(tmp_path / "cat.png"), str(tmp_path / "cat.jpg")])
+    folder = find_images([str(tmp_path)])
+    assert [one.stem for one in alone] == ["cat.jpg"]
+    assert [one.stem for one in both] == ["cat.png", "cat.jpg"]
+    assert [one.stem for one in folder] == ["cat.jpg", "cat.png", "dog"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emaseg.errors import RecipeError, WeightsError
-from emaseg.events import Finished, Note
+from emaseg.events import Finished, Note, Stepped
 from emaseg.run_lock import hold
 from emaseg.runs import list_runs
 from emaseg.train import train
@@ -111,3 +111,10 @@ def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.Captur
     assert "is no run folder" in stderr
     code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", "--out", tmp_path / "x.html")
     assert (code, "name two runs" in stderr) == (2, True)
+
+
+def test_nothing_is_forecast_from_the_first_steps(tmp_path: Path) -> None:
+    """Protects from a forecast of hours that is of minutes: the first steps of a start fill caches."""
+    steps = [event for event in train(tiny("train.iterations=5"), tmp_path / "run") if isinstance(event, Stepped)]
+    assert [step.seconds_left is None for step in steps] == [True, True, False, False, False]
+    assert [(step.epoch, step.epochs) for step in steps] == [(1, 1)] * 5

@@ -5,6 +5,7 @@ Room: models.
 
 from __future__ import annotations
 
+from emaseg.errors import need_type
 from emaseg.models.emanet import EMANet
 from emaseg.models.memorynet import MemoryNet
 from emaseg.models.network import Network, Report
@@ -17,7 +18,11 @@ def build_model(recipe: Recipe) -> Network:
     """The network of a recipe, randomly initialised, in training mode.
 
     Works under `torch.device("meta")` too, where it costs nothing.
+
+    Raises:
+        RecipeError: `recipe` is no Recipe.
     """
+    need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
     classes = num_classes(recipe.data)
     network: Network
     if isinstance(recipe.model, EMANetModel):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emaseg.errors import RecipeError
+from emaseg.errors import RecipeError, need_type
 from emaseg.recipe.renamed import RENAMED, new_name, with_new_names
 from emaseg.recipe.sections import Problem, is_text, nearest_legal
 from emaseg.recipe.writer import toml_value
@@ -50,6 +50,10 @@ def parse_overrides(items: Sequence[str]) -> tuple[Override, ...]:
     Raises:
         RecipeError: naming every item that cannot be read, with what to type instead.
     """
+    if isinstance(items, str):
+        raise RecipeError("overrides: is one text", f"give a list of texts: [{items!r:.60}]")
+    for item in items:
+        need_type("overrides", item, str, 'a list of texts such as "train.batch=4"')
     read = [_parse(item) for item in items]
     failures = [one for one in read if isinstance(one, str)]
     if failures:

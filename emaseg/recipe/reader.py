@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from emaseg.errors import RecipeError, nearest
+from emaseg.errors import RecipeError, nearest, need_type
 from emaseg.files import open_file
 from emaseg.recipe.check import BACKSLASHES, check
 from emaseg.recipe.lines import dotted, key_lines
@@ -67,6 +67,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def load_recipe_with_origins(name_or_path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """`load_recipe`, for each key where its value came from, and notes on keys that have another name now."""
+    need_type("recipe", name_or_path, (str, os.PathLike), "a shipped recipe's name or the path of a .toml file")
     return _read_recipe(*_text_of(name_or_path), overrides, noted=True)
 
 
