@@ -1,9 +1,10 @@
 """SIGKILL and SIGTERM at random moments, a resume each time; the end must be the uninterrupted run's, bit for bit.
 
-    python -m tests.stress.kills [--kills 50] [--terms 20] [--small] [--seed N]
+    python -m tests.stress.kills [--kills 50] [--terms 20] [--ranks 1] [--small] [--seed N]
 
 Checkpoints are written all the time, so that many of the kills fall into one that is being written: those leave a
-`.part` file, and are counted. SIGTERM must end with exit 75 and a checkpoint of the step it came in.
+`.part` file, and are counted. SIGTERM must end with exit 75 and a checkpoint of the step it came in. Of several ranks by
+turns all are killed, as when a machine loses power, or one, and then the others must end by themselves.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import argparse
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, train, warm
+from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, warm
 
 SAVED = 75  # exit code: interrupted, and --resume goes on
+_GRACE = 20.0  # seconds that the other ranks have once one has failed
 TOO_EARLY = -signal.SIGTERM  # before the command could know of the signal; nothing had begun
 
 
@@ -30,55 +34,100 @@ class Outcome:
     """What came of the signals. moments: how often each fell into which. codes: of SIGTERM. odd: codes that must not be."""
 
     runs: int = 0
+    kills: int = 0
     moments: Counter[str] = field(default_factory=Counter)
     codes: Counter[int] = field(default_factory=Counter)
     odd: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
 
-def kills(count: int, terms: int, small: bool, seed: int, top: Path) -> bool:
+def kills(count: int, terms: int, small: bool, seed: int, top: Path, world: int = 1) -> bool:
     """Whether nothing was lost in `count` kills and `terms` requests to stop, of as many runs as they need."""
     base = small_recipe(top) if small else DEMO
     chance, log = random.Random(seed), top / "log"
     began = time.monotonic()
-    code = train((*base, "--out", top / "whole"), log)
+    codes = Ranks((*base, "--out", top / "whole"), log, world).ended()
     took = time.monotonic() - began
-    outcome = Outcome(odd=[code] if code else [])
+    outcome = Outcome(odd=[code for code in codes if code])
     signals = [signal.SIGKILL] * count + [signal.SIGTERM] * terms
     chance.shuffle(signals)
     while signals:
         out = top / f"run{outcome.runs}"
         outcome.runs += 1
-        while signals and _interrupted(
-            (*base, "--out", out, "--resume"), out, log, chance.uniform(0, 0.6 * took), signals, outcome
-        ):
+        arguments = (*base, "--out", out, "--resume")
+        while signals and _interrupted(Ranks(arguments, log, world), out, chance, 0.6 * took, signals, outcome):
             pass
-        code = train((*base, "--out", out, "--resume"), log)
-        outcome.odd += [code] if code else []
+        outcome.odd += [code for code in Ranks(arguments, log, world).ended() if code]
         outcome.wrong += [f"{out.name}: {what}" for what in differences(top / "whole", out)]
-    return _told(base[0], seed, took, outcome, log)
+    return _told(f"{base[0]} on {world} ranks", seed, took, outcome, log)
+
+
+class Ranks:
+    """The processes of a training, started at once; also what a launcher does: when one fails, the others have some time
+    to end, and are killed."""
+
+    def __init__(self, arguments: tuple[object, ...], log: Path, world: int) -> None:
+        self.killed = False  # by this launcher
+        self.parts = _parts(Path(str(arguments[arguments.index("--out") + 1])))  # half-written files from before
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environments = [{**common, "RANK": str(rank)} if world > 1 else {} for rank in range(world)]
+        self.pids = [spawn(arguments, log, partial(os.environ.update, own)) for own in environments]
+        self._codes: dict[int, int] = {}
+
+    def running(self, within: float) -> bool:
+        """Whether some still run after `within` seconds."""
+        deadline = time.monotonic() + within
+        while True:
+            self._codes |= {pid: code for pid in self._left() if (code := ended(pid, 0)) is not None}
+            if not self._left():
+                return False
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(0.002)
+
+    def send(self, signum: int, rank: int | None = None) -> None:
+        """To one, or to all."""
+        for pid in self.pids if rank is None else [self.pids[rank]]:
+            if pid in self._left():
+                os.kill(pid, signum)
+
+    def ended(self) -> list[int]:
+        """Their exit codes, by rank."""
+        while self.running(0.05):
+            if any(self._codes.values()) and self.running(_GRACE):
+                self.killed = True
+                self.send(signal.SIGKILL)
+        return [self._codes[pid] for pid in self.pids]
+
+    def _left(self) -> list[int]:
+        return [pid for pid in self.pids if pid not in self._codes]
 
 
 def _interrupted(
-    arguments: tuple[object, ...], out: Path, log: Path, wait: float, signals: list[signal.Signals], outcome: Outcome
+    ranks: Ranks, out: Path, chance: random.Random, most: float, signals: list[signal.Signals], outcome: Outcome
 ) -> bool:
-    """Start, wait, and send the next signal; False where the training was done before."""
-    before = _parts(out)
-    child = spawn(arguments, log)
-    code = ended(child, wait)
-    if code is not None:
-        outcome.odd += [code] if code else []
+    """Wait, and send the next signal; False where the training was done before."""
+    if not ranks.running(chance.uniform(0, most)):
+        outcome.odd += [code for code in ranks.ended() if code]
         return False
     signum = signals.pop()
-    os.kill(child, signum)
-    code = ended(child)
     if signum == signal.SIGKILL:
-        outcome.moments[_moment(out, before)] += 1
+        one = chance.randrange(len(ranks.pids)) if len(ranks.pids) > 1 and chance.random() < 0.5 else None
+        ranks.send(signum, one)
+        ranks.ended()
+        outcome.kills += 1
+        outcome.moments[_moment(out, ranks.parts)] += 1
+        outcome.moments["(ranks that had to be killed, too)"] += ranks.killed
         return True
-    assert code is not None
-    outcome.codes[code] += 1
-    outcome.odd += [] if code in (0, SAVED, TOO_EARLY) else [code]
-    if code == SAVED and not (out / "checkpoints/last.pt").exists():
+    ranks.send(signum)
+    codes = ranks.ended()
+    outcome.codes[codes[0]] += 1
+    if TOO_EARLY not in codes:
+        outcome.odd += [code for code in codes if code not in (0, SAVED)]
+    if SAVED in codes and not (out / "checkpoints/last.pt").exists():
         outcome.wrong.append(f"{out.name}: exit {SAVED} without a checkpoint")
     return True
 
@@ -96,8 +145,8 @@ def _moment(out: Path, before: set[Path]) -> str:
 
 def _told(name: str, seed: int, took: float, outcome: Outcome, log: Path) -> bool:
     """Print the table; whether all is well."""
-    rows: list[tuple[str, object]] = [("uninterrupted", f"{took:.1f} s"), ("SIGKILL", outcome.moments.total())]
-    rows += [(f"  {moment}", count) for moment, count in sorted(outcome.moments.items())]
+    rows: list[tuple[str, object]] = [("uninterrupted", f"{took:.1f} s"), ("SIGKILL", outcome.kills)]
+    rows += [(f"  {moment}", count) for moment, count in sorted(outcome.moments.items()) if count]
     rows += [("SIGTERM", outcome.codes.total()), *((f"  exit {code}", n) for code, n in sorted(outcome.codes.items()))]
     rows += [("runs they fell on", outcome.runs), ("exit codes that must not be", outcome.odd or "none")]
     table(f"signals to {name}, seed {seed}", [*rows, ("different at the end", outcome.wrong or "nothing")])
@@ -110,9 +159,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--terms", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         warm(Path(folder))
-        sys.exit(not kills(given.kills, given.terms, given.small, given.seed, Path(folder)))
+        sys.exit(not kills(given.kills, given.terms, given.small, given.seed, Path(folder), given.ranks))

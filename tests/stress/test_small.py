@@ -39,6 +39,12 @@ def test_kills_lose_nothing(tmp_path: Path) -> None:
     passes("kills(2, 1, True, 0, folder)", tmp_path)
 
 
+@pytest.mark.slow
+def test_kills_of_two_ranks_lose_nothing(tmp_path: Path) -> None:
+    """Protects the same of two ranks: all of them killed, or one, or all asked to stop."""
+    passes("kills(4, 2, True, 0, folder, 2)", tmp_path)
+
+
 def test_full_disks_lose_nothing(tmp_path: Path) -> None:
     """Protects the run on a disk that gets full: exit 4, then --resume ends as if nothing had been."""
     passes("full_disk(2, True, folder)", tmp_path)
