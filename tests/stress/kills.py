@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from pathlib import Path
 from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, warm
 
 SAVED = 75  # exit code: interrupted, and --resume goes on
+_PATIENCE = 120.0  # seconds for a start
 _GRACE = 20.0  # seconds that the other ranks have once one has failed
 TOO_EARLY = -signal.SIGTERM  # before the command could know of the signal; nothing had begun
 
@@ -46,8 +48,11 @@ def kills(count: int, terms: int, small: bool, seed: int, top: Path, world: int 
     base = small_recipe(top) if small else DEMO
     chance, log = random.Random(seed), top / "log"
     began = time.monotonic()
-    codes = Ranks((*base, "--out", top / "whole"), log, world).ended()
-    took = time.monotonic() - began
+    whole = Ranks((*base, "--out", top / "whole"), log, world)
+    whole.begun()
+    locked = time.monotonic()
+    codes = whole.ended()
+    took = locked - began, time.monotonic() - locked
     outcome = Outcome(odd=[code for code in codes if code])
     signals = [signal.SIGKILL] * count + [signal.SIGTERM] * terms
     chance.shuffle(signals)
@@ -55,7 +60,7 @@ def kills(count: int, terms: int, small: bool, seed: int, top: Path, world: int 
         out = top / f"run{outcome.runs}"
         outcome.runs += 1
         arguments = (*base, "--out", out, "--resume")
-        while signals and _interrupted(Ranks(arguments, log, world), out, chance, 0.6 * took, signals, outcome):
+        while signals and _interrupted(Ranks(arguments, log, world), out, chance, took, signals, outcome):
             pass
         outcome.odd += [code for code in Ranks(arguments, log, world).ended() if code]
         outcome.wrong += [f"{out.name}: {what}" for what in differences(top / "whole", out)]
@@ -68,7 +73,8 @@ class Ranks:
 
     def __init__(self, arguments: tuple[object, ...], log: Path, world: int) -> None:
         self.killed = False  # by this launcher
-        self.parts = _parts(Path(str(arguments[arguments.index("--out") + 1])))  # half-written files from before
+        self.out = Path(str(arguments[arguments.index("--out") + 1]))
+        self.parts, self._before = _parts(self.out), _owner(self.out)  # half-written files and lock from before
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -77,14 +83,18 @@ class Ranks:
         self.pids = [spawn(arguments, log, partial(os.environ.update, own)) for own in environments]
         self._codes: dict[int, int] = {}
 
-    def running(self, within: float) -> bool:
-        """Whether some still run after `within` seconds."""
+    def begun(self) -> bool:
+        """Wait until the run has its owner; whether some still run then."""
+        return self.running(_PATIENCE, until=lambda: _owner(self.out) not in (None, self._before))
+
+    def running(self, within: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Whether some still run after `within` seconds, or once `until` is true."""
         deadline = time.monotonic() + within
         while True:
             self._codes |= {pid: code for pid in self._left() if (code := ended(pid, 0)) is not None}
             if not self._left():
                 return False
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or until():
                 return True
             time.sleep(0.002)
 
@@ -107,10 +117,26 @@ class Ranks:
 
 
 def _interrupted(
-    ranks: Ranks, out: Path, chance: random.Random, most: float, signals: list[signal.Signals], outcome: Outcome
+    ranks: Ranks,
+    out: Path,
+    chance: random.Random,
+    took: tuple[float, float],
+    signals: list[signal.Signals],
+    outcome: Outcome,
 ) -> bool:
-    """Wait, and send the next signal; False where the training was done before."""
-    if not ranks.running(chance.uniform(0, most)):
+    """Wait, and send the next signal; False where the training was done before.
+
+    One in five falls anywhere in the start, the others from the moment on in which the run has its owner.
+
+    Args:
+        took: seconds of an uninterrupted start, and of its training.
+    """
+    start, training = took
+    if chance.random() < 0.2:
+        runs = ranks.running(chance.uniform(0, start))
+    else:
+        runs = ranks.begun() and ranks.running(chance.uniform(0, 0.7 * training))
+    if not runs:
         outcome.odd += [code for code in ranks.ended() if code]
         return False
     signum = signals.pop()
@@ -132,6 +158,15 @@ def _interrupted(
     return True
 
 
+def _owner(out: Path) -> tuple[int, int] | None:
+    """What tells one lock of a run from another."""
+    try:
+        state = (out / "lock").stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_mtime_ns
+
+
 def _parts(out: Path) -> set[Path]:
     return set((out / "checkpoints").glob(".*.part"))
 
@@ -143,9 +178,12 @@ def _moment(out: Path, before: set[Path]) -> str:
     return "at other times" if (out / "checkpoints/last.pt").exists() else "before the first checkpoint"
 
 
-def _told(name: str, seed: int, took: float, outcome: Outcome, log: Path) -> bool:
+def _told(name: str, seed: int, took: tuple[float, float], outcome: Outcome, log: Path) -> bool:
     """Print the table; whether all is well."""
-    rows: list[tuple[str, object]] = [("uninterrupted", f"{took:.1f} s"), ("SIGKILL", outcome.kills)]
+    rows: list[tuple[str, object]] = [
+        ("uninterrupted", f"{took[0]:.1f} s to start, {took[1]:.1f} s"),
+        ("SIGKILL", outcome.kills),
+    ]
     rows += [(f"  {moment}", count) for moment, count in sorted(outcome.moments.items()) if count]
     rows += [("SIGTERM", outcome.codes.total()), *((f"  exit {code}", n) for code, n in sorted(outcome.codes.items()))]
     rows += [("runs they fell on", outcome.runs), ("exit codes that must not be", outcome.odd or "none")]
