@@ -42,6 +42,7 @@ from .train import train
 
 NOT_ACCEPTABLE = 1
 BUG = 70
+_COMPLETION = "_EMASEG_COMPLETE"  # the variable by which a shell asks for completions
 
 WELCOME = """\
 emaseg trains, evaluates and runs EMANet and MemoryNet semantic segmentation from TOML recipes.
@@ -67,7 +68,6 @@ Examples:
 app = typer.Typer(
     name="emaseg",
     help=HELP,
-    add_completion=False,
     rich_markup_mode=None,  # plain help: instant, and the same in a pipe
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -108,8 +108,19 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code; never raises for a user's error."""
     if arguments is None:  # this process is the program's own
+        if _COMPLETION in os.environ:
+            return _complete()
         _share_cores()
     return run(typer.main.get_command(app), sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _complete() -> int:
+    """Answer the shell that asks for completions, as the script of --show-completion makes it do."""
+    try:
+        typer.main.get_command(app).main(args=[], prog_name="emaseg")
+    except SystemExit as finished:
+        return finished.code if isinstance(finished.code, int) else 1
+    return 0
 
 
 def _share_cores() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import SCHEMA, Json, Overrides, Quiet, Verbose, session_of
+from .options import SCHEMA, Json, Overrides, Quiet, Verbose, recipe_names, session_of
 
 if TYPE_CHECKING:
     from emaseg.check_data import DataReport, Finding
@@ -19,7 +19,10 @@ _SHOWN = 3  # examples of a finding; --json has more
 
 def check_data(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name or a TOML file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", autocompletion=recipe_names, help="A shipped recipe's name or a TOML file."),
+    ],
     sample: Annotated[
         int,
         typer.Option("--sample", metavar="N", min=0, help="Read N images of each split, evenly spread; 0 = all."),

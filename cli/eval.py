@@ -20,7 +20,7 @@ from emaseg.errors import RecipeError
 from emaseg.files import fault
 from emaseg.words import quoted_path
 
-from .options import SCHEMA, Device, EMIterations, Json, Overrides, Precision, Quiet, Verbose, session_of
+from .options import SCHEMA, Device, EMIterations, Json, Overrides, Precision, Quiet, Verbose, recipe_names, session_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,12 @@ CHECK_TOLERANCE = 0.5  # points of mIoU below the published figure that --check 
 def evaluate(
     context: typer.Context,
     reference: Annotated[
-        str, typer.Argument(metavar="REF", help="A run folder, a checkpoint, or a recipe together with --weights.")
+        str,
+        typer.Argument(
+            metavar="REF",
+            autocompletion=recipe_names,
+            help="A run folder, a checkpoint, or a recipe together with --weights.",
+        ),
     ],
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="FILE", help="Weight file for a recipe; also others' formats.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import SCHEMA, Json, Overrides, Quiet, Verbose, session_of
+from .options import SCHEMA, Json, Overrides, Quiet, Verbose, recipe_names, session_of
 
 if TYPE_CHECKING:
     from emaseg.export.export import Exported
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 def export(
     context: typer.Context,
     reference: Annotated[
-        str, typer.Argument(metavar="REF", help="A run folder, a checkpoint, or a recipe together with --weights.")
+        str,
+        typer.Argument(
+            metavar="REF",
+            autocompletion=recipe_names,
+            help="A run folder, a checkpoint, or a recipe together with --weights.",
+        ),
     ],
     format_: Annotated[
         str, typer.Option("--format", metavar="onnx|torch|weights", help="torch is torch.export's .pt2.")

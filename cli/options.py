@@ -48,10 +48,26 @@ def session_of(context: typer.Context, verbose: bool, *, keeps_files: bool = Fal
     return session
 
 
+def recipe_names(incomplete: str) -> list[str]:
+    """For the shell's completion: the shipped recipes that begin so. Files are the shell's own affair."""
+    from emaseg.resources import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+def recipe_keys(incomplete: str) -> list[str]:
+    """For the shell's completion: the keys that `--set` takes and that begin so."""
+    from emaseg.recipe.keys import described_keys
+
+    keys = dict.fromkeys(key for one in described_keys() for key in one.keys if ".N" not in key)
+    return [f"{key}=" for key in keys if key.startswith(incomplete)]
+
+
 Overrides = Annotated[
     list[str],
     typer.Option(
         "--set",
+        autocompletion=recipe_keys,
         metavar="KEY=VALUE",
         help="Change a recipe key, e.g. optim.lr=0.005 or backbone.kind=resnet101; repeatable.",
     ),

@@ -25,6 +25,7 @@ from .options import (
     Precision,
     Quiet,
     Verbose,
+    recipe_names,
     session_of,
 )
 
@@ -55,7 +56,13 @@ def predict(
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="RECIPE", help="The network of a weight file that does not say.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            autocompletion=recipe_names,
+            help="The network of a weight file that does not say.",
+        ),
     ] = None,
     out: Annotated[
         str, typer.Option("--out", metavar="DIR", help="Folder for the results; - writes one mask to stdout.")

@@ -22,7 +22,7 @@ import typer
 from emaseg.ranks import Rank, check_ranks
 from emaseg.words import duration, quoted, quoted_path
 
-from .options import SCHEMA, Device, Json, Nproc, Overrides, Quiet, Verbose, session_of
+from .options import SCHEMA, Device, Json, Nproc, Overrides, Quiet, Verbose, recipe_names, session_of
 from .ranks import as_rank, launched, rank_of, tell_of_gpus
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ INTERRUPTED_WITH_CHECKPOINT = 75
 
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name or a .toml file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", autocompletion=recipe_names, help="A shipped recipe's name or a .toml file."),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="RUN", help="Run folder [default: runs/<recipe>/<time>].")
     ] = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emaseg.report.page import text
 
@@ -21,11 +21,13 @@ _FEW = 40  # points that are worth a dot each
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a chart. name: from outside. points: by growing x. dashed: a level to compare with."""
+    """One line of a chart. name: from outside. points: by growing x. dashed: a level to compare with. colour: which of
+    the style's six; given by its place among the lines."""
 
     name: str
     points: Sequence[Point]
     dashed: bool = False
+    colour: int = 1
 
 
 def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool = False) -> str:
@@ -33,8 +35,11 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool
 
     Returns "" where there is nothing to draw.
     """
-    finite = [Line(line.name, [p for p in line.points if math.isfinite(p[1])], line.dashed) for line in lines]
-    shown = [Line(line.name, _thinned(line.points), line.dashed) for line in finite if line.points]
+    coloured = [
+        replace(line, points=[p for p in line.points if math.isfinite(p[1])], colour=number % 6 + 1)
+        for number, line in enumerate(lines)
+    ]
+    shown = [replace(line, points=_thinned(line.points)) for line in coloured if line.points]
     values = [y for line in shown for _, y in line.points]
     if not values:
         return ""
@@ -59,8 +64,8 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool
             label = f'<text x="{x}" y="{_HEIGHT - 12}" font-size="11" text-anchor="{anchor}">{tick:,g}</text>'
             parts.append(label)
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" font-size="10" text-anchor="end">{unit}</text>')
-    for number, line in enumerate(shown):
-        parts += _drawn(line, f"var(--series{number % 6 + 1})", [place(x, y) for x, y in line.points])
+    for line in shown:
+        parts += _drawn(line, f"var(--series{line.colour})", [place(x, y) for x, y in line.points])
     parts += _names(shown)
     return (
         f'<div class="chart"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" xmlns="http://www.w3.org/2000/svg">'
@@ -84,10 +89,10 @@ def _names(lines: Sequence[Line]) -> list[str]:
     if len(lines) < 2:
         return []
     parts, x = [], float(_WIDTH - _RIGHT)
-    for number, line in reversed(list(enumerate(lines))):
+    for line in reversed(lines):
         name = line.name if len(line.name) <= 24 else f"{line.name[:22]}…"
         parts.append(
-            f'<text x="{x:g}" y="15" font-size="11" text-anchor="end" style="fill:var(--series{number % 6 + 1})">'
+            f'<text x="{x:g}" y="15" font-size="11" text-anchor="end" style="fill:var(--series{line.colour})">'
             f"{text(name)}</text>"
         )
         x -= 7 * len(name) + 12

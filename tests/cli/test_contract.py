@@ -84,8 +84,9 @@ def test_the_commands_are_exactly_these() -> None:
     assert list(root().commands) == list(COMMANDS)
 
 
-def test_the_program_itself_has_only_version_and_help() -> None:
-    assert {name for parameter in root().params for name in parameter.opts} == {"--version"}
+def test_the_program_itself_has_only_version_completion_and_help() -> None:
+    names = {name for parameter in root().params for name in parameter.opts}
+    assert names == {"--version", "--install-completion", "--show-completion"}
     assert root().context_settings["help_option_names"] == ["-h", "--help"]
 
 
