@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.report.page import percent, table, text
+from emaseg.words import printable
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -99,4 +100,5 @@ def largest_errors(counts: Int64, classes: Sequence[str]) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+    shown = printable(name)
+    return shown if len(shown) <= _NAME else f"{shown[: _NAME - 1]}…"
