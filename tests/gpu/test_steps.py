@@ -21,7 +21,7 @@ from emaseg.replicas import replicate
 from emaseg.schedule import Schedule
 from emaseg.train import train
 from emaseg.training_step import StepResult, training_step
-from tests.helpers import equal, tiny
+from tests.tiny import equal, tiny
 
 pytestmark = pytest.mark.gpu
 
