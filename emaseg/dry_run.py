@@ -271,7 +271,7 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool, parts: i
                 if average is not None:
                     average.update(run.model, i + 1)
                 seconds = time.perf_counter() - began
-                finite = finite and result.finite
+                finite = finite and (result.finite or run.scale is not None)  # its first factor may be too large
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
