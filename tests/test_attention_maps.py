@@ -50,9 +50,9 @@ def test_responsibilities_are_the_networks_own_and_sum_to_one() -> None:
     assert np.array_equal(longer[:3], maps.values)
 
 
-def test_the_engine_shows_the_same_maps() -> None:
+@pytest.mark.parametrize("recipe", [tiny(), memorynet()], ids=["bases", "memory"])
+def test_the_engine_shows_the_same_maps(recipe: Recipe) -> None:
     """What predict runs is the prepared network."""
-    recipe = tiny()
     plain = made(recipe).bases(IMAGE).values
     fast = Predictor(prepare(made(recipe).model), recipe).bases(IMAGE).values  # type: ignore[arg-type]
     assert np.abs(plain - fast).max() < 1e-4

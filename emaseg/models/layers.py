@@ -82,7 +82,9 @@ class Head(nn.Module):
 
     def forward(self, x: torch.Tensor, *, alone: bool = False) -> torch.Tensor:
         """alone: as for ConvNormAct."""
-        logits: torch.Tensor = self.classifier(self.dropout(self.conv(x, alone=alone)))
+        # A packed convolution of the engine, which never trains, has no such argument.
+        x = self.conv(x, alone=True) if alone else self.conv(x)
+        logits: torch.Tensor = self.classifier(self.dropout(x))
         return logits
 
 
