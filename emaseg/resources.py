@@ -104,4 +104,5 @@ def beside(path: Path) -> str:
         there = sorted(other.name for other in path.parent.iterdir() if not other.name.startswith("."))
     except OSError:
         return ""
-    return did_you_mean(str(path.parent / name) for name in closest(path.name, there, HINTS))
+    found = (str(path.parent / name) for name in closest(path.name, there, HINTS))
+    return did_you_mean(f"./{name}" if name in shipped_recipes() else name for name in found)
