@@ -145,7 +145,7 @@ def run(command: Any, arguments: list[str]) -> int:
         The exit code.
     """
     with guarded() as streams:
-        session = Session()
+        session = Session(tuple(arguments))
         try:
             with command.make_context("emaseg", arguments, obj=session) as context:
                 code = command.invoke(context)

@@ -20,7 +20,20 @@ from emaseg.errors import RecipeError
 from emaseg.files import fault
 from emaseg.words import quoted_path
 
-from .options import SCHEMA, Device, EMIterations, Json, Overrides, Precision, Quiet, Verbose, recipe_names, session_of
+from .options import (
+    SCHEMA,
+    Device,
+    EMIterations,
+    Json,
+    Nproc,
+    Overrides,
+    Precision,
+    Quiet,
+    Verbose,
+    recipe_names,
+    session_of,
+)
+from .ranks import as_rank, launched, rank_of
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +115,7 @@ def evaluate(
     ] = False,
     em_iterations: EMIterations = None,
     precision: Precision = "auto",
+    nproc: Nproc = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
     as_json: Json = False,
@@ -119,103 +133,119 @@ def evaluate(
       emaseg eval memorynet_cityscapes_r50_d8 --tta --submit results.zip
       emaseg eval runs/first --em-iterations 1
       emaseg eval runs/first --calibration
+      emaseg eval runs/first --nproc 4
 
     Beside metrics.json go images.csv (the scores of each image), confusion.csv (which class is taken for which) and
     report.html (a page that shows all of it; a run's own page is written anew, too).
     """
-    session_of(context, verbose, keeps_files=True)
+    session = session_of(context, verbose, keeps_files=True)
+    rank = rank_of(nproc)
     if submit is not None:
+        if rank.world > 1 or (nproc or 1) > 1:
+            raise RecipeError(f"--submit {submit}: one process writes it", "leave --nproc, torchrun or srun out")
         if calibration:
             raise RecipeError("--calibration: is not counted while a submission is written", "leave one of the two out")
         _check_archive(submit)
     if out is not None and out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
-    from emaseg.reference import check_precision_name, hash_of_weights, resolve, with_em_iterations, with_precision
+    if nproc and nproc > 1:
+        return launched(session.arguments, nproc)
+    quiet, verbose = quiet or not rank.leads, verbose and rank.leads
+    with as_rank(rank, device):
+        from emaseg.reference import check_precision_name, hash_of_weights, resolve, with_em_iterations, with_precision
 
-    from .render import print_json, print_lines, print_notes, print_path, print_scores
+        from .render import print_json, print_lines, print_notes, print_path, print_scores
 
-    check_precision_name(precision)
-    resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
-    print_notes(resolved.notes, quiet)
-    if em_iterations is not None:
-        resolved = with_em_iterations(resolved, em_iterations)
-    resolved = with_precision(resolved, precision)
-    from emaseg.datasets import choose_split
+        check_precision_name(precision)
+        resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
+        print_notes(resolved.notes, quiet)
+        if em_iterations is not None:
+            resolved = with_em_iterations(resolved, em_iterations)
+        resolved = with_precision(resolved, precision)
+        from emaseg.datasets import choose_split
 
-    data, which = choose_split(resolved.recipe.data, split)
-    recipe = dataclasses.replace(resolved.recipe, data=data)
-    from emaseg.evaluate import compare_with_published, evaluation_json, on_images, protocol
+        data, which = choose_split(resolved.recipe.data, split)
+        recipe = dataclasses.replace(resolved.recipe, data=data)
+        from emaseg.evaluate import compare_with_published, evaluation_json, on_images, protocol
 
-    comparison = compare_with_published(recipe, resolved.written, which)
-    way = protocol(recipe.inference) + _em_deviation(recipe.model)
-    if check:
-        _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
+        comparison = compare_with_published(recipe, resolved.written, which)
+        way = protocol(recipe.inference) + _em_deviation(recipe.model)
+        if check:
+            _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 
-    from emaseg.data.sets import build_dataset
-    from emaseg.device import keep_freed_memory, pick_device
-    from emaseg.evaluate import evaluate as evaluate_engine
-    from emaseg.evaluation_files import write_tables
-    from emaseg.files import make_folder, write_text
-    from emaseg.metrics import details_of
-    from emaseg.report.run import write_report
-    from emaseg.report.sections import Result
-    from emaseg.submit import write_submission
+        from emaseg.data.sets import build_dataset
+        from emaseg.device import keep_freed_memory, pick_device
+        from emaseg.evaluate import evaluate as evaluate_engine
+        from emaseg.evaluation_files import write_tables
+        from emaseg.files import make_folder, write_text
+        from emaseg.metrics import details_of
+        from emaseg.report.run import write_report
+        from emaseg.report.sections import Result
+        from emaseg.submit import write_submission
 
-    from .progress import show_evaluation, show_submission
+        from .progress import show_evaluation, show_submission
 
-    keep_freed_memory()
-    target = pick_device(device)
-    submission = None if submit is None else _submission(submit, data)
-    dataset = build_dataset(data, which)
-    if dataset.withheld_by:
-        scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
-        _check_unscored(dataset, data, submission, scoring)
-    comparison = on_images(comparison, data, which, len(dataset))
-    published = comparison.miou
-    if check:
-        _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
-    file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
-    model, weights_hash = _engine(resolved, dataset, target, verbose), hash_of_weights(resolved.weights)
-    stats = recipe.backbone.pixel_stats
-    if not dataset.withheld_by:
-        _check_metrics(file)
-        make_folder(file.parent)  # before the work, not after it
-    if submission is None:
-        events = evaluate_engine(model, dataset, recipe.inference, stats, target, calibration=calibration)
-        evaluated = show_evaluation(events, quiet)
-    else:
-        found = show_submission(write_submission(submission, model, dataset, recipe.inference, stats, target), quiet)
-        if found is None:
-            _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
+        keep_freed_memory()
+        target = pick_device(device)
+        submission = None if submit is None else _submission(submit, data)
+        dataset = build_dataset(data, which)
+        if dataset.withheld_by:
+            scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
+            _check_unscored(dataset, data, submission, scoring)
+        comparison = on_images(comparison, data, which, len(dataset))
+        published = comparison.miou
+        if check:
+            _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
+        file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
+        model, weights_hash = _engine(resolved, dataset, target, verbose), hash_of_weights(resolved.weights)
+        stats = recipe.backbone.pixel_stats
+        if not dataset.withheld_by and rank.leads:
+            _check_metrics(file)
+            make_folder(file.parent)  # before the work, not after it
+        if submission is None:
+            events = evaluate_engine(
+                model, dataset, recipe.inference, stats, target, calibration=calibration, shared=True
+            )
+            evaluated = show_evaluation(events, quiet)
+            if not rank.leads:
+                return 0
+        else:
+            found = show_submission(
+                write_submission(submission, model, dataset, recipe.inference, stats, target), quiet
+            )
+            if found is None:
+                _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
+                return 0
+            evaluated = found
+
+        report = model.report(dataset.classes)
+        scores, tally = evaluated.scores, evaluated.tally
+        details = None if tally is None else details_of(tally)
+        content = evaluation_json(scores, published, recipe.inference, weights_hash, report, details)
+        content["protocol"] = way
+        if as_json:
+            print_json(content)
+        else:
+            print_scores(scores, comparison, way, report.lines if report else (), details)
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_text(
+            file, text.encode("utf-8", "backslashreplace").decode()
+        )  # a lone surrogate becomes JSON's own escape
+        if tally is not None and details is not None:
+            write_tables(file.parent, tally, dataset.classes)
+            remarks = report.lines if report else ()
+            seen = Result(scores, details, tally, dataset.classes, dataset.palette, comparison, way, remarks)
+            for folder in {file.parent, resolved.run or file.parent}:
+                write_report(folder / "report.html", recipe, seen, resolved.run)
+        if not as_json:
+            print_path(file)
+            if submission is not None:
+                print_path(submission.path)
+        if not check or published is None:
             return 0
-        evaluated = found
-
-    report = model.report(dataset.classes)
-    scores, tally = evaluated.scores, evaluated.tally
-    details = None if tally is None else details_of(tally)
-    content = evaluation_json(scores, published, recipe.inference, weights_hash, report, details)
-    content["protocol"] = way
-    if as_json:
-        print_json(content)
-    else:
-        print_scores(scores, comparison, way, report.lines if report else (), details)
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(file, text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes JSON's own escape
-    if tally is not None and details is not None:
-        write_tables(file.parent, tally, dataset.classes)
-        remarks = report.lines if report else ()
-        seen = Result(scores, details, tally, dataset.classes, dataset.palette, comparison, way, remarks)
-        for folder in {file.parent, resolved.run or file.parent}:
-            write_report(folder / "report.html", recipe, seen, resolved.run)
-    if not as_json:
-        print_path(file)
-        if submission is not None:
-            print_path(submission.path)
-    if not check or published is None:
-        return 0
-    passed, verdict = _check(scores, published)
-    print_lines([verdict])
-    return 0 if passed else 1
+        passed, verdict = _check(scores, published)
+        print_lines([verdict])
+        return 0 if passed else 1
 
 
 def _engine(resolved: Resolved, dataset: Dataset, device: torch.device, verbose: bool) -> Engine | ExportedNetwork:

@@ -32,6 +32,7 @@ class Command(typer.core.TyperCommand):
 class Session:
     """What a command tells the error boundary while it runs; travels as the context's `obj`."""
 
+    arguments: tuple[str, ...] = ()  # as they were typed, after the program's name
     verbose: bool = False  # show tracebacks
     log: Path | None = None  # where the traceback of a bug goes; None = a temporary file
     memory_hint: str = (

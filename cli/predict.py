@@ -28,6 +28,7 @@ from .options import (
     recipe_names,
     session_of,
 )
+from .ranks import rank_of
 
 if TYPE_CHECKING:
     from emaseg.image_inputs import ImageInput
@@ -157,6 +158,8 @@ def predict(
     if reference is not None:
         resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
     inputs = find_images(images, folder)
+    if part is None and (rank := rank_of(None)).world > 1:  # torchrun or srun: each predicts its part
+        part = f"{rank.number + 1}/{rank.world}"
     if part is not None:
         inputs = shard(inputs, part)
     if folder is None and len(inputs) != 1:

@@ -31,10 +31,27 @@ def rank_of(nproc: int | None) -> Rank:
 
 
 def launched(arguments: Sequence[str], nproc: int) -> int:
-    """Run the command as so many ranks; its exit code."""
+    """Run the command as so many ranks; its exit code.
+
+    Args:
+        arguments: as they were typed.
+    """
     from emaseg.launch import launch
 
-    return launch(arguments, nproc)
+    return launch(_without_nproc(arguments), nproc)
+
+
+def _without_nproc(arguments: Sequence[str]) -> list[str]:
+    rest = iter(arguments)
+    kept: list[str] = []
+    for argument in rest:
+        if argument == "--":
+            return [*kept, argument, *rest]
+        if argument == "--nproc":
+            next(rest, None)
+        elif not argument.startswith("--nproc="):
+            kept.append(argument)
+    return kept
 
 
 @contextlib.contextmanager

@@ -93,15 +93,13 @@ def train(
     if nproc and nproc > 1 and not dry_run:
         steps = _loaded(recipe, overrides, init_from, resume, verbose=False, quiet=True).recipe.train
         check_ranks(steps.batch, steps.ranks, nproc)
-        return launched(
-            ["train", *_as_typed(recipe, out, resume, init_from, overrides, device, as_json, quiet, verbose)], nproc
-        )
+        return launched(session.arguments, nproc)
     if not rank.leads:
         return _follow(rank, device)
     if dry_run:
         plain = _loaded(recipe, overrides, init_from, resume, verbose, quiet).recipe
         run = out or _known_run(recipe, plain.name) if resume else None
-        return _dry_run(plain, run, device, output)
+        return _dry_run(plain, run, device, output, nproc or 1)
     with stop_on_signals() as stop:  # before anything that takes long
         run, others = out, False
         try:
@@ -128,25 +126,6 @@ class Output:
     as_json: bool
     quiet: bool
     rank: Rank
-
-
-def _as_typed(
-    recipe: str,
-    out: Path | None,
-    resume: bool,
-    init_from: str | None,
-    overrides: Sequence[str],
-    device: str,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> list[str]:
-    """The command's arguments once more, without --nproc."""
-    options = [f"--set={change}" for change in overrides]
-    options += [] if out is None else [f"--out={out}"]
-    options += [] if init_from is None else [f"--init-from={init_from}"]
-    flags = (("--resume", resume), ("--json", as_json), ("--quiet", quiet), ("--verbose", verbose))
-    return [*options, f"--device={device}", *(name for name, given in flags if given), "--", recipe]
 
 
 def _follow(rank: Rank, device: str) -> int:
@@ -257,7 +236,7 @@ def _origins(loaded: LoadedRecipe) -> Iterator[tuple[str, str, str]]:
         yield key, "-" if plain else toml_value(value), origin
 
 
-def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output) -> int:
+def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output, ranks: int) -> int:
     """Show each finding of a dry run as soon as it is known.
 
     Raises:
@@ -275,7 +254,7 @@ def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output) -> i
     plan: dict[str, str] = {}
     notes: list[str] = []
     forecast = Forecast((), 0)
-    for event in dry_run(recipe, device=target, run=run):
+    for event in dry_run(recipe, device=target, run=run, ranks=ranks):
         if isinstance(event, Note | Measuring):
             text = event.text if isinstance(event, Note) else _measuring_line(event)
             notes += [text] if isinstance(event, Note) else []

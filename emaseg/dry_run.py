@@ -25,10 +25,12 @@ from emaseg.events import DryRunEvent, Forecast, LessMemory, Measuring, Note, Pl
 from emaseg.memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
 from emaseg.optim import build_optimizer, learning_rate
+from emaseg.ranks import check_ranks
 from emaseg.recipe import Recipe
 from emaseg.resuming import origin_of
 from emaseg.run_folder import RunFolder
 from emaseg.run_length import DECIDES_AFTER, shortened
+from emaseg.scaling import scaling_lines, traffic
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
 from emaseg.training_step import check_batch, smallest_batch, training_step
@@ -55,6 +57,12 @@ class _Run:
     train_set: Dataset
     start: int
     scale: LossScale | None
+    ranks: int = 1
+
+    @property
+    def share(self) -> int:
+        """Crops of a step that one rank computes; no fewer than one rank alone can."""
+        return max(smallest_batch(self.model, self.recipe.augment.crop), self.recipe.train.batch // self.ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +76,15 @@ class _Probe:
     finite: bool
 
 
-def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) -> Generator[DryRunEvent, None, None]:
+def dry_run(
+    recipe: Recipe, *, device: torch.device, run: Path | None = None, ranks: int = 1
+) -> Generator[DryRunEvent, None, None]:
     """Everything that `train` would do up to its first steps, measured, and nothing written.
 
     Args:
         recipe: as for `train`. device: where it would compute.
         run: the run's folder where it would be resumed: the forecast is of what is left.
+        ranks: processes that would train: one's share of the batch is measured, and the forecast has their efficiency.
 
     Yields:
         Notes, what is planned as soon as it is known, and the Forecast at the end.
@@ -81,6 +92,7 @@ def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) ->
     Raises:
         the same errors as `train`; but not for memory that is missing, which the forecast tells.
     """
+    check_ranks(recipe.train.batch, recipe.train.ranks, ranks)
     train_set, eval_set, notes = open_datasets(recipe)
     yield from notes
     schedule = build_schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
@@ -107,7 +119,11 @@ def dry_run(recipe: Recipe, *, device: torch.device, run: Path | None = None) ->
     try:
         scale = LossScale.of(recipe.train, device)
         with switches(recipe.train, device):
-            yield from _measure(_Run(recipe, device, model, optimizer, schedule, train_set, start, scale))
+            measured = _Run(recipe, device, model, optimizer, schedule, train_set, start, scale, ranks)
+            for event in _measure(measured):
+                yield event
+                if isinstance(event, Forecast) and ranks > 1 and event.seconds_per_step:
+                    yield Planned(tuple(scaling_lines(event.seconds_per_step, traffic(model, recipe))))
     finally:
         torch.set_num_threads(threads)
 
@@ -172,7 +188,7 @@ def _plan(
 def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
     """Measure the smallest batch, one crop more, and the whole batch where it fits; then what would need less memory."""
     train, crop = run.recipe.train, run.recipe.augment.crop
-    batch, first = train.batch, smallest_batch(run.model, crop)
+    batch, first = run.share, smallest_batch(run.model, crop)
     available = device_memory(run.device)
     probes: list[_Probe] = []
     for crops in range(first, min(first + 2, batch)):
@@ -214,15 +230,13 @@ def _less_memory(
     if not (train.recompute or train.compile):
         lists.append((_RECOMPUTE, []))
         run.model.recompute_activations()
-        for crops in range(first, min(first + 2, train.batch + 1)):
+        for crops in range(first, min(first + 2, run.share + 1)):
             yield Measuring(crops, crop, recomputed=True)
             probe = _probe(run, crops, crop, warm=False)
             if probe is not None:
                 lists[-1][1].append(probe)
         run.model.recompute_activations(False)
-    counts = [
-        n for n in range(train.accumulate, train.batch // first + 1) if n == train.accumulate or train.batch % n == 0
-    ]
+    counts = [n for n in range(train.accumulate, run.share // first + 1) if n == train.accumulate or run.share % n == 0]
     for option, measured in reversed(lists):
         tried = [(n, needed) for n in counts if (needed := _needed(run, measured, n)) is not None]
         if option and tried:
@@ -306,7 +320,7 @@ def _needed(run: _Run, probes: list[_Probe], parts: int) -> int | None:
     It grows by the same with each crop that goes through at once. Of several parts all but the first find the gradient
     of those before them.
     """
-    crops = run.recipe.train.batch // parts
+    crops = run.share // parts
     gradient = sum(p.numel() * p.element_size() for p in run.model.parameters() if p.requires_grad)
     known = next((probe.peak for probe in probes if probe.crops == crops), None)
     each = _per_crop(probes, run.recipe.augment.crop)
@@ -363,7 +377,7 @@ def _too_large(
     ways: tuple[LessMemory, ...],
 ) -> Forecast:
     """The forecast where the whole batch could not be measured. `fits` is None where the free memory is unknown."""
-    left, seconds = run.schedule.total - run.start, _seconds(probes, run.recipe.train.batch)
+    left, seconds = run.schedule.total - run.start, _seconds(probes, run.share)
     measured = " and ".join(str(probe.crops) for probe in probes)
     need = f"about {_gib(needed)}" if needed else "more"
     if available is None:
@@ -393,7 +407,7 @@ def _too_large(
 def _remedy(run: _Run, first: int, probes: list[_Probe], available: int | None) -> Generator[Measuring, None, str]:
     """What would fit, as `--set` options: the largest batch, or the smallest batch with a crop that was measured; ""
     where nothing is known."""
-    batch, crop = run.recipe.train.batch, run.recipe.augment.crop
+    ranks, crop, batch = run.ranks, run.recipe.augment.crop, run.share
     if available is None:
         return ""
     each = _per_crop(probes, crop)
@@ -401,15 +415,15 @@ def _remedy(run: _Run, first: int, probes: list[_Probe], available: int | None) 
         most = probes[0].crops + (_usable(available) - probes[0].peak) // each
         most = min(most, batch * 3 // 4)  # less, where the estimate was too low and the whole batch was refused
         if most >= first:
-            return f"--set train.batch={most}"
+            return f"--set train.batch={most * ranks}"
     elif probes:
-        return f"--set train.batch={probes[-1].crops}"
+        return f"--set train.batch={probes[-1].crops * ranks}"
     while max(crop) >= 2 * _CROP_UNIT:
         crop = _halved(crop)
         crops = smallest_batch(run.model, crop)
         yield Measuring(crops, crop)
         if _probe(run, crops, crop, warm=False) is not None:
-            return f"--set train.batch={crops} --set 'augment.crop=[{crop[0]}, {crop[1]}]'"
+            return f"--set train.batch={crops * ranks} --set 'augment.crop=[{crop[0]}, {crop[1]}]'"
     return ""
 
 

@@ -9,16 +9,24 @@ another number of pixels. Every process takes its share, and writes what it has 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed import joined, rank_number, world_size
+from emaseg.lockstep import Action, Followed, Lead
 from emaseg.models import build_model
 from emaseg.optim import build_optimizer
 from emaseg.ranks import Rank, this_rank
@@ -78,19 +86,71 @@ def share(batch: Batch) -> Batch:
     return Batch(batch.images[own], batch.labels[own], batch.names[own])
 
 
+@dataclass
+class Sent:
+    """What this rank has sent: bytes of each message that it waited for, and of each piece of the gradient."""
+
+    messages: list[int] = field(default_factory=list)
+    gradient: list[int] = field(default_factory=list)
+
+    def hook(self, group, bucket):  # type: ignore[no-untyped-def]
+        """Counts a piece of the gradient, and sends it as DistributedDataParallel does."""
+        self.gradient.append(bucket.buffer().numel() * bucket.buffer().element_size())
+        return allreduce_hook(group, bucket)
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within the block, what Python code sends is counted."""
+        reduce, gather = dist.all_reduce, dist.all_gather
+
+        def counted_reduce(x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            if x.dim() != 1 or x.numel() * x.element_size() not in self.gradient:  # the hook counts those
+                self.messages.append(x.numel() * x.element_size())
+            return reduce(x, *arguments, **named)
+
+        def counted_gather(parts: list[torch.Tensor], x: torch.Tensor) -> Any:
+            self.messages.append(x.numel() * x.element_size())
+            return gather(parts, x)
+
+        dist.all_reduce, dist.all_gather = counted_reduce, counted_gather
+        try:
+            yield
+        finally:
+            dist.all_reduce, dist.all_gather = reduce, gather
+
+
+def agree() -> None:
+    """What ranks say before a step (lockstep.py)."""
+    stop = threading.Event()
+    if rank_number():
+        assert Followed(stop).next() == Action.STEP
+    else:
+        with Lead(stop).doing(Action.STEP):
+            pass
+
+
 def learn(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """What five steps make of the network: its state, the losses of each step, and the optimiser's momentum."""
+    """What five steps make of the network: its state, the losses of each step, the optimiser's momentum, and what the last
+    step sent."""
     torch.manual_seed(rank_number())  # other start weights on every process: rank 0's count
     model = build_model(recipe).to(dtype).train()
     optimizer = build_optimizer(model, recipe.optim)
     forward = replicate(model, recipe, CPU)
     schedule = build_schedule(recipe, 8)
     learnt = {}
+    sent = Sent()
+    if isinstance(forward, DistributedDataParallel):
+        forward.register_comm_hook(None, sent.hook)
     for step in range(STEPS):
         batch = share(whole_batch(step, dtype))
-        result = training_step(model, optimizer, batch, step, schedule, recipe, forward=forward)
+        sent.gradient.clear()
+        with sent.counting() if step == STEPS - 1 else contextlib.nullcontext():
+            agree()
+            result = training_step(model, optimizer, batch, step, schedule, recipe, forward=forward)
         learnt[f"losses {step}"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
     learnt |= model.state_dict()
+    learnt["sent messages"] = torch.tensor(sorted(sent.messages))
+    learnt["sent gradient"] = torch.tensor(sum(sent.gradient))
     momenta = [state["momentum_buffer"] for state in optimizer.state_dict()["state"].values()]
     return {**learnt, **{f"momentum {i}": momentum for i, momentum in enumerate(momenta)}}
 

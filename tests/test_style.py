@@ -35,6 +35,7 @@ FLOORS = (
         "outputs",
         "records",
         "replicas",
+        "scaling",
         "starter",
         "step_statistics",
         "tensorboard",

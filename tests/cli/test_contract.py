@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {
             "--weights",
             "--checkpoint",
+            "--nproc",
             "--split",
             "--out",
             "--tta",
