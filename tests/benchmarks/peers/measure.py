@@ -1,0 +1,409 @@
+"""emaseg against what a user could run instead, in turn and on the same weights: one table in Markdown.
+
+    python -m tests.benchmarks.peers.environment ENV                  once
+    python -m tests.benchmarks.peers.measure ENV --images PHOTOS --results results.json [PART ...]
+
+Parts (default: all): forward-2 forward-1 predict eval tta memorynet backbones growth. What is in the results file is not
+measured again (`--again` does); the table is that of the file. `--rounds`, `--count` and `--side` make a part small enough
+to try it. PHOTOS is any folder of pictures, searched with its sub-folders: they are resized to the sizes that are named below.
+
+The weights are drawn by a rule (tests/parity.py), in the peer's own file. Ways take turns round by round; a ratio is the
+median of the rounds' ratios. Run it on a machine that does nothing else: the load before each part is printed with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emaseg.bench import environment
+from tests.benchmarks.peers import ours
+from tests.parity import filled_file
+
+FIXTURE, ROW = "mmseg/mmseg_r50_512x1024", "mmseg_cityscapes_r50_d8_512x1024_80k"
+CONFIG = "emanet_r50-d8_4xb2-80k_cityscapes-512x1024"
+WORKER = Path(__file__).with_name("worker.py")
+CLASSES = [f"class {k}" for k in range(19)]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every part is given."""
+
+    python: Path  # of the peers' environment
+    images: Path | None
+    rounds: int
+    count: float  # factor on numbers of images
+    side: float  # factor on image sides
+    folder: Path
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return tuple(max(64, round(s * self.side / 32) * 32) for s in (height, width))  # type: ignore[return-value]
+
+    def number(self, images: int) -> int:
+        return max(1, round(images * self.count))
+
+
+# --------------------------------------------------------------------------------------- one network, pass by pass
+def forward(settings: Settings, height: int, width: int, threads: int) -> list[Row]:
+    """Network and resize to the input's size: the same image, weights and number of threads for everyone."""
+    size = settings.size(height, width)
+    torch.set_num_threads(threads)
+    weights = filled_file(FIXTURE, settings.folder / "weights.pth")
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, *size)).astype(np.float32))
+    own = {f"emaseg {p}": ours.engine_pass(ROW, weights, image, p) for p in ("fp32", "bf16")}
+    onnx = ours.export_onnx(ROW, weights, settings.folder / "network.onnx")
+    options = {
+        "ways": ["mmseg", "onnxruntime", "openvino", "openvino bf16"],
+        "config": CONFIG,
+        "weights": str(weights),
+        "shape": size,
+        "threads": threads,
+        "onnx": str(onnx),
+        "logits": str(settings.folder),
+    }
+    with _Peer(settings, options) as peer:
+        reference = np.load(settings.folder / "mmseg.npy")
+        own_logits = {name: way().numpy() for name, way in own.items()}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*peer.ways, *own)}
+        for _ in range(settings.rounds):
+            for name, taken in times.items():
+                taken.append(peer.time(name) if name in peer.ways else _timed(own[name]))
+        logits = {name: np.load(settings.folder / f"{name}.npy") for name in peer.ways} | own_logits
+    return [
+        _row(f"{size[0]}x{size[1]}, {threads} thread(s)", name, times, "mmseg", logits[name], reference)
+        for name in times
+    ]
+
+
+class _Peer:
+    """A worker of the peers' environment that waits for orders; its threads sleep meanwhile."""
+
+    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
+        config = settings.folder / "serve.json"
+        config.write_text(json.dumps(options))
+        command = [str(settings.python), str(WORKER), "serve", str(config)]
+        self.log = (settings.folder / "worker.log").open("w")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=_quiet()
+        )
+        self.ways: list[str] = self._answer()["ways"]
+
+    def time(self, way: str) -> tuple[float, float]:
+        assert self.process.stdin
+        self.process.stdin.write(f"{way}\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        return answer["wall"], answer["cpu"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return dict(json.loads(line))
+        raise SystemExit(f"the peers' worker ended:\n{Path(self.log.name).read_text()[-2000:]}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def _quiet() -> dict[str, str]:
+    """Threads that wait sleep: two processes take turns on the same cores."""
+    return {**os.environ, "GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _timed(way: Callable[[], Any]) -> tuple[float, float]:
+    began, used = time.perf_counter(), time.process_time()
+    way()
+    return time.perf_counter() - began, time.process_time() - used
+
+
+def _row(
+    what: str, name: str, times: dict[str, list[tuple[float, float]]], base: str, own: Any = None, reference: Any = None
+) -> Row:
+    wall, cpu = ([pair[i] for pair in times[name]] for i in (0, 1))
+    ratios = [[b[i] / o[i] for b, o in zip(times[base], times[name], strict=True)] for i in (0, 1)]
+    row: Row = {
+        "what": what,
+        "way": name,
+        "ratio": statistics.median(ratios[0]),
+        "ratio_spread": [min(ratios[0]), max(ratios[0])],
+        "cpu_ratio": statistics.median(ratios[1]),
+        "seconds": statistics.median(wall),
+        "spread": [min(wall), max(wall)],
+        "cpu_seconds": statistics.median(cpu),
+    }
+    if own is not None:
+        row["difference"] = float(np.abs(own - reference).max())
+        row["agreement"] = float((own.argmax(1) == reference.argmax(1)).mean())
+    return row
+
+
+# ------------------------------------------------------------------------------------------------ whole commands
+def predict(settings: Settings) -> list[Row]:
+    """50 photographs of 500x375, masks written, start-up included."""
+    photos = _photos(settings, settings.number(50), (375, 500), settings.folder / "photos", ".jpg")
+    weights = filled_file(FIXTURE, settings.folder / "weights.pth")
+    scale = [2048, 512]
+    base = {"config": CONFIG, "weights": str(weights), "scale": scale, "threads": 2, "images": str(photos)}
+    (settings.folder / "predict.json").write_text(json.dumps({**base, "out": str(settings.folder / "peer")}))
+    own = [
+        *(sys.executable, "-m", "emaseg.cli", "predict", str(photos), "--recipe", ROW, "--weights", str(weights)),
+        *(
+            "--set",
+            f"inference.resize_long_short={scale}",
+            "--save",
+            "mask",
+            "-q",
+            "--out",
+            str(settings.folder / "own"),
+        ),
+    ]
+    ways = {
+        "mmseg": [str(settings.python), str(WORKER), "predict", str(settings.folder / "predict.json")],
+        "emaseg fp32": own,
+        "emaseg bf16": [*own, "--precision", "bf16"],
+    }
+    return _commands(settings, f"predict, {settings.number(50)} photographs of 500x375", ways)
+
+
+def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
+    """CamVid's and Cityscapes' sizes with drawn labels: 60 and 4 images, or 16 and 1 with six scales and mirrored."""
+    small, large = (settings.number(n) for n in ((16, 1) if tta else (60, 4)))
+    data = settings.folder / ("tta" if tta else "eval")
+    _photos(settings, small, (720, 960), data / "images", ".png")
+    _photos(settings, large, (1024, 2048), data / "images", ".png", first=small)
+    _labels(data)
+    weights = filled_file(FIXTURE, settings.folder / "weights.pth")
+    options = {
+        "config": CONFIG,
+        "weights": str(weights),
+        "threads": 2,
+        "data": str(data),
+        "classes": CLASSES,
+        "tta": tta,
+    }
+    (settings.folder / "test.json").write_text(json.dumps({**options, "out": str(settings.folder / "work")}))
+    names = ", ".join(f'"{name}"' for name in CLASSES)
+    folders = f'train_images="images", train_masks="labels", eval_images="images", eval_masks="labels", root="{data}"'
+    own = [
+        *(sys.executable, "-m", "emaseg.cli", "eval", ROW, "--weights", str(weights), "-q"),
+        *("--set", f'data={{kind="folder", classes=[{names}], {folders}}}', "--out", str(settings.folder / "scores")),
+        *(["--tta"] if tta else []),
+    ]
+    ways = {
+        "mmseg": [str(settings.python), str(WORKER), "test", str(settings.folder / "test.json")],
+        "emaseg fp32": own,
+        "emaseg bf16": [*own, "--precision", "bf16"],
+    }
+    name = "eval --tta" if tta else "eval"
+    return _commands(settings, f"{name}, {small} of 720x960 and {large} of 1024x2048", ways)
+
+
+def _commands(settings: Settings, what: str, ways: dict[str, list[str]]) -> list[Row]:
+    """Whole processes in turn, with the peak memory of each with its children."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    peaks = dict.fromkeys(ways, 0)
+    for _ in range(max(1, settings.rounds // 2)):
+        for name, command in ways.items():
+            log = settings.folder / "command.log"
+            with log.open("w") as file:
+                began = time.perf_counter()
+                process = subprocess.Popen(command, stdout=file, stderr=file)
+                _, status, usage = os.wait4(process.pid, 0)
+                wall = time.perf_counter() - began
+            if status:
+                raise SystemExit(f"{name}: failed\n{log.read_text()[-3000:]}")
+            times[name].append((wall, usage.ru_utime + usage.ru_stime))
+            peaks[name] = max(peaks[name], usage.ru_maxrss * 1024)
+    return [{**_row(what, name, times, "mmseg"), "peak": peaks[name]} for name in ways]
+
+
+def _photos(settings: Settings, count: int, size: tuple[int, int], folder: Path, ending: str, first: int = 0) -> Path:
+    """`count` pictures of one size, made from those of --images in turn; noise of many scales where there are none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    endings = (".jpg", ".jpeg", ".png")
+    sources = sorted(p for p in settings.images.rglob("*") if p.suffix.lower() in endings) if settings.images else []
+    rng, made = np.random.default_rng(0), 0
+    while made < count:
+        try:
+            if not sources:
+                raise OSError
+            with Image.open(sources[made % len(sources)]) as opened:
+                picture = opened.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError):
+            if sources:
+                del sources[made % len(sources)]
+                continue
+            picture = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        resized.save(folder / f"{first + made:04}{ending}", quality=90)
+        made += 1
+    return folder
+
+
+def _labels(data: Path) -> None:
+    """A label map of 32-pixel blocks for each image."""
+    (data / "labels").mkdir(exist_ok=True)
+    for i, path in enumerate(sorted((data / "images").iterdir())):
+        with Image.open(path) as picture:
+            width, height = picture.size
+        blocks = np.random.default_rng(i).integers(0, len(CLASSES), (-(-height // 32), -(-width // 32)), dtype=np.uint8)
+        whole = blocks.repeat(32, 0).repeat(32, 1)[:height, :width]
+        Image.fromarray(whole).save(data / "labels" / f"{path.stem}.png")
+
+
+# ------------------------------------------------------------------------- networks that no other package can run here
+def backbones(settings: Settings) -> list[Row]:
+    """Each network of the results tables: the plain one, as published, against its engine."""
+    torch.set_num_threads(2)
+    rows: list[Row] = []
+    size = settings.size(512, 512)
+    for name, recipe in ours.NETWORKS.items():
+        image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        ways = ours.plain_and_engines(recipe, image)
+        times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        for _ in range(settings.rounds):
+            for way, run in ways.items():
+                times[way].append(_timed(run))
+        rows += [_row(f"{name}, {size[0]}x{size[1]}", way, times, "plain") for way in ways]
+        del ways
+    return rows
+
+
+def memorynet(settings: Settings) -> list[Row]:
+    """MemoryNet R-50-D8, 150 classes, against the published way: attention weights and upsampled features held whole.
+
+    Each runs in a process of its own, so that its peak memory is its own."""
+    rows = []
+    for what, shape in (("forward", (512, 512)), ("forward", (1024, 2048)), ("step", (512, 512))):
+        size = settings.size(*shape)
+        times: dict[str, list[tuple[float, float]]] = {"published": [], "emaseg fp32": []}
+        peaks = dict.fromkeys(times, 0)
+        for way in times:
+            command = [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.peers.ours",
+                what,
+                way,
+                *map(str, size),
+                str(settings.rounds),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=_quiet())
+            if done.returncode:
+                raise SystemExit(f"{way}: {done.stderr[-2000:]}")
+            answer = json.loads(done.stdout.splitlines()[-1])
+            times[way], peaks[way] = [tuple(pair) for pair in answer["times"]], answer["peak"]
+        name = f"MemoryNet R-50-D8 {what}, {size[0]}x{size[1]}" + (", batch 2" if what == "step" else "")
+        rows += [{**_row(name, way, times, "published"), "peak": peaks[way]} for way in times]
+    return rows
+
+
+def growth(settings: Settings) -> list[Row]:
+    """How the time of an EMANet R-50-D8 grows: a row for each value of each quantity, and the exponent between ends."""
+    rows: list[Row] = []
+    for quantity, (values, ways) in ours.growing(settings.side).items():
+        seconds = {}
+        for value, run in zip(values, ways, strict=True):
+            way = run()
+            way()
+            seconds[value] = statistics.median(_timed(way)[0] for _ in range(max(1, settings.rounds // 2)))
+        exponent = np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0] if len(seconds) > 1 else 0.0
+        rows += [
+            {"what": f"growth with {quantity}", "way": str(value), "seconds": s, "exponent": float(exponent)}
+            for value, s in seconds.items()
+        ]
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+PARTS: dict[str, Callable[[Settings], list[Row]]] = {
+    "forward-2": lambda s: forward(s, 512, 1024, 2),
+    "forward-1": lambda s: forward(s, 512, 512, 1),
+    "predict": predict,
+    "eval": lambda s: evaluate(s, tta=False),
+    "tta": lambda s: evaluate(s, tta=True),
+    "memorynet": memorynet,
+    "backbones": backbones,
+    "growth": growth,
+}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Everything that is in a results file, as Markdown."""
+    lines = []
+    for name, part in results.items():
+        about = ", ".join(f"{key} {value}" for key, value in part["environment"].items())
+        lines += [f"### {name} ({part['date']}, load {part['load']:.1f} before; {about})", ""]
+        lines += ["| what | way | times as fast | in CPU time | median s | spread | CPU s | peak | logits | argmax |"]
+        lines += ["| --- " * 10 + "|", *(_line(row) for row in part["rows"]), ""]
+    return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    def cell(key: str, form: str) -> str:
+        return form.format(row[key]) if key in row else ""
+
+    spread = "{:.3g} to {:.3g}".format(*row["spread"]) if "spread" in row else cell("exponent", "exponent {:.2f}")
+    peak = f"{row['peak'] / 1e9:.2f} GB" if "peak" in row else ""
+    cells = (
+        *(row["what"], row["way"], cell("ratio", "{:.2f}"), cell("cpu_ratio", "{:.2f}"), cell("seconds", "{:.3g}")),
+        *(spread, cell("cpu_seconds", "{:.3g}"), peak, cell("difference", "{:.1e}"), cell("agreement", "{:.4f}")),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("environment", type=Path)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--results", type=Path, default=Path("peers.json"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=float, default=1.0)
+    parser.add_argument("--side", type=float, default=1.0)
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args(arguments)
+    os.environ.update({"GOMP_SPINCOUNT": "0"})
+    results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
+    for name in options.parts or PARTS:
+        if name in results and not options.again:
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="emaseg-peers-") as folder:
+            python = options.environment.absolute() / "bin" / "python"
+            settings = Settings(python, options.images, options.rounds, options.count, options.side, Path(folder))
+            load = os.getloadavg()[0]
+            rows = PARTS[name](settings)
+        about = environment(torch.device("cpu"))
+        if name in ("forward-2", "forward-1", "predict", "eval", "tta"):
+            done = subprocess.run([str(python), str(WORKER), "versions"], capture_output=True, text=True, check=True)
+            about |= json.loads(done.stdout)
+        results[name] = {"date": str(date.today()), "load": load, "environment": about, "rows": rows}
+        options.results.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
