@@ -232,7 +232,8 @@ def _pack_head(network: EMANet) -> None:
 
 def _part(conv: nn.Conv2d, start: int, stop: int) -> nn.Conv2d:
     """The convolution of the input channels [start, stop) alone; the first part has the bias."""
-    part = nn.Conv2d(stop - start, conv.out_channels, 3, padding=conv.padding, bias=False)  # type: ignore[arg-type]
+    with torch.device("meta"):  # no weights are drawn
+        part = nn.Conv2d(stop - start, conv.out_channels, 3, padding=conv.padding, bias=False)  # type: ignore[arg-type]
     part.weight = nn.Parameter(conv.weight[:, start:stop].contiguous(), requires_grad=False)
     if start == 0 and conv.bias is not None:
         part.bias = nn.Parameter(conv.bias, requires_grad=False)

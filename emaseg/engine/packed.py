@@ -83,8 +83,8 @@ class PackedConv(nn.Module):
         self.weights = _Packings(conv.weight, self.geometry)
         self.bias = [None if conv.bias is None else conv.bias.detach()]  # in a list: no buffer that could be moved
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, h, w) -> (B, C, h', w') in the same memory format."""
+    def forward(self, x: Tensor, *, alone: bool = False) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, h', w') in the same memory format. alone: of a norm in training, which is folded here."""
         name, numbers, algorithm = self.activation
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.weights[x.shape], *self.bias, *self.geometry, name, list(numbers), algorithm
@@ -198,7 +198,8 @@ def joined(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
     """3x3 convolutions of one input and one geometry as one, their outputs one behind the other in the channels."""
     first = convs[0]
     channels = sum(conv.out_channels for conv in convs)
-    whole = nn.Conv2d(first.in_channels, channels, 3, padding=first.padding, dilation=first.dilation)  # type: ignore[arg-type]
+    with torch.device("meta"):  # no weights are drawn
+        whole = nn.Conv2d(first.in_channels, channels, 3, padding=first.padding, dilation=first.dilation)  # type: ignore[arg-type]
     biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
     whole.weight = nn.Parameter(torch.cat([conv.weight for conv in convs]), requires_grad=False)
     whole.bias = nn.Parameter(torch.cat(biases), requires_grad=False)

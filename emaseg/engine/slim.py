@@ -72,13 +72,12 @@ def fold_norms(network: nn.Module) -> int:
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """weight * (w x + b - mean) / sqrt(var + eps) + bias, as one convolution; factor and bias computed in float64."""
+    """weight * (w x + b - mean) / sqrt(var + eps) + bias, as one convolution; its factor and bias computed in float64."""
     assert norm.running_mean is not None  # a norm has both statistics or none
     assert norm.running_var is not None
     kind = conv.weight.dtype
     factor = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     before = torch.zeros_like(factor) if conv.bias is None else conv.bias.double()
     bias = norm.bias.double() + (before - norm.running_mean.double()) * factor
-    weight = conv.weight.double() * factor.view(-1, 1, 1, 1)
-    conv.weight = nn.Parameter(weight.to(kind), requires_grad=False)
+    conv.weight = nn.Parameter(conv.weight.detach() * factor.to(kind).view(-1, 1, 1, 1), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(kind), requires_grad=False)

@@ -105,10 +105,11 @@ def prepare(
     classifiers = network.per_class
     slim(network)
     _cast(network, DTYPES[precision], classifiers)
-    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     packed = where.type == "cpu" and not compiled and packing_works(DTYPES[precision])
     if packed:
         pack(network)
+    else:
+        network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     engine = Engine(network, precision, packed=packed, compiled=compiled)
     if before is not None and probe is not None:
         engine.agreement = _agreement(before, _logits(engine, probe.to(where)).cpu())

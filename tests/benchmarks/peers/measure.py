@@ -384,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=float, default=1.0)
     parser.add_argument("--side", type=float, default=1.0)
     parser.add_argument("--again", action="store_true")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     os.environ.update({"GOMP_SPINCOUNT": "0"})
     results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
     for name in options.parts or PARTS:

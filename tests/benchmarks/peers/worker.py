@@ -121,8 +121,8 @@ def _ways(options: dict[str, Any], image: Any) -> dict[str, Any]:
         settings.intra_op_num_threads = options["threads"]
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(options["onnx"], settings, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        ways["onnxruntime"] = lambda: resized(session.run(None, {name: image})[0])
+        entry = session.get_inputs()[0].name
+        ways["onnxruntime"] = lambda: resized(session.run(None, {entry: image})[0])
     for name, hint in (("openvino", "f32"), ("openvino bf16", "bf16")):
         if name in options["ways"]:
             import openvino
