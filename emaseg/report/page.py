@@ -67,7 +67,7 @@ footer { margin-top: 46px; font-size: 13px; color: var(--soft); border-top: 1px 
 @media (max-width: 640px) { body { padding: 16px 12px 40px; } .rare { display: none; } .track { width: 64px; }
   .example { grid-template-columns: repeat(2, minmax(0, 1fr)); } h1 { font-size: 22px; } }
 @media print { :root { --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #ccc; --bar: #3b7dd8; }
-  body { max-width: none; padding: 0; font-size: 11px; } h2 { break-after: avoid; } tr, .chart { break-inside: avoid; }
+  body { max-width: none; padding: 0; font-size: 11px; } h2, p.small { break-after: avoid; } tr, .chart { break-inside: avoid; }
   .scroll { overflow: visible; } .scroll svg { max-width: 100%; height: auto; } * { print-color-adjust: exact; } }
 """
 
