@@ -29,7 +29,7 @@ def test_what_is_frozen_does_not_move(part: str, optimizer: str) -> None:
     }
     before = {key: value.clone() for key, value in model.state_dict().items()}
     batch = Batch(torch.randn(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32)), ("a", "b"))
-    training_step(model, build_optimizer(model, recipe.optim), batch, 0, Schedule(10, 10, 0), recipe.optim)
+    training_step(model, build_optimizer(model, recipe.optim), batch, 0, Schedule(10, 10, 0), recipe)
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     inside = {key.removeprefix("backbone.") for key in moved if key.startswith("backbone.")}
     assert {"reduce.conv.weight", "reduce.norm.running_mean", "classifier.weight"} <= moved
