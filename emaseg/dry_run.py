@@ -186,7 +186,7 @@ def _plan(
 
 # ------------------------------------------------------------------------------------------------- measuring
 def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
-    """Measure the smallest batch, one crop more, and the whole batch where it fits; then what would need less memory."""
+    """Measure the smallest batch, one crop more, and the whole batch where it fits, and what would need less memory."""
     train, crop = run.recipe.train, run.recipe.augment.crop
     batch, first = run.share, smallest_batch(run.model, crop)
     available = device_memory(run.device)
@@ -199,12 +199,13 @@ def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
         probes.append(probe)
     needed = _needed(run, probes, train.accumulate)
     refused = len(probes) < min(2, batch - first) or not _fits(needed, available)
+    # before the whole batch: what that leaves behind in this process would count
+    ways = yield from _less_memory(run, first, probes, available)
     whole = None
     if not refused:
         seconds = _seconds(probes, batch)
         yield Measuring(batch, crop, seconds or None)
         whole = _probe(run, batch, crop, warm=seconds < _LONG, parts=train.accumulate)
-    ways = yield from _less_memory(run, first, probes, available)
     if whole is not None:
         if not whole.finite:
             text = "the loss or its gradient was not finite in a measured step: the run may diverge; lower optim.lr"
