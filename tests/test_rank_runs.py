@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,18 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from emaseg.data.pipeline.loading import epoch_order
-from tests.helpers import TINY
+from emaseg.data.sets import build_dataset
+from emaseg.recipe import load_recipe, recipe_to_toml
+from tests.data.made import real
+from tests.helpers import TINY, tiny
 from tests.test_resume import own_data
 
 pytestmark = pytest.mark.slow
 
-TOO_LONG = 200.0  # seconds; imports take long on a machine at work
+TOO_LONG = 280.0  # seconds; imports take long on a machine at work
 AFTER = 10.0  # seconds in which nothing is left
 EXACT = ("--set=model.dropout=0.0", "--set=optim.lr=0.001")
 
@@ -181,12 +186,8 @@ def test_a_damaged_image_costs_no_step(tmp_path: Path, rank: int) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     recipe = own_data(data, 23)
     path = tmp_path / "own.toml"
-    from emaseg.recipe import recipe_to_toml
-
     path.write_text(recipe_to_toml(recipe))
     batch, seed = recipe.train.batch, recipe.train.seed
-    from emaseg.data.sets import build_dataset
-
     dataset = build_dataset(recipe.data, "train")
     index = int(epoch_order(len(dataset), seed, 0)[2 * batch + rank])
     image = next(data.rglob(Path(dataset.name(index)).name))
@@ -209,3 +210,41 @@ def test_a_full_disk_ends_all(tmp_path: Path, recipe: Path) -> None:
     code, _, err = finish(start("train", recipe, "--out", tmp_path / "run", "--nproc", 2, python=limited))
     assert code == 4, err
     assert len(messages(err)) == 1
+
+
+def test_ranks_score_what_one_process_scores(tmp_path: Path, recipe: Path) -> None:
+    """Protects the scores of `eval --nproc`: every image once, also where ranks have unevenly many, and the same counts of
+    pixels; predicting by torchrun writes every mask once."""
+    run = tmp_path / "run"
+    assert finish(start("train", recipe, "--out", run, "--set=train.iterations=2"))[0] == 0
+    more = "--set=data.eval_images=7"
+    for ranks in (1, 4):
+        code, out, err = finish(start("eval", run, "--nproc", ranks, "--out", tmp_path / f"eval{ranks}", more))
+        assert code == 0, err
+        assert out.splitlines()[-1] == str(tmp_path / f"eval{ranks}/metrics.json")
+    for name in ("metrics.json", "images.csv", "confusion.csv"):
+        assert (tmp_path / "eval1" / name).read_bytes() == (tmp_path / "eval4" / name).read_bytes()
+    own_data(tmp_path / "data", 5)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "emaseg.cli")
+    predict = ("predict", tmp_path / "data/images", "--weights", run, "--out", tmp_path / "masks", "--save", "mask")
+    code, out, err = finish(start(*predict, "--json", python=torchrun))
+    assert code == 0, err
+    assert len(out.splitlines()) == 5
+    assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 5
+
+
+@pytest.mark.realdata
+def test_four_ranks_count_camvids_pixels_as_one_does(tmp_path: Path) -> None:
+    """Protects the scores of a real test set, 233 images, which four ranks cannot share evenly."""
+    data = replace(load_recipe("camvid_r50_d16").data, root=str(real("camvid")))
+    path, run = tmp_path / "camvid.toml", tmp_path / "run"
+    path.write_text(recipe_to_toml(replace(tiny("train.iterations=1"), data=data)))
+    code, _, err = finish(start("train", path, "--out", run))
+    assert code == 0, err
+    split = ("--set", 'data.eval_images="test"', "--set", 'data.eval_masks="testannot"')
+    for ranks in (1, 4):
+        code, _, err = finish(start("eval", run, "--nproc", ranks, "--out", tmp_path / f"eval{ranks}", *split))
+        assert code == 0, err
+    assert json.loads((tmp_path / "eval4/metrics.json").read_text())["images"] == 233
+    for name in ("confusion.csv", "images.csv", "metrics.json"):
+        assert (tmp_path / "eval1" / name).read_bytes() == (tmp_path / "eval4" / name).read_bytes()
