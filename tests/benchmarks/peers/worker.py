@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class _NoOperators(types.ModuleType):
 def mmseg_config(options: dict[str, Any]) -> Any:
     """mmsegmentation's own configuration of the row, with the settings that both systems are run with."""
     sys.modules["mmcv._ext"] = _NoOperators("mmcv._ext")
+    sys.modules["mmcv._ext"].__spec__ = ModuleSpec("mmcv._ext", None)  # it is looked for by name, too
     import mmcv
 
     version, mmcv.__version__ = mmcv.__version__, "2.1.0"  # the newest that mmsegmentation 1.2.2 accepts
