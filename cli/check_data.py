@@ -5,9 +5,12 @@ Room: cli.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from emaseg.errors import RecipeError
 
 from .options import SCHEMA, Json, Overrides, Quiet, Verbose, recipe_names, session_of
 
@@ -27,6 +30,12 @@ def check_data(
         int,
         typer.Option("--sample", metavar="N", min=0, help="Read N images of each split, evenly spread; 0 = all."),
     ] = 0,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet", metavar="FILE", help="Write samples in class colours: a page (.html) or a picture (.png)."
+        ),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     as_json: Json = False,
     quiet: Quiet = False,
@@ -38,11 +47,14 @@ def check_data(
     Examples:
       emaseg check-data my.toml
       emaseg check-data voc_r50_d8 --set 'data.root="/data/VOC2012"' --sample 200
+      emaseg check-data my.toml --sheet my.html
       emaseg check-data my.toml --json
 
     Exit code 1 when training would fail; 0 when it would not, warnings or none.
     """
     session_of(context, verbose)
+    if sheet is not None:
+        _check_ending(sheet)
     from emaseg.recipe import load_recipe_with_origins
 
     loaded = load_recipe_with_origins(recipe, overrides)
@@ -60,7 +72,32 @@ def check_data(
         print_json({"schema": SCHEMA, **report_json(report)})
     else:
         _print(report)
+    if sheet is not None:
+        _write_sheet(report, sheet, quiet)
     return 0 if report.ok else 1
+
+
+def _check_ending(sheet: Path) -> None:
+    if sheet.suffix.lower() not in (".html", ".png"):
+        raise RecipeError(f"--sheet {sheet}: neither a page nor a picture", "let its name end in .html or .png")
+    if not sheet.parent.is_dir():
+        raise RecipeError(f"--sheet {sheet}: there is no folder {sheet.parent}", "make it, or choose another place")
+
+
+def _write_sheet(report: DataReport, sheet: Path, quiet: bool) -> None:
+    from emaseg.files import atomic, write_text
+    from emaseg.report.data import data_page, data_sheet, thumbnails
+
+    from .render import print_lines
+
+    pictures = thumbnails(report)
+    if sheet.suffix.lower() == ".html":
+        write_text(sheet, data_page(report, pictures))
+    else:
+        with atomic(sheet) as file:
+            data_sheet(report, pictures).save(file, format="PNG")
+    if not quiet:
+        print_lines([f"{sheet}: {len(pictures)} images with their labels"])
 
 
 def _print(report: DataReport) -> None:

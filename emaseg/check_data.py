@@ -8,8 +8,8 @@ a failing machine. An error is what would end a training; a warning is what woul
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Generator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from emaseg.data.sample import Dataset, LabelError, Phase, SizeError
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
+from emaseg.duplicates import fingerprint, look_alikes, same_files
 from emaseg.errors import DataError
-from emaseg.files import open_file, sha256_of
 from emaseg.recipe import FolderData, Recipe
 from emaseg.schedule import build_schedule
 from emaseg.threads import Reading, read_all
@@ -35,6 +35,8 @@ Size = tuple[int, int]
 
 PHASES: tuple[Phase, ...] = ("train", "eval")
 WORDS = {"train": "training", "eval": "evaluation", "both": "both"}
+_SPREAD = 9  # pictures of a phase that are evenly spread
+_RARE = 24  # classes that get a picture of their own, the rarest first
 EXAMPLES = 20  # of each kind of finding that are kept; all are counted
 
 KINDS: dict[str, str] = {
@@ -49,6 +51,7 @@ KINDS: dict[str, str] = {
     "batch": "too few images for one batch",
     "unseen": "classes never seen",
     "duplicate": "images that are in training and evaluation",
+    "alike": "evaluation images that look like training images",
     "small": "images much smaller than the crop",
     "left": "files that are not read",
     "palettes": "indexed masks whose palettes differ",
@@ -57,7 +60,7 @@ KINDS: dict[str, str] = {
     "range": "16-bit images that use little of their range",
     "pages": "images of several pages",
 }
-_WARNINGS = {"unseen", "duplicate", "small", "left", "palettes", "mostly", "one", "range", "pages"}
+_WARNINGS = {"unseen", "duplicate", "alike", "small", "left", "palettes", "mostly", "one", "range", "pages"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class PhaseReport:
-    """What the images of one phase hold. labels: None where no label could be read. classes: K names."""
+    """What the images of one phase hold.
+
+    images: of the phase; chosen: of them, that were read. classes: K names. labels: None where none could be read.
+    sizes: (H, W) of the images and how many have it, the most common first. pictures: numbers of samples that show the
+    data set, some evenly spread and for each class the one with most of it. dataset: opens them.
+    """
 
     phase: Phase
     images: int
     chosen: int
     classes: tuple[str, ...]
     labels: CheckReport | None
+    sizes: tuple[tuple[Size, int], ...]
+    pictures: tuple[int, ...]
+    dataset: Dataset = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +119,23 @@ def check_data(recipe: Recipe, sample: int = 0) -> Generator[Reading, None, Data
         SystemFault: the machine gave up.
     """
     notes = _Notes()
-    reports, datasets = [], {}
+    reports, opened = [], {}
     for phase in PHASES:
         dataset = _opened(recipe, phase, notes)
         if dataset is None:
             continue
         chosen = spread(len(dataset), sample) if sample else list(range(len(dataset)))
         looks = yield from read_all(WORDS[phase], partial(_look, dataset), chosen)
-        reports.append(_summary(dataset, looks, phase, notes))
+        reports.append(_summary(dataset, chosen, looks, phase, notes))
         labels = reports[-1].labels
         doubts = label_doubts(dataset.classes, labels.class_pixels, labels.ignored_share) if labels else []
         for doubt in (*doubts, *file_doubts(dataset, chosen)):
             notes.add(doubt.kind, phase, DataError(doubt.message, doubt.hint))
         if phase == "train":
             _train_only(recipe, dataset, chosen, looks, notes)
-        datasets[phase] = (dataset, chosen)
-    if len(datasets) == len(PHASES):
-        _duplicates(*datasets["train"], *datasets["eval"], notes)
+        opened[phase] = _Opened(dataset, chosen, looks)
+    if len(opened) == len(PHASES):
+        _duplicates(opened["train"], opened["eval"], notes)
     return DataReport(recipe.name, tuple(reports), notes.findings())
 
 
@@ -215,11 +226,30 @@ def _opened(recipe: Recipe, phase: Phase, notes: _Notes) -> Dataset | None:
 # ---------------------------------------------------------------------------------------------------- reading
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One sample read. counts: (256,) pixels of its label. size: (H, W) of its image. None = could not be read."""
+    """One sample read. counts: (256,) pixels of its label. size: (H, W) of its image; signs: its fingerprint.
+
+    None = could not be read (or, of signs, too flat).
+    """
 
     counts: Counts | None
     size: Size | None
+    signs: int | None
     problems: tuple[tuple[str, DataError], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A phase's data set and what was read of it; chosen: the samples' numbers, in the order of the looks."""
+
+    dataset: Dataset
+    chosen: list[int]
+    looks: list[_Look]
+
+    def name(self, position: int) -> str:
+        return self.dataset.name(self.chosen[position])
+
+    def image_files(self) -> list[Path]:
+        return [path for index in self.chosen for path in self.dataset.files(index)[:1]]
 
 
 def _look(dataset: Dataset, index: int) -> _Look:
@@ -228,6 +258,7 @@ def _look(dataset: Dataset, index: int) -> _Look:
     sample = dataset.open(index)
     counts: Counts | None = None
     size: Size | None = None
+    signs: int | None = None
     try:
         label = sample.label()
         counts = None if label is None else histogram(label, dataset, index)
@@ -237,16 +268,16 @@ def _look(dataset: Dataset, index: int) -> _Look:
         problems.append(("mask", error))
     try:
         image = sample.image()
-        size = (image.shape[0], image.shape[1])
+        size, signs = (image.shape[0], image.shape[1]), fingerprint(image)
     except SizeError as error:
         problems.append(("size", error))
     except DataError as error:
         problems.append(("image", error))
-    return _Look(counts, size, tuple(problems))
+    return _Look(counts, size, signs, tuple(problems))
 
 
 # ------------------------------------------------------------------------------------------------ what was read
-def _summary(dataset: Dataset, looks: list[_Look], phase: Phase, notes: _Notes) -> PhaseReport:
+def _summary(dataset: Dataset, chosen: list[int], looks: list[_Look], phase: Phase, notes: _Notes) -> PhaseReport:
     for look in looks:
         for kind, error in look.problems:
             notes.add(kind, phase, error)
@@ -257,7 +288,23 @@ def _summary(dataset: Dataset, looks: list[_Look], phase: Phase, notes: _Notes) 
     elif labels is not None:
         for name in labels.never_seen:
             notes.add("unseen", phase, _unseen(name, phase))
-    return PhaseReport(phase, len(dataset), len(looks), dataset.classes, labels)
+    sizes = tuple(Counter(look.size for look in looks if look.size is not None).most_common())
+    pictures = _pictures(chosen, looks, len(dataset.classes))
+    return PhaseReport(phase, len(dataset), len(looks), dataset.classes, labels, sizes, pictures, dataset)
+
+
+def _pictures(chosen: list[int], looks: list[_Look], classes: int) -> tuple[int, ...]:
+    """Numbers of samples that show a data set: some evenly spread, and for each of the rarest classes one with most."""
+    good = [at for at, look in enumerate(looks) if look.size is not None]
+    shown = {good[place] for place in spread(len(good), _SPREAD)} if good else set()
+    rows = [(at, looks[at].counts) for at in good]
+    counts = (
+        np.stack([row[:classes] if row is not None else np.zeros(classes, int) for _, row in rows]) if rows else None
+    )
+    if counts is not None:
+        rare = [int(k) for k in np.argsort(counts.sum(axis=0), kind="stable") if counts[:, k].any()]
+        shown |= {rows[int(counts[:, k].argmax())][0] for k in rare[:_RARE]}
+    return tuple(chosen[at] for at in sorted(shown))
 
 
 def _unseen(name: str, phase: Phase) -> DataError:
@@ -296,38 +343,19 @@ def _too_small(name: str, size: Size, recipe: Recipe, covered: float, median: li
 
 
 # --------------------------------------------------------------------------------------------------- duplicates
-def _duplicates(
-    train: Dataset, train_chosen: list[int], evaluation: Dataset, eval_chosen: list[int], notes: _Notes
-) -> None:
-    """Image files of one content in both phases. Only files of one length can be: the others are never read."""
-    ours, theirs = _by_length(train, train_chosen), _by_length(evaluation, eval_chosen)
-    pairs = []
-    for length in ours.keys() & theirs.keys():
-        known = {_digest(path): path for path in reversed(ours[length])}
-        found = ((known.get(_digest(path)), path) for path in theirs[length])
-        pairs += [(one, other) for one, other in found if one is not None]
-    for one, other in sorted(pairs):
-        same = "is in both splits" if one == other else f"is the same image as {other}"
-        notes.add(
-            "duplicate",
-            "both",
-            DataError(f"{one} {same}", "the scores would be too good: leave these images out of one of the splits"),
-        )
+_LEAVE_OUT = "the scores would be too good: leave these images out of one of the splits"
+_HOLD_OUT = "frames of one scene belong into one split: see data.holdout_group, or look at them with --sheet"
 
 
-def _by_length(dataset: Dataset, chosen: list[int]) -> Mapping[int, list[Path]]:
-    lengths: dict[int, list[Path]] = defaultdict(list)
-    for path in (path for index in chosen for path in dataset.files(index)[:1]):
-        try:
-            lengths[path.stat().st_size].append(path)
-        except OSError:  # told as an unreadable image
-            continue
-    return lengths
-
-
-def _digest(path: Path) -> str:
-    try:
-        with open_file(path) as file:
-            return sha256_of(file)
-    except OSError:
-        return str(path)
+def _duplicates(train: _Opened, evaluation: _Opened, notes: _Notes) -> None:
+    """Images of one content in both phases, and images that look the same."""
+    same = same_files(train.image_files(), evaluation.image_files())
+    for one, other in same:
+        text = "is in both splits" if one == other else f"is the same image as {other}"
+        notes.add("duplicate", "both", DataError(f"{one} {text}", _LEAVE_OUT))
+    known = {str(other) for _, other in same}
+    looks = [[look.signs for look in opened.looks] for opened in (train, evaluation)]
+    for ours, theirs in look_alikes(*looks):
+        mine, yours = train.name(ours), evaluation.name(theirs)
+        if yours not in known:
+            notes.add("alike", "both", DataError(f"{yours} looks like the training image {mine}", _HOLD_OUT))

@@ -95,6 +95,11 @@ def _painted(image: UInt8, labels: UInt8, palette: UInt8, rows: tuple[int, int],
     return Image.composite(white, tinted, Image.fromarray(outline))
 
 
+def tinted(image: UInt8, labels: UInt8, palette: UInt8) -> Image.Image:
+    """The photograph as `overlay` paints it, without a legend; shapes as there."""
+    return _painted(image, labels, palette, (0, len(labels)), round(max(labels.shape) / 900))
+
+
 def _outline(labels: UInt8, thickness: int, strength: int = 190) -> UInt8:
     """Where neighbouring labels differ, as a mask of 0 or `strength`; wider on larger pictures."""
     edge = np.zeros(labels.shape, dtype=bool)
@@ -147,6 +152,33 @@ def sheet(rows: Sequence[tuple[UInt8, UInt8, UInt8]], palette: UInt8, classes: S
     for band in bands:
         page.paste(band, (0, y))
         y += band.height + GAP
+    page.paste(legend, (0, y))
+    return page
+
+
+COLUMNS = 4  # of a contact sheet
+CAPTION = 20  # height of the line below a picture
+
+
+def contact_sheet(
+    pictures: Sequence[tuple[Image.Image, str]], palette: UInt8, classes: Sequence[str], width: int
+) -> Image.Image:
+    """Pictures of at most `width` pixels in columns, each with its name below, and one legend of all classes.
+
+    palette: (K, 3) uint8 RGB. classes: K names.
+    """
+    font, whole = _font(13), COLUMNS * (width + GAP) + GAP
+    rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
+    heights = [max(one.height for one, _ in row) + CAPTION + GAP for row in rows]
+    legend = _legend([(_colour(palette[k]), name, "") for k, name in enumerate(classes)], whole, 15)
+    page = Image.new("RGB", (whole, GAP + sum(heights) + legend.height), PAPER)
+    draw, y = ImageDraw.Draw(page), GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, (one, name) in enumerate(row):
+            x = GAP + column * (width + GAP)
+            page.paste(one, (x, y))
+            draw.text((x, y + one.height + 3), _shortened(printable(name), width, font), SOFT_INK, font)
+        y += height
     page.paste(legend, (0, y))
     return page
 

@@ -30,6 +30,7 @@ FLOORS = (
         "checkpoint",
         "class_balance",
         "datasets",
+        "duplicates",
         "image_state",
         "inference",
         "outputs",
