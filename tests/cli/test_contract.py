@@ -54,7 +54,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     ),
     "recipes": (("name",), {"--keys", "--model", "--data", "--dataset", "--backbone", "--json", "--verbose", "-v"}),
     "runs": (("folders",), {"--out", "--json", "--verbose", "-v"}),
-    "check-data": (("recipe",), {"--set", "--sample", "--json", "--quiet", "-q", "--verbose", "-v"}),
+    "check-data": (("recipe",), {"--set", "--sample", "--sheet", "--json", "--quiet", "-q", "--verbose", "-v"}),
     "init": (("folder",), {"--out", "--images", "--masks", "--name", "--device", "--quiet", "-q", "--verbose", "-v"}),
     "convert": (
         ("folder",),
