@@ -229,7 +229,7 @@ def print_grid(rows: Iterable[Sequence[str]], stream: IO[str] | None = None) -> 
     widths = [max(map(cell_len, column)) for column in zip(*(row[:-1] for row in cells), strict=True)]
     for row in cells:
         before = "".join(cell + " " * (width - cell_len(cell) + 2) for cell, width in zip(row, widths, strict=False))
-        text = Text(fitted(row[-1], out, before, " " * cell_len(before)))
+        text = Text(shown(Lines(*fitted(row[-1], out, before, " " * cell_len(before)).split("\n"))))
         text.stylize("bold", 0, len(row[0]))
         out.print(text)
 

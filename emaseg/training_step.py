@@ -153,7 +153,7 @@ def check_batch(model: Network, recipe: Recipe) -> None:
             raise RecipeError(
                 f"train.accumulate = {parts} parts of {images // world // parts} images with augment.crop = [{height}, "
                 f"{width}]{among} leave one value for each channel of a norm layer",
-                "use fewer parts or a larger crop",
+                f"use fewer parts, such as --set train.accumulate={parts // 2}, or a larger crop",
             )
         among = among if together > 1 else ""
         raise RecipeError(

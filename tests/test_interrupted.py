@@ -332,7 +332,7 @@ def test_a_misfit_is_exit_3(cut: Path) -> None:
     save_checkpoint(path, changed(read_checkpoint(path), step=99))
     shutil.copy(path.with_name("previous.pt"), cut.parent / "kept.pt")
     said = warnings(run(few(), cut, resume=True, stop_after=5))[0]
-    assert "last.pt: this training cannot go on from it; it is at step 99, and this training ends with step 6" in said
+    assert "passed over last.pt: its sampler ends the run with step 6, it is at 99 of 6" in said
     for other in path.parent.iterdir():
         other.unlink()
     save_checkpoint(path, changed(read_checkpoint(cut.parent / "kept.pt"), step=-1))

@@ -59,10 +59,11 @@ def test_train_evaluate_predict(tmp_path: Path) -> None:
     assert equal(before, model.state_dict())
 
     predictor = Predictor.from_weights(tmp_path / "run/checkpoints/last.pt")
+    held = {name: value.clone() for name, value in predictor.model.state_dict().items()}
     labels = predictor.predict(dataset.open(0).image()).labels
     assert labels.shape == dataset.open(0).label().shape
     assert labels.max() < 5
-    assert equal(before, dict(predictor.model.state_dict()))
+    assert equal(held, dict(predictor.model.state_dict()))
 
 
 @pytest.mark.parametrize("cut", [3, 7])

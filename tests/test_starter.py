@@ -209,8 +209,9 @@ def test_what_is_not_recognised_says_what_was_looked_for(tmp_path: Path) -> None
     with pytest.raises(DataError, match="single class"):
         start(plain(tmp_path / "one", [0]))
     root = plain(tmp_path / "lone", [0, 1])
-    (root / "masks/3.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 10 images .* have no mask"):
+    for name in ("3.png", "4.png"):
+        (root / "masks" / name).unlink()
+    with pytest.raises(DataError, match=r"2 of 10 images .* have no mask"):
         start(root)
 
 

@@ -110,7 +110,7 @@ def test_run_folder(tmp_path: Path) -> None:
     assert content["best"]["miou"] == best.scores.miou
     assert content["step"] == best.step
     keys = {"format", "model", "optimizer", "step", "epoch", "best", "rng", "sampler", "running", "recipe"}
-    assert set(content) == keys
+    assert set(content) == keys | {"scaler"}
 
 
 def test_finished_run_resumes_to_nothing(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_the_script_asks_for_what_is_answered(shell: str) -> None:
     """The variable in the script is the one that the program looks for."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "--show-completion", shell],
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},  # else it looks for a parent shell
         capture_output=True,
         text=True,
         check=False,

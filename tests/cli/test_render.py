@@ -18,6 +18,7 @@ from emaseg import words
 from emaseg.evaluate import Comparison
 from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Stepped, TrainingStarted
 from emaseg.metrics import ClassScore, Scores
+from emaseg.ranks import ALONE
 from emaseg.recipe.data import Data, LIPData, VOCData
 
 render = importlib.import_module("emaseg.cli.render")
@@ -178,8 +179,10 @@ def test_after_training_the_commands_that_can_follow_are_named() -> None:
     voc, lip = VOCData(kind="voc", root="VOC", eval_split="test"), LIPData(kind="lip", root="LIP", eval_split="test")
     run = Path("runs/my run")
 
+    output = train.Output("voc.toml", ["train.batch=2"], as_json=False, quiet=False, rank=ALONE)
+
     def said(finished: Finished, data: Data) -> list[str]:
-        return [line.strip() for line in train._closing_lines(finished, "voc.toml", data, ["train.batch=2"])]
+        return [line.strip() for line in train._closing_lines(finished, output, data)]
 
     assert said(Finished(run, 7, 0.5), voc) == [
         "done: 7 steps; best mIoU 50.00",

@@ -17,6 +17,7 @@ from emaseg.weights.convert import FORMATS, rename
 from tests.parity import blocky_labels, filled_file, golden, images, worst
 
 MMSEG = (
+    "loss.ranks=by_count",
     "model.bottleneck_channels=256",
     "model.decoder_channels=256",
     "model.auxiliary_channels=256",
@@ -27,6 +28,7 @@ GROUPS = (
     'optim.groups=[{match="norm_weight", weight_decay_scale=0.0}, {match="bias", lr_scale=2.0, weight_decay_scale=0.0}]'
 )
 AUTHORS = (
+    "loss.ranks=by_count",
     "backbone.stem_channels=[64, 64, 128]",
     "backbone.multi_grid=[1, 2, 4]",
     "model.bottleneck_channels=256",

@@ -125,7 +125,7 @@ def test_what_the_system_withholds_changes_no_batch(kind: str, said: str, tmp_pa
 
 
 def fetcher(count: int = 10, **trouble: object) -> loading._Fetcher:
-    plan = loading._BatchSampler(count, 4, 0, 5, 0, 0, 1)
+    plan = loading._BatchSampler(count, 4, 0, 5, 0, 0, 1, 0)
     return loading._Fetcher(Pictures(count, **trouble), AUGMENT, plan)  # type: ignore[arg-type]
 
 
