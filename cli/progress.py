@@ -245,14 +245,8 @@ def _short_text(step: Stepped, miou: float | None, room: int) -> str:
 
 def _brief(seconds: float) -> str:
     """42s, 12m, 2h05, 3d04h."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f}s"
-    if minutes < 60:
-        return f"{minutes}m"
-    if minutes < 48 * 60:
-        return f"{minutes // 60}h{minutes % 60:02d}"
-    return f"{minutes // 1440}d{minutes % 1440 // 60:02d}h"
+    compact = duration(seconds).replace(" min", "m").replace(" ", "")
+    return compact.removesuffix("m") if "h" in compact else compact
 
 
 def _pace(images_per_second: float, seconds_left: float | None) -> str:

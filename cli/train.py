@@ -343,6 +343,7 @@ def _closing_lines(finished: Finished, output: Output, data: Data) -> list[str]:
         *([f"  emaseg eval {run} --submit results.zip"] if submit else []),
         f"  emaseg predict IMAGE --weights {run}",
         f"  samples: {finished.run / 'samples.png'}",
+        *([f"  report: {page}"] if (page := finished.run / "report.html").is_file() else []),
     ]
 
 

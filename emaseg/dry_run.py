@@ -29,7 +29,7 @@ from emaseg.ranks import check_ranks
 from emaseg.recipe import Recipe
 from emaseg.resuming import origin_of
 from emaseg.run_folder import RunFolder
-from emaseg.run_length import DECIDES_AFTER, shortened
+from emaseg.run_steps import DECIDES_AFTER, shortened
 from emaseg.scaling import scaling_lines, traffic
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights

@@ -32,8 +32,8 @@ from emaseg.resuming import (
     surroundings,
 )
 from emaseg.run_folder import RunFolder, append_log, create
-from emaseg.run_length import RunLength
 from emaseg.run_lock import RunLock
+from emaseg.run_steps import RunSteps
 from emaseg.saving import Saver
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.start_weights import load_start_weights
@@ -50,7 +50,7 @@ class RunState:
     device: torch.device
     model: Network
     optimizer: torch.optim.Optimizer
-    length: RunLength
+    length: RunSteps
     train_set: Dataset
     eval_set: Dataset
     fingerprint: Mapping[str, int | str]  # of the images and the surroundings, as checkpoints remember them
@@ -117,7 +117,7 @@ def open_run(
     saver = Saver(run, lock.check, recipe.train.keep_last)
     average = average_of(model, recipe.optim.average_decay)
     notes += [] if average is None else [Note(f"evaluated and saved is the {average}")]
-    length = RunLength(schedule, recipe.train)
+    length = RunSteps(schedule, recipe.train)
     state = RunState(
         recipe,
         run,

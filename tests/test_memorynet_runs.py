@@ -63,6 +63,7 @@ def test_train_evaluate_predict(tmp_path: Path) -> None:
     labels = predictor.predict(dataset.open(0).image()).labels
     assert labels.shape == dataset.open(0).label().shape
     assert labels.max() < 5
+    assert torch.equal(held["network.memory.features"], before["memory.features"])
     assert equal(held, dict(predictor.model.state_dict()))
 
 

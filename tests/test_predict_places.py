@@ -325,6 +325,9 @@ def test_a_full_disk_in_the_middle_ends_the_run_and_keeps_what_is_done(predictor
     made = sorted(path.name for path in Path("out").iterdir())
     assert {"photo_mask.png", "photo_overlay.png"} <= set(made)
     assert len(made) < 2 * 12
+    assert {name for name in made if name.endswith("_mask.png")} <= {
+        f"{name[:-12]}_mask.png" for name in made if "_overlay" in name
+    }
     for name in made:
         with Image.open(Path("out") / name) as whole:
             whole.load()

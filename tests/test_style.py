@@ -22,7 +22,7 @@ FLOORS = (
     ("archive", "device", "events", "files", "resources", "visual"),
     ("evaluation_files", "metrics_file", "metrics_lines", "recipe", "run_lock"),
     ("data", "losses", "optim", "run_folder", "schedule"),
-    ("loss_terms", "run_length", "weight_average"),
+    ("loss_terms", "run_steps", "weight_average"),
     ("data/files", "models"),
     ("compute", "data/pipeline", "data/sets", "engine", "attention_sheet", "exported", "prediction", "weights"),
     (

@@ -89,7 +89,15 @@ def _read_file(source: Source, name: str, content: Any, several: bool, found: _F
     split = split_of_file(name) if several or split_of(name) else ""
     state = state_of(source, name)
     for image in content["images"]:
-        _read_image(source, name, image, notes.pop(_key(image.get("id")) if isinstance(image, dict) else None, []), split, state, found)  # fmt: skip
+        _read_image(
+            source,
+            name,
+            image,
+            notes.pop(_key(image.get("id")) if isinstance(image, dict) else None, []),
+            split,
+            state,
+            found,
+        )
     for key, lost in list(notes.items())[:20]:
         found.left.append(
             Left(name, f"{len(lost):,} annotations of image {excerpt(key, 40)}, which the file does not list")

@@ -67,7 +67,10 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     held = (yield from _held(masks)) if indexed else (yield from read_masks(masks))
     names, remarks = find_names(layout.root, name_folders(layout), coloured=True)
     classes = classes_of(held, names)
-    labels = [Label(str(place), name, colour) for place, (name, colour) in enumerate(zip(classes.names, classes.palette, strict=True))]  # fmt: skip
+    labels = [
+        Label(str(place), name, colour)
+        for place, (name, colour) in enumerate(zip(classes.names, classes.palette, strict=True))
+    ]
     table = {packed(colour): str(place) for place, colour in enumerate(classes.palette)}
     table |= {packed(colour): "ignored" for colour in classes.ignore_colours}
     labels += [Label("ignored", "__ignore__")] if classes.ignore_colours else []

@@ -217,7 +217,10 @@ def _give(image: Path, place: Path) -> None:
     try:
         real = image.resolve()
         if place.exists():
-            if place.samefile(real) or (place.stat().st_size, place.stat().st_mtime_ns) == (real.stat().st_size, real.stat().st_mtime_ns):  # fmt: skip
+            if place.samefile(real) or (place.stat().st_size, place.stat().st_mtime_ns) == (
+                real.stat().st_size,
+                real.stat().st_mtime_ns,
+            ):
                 return
             place.unlink()
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -111,9 +111,16 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
         raise _nothing(source, kind, Export((), (), tuple(left)))
     splits = Counter(_split(one.place, targets) for one in done)
     conversion = Conversion(
-        folder, out, f"{kind.words} ({first_few(files, 2)})", len(done), sum(one.kept for one in done),
-        _totals(job.classes, done), left, notes, dict(splits),
-    )  # fmt: skip
+        folder,
+        out,
+        f"{kind.words} ({first_few(files, 2)})",
+        len(done),
+        sum(one.kept for one in done),
+        _totals(job.classes, done),
+        left,
+        notes,
+        dict(splits),
+    )
     write_report(out, about | {"done": True} | report_json(conversion))
     return conversion
 

@@ -33,9 +33,17 @@ MOST_BYTES = 1 << 30  # of one annotation file
 _DEPTH = 64  # of XML elements in each other
 _SNIFFED = 40  # JSON files that are looked into to recognise a format
 _SPLITS = {
-    "train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
-    "eval": "val", "dev": "val", "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "trn": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "eval": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 _AGAIN = "export it again, or remove it"
 
 

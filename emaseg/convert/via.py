@@ -114,7 +114,11 @@ def _from_csv(source: Source, name: str) -> dict[str, list[_Region]]:
         for row in rows:
             if row:
                 said, shape, attributes = (row[place] for place in places)
-                found[said] += [_region({"shape_attributes": json.loads(shape), "region_attributes": json.loads(attributes)})] if shape not in ("", "{}") else []  # fmt: skip
+                found[said] += (
+                    [_region({"shape_attributes": json.loads(shape), "region_attributes": json.loads(attributes)})]
+                    if shape not in ("", "{}")
+                    else []
+                )
     except (csv.Error, ValueError, IndexError, RecursionError) as error:
         raise _no_via(source, name, excerpt(error)) from error
     return dict(found)

@@ -1,7 +1,7 @@
 """Activations that are computed again in the backward pass instead of being kept (activation checkpointing).
 
 Paper: Chen et al. 2016, https://arxiv.org/abs/1604.06174.
-Reference: torch.utils.checkpoint, whose second forward pass would move the norms' running statistics once more at v2.8.0.
+Reference: PyTorch's torch/utils/checkpoint.py at d0f2af8b66b2: by itself its second forward pass moves norm statistics again.
 
 Room: models.
 """

@@ -287,11 +287,7 @@ def test_evaluation_is_a_function_of_each_image(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- sources
-WITHOUT_A_PAPER = {"__init__.py", "network.py", "layers.py", "sync_norm.py"}
-OF_NO_SYSTEM = {
-    "extractor.py",
-    "recompute.py",
-}  # no published system was compared with  # interfaces, and parts that others name
+WITHOUT_A_PAPER = {"__init__.py", "network.py", "layers.py", "sync_norm.py"}  # interfaces, and parts that others name
 
 
 def test_every_model_file_names_its_source() -> None:
@@ -302,5 +298,5 @@ def test_every_model_file_names_its_source() -> None:
             continue
         text = path.read_text()
         assert re.search(r"^ *Paper: .+, https://arxiv\.org/abs/\d{4}\.\d{5}\.$", text, re.MULTILINE), path.name
-        if path.name not in OF_NO_SYSTEM:
+        if path.name != "extractor.py":
             assert re.search(r"^Reference: .+ at [0-9a-f]{7,}", text, re.MULTILINE), path.name

@@ -117,7 +117,10 @@ def _left_some(data: FolderData, phase: Phase, found: list[Found]) -> list[Found
 def _of_list(table: PairList, data: FolderData, root: Path, *, train: bool) -> Found:
     """The pairs of one phase."""
     images = (*(image for image, _ in table.pairs), *table.background)
-    stems = {stem_of(image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)): image for image in images}  # fmt: skip
+    stems = {
+        stem_of(image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)): image
+        for image in images
+    }
     chosen = {stems[stem] for stem in held(list(stems), data.holdout, data.holdout_group, root, train=train)}
     return found_files(
         [pair for pair in table.pairs if pair[0] in chosen],
@@ -447,8 +450,12 @@ def _images_alone(
     wanted = f"{naming.mask(stem_of(lone[0]))}.png"
     unread = [name for name in other.masks if stem_of(name) == stem_of(wanted)]
     if unread and unread[0].lower().endswith((".jpg", ".jpeg")):
-        return [DataError(f"{what}; {unread[0]} is a JPEG mask: its compression has changed the class values",
-                          "export the masks again as PNG")]  # fmt: skip
+        return [
+            DataError(
+                f"{what}; {unread[0]} is a JPEG mask: its compression has changed the class values",
+                "export the masks again as PNG",
+            )
+        ]
     if unread:
         return [DataError(f"{what}; {unread[0]} is not read because of its ending", "save the masks as PNG")]
     used = {naming.mask(stem) for stem in images}

@@ -24,7 +24,19 @@ from emaseg.errors import DataError
 __all__ = ["PairList", "read_pair_list"]
 
 _IMAGE_WORDS = ("image", "images", "img", "image_path", "image_file", "filename", "file", "file_name", "path", "input")
-_MASK_WORDS = ("mask", "masks", "label", "labels", "mask_path", "label_path", "annotation", "seg", "gt", "target", "segmentation")  # fmt: skip
+_MASK_WORDS = (
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "mask_path",
+    "label_path",
+    "annotation",
+    "seg",
+    "gt",
+    "target",
+    "segmentation",
+)
 
 
 @dataclass(frozen=True, slots=True)

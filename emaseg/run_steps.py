@@ -1,6 +1,6 @@
 """How many steps a run has: the recipe's, or fewer where train.hours or train.patience say so.
 
-Room: run_length. Times are seconds.
+Room: run_steps. Times are seconds.
 
 train.hours shortens the schedule instead of cutting it. After DECIDES_AFTER steps of a start the pace is known. If the
 rest would take longer than what is left, the run gets a smaller number of steps there and then: the learning rate falls
@@ -24,7 +24,7 @@ _SAFETY = 0.97  # of the time that is left
 
 
 @dataclass(slots=True)
-class RunLength:
+class RunSteps:
     """The schedule of a run as far as it is known now.
 
     decided: steps that were decided on; 0 = the recipe's. Of several processes rank 0 alone decides.

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emaseg import run_length
+from emaseg import run_steps
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import WeightsError
 from emaseg.events import Evaluated, Finished, Note, Stepped, TrainEvent
 from emaseg.optim import learning_rate
 from emaseg.run_folder import is_complete
-from emaseg.run_length import shortened, time_after
+from emaseg.run_steps import shortened, time_after
 from emaseg.schedule import Schedule
 from emaseg.train import train
 from tests.helpers import equal, run, tiny
@@ -58,8 +58,8 @@ def _timed(*overrides: str) -> list[str]:
 def wind(patch: pytest.MonkeyPatch) -> None:
     """Each look at the clock from now on finds it half a second later."""
     ticks = itertools.count(0, 0.5)
-    patch.setattr(run_length, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
-    patch.setattr(run_length, "DECIDES_AFTER", 5)
+    patch.setattr(run_steps, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    patch.setattr(run_steps, "DECIDES_AFTER", 5)
 
 
 def _rates(events: list[TrainEvent]) -> list[float]:
@@ -73,7 +73,7 @@ def test_a_limit_shortens_the_schedule(tmp_path: Path, monkeypatch: pytest.Monke
     events = run(recipe, tmp_path / "run")
     finished = events[-1]
     assert isinstance(finished, Finished)
-    assert run_length.DECIDES_AFTER < finished.step < 15
+    assert run_steps.DECIDES_AFTER < finished.step < 15
     assert not finished.interrupted
     rates = _rates(events)
     assert rates[:4] == [learning_rate(step, 15, recipe.optim) for step in range(4)]
