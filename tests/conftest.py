@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from hypothesis import settings
 
 # They change what the program finds, asks for or prints: of the machine, nobody's choice here.
 FOREIGN = {
@@ -26,6 +27,11 @@ FOREIGN = {
     *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS"),
     *("GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
 }
+# The same examples in every run: a red run blames the change under test. `--hypothesis-profile=search` draws new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("repeatable")
+
 _CACHES = Path(tempfile.gettempdir(), f"emaseg-tests-{os.getpid()}")
 _number = itertools.count()
 
