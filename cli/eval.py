@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
     from emaseg.data.sample import Dataset
     from emaseg.engine import Engine
-    from emaseg.evaluate import Comparison
+    from emaseg.evaluation.evaluate import Comparison
+    from emaseg.evaluation.submit import Submission
     from emaseg.exported.runtime import ExportedNetwork
     from emaseg.metrics import Scores
     from emaseg.recipe.data import Data
     from emaseg.recipe.models import Model
     from emaseg.reference import Resolved
-    from emaseg.submit import Submission
 
 CHECK_TOLERANCE = 0.5  # points of mIoU below the published figure that --check still accepts
 
@@ -166,7 +166,7 @@ def evaluate(
 
         data, which = choose_split(resolved.recipe.data, split)
         recipe = dataclasses.replace(resolved.recipe, data=data)
-        from emaseg.evaluate import compare_with_published, evaluation_json, on_images, protocol
+        from emaseg.evaluation.evaluate import compare_with_published, evaluation_json, on_images, protocol
 
         comparison = compare_with_published(recipe, resolved.written, which)
         way = protocol(recipe.inference) + _em_deviation(recipe.model)
@@ -175,13 +175,13 @@ def evaluate(
 
         from emaseg.data.sets import build_dataset
         from emaseg.device import keep_freed_memory, pick_device
-        from emaseg.evaluate import evaluate as evaluate_engine
-        from emaseg.evaluation_files import write_tables
+        from emaseg.evaluation.evaluate import evaluate as evaluate_engine
+        from emaseg.evaluation.submit import write_submission
         from emaseg.files import make_folder, write_text
         from emaseg.metrics import details_of
         from emaseg.report.run import write_report
         from emaseg.report.sections import Result
-        from emaseg.submit import write_submission
+        from emaseg.runs.evaluation_files import write_tables
 
         from .progress import show_evaluation, show_submission
 
@@ -252,7 +252,7 @@ def _engine(resolved: Resolved, dataset: Dataset, device: torch.device, verbose:
     """The network made ready to run; `verbose`: compared with itself before, on the first image."""
     from emaseg.data.sample import read_pair
     from emaseg.engine import engine_lines
-    from emaseg.inference import probe
+    from emaseg.inference.protocols import probe
     from emaseg.reference import open_engine
 
     from .render import print_lines
@@ -326,7 +326,7 @@ def _submission(path: Path, data: Data) -> Submission:
     Raises:
         RecipeError: what the data set's server takes is not known.
     """
-    from emaseg.submit import KINDS, Submission, layout_of
+    from emaseg.evaluation.submit import KINDS, Submission, layout_of
 
     layout = layout_of(data)
     if layout is None:
@@ -343,7 +343,7 @@ def _check_unscored(dataset: Dataset, data: Data, submission: Submission | None,
     Raises:
         RecipeError: scores are asked for.
     """
-    from emaseg.submit import layout_of
+    from emaseg.evaluation.submit import layout_of
 
     what = f"the labels of these {len(dataset):,} images are not published, so nothing can be scored here"
     if submission is None:

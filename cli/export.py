@@ -14,8 +14,8 @@ import typer
 from .options import SCHEMA, Json, Overrides, Quiet, Verbose, recipe_names, session_of
 
 if TYPE_CHECKING:
-    from emaseg.export.export import Exported
-    from emaseg.export.verify import Check, Tolerance
+    from emaseg.exporting.export import Exported
+    from emaseg.exporting.verify import Check, Tolerance
 
 
 def export(
@@ -76,7 +76,7 @@ def export(
       emaseg export voc_r50_d8 --weights voc_r50_d8.pth --format weights
     """
     session_of(context, verbose, keeps_files=True)
-    from emaseg.export.request import make_request, snippet_target, target
+    from emaseg.exporting.request import make_request, snippet_target, target
 
     request = make_request(format_, precision, shape, dynamic=dynamic, include=include, calibrate=calibrate)
 
@@ -90,8 +90,8 @@ def export(
     place = snippet_target(request, program)
     network = open_network(resolved)
 
-    from emaseg.export.export import Exported
-    from emaseg.export.export import export as export_engine
+    from emaseg.exporting.export import Exported
+    from emaseg.exporting.export import export as export_engine
 
     from .progress import Meter
 
@@ -111,7 +111,7 @@ def export(
 
 
 def _write_snippet(done: Exported, place: Path) -> None:
-    from emaseg.export.usage import snippet
+    from emaseg.exporting.usage import snippet
     from emaseg.files import atomic
 
     assert done.info is not None  # snippet_target has refused --format weights
@@ -123,7 +123,7 @@ def _tell(done: Exported, place: Path | None, quiet: bool) -> None:
     """The comparisons, what to do with the file, and its path on stdout; or why there is none."""
     import textwrap
 
-    from emaseg.export.usage import command, snippet
+    from emaseg.exporting.usage import command, snippet
     from emaseg.words import quoted_path, size
 
     from .render import percent, print_error, print_lines, print_path
@@ -167,7 +167,7 @@ def _limits(tolerance: Tolerance) -> str:
 
 
 def _json(done: Exported, place: Path | None) -> dict[str, Any]:
-    from emaseg.export.usage import command, snippet
+    from emaseg.exporting.usage import command, snippet
 
     def finite(value: float | None) -> float | None:
         return value if value is not None and math.isfinite(value) else None

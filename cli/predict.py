@@ -31,8 +31,8 @@ from .options import (
 from .ranks import rank_of
 
 if TYPE_CHECKING:
-    from emaseg.image_inputs import ImageInput
-    from emaseg.predict import ImageDone, Predictor
+    from emaseg.inference.image_inputs import ImageInput
+    from emaseg.inference.predict import ImageDone, Predictor
 
 
 Output = Literal["mask", "overlay", "color", "values", "probabilities", "confidence", "json"]
@@ -147,7 +147,7 @@ def predict(
         _check_default()
     drawn = None if bases is None else _which_bases(bases)
     folder = _folder(out, len(images) == 1 and not as_json and not resume and drawn is None)
-    from emaseg.image_inputs import find_images, shard, unread_files
+    from emaseg.inference.image_inputs import find_images, shard, unread_files
     from emaseg.reference import check_precision_name, open_engine, resolve, with_em_iterations, with_precision
 
     from .render import print_lines, print_notes
@@ -170,7 +170,7 @@ def predict(
         print_lines(left)
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.engine import engine_lines
-    from emaseg.predict import Predictor, first_probe, predict_files
+    from emaseg.inference.predict import Predictor, first_probe, predict_files
 
     target = pick_device(device)  # before anything is downloaded
     resolved = resolved or resolve(_default_model(quiet), overrides=overrides)
@@ -344,7 +344,7 @@ def class_names(text: str | None, known: Sequence[str]) -> list[str]:
 
 def _mask_to_stdout(predictor: Predictor, item: ImageInput, classes: Sequence[str], min_confidence: float) -> int:
     from emaseg.data.files.images import read_image
-    from emaseg.outputs import mask_png
+    from emaseg.inference.outputs import mask_png
 
     from .render import print_error
 

@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from emaseg.distributed.ranks import Rank, this_rank
 from emaseg.errors import RecipeError
-from emaseg.ranks import Rank, this_rank
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ def launched(arguments: Sequence[str], nproc: int) -> int:
     Args:
         arguments: as they were typed.
     """
-    from emaseg.launch import launch
+    from emaseg.distributed.launch import launch
 
     return launch(_without_nproc(arguments), nproc)
 
@@ -61,10 +61,10 @@ def as_rank(rank: Rank, device: str) -> Iterator[None]:
         yield
         return
     from emaseg.device import pick_device
-    from emaseg.distributed import joined
+    from emaseg.distributed.collectives import joined
 
     if rank.supervised:
-        from emaseg.launch import end_with_launcher
+        from emaseg.distributed.launch import end_with_launcher
 
         end_with_launcher()
     with joined(rank, pick_device(device)):

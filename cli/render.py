@@ -27,7 +27,7 @@ from rich.text import Text
 from emaseg.words import Lines, lines_of, printable, shown
 
 if TYPE_CHECKING:
-    from emaseg.evaluate import Comparison
+    from emaseg.evaluation.evaluate import Comparison
     from emaseg.events import Note
     from emaseg.metrics import Details, Scores
 

@@ -18,7 +18,7 @@ from emaseg.words import excerpt
 from .options import SCHEMA, Json, Verbose, session_of
 
 if TYPE_CHECKING:
-    from emaseg.runs import RunSummary
+    from emaseg.runs.listing import RunSummary
 
 _TOLD = 3  # interrupted runs, beside the newest run, for which the next command is shown
 _LONGEST = 28  # letters of a recipe's value beside others
@@ -53,7 +53,7 @@ def runs(
     """
     session_of(context, verbose)
     from emaseg.resources import expanded
-    from emaseg.runs import list_runs
+    from emaseg.runs.listing import list_runs
 
     from .render import console, print_json, print_line, print_table
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emaseg.ranks import Rank, check_ranks
+from emaseg.distributed.ranks import Rank, check_ranks
 from emaseg.words import duration, quoted, quoted_path
 
 from .options import SCHEMA, Device, Json, Nproc, Overrides, Quiet, Verbose, recipe_names, session_of
@@ -132,7 +132,7 @@ def _follow(rank: Rank, device: str) -> int:
     """Train as a rank that only computes: it reads no recipe and writes no file."""
     with stop_on_signals(quiet=True) as stop, as_rank(rank, device):
         from emaseg.device import keep_freed_memory, pick_device
-        from emaseg.follow import follow
+        from emaseg.training.follow import follow
 
         keep_freed_memory()
         follow(pick_device(device), stop.flag)
@@ -163,7 +163,7 @@ def _loaded(
 def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, output: Output) -> int:
     """Train, tell the result, and return the exit code."""
     from emaseg.device import keep_freed_memory, pick_device
-    from emaseg.train import train as train_engine
+    from emaseg.training.train import train as train_engine
 
     keep_freed_memory()
     target = pick_device(device)
@@ -181,7 +181,7 @@ def _train(recipe: Recipe, run: Path, resume: bool, device: str, stop: Stop, out
 
 
 def _can_resume(run: Path) -> bool:
-    from emaseg.run_folder import can_resume
+    from emaseg.runs.folder import can_resume
 
     return can_resume(run)
 
@@ -243,9 +243,9 @@ def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output, rank
         SystemFault: a step does not fit into the memory; the forecast is shown before.
     """
     from emaseg.device import keep_freed_memory, pick_device
-    from emaseg.dry_run import dry_run
     from emaseg.errors import SystemFault
     from emaseg.events import Forecast, Measuring, Note
+    from emaseg.training.dry_run import dry_run
 
     from .render import print_grid, print_json, print_lines
 
@@ -305,7 +305,7 @@ def _run_folder(out: Path | None, recipe: str, name: str, resume: bool) -> Itera
         yield known
         return
     from emaseg.resources import default_run_folder
-    from emaseg.run_lock import reserve
+    from emaseg.runs.lock import reserve
 
     with reserve(default_run_folder(name, datetime.now())) as run:
         yield run
@@ -313,7 +313,7 @@ def _run_folder(out: Path | None, recipe: str, name: str, resume: bool) -> Itera
 
 def _known_run(recipe: str, name: str) -> Path | None:
     from emaseg.resources import runs_folder
-    from emaseg.run_folder import run_of
+    from emaseg.runs.folder import run_of
 
     own = run_of(Path(recipe))
     if own is not None:
@@ -325,7 +325,7 @@ def _known_run(recipe: str, name: str) -> Path | None:
 
 def _closing_lines(finished: Finished, output: Output, data: Data) -> list[str]:
     """How it ended, and commands to go on with."""
-    from emaseg.submit import layout_of
+    from emaseg.evaluation.submit import layout_of
 
     run = quoted_path(finished.run)
     if finished.interrupted:

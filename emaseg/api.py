@@ -20,7 +20,7 @@ from emaseg.words import excerpt
 if TYPE_CHECKING:
     from torch import nn
 
-    from emaseg.export.export import Exported
+    from emaseg.exporting.export import Exported
 
 PathLike = str | os.PathLike[str]
 Callback = Callable[[TrainEvent], None]
@@ -70,7 +70,7 @@ def train(
     target = _device(device)
 
     def events() -> Generator[TrainEvent, None, None]:
-        from emaseg.train import train as train_engine
+        from emaseg.training.train import train as train_engine
 
         yield from train_engine(loaded, folder, resume=resume, device=target(), stop=stop)
 
@@ -125,7 +125,7 @@ def evaluate(
 
     def events() -> Generator[Note | Evaluating | Evaluated, None, None]:
         from emaseg.data.sets import build_dataset
-        from emaseg.evaluate import evaluate as evaluate_engine
+        from emaseg.evaluation.evaluate import evaluate as evaluate_engine
         from emaseg.reference import open_engine
 
         yield from map(Note, resolved.notes)
@@ -170,7 +170,7 @@ def export(
         RecipeError: an argument of the wrong type, or a combination that cannot be made.
         DataError, WeightsError, SystemFault: as the command.
     """
-    from emaseg.export.request import make_request, target
+    from emaseg.exporting.request import make_request, target
     from emaseg.reference import resolve
 
     _check("format", format, str, "onnx, torch or weights")
@@ -194,7 +194,7 @@ def export(
     path = target(request, file, resolved.recipe.name)
 
     def events() -> Generator[Note | Exported, None, None]:
-        from emaseg.export.export import export as export_engine
+        from emaseg.exporting.export import export as export_engine
         from emaseg.reference import open_network
 
         yield from map(Note, resolved.notes)

@@ -22,17 +22,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from emaseg.compute import LossScale, place, switches
 from emaseg.data.pipeline.loading import Stream, batches
 from emaseg.datasets import open_datasets
 from emaseg.engine import Engine, Precision, check_precision, prepare
 from emaseg.errors import DataError
 from emaseg.memory import peak_memory, reset_peak
 from emaseg.models import Network, build_model
-from emaseg.optim import build_optimizer
 from emaseg.recipe import EMANetModel, Recipe
 from emaseg.schedule import build_schedule
-from emaseg.training_step import check_batch, memory_errors, training_step
+from emaseg.training.compute import LossScale, place, switches
+from emaseg.training.optim import build_optimizer
+from emaseg.training.step import check_batch, memory_errors, training_step
 
 JSON_SCHEMA = 1
 # The attention unit that the paper counts beside its ResNet (table 1): the two 1x1 convolutions, the iterations, and the 3x3

@@ -1,6 +1,6 @@
 """Checking a whole data set before it is trained on: every file read once, all problems told, each with its remedy.
 
-Room: check_data; beside plan, above data and recipe. Legend: H W image height and width, K classes.
+Room: check_data; above data and recipe. Legend: H W image height and width, K classes.
 
 Training itself looks at a sample of the labels (data/checks.py) and stops at the first problem; here nothing stops but
 a failing machine. An error is what would end a training; a warning is what would spoil its result.

@@ -11,8 +11,8 @@ import sys
 
 import torch
 
+from emaseg.distributed.ranks import this_rank
 from emaseg.errors import RecipeError, SystemFault, nearest
-from emaseg.ranks import this_rank
 
 _KINDS = ("auto", "cpu", "cuda", "mps")
 _ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}  # what people write; by its letters gpu is next to cpu

@@ -27,7 +27,7 @@ from emaseg.recipe.compare import differences
 from emaseg.recipe.models import EMANetModel
 from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.resources import HINTS, beside, cache_folder, expanded, runs_folder, shipped_recipes
-from emaseg.run_folder import find_run, newest_run, pick_checkpoint
+from emaseg.runs.folder import find_run, newest_run, pick_checkpoint
 from emaseg.weights.cache import by_hand_advice, locate, verified
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference

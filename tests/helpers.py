@@ -10,7 +10,7 @@ import pytest
 
 from emaseg.events import Stepped, TrainEvent
 from emaseg.recipe import Recipe
-from emaseg.train import train
+from emaseg.training.train import train
 from tests.tiny import TINY, equal, tiny
 
 __all__ = ["TINY", "emaseg", "equal", "main", "run", "tiny"]

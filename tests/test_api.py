@@ -15,7 +15,7 @@ import emaseg
 from emaseg.errors import RecipeError, UserError, WeightsError
 from emaseg.events import Evaluated, Finished, Stepped, TrainEvent
 from tests.helpers import TINY, equal, run, tiny
-from tests.test_train import last, untimed
+from tests.training.test_train import last, untimed
 
 
 def test_public_names_are_exact() -> None:
@@ -29,13 +29,13 @@ def test_public_names_are_exact() -> None:
 
 def test_a_verb_stays_a_function() -> None:
     """Protects `emaseg.train(...)` from the module of the same name, which the import system would put in its place; and
-    `from emaseg.train import train` from the function."""
+    `from emaseg.training.train import train` from the function."""
     script = """
-import emaseg, emaseg.train
+import emaseg, emaseg.training.train
 before = emaseg.train
-from emaseg.train import train
-import emaseg.evaluate, emaseg.export.request
-assert train.__module__ == "emaseg.train"
+from emaseg.training.train import train
+import emaseg.evaluation.evaluate, emaseg.exporting.request
+assert train.__module__ == "emaseg.training.train"
 assert emaseg.train is before
 assert {f.__module__ for f in (emaseg.train, emaseg.evaluate, emaseg.export)} == {"emaseg.api"}
 """

@@ -12,7 +12,7 @@ import torch
 
 import emaseg
 from emaseg.errors import EmasegError, RecipeError, WeightsError
-from tests.export.made import checkpoint, network, recipe
+from tests.exporting.made import checkpoint, network, recipe
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")

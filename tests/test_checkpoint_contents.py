@@ -16,7 +16,7 @@ from emaseg.errors import WeightsError
 from emaseg.models import build_model
 from emaseg.recipe import Recipe
 from emaseg.reference import resolve
-from emaseg.train import train
+from emaseg.training.train import train
 from emaseg.words import excerpt
 from tests.helpers import emaseg, run, tiny
 

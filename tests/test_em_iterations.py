@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from emaseg.errors import RecipeError
+from emaseg.inference.predict import Predictor
 from emaseg.models.emanet import EMANet
-from emaseg.predict import Predictor
 from emaseg.reference import Resolved, open_model, resolve, with_em_iterations
 from tests.helpers import run, tiny
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg.inference import label_and_confidence, label_map, scores_map
+from emaseg.inference.protocols import label_and_confidence, label_map, scores_map
 from emaseg.metrics import RADII, Tally, details_of
 from emaseg.metrics.boundary import BoundaryCounts, rings
 from emaseg.metrics.details import bootstrap
 from emaseg.recipe import Inference, PixelStats
-from tests.test_evaluate import Painted, Reader, run
+from tests.evaluation.test_evaluate import Painted, Reader, run
 
 UInt8 = npt.NDArray[np.uint8]
 K = 3
@@ -214,7 +214,7 @@ def test_parts_add_up_to_the_whole_in_any_order() -> None:
 
 def test_an_evaluation_tells_its_tally_and_json_holds_it() -> None:
     """Every number is in metrics.json under its own name, strict JSON; existing keys are where they were."""
-    from emaseg.evaluate import evaluation_json
+    from emaseg.evaluation.evaluate import evaluation_json
 
     last = run(Painted())[-1]
     tally = last.tally  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from emaseg.data.labels import voc_colours
-from emaseg.evaluate import Comparison
+from emaseg.evaluation.evaluate import Comparison
 from emaseg.events import Evaluated, Finished, Note
 from emaseg.metrics import Tally, details_of
 from emaseg.metrics.examples import BEST, WORST, Examples
@@ -22,7 +22,7 @@ from emaseg.report.charts import Line, chart
 from emaseg.report.confusion import matrix
 from emaseg.report.history import History, read_history
 from emaseg.report.sections import Result
-from emaseg.train import train
+from emaseg.training.train import train
 from tests.helpers import emaseg, run, tiny
 
 UInt8 = npt.NDArray[np.uint8]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from emaseg.distributed import mean_over_ranks
+from emaseg.distributed.collectives import mean_over_ranks
 from emaseg.models.layers import as_precise_as, without_autocast
 
 _EPSILON_ADDED = 1e-6  # to a length before it divides: the authors' guard against 0

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from emaseg.distributed import mean_over_ranks
+from emaseg.distributed.collectives import mean_over_ranks
 from emaseg.models.layers import as_precise_as, without_autocast
 from emaseg.models.memory_update import Ranks, Strategy, updated_memory
 from emaseg.models.network import Report

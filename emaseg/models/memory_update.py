@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from emaseg.distributed import mean_over_ranks
+from emaseg.distributed.collectives import mean_over_ranks
 
 Strategy = Literal["cosine_similarity", "mean"]
 Ranks = Literal["by_count", "plain_mean"]

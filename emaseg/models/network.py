@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from emaseg.loss_terms import head_loss
+from emaseg.losses.terms import head_loss
 from emaseg.models.backbones import FeatureExtractor
 from emaseg.models.layers import Step, without_autocast
 from emaseg.models.recompute import Recomputing

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from emaseg.distributed import sum_over_ranks, world_size
+from emaseg.distributed.collectives import sum_over_ranks, world_size
 
 _OVER = (0, 2, 3)  # what a channel's statistics are over: B, H, W
 

@@ -16,7 +16,7 @@ from emaseg.recipe import Recipe, load_recipe, toml_value
 from emaseg.report.charts import Line, chart
 from emaseg.report.history import History, read_history
 from emaseg.report.page import bar, document, heading, percent, table, text
-from emaseg.run_folder import RunFolder
+from emaseg.runs.folder import RunFolder
 
 _PLAIN = ("schema", "title")  # of a recipe: they change nothing
 _LONGEST = 60  # letters of a value

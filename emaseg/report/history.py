@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emaseg.run_folder import RunFolder
+from emaseg.runs.folder import RunFolder
 
 Point = tuple[float, float]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from emaseg.data.sample import Dataset
 from emaseg.errors import UserError
-from emaseg.evaluate import compare_with_published, protocol
+from emaseg.evaluation.evaluate import compare_with_published, protocol
 from emaseg.events import Evaluated, Note
 from emaseg.files import write_text
 from emaseg.metrics import details_of
@@ -29,7 +29,7 @@ from emaseg.report.sections import (
     headline,
     more_scores,
 )
-from emaseg.run_folder import RunFolder, append_log
+from emaseg.runs.folder import RunFolder, append_log
 from emaseg.visual import UInt8
 from emaseg.words import quoted
 

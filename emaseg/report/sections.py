@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from emaseg.evaluate import Comparison
+from emaseg.evaluation.evaluate import Comparison
 from emaseg.metrics import Details, Example, Scores, Tally
 from emaseg.report.confusion import largest_errors, matrix
 from emaseg.report.page import bar, facts, heading, percent, picture, swatch, table, text

@@ -1,6 +1,6 @@
 """A first recipe for a folder of images and masks: `emaseg init`.
 
-Room: starter; beside train, above data and recipe. layout.py finds the files, values.py reads what the masks hold,
+Room: starter; above data and recipe. layout.py finds the files, values.py reads what the masks hold,
 names.py the class names that lie beside them, write.py makes the recipe. Writes nothing.
 """
 

@@ -12,7 +12,7 @@ from emaseg.errors import SystemFault, WeightsError, nearest
 from emaseg.events import Downloading, Note
 from emaseg.recipe import Recipe, load_recipe
 from emaseg.resources import HINTS, beside, cache_folder, expanded, offline, runs_folder, shipped_recipes
-from emaseg.run_folder import RunFolder, find_run, newest_run, pick_checkpoint, resume_command
+from emaseg.runs.folder import RunFolder, find_run, newest_run, pick_checkpoint, resume_command
 from emaseg.weights.cache import by_hand_advice, locate, verified
 from emaseg.weights.download import fetch, sources
 from emaseg.weights.kind import check_kind

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from emaseg.inference import label_and_confidence, label_map
+from emaseg.inference.protocols import label_and_confidence, label_map
 from emaseg.metrics import Confusion, Tally
 from emaseg.models import build_model
 from emaseg.recipe import load_recipe

@@ -20,8 +20,8 @@ import torch
 
 import emaseg
 from emaseg.errors import UserError
-from emaseg.export.export import Exported, export
-from emaseg.export.request import make_request
+from emaseg.exporting.export import Exported, export
+from emaseg.exporting.request import make_request
 from emaseg.recipe import Recipe
 from emaseg.reference import Resolved, open_network
 from emaseg.words import size

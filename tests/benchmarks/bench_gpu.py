@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from emaseg.compute import autocast, place, switches, to_layout
 from emaseg.memory import is_out_of_memory
 from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
-from emaseg.optim import build_optimizer
 from emaseg.recipe import Recipe, parse_recipe
+from emaseg.training.compute import autocast, place, switches, to_layout
+from emaseg.training.optim import build_optimizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NETWORKS = {

@@ -29,7 +29,7 @@ START = """
 import json, sys, time
 from emaseg.datasets import open_datasets
 from emaseg.data.pipeline.loading import epoch_order
-from emaseg.image_state import image_state
+from emaseg.training.image_state import image_state
 from emaseg.memory import peak_memory
 from emaseg.recipe import parse_recipe
 import torch

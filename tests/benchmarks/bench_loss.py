@@ -17,7 +17,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from emaseg.losses import cross_entropy
+from emaseg.losses.cross_entropy import cross_entropy
 from emaseg.memory import peak_memory, reset_peak
 
 ROUNDS = 5

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from emaseg.events import Evaluated
 from emaseg.recipe import Recipe, parse_recipe, toml_value
-from emaseg.train import train
+from emaseg.training.train import train
 
 WAYS: dict[str, tuple[str, ...]] = {
     "plain": (),

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import torch
 
-from emaseg.compute import place, switches
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.device import keep_freed_memory
 from emaseg.memory import peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
-from emaseg.optim import build_optimizer
 from emaseg.recipe import Recipe, parse_recipe
 from emaseg.schedule import Schedule
-from emaseg.training_step import training_step
+from emaseg.training.compute import place, switches
+from emaseg.training.optim import build_optimizer
+from emaseg.training.step import training_step
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CPU = torch.device("cpu")

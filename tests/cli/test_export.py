@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from emaseg.data.sets import build_dataset
-from tests.export.made import checkpoint, recipe
+from tests.exporting.made import checkpoint, recipe
 from tests.helpers import emaseg
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from emaseg import words
-from emaseg.evaluate import Comparison
+from emaseg.distributed.ranks import ALONE
+from emaseg.evaluation.evaluate import Comparison
 from emaseg.events import Evaluated, Evaluating, Finished, Note, Saved, Stepped, TrainingStarted
 from emaseg.metrics import ClassScore, Scores
-from emaseg.ranks import ALONE
 from emaseg.recipe.data import Data, LIPData, VOCData
 
 render = importlib.import_module("emaseg.cli.render")

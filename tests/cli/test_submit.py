@@ -24,14 +24,14 @@ from emaseg.data.sample import UInt8
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cityscapes import label_rule
 from emaseg.data.sets.published_counts import IMAGES
-from emaseg.inference import label_map
+from emaseg.evaluation.submit import KINDS, layout_of
+from emaseg.inference.protocols import label_map
 from emaseg.metrics import Confusion
 from emaseg.recipe import Recipe, load_recipe, parse_recipe
 from emaseg.resources import shipped_recipe_text, shipped_recipes
-from emaseg.submit import KINDS, layout_of
 from tests.data.made import image
 from tests.data.sets.test_cityscapes import FRAMES, tree
-from tests.export.made import checkpoint, network
+from tests.exporting.made import checkpoint, network
 from tests.helpers import TINY
 
 main = importlib.import_module("emaseg.cli").main

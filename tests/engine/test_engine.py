@@ -19,7 +19,7 @@ from emaseg.engine.slim import fold_norms
 from emaseg.errors import SystemFault
 from emaseg.models import Network, build_model
 from emaseg.models.em_attention import EMAttention
-from tests.export.made import checkpoint, recipe, settle
+from tests.exporting.made import checkpoint, recipe, settle
 from tests.helpers import emaseg, tiny
 from tests.models.test_backbones import SMALL as BACKBONES
 from tests.models.test_every_network import NETWORKS
@@ -199,7 +199,7 @@ def test_an_unknown_precision_is_a_usage_error(command: str, weights: Path, caps
 
 def test_a_published_score_is_not_compared_with_bf16() -> None:
     """Protects the comparison with the tables: their scores are fp32."""
-    from emaseg.evaluate import compare_with_published, protocol
+    from emaseg.evaluation.evaluate import compare_with_published, protocol
     from emaseg.recipe import load_recipe
 
     row = load_recipe("voc_r50_d8")

@@ -11,8 +11,8 @@ import torch
 import emaseg
 from emaseg.engine import Engine, prepare
 from tests.benchmarks.bench_export import MODELS
+from tests.inference.test_protocols import META, hold, published
 from tests.parity import GOLDEN, filled_file, golden, images, worst
-from tests.test_inference import META, hold, published
 
 
 def engine(name: str, folder: Path) -> Engine:

@@ -65,7 +65,7 @@ def make(seeds: Path, *, exports: bool, trained: bool) -> None:
     save_checkpoint(seeds / "weights.pt", Checkpoint(model.state_dict(), {}, 0, 0, {}, {}, {}, recipe))
     _foreign(model, seeds / "foreign.pth")
     if exports:
-        from tests.export.made import exported  # takes seconds to import
+        from tests.exporting.made import exported  # takes seconds to import
 
         exported(recipe, seeds / "weights.pt2", "torch")
         if _has_onnx():

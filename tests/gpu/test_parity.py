@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from emaseg.compute import autocast, place, switches
 from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.recipe import load_recipe
+from emaseg.training.compute import autocast, place, switches
 from emaseg.weights.convert import recognise
 from tests.parity import GOLDEN, blocky_labels, fill, golden, images, keys_of, no_dropout, worst
 

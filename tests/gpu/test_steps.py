@@ -9,18 +9,18 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from emaseg.compute import LossScale, place, switches
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.datasets import open_datasets
 from emaseg.events import Finished
 from emaseg.models import Network, build_model
-from emaseg.optim import build_optimizer
 from emaseg.recipe import Recipe
-from emaseg.replicas import replicate
 from emaseg.schedule import Schedule
-from emaseg.train import train
-from emaseg.training_step import StepResult, training_step
+from emaseg.training.compute import LossScale, place, switches
+from emaseg.training.optim import build_optimizer
+from emaseg.training.replicas import replicate
+from emaseg.training.step import StepResult, training_step
+from emaseg.training.train import train
 from tests.tiny import equal, tiny
 
 pytestmark = pytest.mark.gpu

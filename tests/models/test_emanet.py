@@ -111,7 +111,7 @@ def test_key_lists_map_one_to_one(name: str) -> None:
 
 def test_frozen_projection_never_moves() -> None:
     """Protects the published frozen 1x1: it is not trainable and no optimiser holds it."""
-    from emaseg.optim import build_optimizer
+    from emaseg.training.optim import build_optimizer
 
     recipe = emaseg.load_recipe("demo")
     model = emaseg.build_model(recipe)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import emaseg
-from emaseg.losses import resize
+from emaseg.losses.cross_entropy import resize
 from emaseg.models.emanet import EMANet
 from emaseg.models.layers import Step
-from emaseg.optim import build_optimizer
+from emaseg.training.optim import build_optimizer
 from emaseg.weights.convert import FORMATS, rename
 from tests.parity import blocky_labels, filled_file, golden, images, worst
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.models import build_model
-from emaseg.optim import build_optimizer
 from emaseg.schedule import Schedule
-from emaseg.training_step import training_step
+from emaseg.training.optim import build_optimizer
+from emaseg.training.step import training_step
 from tests.helpers import tiny
 
 

@@ -15,7 +15,7 @@ import emaseg
 from emaseg.errors import RecipeError
 from emaseg.models.layers import Step
 from emaseg.models.memorynet import MemoryNet
-from emaseg.optim import build_optimizer
+from emaseg.training.optim import build_optimizer
 from emaseg.weights.convert import FORMATS, recognise, rename
 from tests.parity import (
     GOLDEN,

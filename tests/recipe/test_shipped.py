@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from emaseg.evaluate import compare_with_published
+from emaseg.evaluation.evaluate import compare_with_published
 from emaseg.recipe import check, load_recipe, load_recipe_with_origins
 from emaseg.recipe.check import num_classes
 from emaseg.resources import shipped_recipe_text, shipped_recipes

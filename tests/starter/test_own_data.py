@@ -14,7 +14,7 @@ from PIL import Image
 from emaseg.data.sets import build_dataset
 from emaseg.datasets import open_datasets
 from emaseg.errors import UserError
-from emaseg.image_inputs import unread_files
+from emaseg.inference.image_inputs import unread_files
 from emaseg.recipe import parse_recipe
 from tests.starter.made import SIZE, Draw, blob, data_of, dry_run, grey, indexed, labels, made, refused, start
 from tests.test_check_data import report_of

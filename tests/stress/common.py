@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from emaseg.metrics_file import TIMED
+from emaseg.runs.metrics_file import TIMED
 from tests.helpers import TINY, equal, run, tiny
 
 main = importlib.import_module("emaseg.cli").main

@@ -18,7 +18,7 @@ from PIL import Image
 from emaseg.events import Downloading, Finished, Note, TrainingStarted
 from emaseg.models import build_model
 from emaseg.recipe import load_recipe
-from emaseg.train import train
+from emaseg.training.train import train
 from tests.helpers import TINY, emaseg
 from tests.weights import server as faulty
 from tests.weights.server import Server, plausible, weights

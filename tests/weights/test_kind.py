@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from emaseg.errors import WeightsError
-from emaseg.predict import Predictor
+from emaseg.inference.predict import Predictor
 from emaseg.reference import open_network, resolve
 from emaseg.weights.kind import check_kind
 from emaseg.weights.start import start_weights

@@ -25,7 +25,7 @@ import torch
 from emaseg.data.pipeline.transforms import Batch, Crop, RawBatch, collate, normalise_batch, sample_rng, train_crop
 from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, without_workers
 from emaseg.data.sample import Dataset
-from emaseg.ranks import check_division
+from emaseg.distributed.ranks import check_division
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.training import Augment, Train
 from emaseg.schedule import steps_per_epoch

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import emaseg
 from emaseg.engine import Precision, prepare
-from emaseg.export.export import export
-from emaseg.export.request import make_request
+from emaseg.exporting.export import export
+from emaseg.exporting.request import make_request
 from emaseg.memory import peak_memory
 from emaseg.models import Network, memory, pixel_attention
 from emaseg.models.layers import Step

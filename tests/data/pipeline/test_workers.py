@@ -22,7 +22,7 @@ from emaseg.data.pipeline import loading, workers
 from emaseg.data.pipeline.loading import Stream, Waiting, epoch_order
 from emaseg.data.pipeline.transforms import Batch, RawBatch
 from emaseg.events import Finished, Note, Stepped
-from emaseg.train import train
+from emaseg.training.train import train
 from tests.data.pipeline.test_loading import AUGMENT, TOO_LONG, Pictures, appears, equal, stream
 from tests.helpers import tiny
 

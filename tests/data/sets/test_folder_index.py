@@ -18,8 +18,8 @@ from emaseg.data.sets.folder import folder
 from emaseg.data.sets.folder_index import index_file, read_index
 from emaseg.data.sets.path_lists import Names, PathList, PathPairs
 from emaseg.errors import DataError
-from emaseg.image_state import changed_images, image_state
 from emaseg.recipe.data import FolderData
+from emaseg.training.image_state import changed_images, image_state
 from tests.data.sets.test_folder import data, draw
 
 FILES = [f"{side}/{place}.png" for side in ("image", "mask") for place in ("a", "b", "x/c", "x/d", "y/e")]
@@ -194,7 +194,7 @@ def test_names_have_the_hash_that_checkpoints_hold(root: Path) -> None:
 def test_of_a_very_large_set_some_files_are_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the start on a million images: files evenly spread; a set that was converted is found; a checkpoint from
     before, which holds something of every file, is no alarm."""
-    import emaseg.image_state as module
+    import emaseg.training.image_state as module
 
     everything = image_state(*(folder(data(root), "train"),) * 2)
     monkeypatch.setattr(module, "_ALL", 4)

@@ -1,0 +1,172 @@
+"""Exporting: slim the network, write the file, prove it against the network, and only then give it its name.
+
+Room: exporting.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from emaseg.checkpoint import Checkpoint, load_network, save_checkpoint
+from emaseg.data.sets import build_dataset
+from emaseg.engine import slim
+from emaseg.errors import DataError, RecipeError, WeightsError
+from emaseg.events import Note
+from emaseg.exported.extra import EXTRA
+from emaseg.exported.info import FileInfo
+from emaseg.exported.runtime import open_exported
+from emaseg.exporting.network import InferenceNetwork
+from emaseg.exporting.program import program_of, write_onnx, write_pt2
+from emaseg.exporting.quantise import Cost, calibration_images, cost, quantise
+from emaseg.exporting.request import Request
+from emaseg.exporting.verify import TOLERANCES, Check, Tolerance, compare, failed, logits_of, probes
+from emaseg.files import fault
+from emaseg.models import Network
+from emaseg.recipe import Recipe
+from emaseg.words import lines_of
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What became of an export.
+
+    Attributes:
+        path: the file; it exists only when `passed`. size: its bytes.
+        info: what the file says of itself; None for plain weights.
+        checks: the comparisons with the network. tolerance: what they had to keep.
+        cost: of 8 bits, in mIoU; None where it was not measured.
+    """
+
+    path: Path
+    size: int
+    info: FileInfo | None
+    checks: tuple[Check, ...]
+    tolerance: Tolerance
+    cost: Cost | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(check.within(self.tolerance) for check in self.checks)
+
+
+def export(network: Network, recipe: Recipe, request: Request, path: Path) -> Iterator[Note | Exported]:
+    """Write a trained network as a file for other programs, or (format "weights") as a checkpoint of ours.
+
+    Args:
+        network: in eval mode on the CPU; it is used up.
+        path: where to; nothing stands there unless the comparison passes.
+
+    Yields:
+        Notes while it works, Exported at the end.
+
+    Raises:
+        DataError: an image of --calibrate cannot be read.
+        WeightsError: the network cannot be held by such a file.
+        SystemFault: disk full, no permission.
+    """
+    images = [] if request.calibrate is None else calibration_images(request.calibrate)
+    trials = probes(request, images)
+    references = logits_of(network, trials, recipe)
+    info: FileInfo | None = None
+    score: Cost | str | None = None
+    with _staged(path) as file:
+        if request.format == "weights":
+            yield Note("writing the weights")
+            own: nn.Module | None = _write_weights(network, recipe, request, file)
+        else:
+            own = None
+            info = file_info(network, recipe, request)
+            yield Note(f"making a program for {_sizes(request)}")
+            _write_program(network, file, request, info)
+            if request.precision == "int8":
+                full = file.rename(file.with_name(f"full{file.suffix}"))
+                yield Note(f"learning the range of every value from {len(images)} images")
+                quantise(full, file, images, info)
+                score = _cost(full, file, info)
+                if isinstance(score, str):
+                    yield Note(score, warning=True)
+        yield Note("comparing the written file with the network")
+        labels = "argmax" in request.include
+        try:
+            written = own or open_exported(file)
+            checks = tuple(compare(written, trials, references, recipe, labels=labels))
+        except WeightsError as error:  # values that the precision does not hold, for one
+            yield Note(error.message.replace(str(file), path.name), warning=True)
+            checks = tuple(failed(trials))
+        cost_ = score if isinstance(score, Cost) else None
+        done = Exported(path, file.stat().st_size, info, checks, TOLERANCES[request.precision], cost_)
+        if done.passed:
+            _publish(file, path)
+    yield done
+
+
+def file_info(network: Network, recipe: Recipe, request: Request) -> FileInfo:
+    """What the file will say of itself."""
+    packages = ("torch", *(EXTRA if request.format == "onnx" else ()))
+    versions = {name: version(name) for name in ("emaseg", *packages)}
+    return FileInfo(recipe, request.precision, request.include, request.shape, network.align_corners, versions)
+
+
+def _write_program(network: Network, file: Path, request: Request, info: FileInfo) -> None:
+    slim(network)
+    backbone = info.recipe.backbone
+    whole = InferenceNetwork(network, request.include, backbone.mean, backbone.std, DTYPES[request.precision])
+    program = program_of(whole.eval(), request.shape)
+    if request.format == "torch":
+        write_pt2(program, file, info.texts())
+    else:
+        write_onnx(program, file, info.output, info.texts(), request.shape)
+
+
+def _write_weights(network: Network, recipe: Recipe, request: Request, file: Path) -> Network:
+    """Our checkpoint without an optimiser's state; returns the network that is read back from it."""
+    dtype = DTYPES[request.precision]
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    save_checkpoint(file, Checkpoint(state, {}, 0, 0, {}, {}, {}, recipe))
+    return load_network(recipe, file)
+
+
+def _cost(full: Path, quantised: Path, info: FileInfo) -> Cost | str:
+    """What 8 bits cost on the recipe's evaluation split, or why that cannot be said."""
+    try:
+        return cost(full, quantised, info, build_dataset(info.recipe.data, "eval"))
+    except (DataError, RecipeError, WeightsError) as error:
+        first = lines_of(error.message)[0]
+        return f"the cost of 8 bits in mIoU was not measured: {first} ({error.hint})"
+
+
+def _sizes(request: Request) -> str:
+    return "images of any size" if request.shape is None else "images of {1} x {0} pixels".format(*request.shape)
+
+
+# ---------------------------------------------------------------------------------------------------- the file
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """A place for a file of `path`'s suffix, in a folder beside it that vanishes with all that is left there.
+
+    Raises:
+        SystemFault: disk full, no permission.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+            yield Path(folder) / f"export{path.suffix}"
+    except OSError as error:
+        raise fault(error, path, "writing it") from error
+
+
+def _publish(file: Path, path: Path) -> None:
+    """The whole file under its name, on the disk."""
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(file, path)

@@ -1,0 +1,56 @@
+"""What an exported file computes: the slimmed network between its ends, normalisation and arg max, as asked for.
+
+Room: exporting. Legend: B batch, H W image, h w feature grid, K classes, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from emaseg.models import Network
+
+
+class InferenceNetwork(nn.Module):
+    """What an exported file computes.
+
+    Args:
+        network: prepared by the engine's `slim`; this object takes it over.
+        include: "normalize": the input is uint8 RGB; "argmax": the output is class ids at the input's size.
+        mean, std: of the RGB channels, in 0..255.
+        dtype: what the network computes in; input and output stay float32 (or uint8).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        include: Collection[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(dtype)
+        self.dtype = dtype
+        self.align_corners = network.align_corners
+        self.labels = "argmax" in include
+        self.pixels = "normalize" in include
+        if self.pixels:
+            self.register_buffer("shift", torch.tensor(mean).view(3, 1, 1))
+            self.register_buffer("factor", torch.tensor([1 / s for s in std]).view(3, 1, 1))
+
+    shift: torch.Tensor
+    factor: torch.Tensor
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) normalised float32 or uint8 RGB -> logits (B, K, h, w) float32 or class ids (B, H, W) uint8."""
+        x = (image.float() - self.shift) * self.factor if self.pixels else image
+        logits: torch.Tensor = self.network(x.to(self.dtype)).float()
+        if not self.labels:
+            return logits
+        size = image.shape[2:]
+        scores = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+        return scores.argmax(dim=1).to(torch.uint8)

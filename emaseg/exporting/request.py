@@ -1,0 +1,163 @@
+"""What may be asked of an export: format, precision, shape, what goes inside; and why a combination is refused.
+
+Room: exporting; never torch: a refusal must appear at once.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emaseg.errors import RecipeError, nearest
+from emaseg.exported.extra import check_extra
+from emaseg.exported.info import SMALLEST_SIDE, SUFFIXES
+from emaseg.files import fault, make_folder
+
+FORMATS = tuple(SUFFIXES)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+INCLUDES = ("normalize", "argmax")
+LARGEST_SIDE = 8192
+
+# (format, precision) that cannot be made, and why
+REFUSED = {
+    ("torch", "int8"): "int8 files are made for ONNX only; PyTorch's own 8-bit programs run on one backend each",
+    ("weights", "int8"): "weights are plain tensors; 8 bits need the ranges of a program's values: use --format onnx",
+    ("onnx", "bf16"): "ONNX Runtime has no bfloat16 convolution on a CPU, so the file could be neither run nor checked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A combination that can be made.
+
+    shape: (H, W) of the only size the file takes; None = any size. calibrate: folder of images (int8).
+    """
+
+    format: str
+    precision: str = "fp32"
+    shape: tuple[int, int] | None = None
+    include: tuple[str, ...] = ()
+    calibrate: Path | None = None
+
+    @property
+    def suffix(self) -> str:
+        return SUFFIXES[self.format]
+
+
+def make_request(
+    format_: str,
+    precision: str = "fp32",
+    shape: str | None = None,
+    *,
+    dynamic: bool = False,
+    include: str = "",
+    calibrate: Path | None = None,
+) -> Request:
+    """The words of the command line as a request.
+
+    Raises:
+        RecipeError: a word that is none, or a combination that cannot be made; says why.
+        SystemFault: packages that the format needs are not installed.
+    """
+    _known("--format", format_, FORMATS)
+    _known("--precision", precision, PRECISIONS)
+    inside = _inside(include)
+    if (format_, precision) in REFUSED:
+        raise RecipeError(
+            f"--format {format_} --precision {precision}: {REFUSED[format_, precision]}", _possible(format_)
+        )
+    if shape is not None and dynamic:
+        raise RecipeError(f"--shape {shape} --dynamic: one size, or any size?", "leave one of the two out")
+    if format_ == "weights" and (shape is not None or dynamic or inside):
+        raise RecipeError(
+            "--format weights: holds tensors and the recipe, no program; it has no shape and nothing inside",
+            "leave --shape, --dynamic and --include out, or use --format onnx or torch",
+        )
+    if precision == "int8" and calibrate is None:
+        raise RecipeError(
+            "--precision int8: needs images to learn the range of each value from",
+            "add --calibrate DIR: a hundred training images will do",
+        )
+    if precision != "int8" and calibrate is not None:
+        raise RecipeError("--calibrate: is for --precision int8 only", "leave it out")
+    if format_ == "onnx":
+        check_extra()
+    return Request(format_, precision, None if shape is None else _size(shape), inside, calibrate)
+
+
+def target(request: Request, out: Path | None, name: str) -> Path:
+    """The file to be written, in a folder that can be written to; by default named after the recipe, here.
+
+    Raises:
+        RecipeError: it exists, or its suffix is another format's.
+        SystemFault: its folder cannot be written to.
+    """
+    path = out if out is not None else Path(f"{name}{request.suffix}")
+    if path.suffix.lower() != request.suffix:
+        raise RecipeError(
+            f"--out {path}: a file of --format {request.format} ends in {request.suffix}",
+            f"use {path.with_suffix(request.suffix)}",
+        )
+    if path.exists():
+        raise RecipeError(f"{path}: exists already", "remove it, or name another file with --out")
+    make_folder(path.parent)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise fault(error, path, "writing it") from error
+    return path
+
+
+def snippet_target(request: Request, place: Path | None) -> Path | None:
+    """Where the program that runs the file goes.
+
+    Raises:
+        RecipeError: a file is there, or the format has no program.
+        SystemFault: its folder cannot be made.
+    """
+    if place is None:
+        return None
+    if request.format == "weights":
+        raise RecipeError(f"--snippet {place}: --format weights holds no program to run", "use --format onnx or torch")
+    if place.exists():
+        raise RecipeError(f"--snippet {place}: exists already", "remove it, or name another file with --snippet")
+    make_folder(place.parent)
+    return place
+
+
+def _known(option: str, word: str, words: Sequence[str]) -> None:
+    if word not in words:
+        raise RecipeError(f"{option} {word}: is none of {', '.join(words)}", nearest(word, words))
+
+
+def _inside(text: str) -> tuple[str, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        _known("--include", word, INCLUDES)
+    return tuple(word for word in INCLUDES if word in words)
+
+
+def _possible(format_: str) -> str:
+    return "possible are " + ", ".join(p for p in PRECISIONS if (format_, p) not in REFUSED)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """ "512x1024" -> (512, 1024).
+
+    Raises:
+        RecipeError: not two numbers, or out of bounds.
+    """
+    match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", text)
+    if match is None:
+        raise RecipeError(f"--shape {text}: is not HEIGHTxWIDTH", "for example --shape 512x1024")
+    height, width = int(match[1]), int(match[2])
+    if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE:
+        raise RecipeError(
+            f"--shape {text}: the sides must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels",
+            "for example --shape 512x1024",
+        )
+    return height, width

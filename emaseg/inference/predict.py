@@ -1,0 +1,492 @@
+"""Predicting: a trained model for pictures, and the files that are written for each.
+
+Room: inference; never torchvision. Legend: H W image height and width, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+
+from emaseg.data.files.images import read_image
+from emaseg.data.files.signed import Identity, check_place, identities
+from emaseg.data.labels import label_set
+from emaseg.device import pick_device
+from emaseg.errors import DataError, RecipeError, SystemFault, nearest, need_type
+from emaseg.files import atomic
+from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
+from emaseg.inference.image_inputs import ImageInput
+from emaseg.inference.outputs import DEFAULT, ENDINGS, Output, encoded
+from emaseg.inference.prediction import Float16, Float32, Picture, Prediction, Share, class_shares, pixels_of
+from emaseg.inference.protocols import label_and_confidence, label_and_probabilities, label_map, probe
+from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_protocol, tiling, whole_need
+from emaseg.memory import give_back, is_out_of_memory, room
+from emaseg.recipe import Inference, Recipe
+from emaseg.reference import open_engine, resolve
+from emaseg.runs.folder import find_run, pick_checkpoint
+from emaseg.threads import read_ahead, write_behind
+from emaseg.weights.kind import check_kind
+
+UInt8 = npt.NDArray[np.uint8]
+Maps = tuple[UInt8, "Float32 | None", "Float16 | None"]  # labels (H, W), confidence (H, W), probabilities (K, H, W)
+JSON_SCHEMA = 1
+_LARGE = 16_000_000  # pixels: of such images one is held until it is written
+# What goes wrong with the name of one result. Disks and permissions concern them all.
+_OF_ONE_NAME = {
+    getattr(errno, name) for name in ("ENAMETOOLONG", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "EILSEQ", "EINVAL")
+}
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+class Predictor:
+    """A trained model together with its recipe: pictures in, label maps out.
+
+    Attributes:
+        classes: K names. palette: (K, 3) uint8 RGB, a colour for each class.
+        model, recipe, device: as given; the model is in eval mode.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: torch.device | str = "cpu",
+        *,
+        max_memory: int | None = None,
+    ) -> None:
+        """
+        Args:
+            max_memory: bytes that this process (on a GPU: the network) may hold; an image that would take more is
+                predicted in tiles. None = nine tenths of what is free.
+
+        Raises:
+            RecipeError: an argument of the wrong type, or no such device. SystemFault: this machine has none.
+        """
+        need_type("model", model, nn.Module, "a network; from a run or a file: Predictor.from_weights")
+        need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
+        self.device = device if isinstance(device, torch.device) else pick_device(device)
+        self.max_memory = max_memory
+        self._for_pixel: float | None = None  # what the network takes; measured when it matters
+        self.model = model.to(self.device).eval()
+        self.recipe = recipe
+        labels = label_set(recipe.data)
+        self.classes: tuple[str, ...] = labels.classes
+        self.palette: UInt8 = labels.palette
+
+    @classmethod
+    def from_weights(
+        cls, path: str | Path, *, recipe: Recipe | None = None, device: torch.device | str = "cpu"
+    ) -> Predictor:
+        """A predictor of whatever the commands take as REF.
+
+        Args:
+            path: a run folder, a folder of runs, one of our checkpoints, an exported file, a recipe's name (its released
+                weights, else its newest run), or with `recipe` weights of sssegmentation, mmsegmentation or the EMANet
+                authors.
+            recipe: what the weights belong to; may be left out where they carry theirs.
+
+        Raises:
+            RecipeError: an argument of the wrong type, or no such device.
+            WeightsError: missing, damaged, of another model, or foreign and without a recipe.
+        """
+        need_type("path", path, (str, os.PathLike), "a run folder, a checkpoint, an exported file or a recipe's name")
+        where = device if isinstance(device, torch.device) else pick_device(device)
+        if recipe is None:
+            resolved = resolve(os.fspath(path))
+            return cls(open_engine(resolved, where), resolved.recipe, where)
+        from emaseg.checkpoint import load_network
+        from emaseg.engine import prepare
+
+        need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
+        file = Path(path)
+        file = pick_checkpoint(find_run(file)[0]) if file.is_dir() else file
+        check_kind(file)
+        return cls(prepare(load_network(recipe, file), recipe.inference.precision, where), recipe, where)
+
+    @overload
+    def predict(
+        self,
+        image: Picture,
+        *,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+        classes: Collection[str] = ...,
+        min_confidence: float = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        *,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+        classes: Collection[str] = ...,
+        min_confidence: float = ...,
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self,
+        image: Picture | list[Any] | tuple[Any, ...],
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
+        classes: Collection[str] = (),
+        min_confidence: float = 0.0,
+    ) -> Prediction | list[Prediction]:
+        """The label map of one picture, by the recipe's inference protocol; of a list of pictures, a list.
+
+        Args:
+            image: a file; a Pillow picture; an array or a tensor (H, W), (H, W, 3) or (H, W, 4), a tensor also
+                (3, H, W): uint8, or floats in 0..1, in RGB order. Or a list of them.
+            confidence: also how sure the network is of each pixel.
+            probabilities: also the probability of every class, 2 K H W bytes.
+            classes: keep these only; all other pixels become 255. () keeps all.
+            min_confidence: pixels of which the network is less sure become 255; 0..1.
+
+        Raises:
+            DataError: a file cannot be read as an image, or an array is of another kind.
+            RecipeError: a name in `classes` is none of this network's, or `min_confidence` is outside of 0..1.
+        """
+        self.check_limits(classes, min_confidence)
+        if not isinstance(image, list | tuple):
+            return self._predict(pixels_of(image), confidence, probabilities, classes, min_confidence)
+        pictures = read_ahead(pixels_of, image)  # the next file is read while the network is at work
+        return [self._predict(p, confidence, probabilities, classes, min_confidence) for p in pictures]
+
+    def bases(self, image: Picture, iterations: int | None = None) -> AttentionMaps:
+        """How much each base of an EMANet is responsible for each part of a picture, at every EM iteration; of a
+        MemoryNet, by what weight each part reads the row of each class.
+
+            maps = predictor.bases("photo.jpg")
+            maps.values  # (T, M, h, w); the sums over M are 1
+
+        Args:
+            image: as for `predict`. iterations: T; None = as many as the network runs.
+
+        Raises:
+            DataError: as `predict`. RecipeError: the network is an exported file.
+        """
+        stats, protocol = self.recipe.backbone.pixel_stats, self.recipe.inference
+        return attention_maps(self.model, pixels_of(image), protocol, stats, self.device, self.classes, iterations)
+
+    def bases_picture(self, image: Picture, choice: int | Sequence[int], iterations: int | None = None) -> Image.Image:
+        """The maps of `bases` as one picture: of the `choice` most used bases, or of those listed, counted from 0."""
+        stats, protocol, labels = self.recipe.backbone.pixel_stats, self.recipe.inference, label_set(self.recipe.data)
+        return attention_picture(self.model, pixels_of(image), protocol, stats, self.device, labels, choice, iterations)
+
+    def check_limits(self, classes: Collection[str], min_confidence: float) -> None:
+        """
+        Raises:
+            RecipeError: no such class, or no such probability.
+        """
+        for name in classes:
+            if name not in self.classes:
+                hint = nearest(name, self.classes) or f"this network knows {', '.join(self.classes)}"
+                raise RecipeError(f"classes: this network knows no class called {name}", hint)
+        if not 0 <= min_confidence <= 1:
+            raise RecipeError(f"min_confidence: {min_confidence:g} is no probability", "give a number from 0 to 1")
+
+    def _predict(
+        self, pixels: UInt8, confidence: bool, probabilities: bool, classes: Collection[str], least: float
+    ) -> Prediction:
+        wanted = _Wanted(confidence or bool(least), probabilities)
+        tiles, (labels, sure, every) = self._maps(pixels, wanted)
+        height, width = labels.shape
+        prediction = Prediction(
+            labels,
+            class_shares(labels, self.classes),
+            width,
+            height,
+            confidence=sure,
+            probabilities=every,
+            classes=self.classes,
+            palette=self.palette,
+            image=pixels,
+            tiles=None if tiles is None else str(tiles),
+        )
+        return prediction.limited(classes, least) if classes or least else prediction
+
+    def _maps(self, pixels: UInt8, wanted: _Wanted) -> tuple[Tiling | None, Maps]:
+        """What is wanted of an image, whole or, where it does not fit into memory, in tiles.
+
+        Raises:
+            DataError: not even a small tile fits.
+        """
+        most = SIDES[0]
+        while True:
+            tiles = self._tiling((pixels.shape[0], pixels.shape[1]), most)
+            try:
+                return tiles, self._whole(pixels, self.recipe.inference, wanted) if tiles is None else self._tiled(
+                    pixels, tiles, wanted
+                )
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if most <= SIDES[-1]:
+                    height, width = pixels.shape[:2]
+                    raise DataError(
+                        f"out of memory with an image of {width} x {height} pixels",
+                        "use a smaller image, or free memory",
+                    ) from error
+            self._for_pixel = self._for_pixel or float(USUAL_PIXEL)
+            most = max(SIDES[-1], most // 2 if tiles is not None else SIDES[2])
+            give_back()
+
+    def _tiling(self, size: tuple[int, int], most: int) -> Tiling | None:
+        """How an image of (H, W) must be divided; None where it fits whole. most: pixels of a tile's side, SIDES[0] unless
+        memory has run out before."""
+        protocol, classes = self.recipe.inference, len(self.classes)
+        for exact in (False, True):
+            for_pixel = self._for_pixel or float(USUAL_PIXEL)
+            space = room(self.device, self.max_memory)
+            if most == SIDES[0] and (space is None or whole_need(size, protocol, classes, for_pixel) <= space):
+                return None
+            if not exact:
+                give_back()
+                self._for_pixel = self._for_pixel or measured_need(self.model, self.device)
+        budget = (space or 0) - RESULT * size[0] * size[1]
+        return tiling(size, protocol, budget, for_pixel, most)
+
+    def _tiled(self, pixels: UInt8, tiles: Tiling, wanted: _Wanted) -> Maps:
+        """Each tile's results without its margins."""
+        size = (pixels.shape[0], pixels.shape[1])
+        whole = wanted.empty(size, len(self.classes))
+        for tile, kept in tiles.boxes:
+            part = np.ascontiguousarray(pixels[tile[0] : tile[0] + tile[2], tile[1] : tile[1] + tile[3]])
+            found = self._whole(part, tile_protocol(tile, size, self.recipe.inference), wanted)
+            top, left = kept[0] - tile[0], kept[1] - tile[1]
+            for own, one in zip(whole, found, strict=True):
+                if own is not None and one is not None:
+                    place = own[..., kept[0] : kept[0] + kept[2], kept[1] : kept[1] + kept[3]]
+                    place[...] = one[..., top : top + kept[2], left : left + kept[3]]
+        return whole
+
+    def _whole(self, pixels: UInt8, protocol: Inference, wanted: _Wanted) -> Maps:
+        stats = self.recipe.backbone.pixel_stats
+        if wanted.probabilities:
+            return label_and_probabilities(self.model, pixels, protocol, stats, self.device, len(self.classes))
+        if wanted.confidence:
+            return *label_and_confidence(self.model, pixels, protocol, stats, self.device), None
+        return label_map(self.model, pixels, protocol, stats, self.device), None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is made of an image beside its labels."""
+
+    confidence: bool
+    probabilities: bool
+
+    def empty(self, size: tuple[int, int], classes: int) -> Maps:
+        """Room for it."""
+        sure = np.empty(size, np.float32) if self.confidence or self.probabilities else None
+        return np.empty(size, np.uint8), sure, np.empty((classes, *size), np.float16) if self.probabilities else None
+
+
+def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | None:
+    """A part of the first image that can be read, for `emaseg.engine.prepare`; None where there is none."""
+    for item in inputs:
+        with contextlib.suppress(DataError, SystemFault):
+            if item.problem is None:
+                return probe(read_image(item.source, item.name), recipe.inference, recipe.backbone.pixel_stats)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- many files
+@dataclass(frozen=True, slots=True)
+class ImageDone:
+    """What became of one input. `error` is None when all went well; `skipped`: its outputs were there already.
+
+    files: what was written, in the order of `outputs.ENDINGS`. tiles: how the image was divided, where it did not fit into
+    memory: another protocol than the recipe's.
+    """
+
+    image: str
+    files: Mapping[Output, Path] = field(default_factory=dict)
+    width: int | None = None
+    height: int | None = None
+    shares: tuple[Share, ...] = ()
+    error: str | None = None
+    hint: str = ""
+    skipped: bool = False
+    tiles: str | None = None
+
+    @property
+    def mask(self) -> Path | None:
+        return self.files.get("mask")
+
+    def json(self) -> dict[str, Any]:
+        """The line of `predict --json`."""
+        return {
+            "schema": JSON_SCHEMA,
+            "image": self.image,
+            "mask": None if self.mask is None else str(self.mask),
+            "files": {output: str(path) for output, path in self.files.items()},
+            "width": self.width,
+            "height": self.height,
+            "classes": [{"name": name, "share": share} for name, share in self.shares],
+            "tiles": self.tiles,
+            "error": self.error,
+        }
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[ImageInput],
+    out: Path,
+    save: Collection[Output] = DEFAULT,
+    resume: bool = False,
+    *,
+    classes: Collection[str] = (),
+    min_confidence: float = 0.0,
+    bases: int | Sequence[int] | None = None,
+) -> Iterator[ImageDone]:
+    """Write `<stem>_mask.png` and what else is wanted below `out` for every input.
+
+    An image that cannot be read is reported and skipped. Files appear whole or not at all. Only earlier results, as
+    they were written, and empty files are replaced: where anything else is in the place of a result, or an input, that
+    is the image's error.
+
+    Args:
+        inputs: from find_images.
+        save: which files.
+        resume: skip inputs whose files are all there; their shares come from the mask.
+        classes, min_confidence: as for Predictor.predict.
+        bases: also `<stem>_bases.png`, as Predictor.bases_picture draws it.
+
+    Yields:
+        One ImageDone for each input, in order.
+
+    Raises:
+        RecipeError: as Predictor.predict.
+        SystemFault: a file cannot be written (disk full, no permission).
+    """
+    predictor.check_limits(classes, min_confidence)
+    wanted = (*save, "bases") if bases is not None else tuple(save)
+    job = _Job(predictor, out, wanted, resume, tuple(classes), min_confidence, bases, _taken(inputs))
+    # One thread decodes the next image and one writes the last while this one computes.
+    predicted = map(job.predict, read_ahead(job.read, inputs))
+    return write_behind(job.write, predicted, waits=job.is_large)
+
+
+def _taken(inputs: Sequence[ImageInput]) -> frozenset[Identity]:
+    return identities(item.source for item in inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The three steps that an image takes. Each returns what the next one takes, or an ImageDone that it lets pass.
+
+    taken: the inputs, which no result may replace.
+    """
+
+    predictor: Predictor
+    out: Path
+    save: Sequence[Output]
+    resume: bool
+    classes: Sequence[str]
+    min_confidence: float
+    bases: int | Sequence[int] | None
+    taken: Collection[Identity]
+
+    def read(self, item: ImageInput) -> ImageDone | tuple[ImageDone, UInt8]:
+        """In the reading thread: whether there is anything to do, and the pixels."""
+        if item.problem is not None:
+            return ImageDone(item.name, error=item.problem.message, hint=item.problem.hint)
+        files = {output: self.out / f"{item.stem}{end}" for output, end in ENDINGS.items() if output in self.save}
+        done = ImageDone(item.name, files)
+        earlier = _already(done, self.predictor.classes) if self.resume else None
+        if earlier is not None:
+            return earlier
+        try:
+            for path in files.values():
+                check_place(path, self.taken)  # before the work
+            return done, read_image(item.source, item.name)
+        except (DataError, SystemFault) as error:  # too large for the memory: others are smaller
+            return ImageDone(item.name, error=error.message, hint=error.hint)
+
+    def predict(self, work: ImageDone | tuple[ImageDone, UInt8]) -> ImageDone | tuple[ImageDone, Prediction]:
+        """In the caller's thread."""
+        if isinstance(work, ImageDone):
+            return work
+        done, pixels = work
+        try:
+            prediction = self.predictor.predict(
+                pixels,
+                confidence="confidence" in done.files,
+                probabilities="probabilities" in done.files,
+                classes=self.classes,
+                min_confidence=self.min_confidence,
+            )
+            if self.bases is not None:
+                drawn = self.predictor.bases_picture(pixels, self.bases)
+                prediction = dataclasses.replace(prediction, bases=drawn)
+        except DataError as error:
+            return ImageDone(done.image, error=f"{done.image}: {error.message}", hint=error.hint)
+        height, width = prediction.labels.shape
+        done = dataclasses.replace(done, width=width, height=height, shares=prediction.shares, tiles=prediction.tiles)
+        return done, prediction
+
+    def is_large(self, work: ImageDone | tuple[ImageDone, Prediction]) -> bool:
+        """Whether two such images must not be held beside each other."""
+        return not isinstance(work, ImageDone) and work[1].labels.size > _LARGE
+
+    def write(self, work: ImageDone | tuple[ImageDone, Prediction]) -> ImageDone:
+        """In the writing thread.
+
+        Raises:
+            SystemFault: the disk is full or forbidden, which concerns all images.
+        """
+        if isinstance(work, ImageDone):
+            return work
+        done, prediction = work
+        report = done.json()
+        try:
+            for output in reversed(list(done.files)):  # the mask last: it tells a resume that the others are there
+                content = encoded(output, prediction, self.predictor.recipe.data, report)
+                _save(content, done.files[output], self.taken)
+        except DataError as error:
+            return ImageDone(done.image, error=error.message, hint=error.hint)
+        except SystemFault as fault:
+            cause = fault.__cause__
+            if not (isinstance(cause, OSError) and cause.errno in _OF_ONE_NAME and self.out.is_dir()):
+                raise
+            return ImageDone(done.image, error=fault.message, hint="rename it, or choose another folder with --out")
+        return done
+
+
+def _save(content: bytes, path: Path, taken: Collection[Identity]) -> None:
+    check_place(path, taken)  # the network took its time
+    with atomic(path) as file:
+        file.write(content)
+
+
+def _already(done: ImageDone, classes: Sequence[str]) -> ImageDone | None:
+    """The report of an earlier run's files, or None when one is missing or is no mask."""
+    if not all(path.is_file() for path in done.files.values()):
+        return None
+    if done.mask is None:
+        return dataclasses.replace(done, skipped=True)
+    try:
+        with Image.open(done.mask) as picture:
+            labels = np.array(picture)
+    except OSError:
+        return None
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        return None
+    height, width = labels.shape
+    shares = class_shares(labels, classes)
+    return dataclasses.replace(done, width=width, height=height, shares=shares, skipped=True)

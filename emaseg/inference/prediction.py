@@ -1,0 +1,169 @@
+"""What a network says of one picture, and what counts as a picture.
+
+Room: inference; never torchvision. Legend: H W image height and width, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from emaseg.data.files.images import read_image
+from emaseg.data.sample import IGNORE
+from emaseg.errors import DataError
+from emaseg.visual import label_counts, overlay
+
+if TYPE_CHECKING:
+    import torch
+
+UInt8 = npt.NDArray[np.uint8]
+Float16 = npt.NDArray[np.float16]
+Float32 = npt.NDArray[np.float32]
+Share = tuple[str, float]
+Picture: TypeAlias = "Path | str | npt.NDArray[Any] | torch.Tensor | Image.Image"
+
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The label map of one picture.
+
+    Attributes:
+        labels: (H, W) uint8 class ids; 255 = no class was asked for or sure enough.
+        shares: (class name, share of the pixels in 0..1), the largest first.
+        width, height: of the picture, in pixels.
+        confidence: (H, W) float32, the probability of each pixel's most likely class; None unless asked for.
+        probabilities: (K, H, W) float16, of every class; None unless asked for.
+        bases: what the bases attend to, drawn by `predict --bases`; else None.
+        classes: K names. palette: (K, 3) uint8 RGB. image: (H, W, 3) uint8 RGB, the picture itself.
+        tiles: how it was divided, where it did not fit into memory whole: another protocol than the recipe's.
+    """
+
+    labels: UInt8
+    shares: tuple[Share, ...]
+    width: int
+    height: int
+    confidence: Float32 | None = None
+    probabilities: Float16 | None = None
+    classes: tuple[str, ...] = ()
+    palette: UInt8 = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
+    image: UInt8 | None = field(default=None, repr=False)
+    bases: Image.Image | None = field(default=None, repr=False)
+    tiles: str | None = None
+
+    def overlay(self) -> Image.Image:
+        """The picture in class colours, with a legend: width W, height H plus the legend."""
+        if self.image is None:
+            raise DataError("this prediction does not hold its picture", "use emaseg.Predictor to make it")
+        return overlay(self.image, self.labels, self.palette, self.classes)
+
+    def _repr_png_(self) -> bytes | None:
+        """How notebooks show it when it is the last expression of a cell."""
+        if self.image is None:
+            return None
+        file = io.BytesIO()
+        self.overlay().save(file, format="PNG", compress_level=1)
+        return file.getvalue()
+
+    def limited(self, keep: Collection[str] = (), min_confidence: float = 0.0) -> Prediction:
+        """The same with 255 (ignore) in place of every class that is not kept, and of what is less sure than that.
+
+        Args:
+            keep: names of classes; () keeps all.
+            min_confidence: 0..1; needs `confidence`.
+        """
+        gone = np.zeros(self.labels.shape, bool)
+        if keep:
+            dropped = [k for k, name in enumerate(self.classes) if name not in keep]
+            gone |= np.isin(self.labels, dropped)
+        if min_confidence and self.confidence is not None:
+            gone |= self.confidence < min_confidence
+        labels = np.where(gone, np.uint8(IGNORE), self.labels)
+        return dataclasses.replace(self, labels=labels, shares=class_shares(labels, self.classes))
+
+
+def class_shares(labels: UInt8, classes: Sequence[str]) -> tuple[Share, ...]:
+    """(class name, share of all pixels) of the classes present in `labels`, the largest first."""
+    counts = label_counts(labels)[: len(classes)]
+    order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
+    return tuple((classes[k], int(counts[k]) / labels.size) for k in order)
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+def pixels_of(image: Picture) -> UInt8:
+    """(H, W, 3) uint8 RGB of a file, a Pillow picture, an array or a tensor.
+
+    Arrays: (H, W) grey, (H, W, 1), (H, W, 3) or (H, W, 4), whose transparent pixels become white, as in a file. Tensors:
+    the same, or channels first, as torch has pictures: (3, H, W), also with a batch of 1 before it. Values: uint8, or
+    floats in 0..1.
+
+    Raises:
+        DataError: the file cannot be read as an image, or the array is of another kind.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return _from_pillow(image)
+    if _is_tensor(image):
+        return _from_array(_channels_last(image.detach().cpu()), f"a tensor of shape {tuple(image.shape)}")
+    if isinstance(image, np.ndarray):
+        return _from_array(image, f"an array of shape {image.shape}")
+    raise DataError(f"{type(image).__name__} is no image", "give a path, a Pillow picture, an array or a tensor")
+
+
+def _is_tensor(image: object) -> TypeGuard[torch.Tensor]:
+    """A tensor is one only where torch is imported, which takes seconds; this room does without."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
+
+
+def _channels_last(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    if tensor.ndim == 4 and len(tensor) == 1:
+        tensor = tensor[0]
+    if tensor.ndim == 3 and tensor.shape[0] in _CHANNELS and tensor.shape[2] not in _CHANNELS:
+        tensor = tensor.permute(1, 2, 0)
+    values: npt.NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return values
+
+
+def _from_array(array: npt.NDArray[Any], what: str) -> UInt8:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in _CHANNELS or array.size == 0:
+        raise DataError(f"{what} and type {array.dtype} is no image", "give (H, W), (H, W, 3) or (H, W, 4), RGB order")
+    if array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # NaN, too
+            raise DataError(
+                f"{what} and type {array.dtype} is no image: its values go from {low:g} to {high:g}",
+                "floats must be in 0..1; for 0..255 convert it: image.astype(numpy.uint8)",
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise DataError(f"{what} and type {array.dtype} is no image", "give uint8, or floats in 0..1")
+    if array.shape[2] == 4:
+        return _from_pillow(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
+    return np.ascontiguousarray(array) if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
+
+
+def _from_pillow(picture: Image.Image) -> UInt8:
+    """As read_image would give it from a file: upright, transparency on white, 16 bits scaled to 8."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "HSV", "LAB") and not picture.has_transparency_data:
+        return np.array(picture.convert("RGB"))
+    file = io.BytesIO()
+    try:
+        picture.save(file, format="PNG", compress_level=0)
+    except OSError as error:
+        raise DataError(f"a picture of mode {picture.mode} has no defined colours", "convert it to RGB") from error
+    return read_image(file.getvalue(), "picture")

@@ -1,0 +1,45 @@
+"""The tables beside metrics.json: the scores of each image, and which class is taken for which.
+
+Room: runs. Legend: K classes.
+
+    images.csv     a row an image: image, pixels, miou, pixel_accuracy, then the IoU of each class; a cell is empty where
+                   the class is neither labelled nor predicted. The worst image is the first of `sort -t, -k3 -g`.
+    confusion.csv  a row a class as labelled, a column a class as predicted: pixels
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from emaseg.files import write_text
+from emaseg.metrics import Tally
+
+IMAGES, CONFUSION = "images.csv", "confusion.csv"
+
+
+def write_tables(folder: Path, tally: Tally, classes: Sequence[str]) -> None:
+    """Write both tables into a folder. classes: K names.
+
+    Raises:
+        SystemFault: disk full, no permission.
+    """
+    images = (
+        (image.name, image.pixels, *map(_cell, (image.miou, image.pixel_accuracy, *image.iou)))
+        for image in tally.images
+    )
+    _write(folder / IMAGES, ("image", "pixels", "miou", "pixel_accuracy", *classes), images)
+    rows = zip(classes, tally.confusion.counts.tolist(), strict=True)
+    _write(folder / CONFUSION, ("labelled", *classes), ((name, *counts) for name, counts in rows))
+
+
+def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
+    write_text(path, text.getvalue().encode("utf-8", "backslashreplace").decode())
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else repr(value)

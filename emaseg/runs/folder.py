@@ -1,0 +1,306 @@
+"""A training run on disk.
+
+Room: runs; never torch. Layout:
+
+    RUN/recipe.toml   resolved, runs again as it is      RUN/checkpoints/{last,previous,best,step_XXXXXXXX}.pt
+    RUN/env.json      each start: versions, command         RUN/samples.png   image, truth, prediction
+    RUN/metrics.csv   one row a log interval and one an evaluation (metrics_file.py)
+    RUN/metrics.jsonl the same with all digits and the scores of each class (metrics_lines.py)
+    RUN/tensorboard/  the same as curves, with train.tensorboard
+    RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
+    RUN/report.html   the run on one page, written anew after each evaluation (report/)
+    RUN/lock          who trains it just now (run_lock/)
+
+previous.pt is the last.pt before, for the day when that one is damaged: a run takes the disk space of one checkpoint
+more than it did, but no more than before while one is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emaseg.errors import RecipeError, SystemFault, WeightsError
+from emaseg.files import append_text, fault, is_file, make_folder, set_aside, write_text
+from emaseg.recipe import Recipe, recipe_to_toml
+from emaseg.runs.lock import NAME as LOCK
+from emaseg.runs.lock import RunLock, hold, is_lock
+from emaseg.words import quoted_path, shown
+
+if TYPE_CHECKING:
+    import torch
+
+_KEPT = re.compile(r"step_[0-9]{8,}\.pt")
+
+CHOICES = ("best", "last")  # what `--checkpoint` calls a run's checkpoints
+
+PACKAGES = ("emaseg", "torch", "torchvision", "numpy", "pillow", "scipy", "h5py")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        return self.checkpoints / "previous.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.pt"
+
+    def kept(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:08d}.pt"
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.csv"
+
+    @property
+    def metrics_lines(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.png"
+
+    def nonfinite(self, step: int) -> Path:
+        return self.root / f"nonfinite_step_{step:08d}.pt"
+
+
+def run_of(recipe: Path) -> Path | None:
+    """The run folder whose own recipe.toml this file is; None for any other file."""
+    run = RunFolder(recipe.parent)
+    own = recipe.name == run.recipe.name and run.checkpoints.is_dir()
+    return run.root if own and (run.environment.is_file() or found_checkpoints(run)) else None
+
+
+def found_checkpoints(run: RunFolder) -> list[Path]:
+    """What lies where a resume looks for checkpoints, usable or not: last, previous, best, then kept ones, newest first.
+
+    Raises:
+        WeightsError: the folder of the checkpoints is no folder, or a link to nowhere.
+        SystemFault: it cannot be looked into.
+    """
+    if not os.path.lexists(run.checkpoints):
+        return []
+    try:
+        names = os.listdir(run.checkpoints)
+    except (NotADirectoryError, FileNotFoundError):
+        what = "a link to nowhere" if run.checkpoints.is_symlink() else "no folder"
+        hint = "bring the folder back, or move that away to start at step 0"
+        raise WeightsError(f"{run.checkpoints}: is {what}", hint) from None
+    except OSError as error:
+        raise fault(error, run.checkpoints, "looking into it") from error
+    first = [path.name for path in (run.last, run.previous, run.best) if path.name in names]
+    return [run.checkpoints / name for name in (*first, *_kept(names))]
+
+
+def kept_checkpoints(run: RunFolder) -> list[Path]:
+    """The step_XXXXXXXX.pt of a run, newest first; [] where the folder cannot be read."""
+    try:
+        return [run.checkpoints / name for name in _kept(os.listdir(run.checkpoints))]
+    except OSError:
+        return []
+
+
+def _kept(names: Iterable[str]) -> list[str]:
+    return sorted((name for name in names if _KEPT.fullmatch(name)), key=lambda name: (len(name), name), reverse=True)
+
+
+def can_resume(root: Path) -> bool:
+    """Whether a folder holds a file that --resume can be expected to go on from; looks at names only."""
+    try:
+        return any(path.is_file() for path in found_checkpoints(RunFolder(root)))
+    except (OSError, WeightsError, SystemFault):
+        return False
+
+
+def pick_checkpoint(run: Path, checkpoint: str | None = None) -> Path:
+    """The checkpoint of a run folder: "best", "last" or a file; None = the best, else the last.
+
+    Raises:
+        WeightsError: it is not there.
+    """
+    folder = RunFolder(run)
+    if checkpoint is not None and checkpoint not in CHOICES:
+        file = Path(checkpoint)
+        if not file.is_file():
+            raise WeightsError(f"--checkpoint {checkpoint}: no such file", "use best, last or a file")
+        return file
+    wanted = {"best": (folder.best,), "last": (folder.last,), None: (folder.best, folder.last)}[checkpoint]
+    for file in wanted:
+        if file.is_file():
+            return file
+    names = " or ".join(str(file) for file in wanted)
+    raise WeightsError(f"{run}: no checkpoint in this folder (looked for {names})", "name a run folder or a file")
+
+
+def is_complete(run: Path) -> bool:
+    """Whether a run has come to its end: its samples are written last."""
+    folder = RunFolder(run)
+    return folder.recipe.is_file() and folder.samples.is_file()
+
+
+def find_run(folder: Path) -> tuple[Path, str]:
+    """The run that a folder means: itself, or of a folder of runs the newest complete one.
+
+    Returns:
+        The run, and a line that says which one was chosen; "" for the folder itself.
+    """
+    run = RunFolder(folder)
+    newest = None if run.checkpoints.is_dir() or run.recipe.is_file() else newest_run(folder)
+    return (folder, "") if newest is None else (newest, f"{folder}: its newest complete run is {newest}")
+
+
+def newest_run(folder: Path) -> Path | None:
+    """The complete run in a folder, or in one of its folders (runs/<recipe>/<time>), that ended last; None without one."""
+    runs = [run for pattern in ("*", "*/*") for run in folder.glob(pattern) if is_complete(run)]
+    return max(runs, key=lambda run: (RunFolder(run).samples.stat().st_mtime, run.name), default=None)
+
+
+def resume_command(run: RunFolder) -> str:
+    """The command that continues a run as it was started."""
+    return f"emaseg train {quoted_path(run.recipe)} --out {quoted_path(run.root)} --resume"
+
+
+@contextlib.contextmanager
+def hold_target(root: Path, resume: bool) -> Iterator[RunLock]:
+    """The lock of the folder that a run goes into. Nobody's files are touched before it is held.
+
+    Raises:
+        RecipeError: somebody trains there; `root` holds something and this is no resume, or `root` is a file.
+        SystemFault: `root` cannot be read or written.
+    """
+    if not os.path.lexists(root / LOCK):  # else who trains there is the better answer
+        _check_target(root, resume)
+    with hold(root) as lock:
+        _check_target(root, resume)
+        yield lock
+
+
+def _check_target(root: Path, resume: bool) -> None:
+    """Refuse to mix two runs in one folder."""
+    try:
+        if root.exists() and not root.is_dir():
+            raise RecipeError(f"--out {root}: is a file", "name a folder")
+        occupied = root.is_dir() and any(not is_lock(entry.name) for entry in root.iterdir())
+    except OSError as error:
+        raise fault(error, root, "looking into it") from error
+    if occupied and not resume:
+        raise RecipeError(f"--out {root}: the folder is not empty", "add --resume to continue it, or choose another")
+
+
+def create(run: RunFolder, recipe: Recipe, device: torch.device) -> list[str]:
+    """Make the folder with recipe.toml and env.json. Called once everything else is known to work.
+
+    A resumed run's env.json keeps the first start and adds a line for each later one. What is in the place of a file of
+    the run and cannot be one (a folder, a link to nowhere, a broken env.json) is moved aside.
+
+    Returns:
+        Lines that say what was moved.
+
+    Raises:
+        SystemFault: disk full, no permission.
+    """
+    make_folder(run.checkpoints)
+    files = (run.recipe, run.environment, run.log, run.samples)
+    notes = [_cleared(path) for path in (*files, run.last, run.previous, run.best)]
+    own = [run.root.glob(f".{path.name}.*.part") for path in (*files, run.metrics, run.metrics_lines)]
+    for leftover in (*run.checkpoints.glob(".*.part"), *itertools.chain(*own)):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+    write_text(run.recipe, recipe_to_toml(recipe))
+    starts, note = _starts(run.environment)
+    content = {"schema": 1, "starts": [*starts, environment(device)]}
+    write_text(run.environment, json.dumps(content, indent=2) + "\n")
+    return [text for text in (*notes, note) if text]
+
+
+def _cleared(path: Path) -> str:
+    """Move aside what is at `path` unless a file can be; returns a line that says so, or ""."""
+    if is_file(path) or not os.path.lexists(path):
+        return ""
+    return f"{path}: is no file; it is kept as {set_aside(path).name}"
+
+
+def _starts(path: Path) -> tuple[list[object], str]:
+    """The starts that env.json tells of; none, and a line that says so, where it is damaged: it is then moved aside."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return [], ""
+    except (ValueError, RecursionError):
+        content = None
+    except OSError as error:
+        raise fault(error, path, "reading it") from error
+    starts = content.get("starts") if isinstance(content, dict) else None
+    if isinstance(starts, list):
+        return starts, ""
+    return [], f"{path}: damaged; it is kept as {set_aside(path).name}"
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """What a result may depend on beside the recipe."""
+    import torch
+
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def append_log(run: RunFolder, text: str) -> None:
+    """Add a line with the time to log.txt."""
+    stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+    append_text(run.log, f"{stamp} {shown(text)}\n")

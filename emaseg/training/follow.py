@@ -1,0 +1,118 @@
+"""What the ranks other than 0 do in a training: the same steps and evaluations, and no file, no word.
+
+Room: training.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from emaseg.data.pipeline.loading import batches, worker_count
+from emaseg.data.sample import Dataset
+from emaseg.datasets import open_datasets
+from emaseg.distributed.collectives import from_rank_0, peers, rank_number, world_size
+from emaseg.distributed.lockstep import Action, Followed
+from emaseg.evaluation.evaluate import evaluate
+from emaseg.models import Network, build_model
+from emaseg.recipe import Recipe
+from emaseg.schedule import build_schedule
+from emaseg.training.compute import LossScale, evaluating, place, switches
+from emaseg.training.optim import build_optimizer, load_optimizer
+from emaseg.training.replicas import evaluated_network, replicate, whole_batch
+from emaseg.training.step import memory_errors, training_step
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What rank 0 tells the others before the first step. optimizer, scale: their states after a resume."""
+
+    recipe: Recipe
+    step: int
+    total: int  # steps of the run
+    optimizer: dict[str, Any] | None = None
+    scale: dict[str, float] | None = None
+
+
+def follow(device: torch.device, stop: threading.Event) -> None:
+    """Do what rank 0 does, to its end. Rank 0 sends the recipe.
+
+    Args:
+        stop: when set here, rank 0 stops as if it were set there.
+
+    Raises:
+        PeerFailed: another rank has failed.
+        DataError and others: this one has; rank 0 has saved its state by then.
+    """
+    heard = Followed(stop)
+    if heard.next() == Action.END:
+        return
+    with peers():
+        beginning = from_rank_0(None)
+    if not isinstance(beginning, Beginning):
+        raise TypeError(f"rank 0 sent {type(beginning).__name__} for a beginning")
+    recipe, step = beginning.recipe, beginning.step
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.train.threads or threads)
+    try:
+        with heard.preparing():
+            train_set, eval_set, _ = open_datasets(recipe)
+            schedule = build_schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
+            model = build_model(recipe)
+            model.loss = recipe.loss
+            place(model, recipe.train, device)
+            optimizer = build_optimizer(model, recipe.optim)
+            if beginning.optimizer is not None:
+                load_optimizer(optimizer, beginning.optimizer)
+            scale = LossScale.of(recipe.train, device)
+            if scale is not None:
+                scale.restore(beginning.scale or {})
+            stream = batches(
+                train_set,
+                recipe.augment,
+                recipe.backbone.pixel_stats,
+                batch=recipe.train.batch,
+                start=step,
+                total=beginning.total,
+                seed=recipe.train.seed,
+                workers=worker_count(recipe.train, device),
+                rank=rank_number(),
+                world=world_size(),
+                ranks=recipe.train.ranks,
+                device=device,
+            )
+        if heard.next() == Action.END:
+            return
+        with peers():
+            forward = replicate(model, recipe, device)
+        with switches(recipe.train, device), memory_errors(recipe, device):
+            while True:
+                with heard.preparing():
+                    batch = next(stream, None)
+                while (action := heard.next()) == Action.EVALUATE:
+                    _evaluate(model, eval_set, recipe, device, stop)
+                if action == Action.END or batch is None:
+                    return
+                schedule = replace(schedule, total=heard.total)
+                with peers():
+                    result = training_step(
+                        model, optimizer, batch, step, schedule, recipe, forward=forward, scale=scale
+                    )
+                    if not result.finite:
+                        whole_batch(batch)
+                step += 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _evaluate(model: Network, dataset: Dataset, recipe: Recipe, device: torch.device, stop: threading.Event) -> None:
+    """This rank's part of an evaluation; rank 0 has the scores, too."""
+    protocol = recipe.inference, recipe.backbone.pixel_stats, device
+    model.eval()
+    with peers(), evaluating(recipe.train), evaluated_network(model, recipe):
+        for _ in evaluate(model, dataset, *protocol, shared=True, stop=stop):
+            pass
+    model.train()

@@ -1,0 +1,103 @@
+"""A network on several processes: each computes its share of a batch, and what they learn from it is the same.
+
+Room: training. Legend: B batch of this process.
+
+DistributedDataParallel averages the gradients while the backward pass goes on. Everything else that a step of the whole
+batch would have in common is shared where it is computed: norm statistics (models/sync_norm.py), EM bases
+(models/em_attention.py), class memory (models/memory_update.py), the pixels that the loss is divided by (losses.py).
+Buffers are therefore equal to the bit on all processes and are not sent; only batch norm that is not shared has others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from emaseg.data.pipeline.transforms import Batch
+from emaseg.distributed.collectives import gathered, rank_number, world_size
+from emaseg.models import Network
+from emaseg.models.layers import Step
+from emaseg.models.sync_norm import share_norms
+from emaseg.recipe import Recipe
+
+Forward = Callable[[torch.Tensor, torch.Tensor, Step], Mapping[str, torch.Tensor]]
+
+
+def own_shares(recipe: Recipe) -> int:
+    """How many processes of train.ranks this one stands for."""
+    return max(1, recipe.train.ranks // world_size())
+
+
+def replicate(model: Network, recipe: Recipe, device: torch.device) -> Forward:
+    """Make a network, on its device, one of `world_size()` that learn the same; they start from rank 0's weights.
+
+    Returns:
+        What to call instead of model.training_step; that itself on a single process.
+    """
+    model.shares = own_shares(recipe)
+    if world_size() == 1:
+        return model.training_step
+    if recipe.model.norm == "sync":
+        share_norms(model, device)
+    for buffer in model.buffers():  # without broadcast_buffers the wrapper sends parameters alone
+        dist.broadcast(buffer, src=0)
+    step = _Step(model, recipe.train.seed)
+    # Later versions of torch call it by another name. Buffers are equal; nothing has to be sent before each step.
+    named = inspect.signature(DistributedDataParallel).parameters
+    sync: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers": False}
+    # The graph is the same in every step, unless a loss begins later.
+    return DistributedDataParallel(step, gradient_as_bucket_view=True, static_graph=not model.graph_changes, **sync)
+
+
+@contextlib.contextmanager
+def evaluated_network(model: Network, recipe: Recipe) -> Iterator[None]:
+    """Within the block all processes have the network that rank 0 has, to evaluate it together; then their own again.
+
+    Theirs differ where norm statistics are not shared, and where rank 0 has put an average in the place of the weights.
+    """
+    if world_size() == 1 or (recipe.model.norm == "sync" and not recipe.optim.average_decay):
+        yield
+        return
+    state = list(model.state_dict().values())
+    own = [value.clone() for value in state] if rank_number() else []
+    for value in state:
+        dist.broadcast(value, src=0)
+    try:
+        yield
+    finally:
+        for value, before in zip(state, own, strict=False):
+            value.copy_(before)
+
+
+def whole_batch(batch: Batch) -> Batch:
+    """The batch of all processes; the names are this one's."""
+    return batch if world_size() == 1 else Batch(gathered(batch.images), gathered(batch.labels), batch.names)
+
+
+class _Step(nn.Module):
+    """A training step as the forward pass of a module, which is what DistributedDataParallel wraps.
+
+    Dropout draws from a generator that (seed, step, rank) decide: nothing of it belongs in a checkpoint, and a run goes
+    on with another number of processes. Of several passes in a step each has its own.
+    """
+
+    def __init__(self, network: Network, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self._seed = seed
+        self._step, self._passes = -1, 0
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor, step: Step) -> dict[str, torch.Tensor]:
+        self._passes = self._passes + 1 if step.step == self._step else 0
+        self._step = step.step
+        mixed = np.random.SeedSequence((self._seed, step.step, rank_number(), self._passes))
+        torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+        return self.network.training_step(images, labels, step)

@@ -1,0 +1,265 @@
+"""Continuing a run: which checkpoint is used, whether it fits, and what is said about what has changed since.
+
+Room: training.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+from emaseg.checkpoint import Checkpoint, check_resumable, read_checkpoint
+from emaseg.errors import DataError, RecipeError, UserError, WeightsError
+from emaseg.events import Note
+from emaseg.files import set_aside
+from emaseg.models import Network
+from emaseg.recipe import Recipe, toml_value
+from emaseg.recipe.compare import differences
+from emaseg.runs.folder import RunFolder, found_checkpoints, resume_command
+from emaseg.runs.metrics_file import last_step
+from emaseg.schedule import build_schedule
+from emaseg.training.optim import learning_rate
+from emaseg.words import Lines, excerpt, lines_of, quoted_path
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a run goes on from: a checkpoint, its file, and lines that say what was passed over."""
+
+    checkpoint: Checkpoint
+    path: Path
+    notes: tuple[Note, ...] = ()
+
+
+def origin_of(
+    run: RunFolder, recipe: Recipe, model: Network, optimizer: torch.optim.Optimizer, total: int, images: int
+) -> Origin | None:
+    """What a run of this recipe goes on from; None where there is no checkpoint at all.
+
+    Args:
+        model, optimizer: as the recipe builds them. total: the run's steps. images: to train on.
+
+    Raises:
+        WeightsError: there are checkpoints, but none that can be used; says what is wrong with each.
+        RecipeError: they are of another recipe. DataError: of another number of images.
+    """
+
+    def unfit(checkpoint: Checkpoint) -> str:
+        same_training(recipe, checkpoint.recipe, run, longer=_is_longer(checkpoint, images, total))
+        return misfit(checkpoint, model, optimizer, total, images)
+
+    origin = newest_valid(run, unfit)
+    if origin is None or not _is_longer(origin.checkpoint, images, total):
+        return origin
+    checkpoint = origin.checkpoint
+    sampler = {key: value for key, value in checkpoint.sampler.items() if key != "steps"}  # the end that it had come to
+    notes = (*origin.notes, _extension(recipe, checkpoint.step, total))
+    return replace(origin, checkpoint=replace(checkpoint, sampler=sampler), notes=notes)
+
+
+def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin | None:
+    """last.pt where it can be used, else of previous.pt, best.pt and the kept ones that with most steps; None where
+    there is no checkpoint at all.
+
+    Args:
+        misfit: what is wrong with a checkpoint for this run, or "".
+
+    Raises:
+        WeightsError: there are checkpoints, but none that can be used; says what is wrong with each.
+        RecipeError, DataError: what `misfit` raises.
+    """
+    paths = found_checkpoints(run)
+    skipped: list[str] = []
+    chosen: tuple[Checkpoint, Path] | None = None
+    for path in paths:
+        if chosen is not None and (chosen[1] == run.last or _step_in(path) <= chosen[0].step):
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:  # damaged, or the recipe in it is
+            skipped.append(f"{path.name}: {lines_of(error.message)[0].removeprefix(f'{path}: ')}")
+            continue
+        reason = misfit(checkpoint)
+        if reason:
+            skipped.append(f"{path.name}: {reason}")
+        elif chosen is None or checkpoint.step > chosen[0].step:
+            chosen = checkpoint, path
+    if chosen is None:
+        if not paths:
+            return None
+        raise WeightsError(
+            Lines(f"{run.checkpoints}: no checkpoint that can be used", *(f"  {line}" for line in skipped)),
+            Lines(
+                "copy one there from a backup, or start anew in another folder",
+                f"  emaseg train {quoted_path(run.recipe)} --out ANOTHER",
+            ),
+        )
+    if chosen[1] == run.last:
+        return Origin(*chosen)
+    text = f"{run.last}: not there" if run.last not in paths else f"{run.checkpoints}: passed over {'; '.join(skipped)}"
+    again = max(0, last_step(run.metrics) - chosen[0].step)
+    text += f"; going on from {chosen[1].name}, step {chosen[0].step}: at least {again} steps are done again"
+    return Origin(*chosen, (Note(text, warning=True),))
+
+
+def _step_in(path: Path) -> float:
+    """The step that a kept checkpoint's name tells; more than any where the name tells none."""
+    digits = path.stem.removeprefix("step_")
+    return int(digits) if digits.isdigit() else math.inf
+
+
+def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.Optimizer, total: int, images: int) -> str:
+    """What keeps a checkpoint from being gone on from, in a line, or "". Nothing is changed.
+
+    Args:
+        model, optimizer: as the recipe builds them. total: the run's steps. images: to train on.
+
+    Raises:
+        DataError: it was saved with another number of images to train on: the order of the samples would be another.
+    """
+    then = checkpoint.sampler.get("images", images)
+    if type(then) is not int:
+        return "its sampler does not say how many images there are"
+    if then != images:
+        raise DataError(
+            f"the training set had {then} images when this run started and has {images} now",
+            "bring it back to what it was, or start a new run",
+        )
+    steps = checkpoint.sampler.get("steps", total)
+    if type(steps) is not int or not checkpoint.step <= steps <= total:
+        return f"its sampler ends the run with step {excerpt(steps)}, it is at {checkpoint.step} of {total}"
+    try:
+        check_resumable(checkpoint, model, optimizer, total, "it")
+    except WeightsError as error:
+        reason = "; ".join(line.strip() for line in lines_of(error.message)).removeprefix("it: ")
+        return reason if checkpoint.optimizer else f"{reason}; {error.hint}"
+    return ""
+
+
+def with_remedy(error: DataError, run: RunFolder, step: int) -> DataError:
+    """The error of an image met after `step` steps with what is saved, and commands that find all such images and continue."""
+    saved = f"after step {step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
+    commands = (
+        f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
+        f"  then continue with: {resume_command(run)}",
+    )
+    hint = error.hint or "repair or replace the file"
+    return DataError(Lines(error.message, f"stopped {saved}"), Lines(hint, *commands))
+
+
+def put_away(run: RunFolder, origin: Path) -> str:
+    """Move a last.pt that was passed over out of the way of the next one; returns a line that says so, or ""."""
+    if origin == run.last or not os.path.lexists(run.last):
+        return ""
+    return f"{run.last}: kept as {set_aside(run.last).name}"
+
+
+# ------------------------------------------------------------------------------------- what has changed since
+# Changing these does not change what a step computes (but threads its rounding).
+_FREE = {
+    "train": (
+        *("init_from", "workers", "threads", "log_every", "evaluate_every", "tensorboard", "recompute"),
+        *("save_seconds", "save_every", "keep_every", "keep_last"),
+    ),
+    "data": ("root",),
+}
+_FREE_SECTIONS = ("title", "inference", "inference_tta", "published", "name")
+
+
+_LENGTH = ("epochs", "iterations")
+
+
+def same_training(recipe: Recipe, saved: Recipe, run: RunFolder, *, longer: bool = False) -> None:
+    """A resumed run keeps its recipe, but for what does not change the result.
+
+    longer: the run has come to its end, and the recipe asks for more steps: then its length may differ, too.
+
+    Raises:
+        RecipeError: names the first keys that differ.
+    """
+    if recipe.loss.class_balance != "none" and not recipe.loss.class_weights:  # they were computed when the run started
+        recipe = replace(recipe, loss=replace(recipe.loss, class_weights=saved.loss.class_weights))
+    sections = [field.name for field in fields(recipe) if field.name not in _FREE_SECTIONS]
+    differing = [
+        f"{difference.key} = {_shown(difference.before)} there, {_shown(difference.after)} now"
+        for section in sections
+        for difference in differences(
+            section, getattr(saved, section), getattr(recipe, section), _FREE.get(section, ())
+        )
+        if not (longer and section == "train" and difference.key.removeprefix("train.") in _LENGTH)
+    ]
+    if differing:
+        raise RecipeError(
+            Lines(f"{run.last}: this run was started with another recipe", *(f"  {line}" for line in differing[:5])),
+            Lines("resume with its own, or start a new run in another folder", f"  {resume_command(run)}"),
+        )
+
+
+def _is_longer(checkpoint: Checkpoint, images: int, total: int) -> bool:
+    """Whether a checkpoint is the end of its run, which had fewer steps than the `total` that are wanted now.
+
+    images: to train on.
+    """
+    planned = build_schedule(checkpoint.recipe, images).total
+    return checkpoint.step == checkpoint.sampler.get("steps", planned) and planned < total
+
+
+def _extension(recipe: Recipe, step: int, total: int) -> Note:
+    """What going on beyond its end after `step` steps, to `total`, does to a run's learning rate."""
+    last, now = learning_rate(step - 1, step, recipe.optim), learning_rate(step, total, recipe.optim)
+    text = f"this run had come to its end after {step} steps and goes on to step {total}"
+    if now <= last:
+        return Note(f"{text}, at a learning rate of {now:.2g}")
+    return Note(
+        f"{text}: by the schedule of {total} steps the learning rate goes from {last:.2g} back up to {now:.2g} and falls "
+        "anew. One run of that length would have been another: for that, start a new run",
+        warning=True,
+    )
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is None else toml_value(value)
+
+
+def surroundings(device: torch.device, threads: int) -> dict[str, int | str]:
+    """What the rounding of a step depends on beside recipe and images, as checkpoints remember it.
+
+    threads: that compute on the CPU.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "threads": threads,
+        "device": name,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        **{package: importlib.metadata.version(package) for package in ("emaseg", "torch", "numpy", "pillow")},
+    }
+
+
+_DESCRIBED = {
+    "threads": "threads (train.threads, or the cores where that is 0)",
+    "device": "device",
+    "cpu": "instructions of the processor",
+    "emaseg": "version of emaseg",
+    "torch": "version of torch",
+    "numpy": "version of numpy",
+    "pillow": "version of pillow",
+}
+
+
+def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | str]) -> list[Note]:
+    """A warning for each thing that changes the rounding; silent for checkpoints from before these were kept."""
+    return [
+        Note(
+            f"{what}: {then[key]} when this run was saved, {now[key]} now; from here on the run is no longer bit for bit the "
+            "uninterrupted one",
+            warning=True,
+        )
+        for key, what in _DESCRIBED.items()
+        if then.get(key, now[key]) != now[key]
+    ]

@@ -1,0 +1,185 @@
+"""One training step, the same for `train` and for the dry run that measures it.
+
+Room: training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from emaseg.data.pipeline.transforms import Batch
+from emaseg.distributed.collectives import mean_over_ranks, world_size
+from emaseg.errors import RecipeError, SystemFault
+from emaseg.losses.terms import pixel_weight
+from emaseg.memory import is_out_of_memory
+from emaseg.models import Network
+from emaseg.models.layers import Step
+from emaseg.recipe import Recipe
+from emaseg.schedule import Schedule
+from emaseg.training.compute import LossScale, autocast, to_layout
+from emaseg.training.optim import learning_rate, scheduled_rate, set_learning_rate
+from emaseg.training.replicas import Forward, own_shares
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The losses of a step by name; finite: they and the gradient are, so the optimiser took its step."""
+
+    losses: dict[str, float]
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """Of a part in the whole batch: of losses that average over pixels, and of those that average over anything else."""
+
+    pixels: torch.Tensor | float
+    others: float
+
+
+def training_step(
+    model: Network,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    schedule: Schedule,
+    recipe: Recipe,
+    *,
+    forward: Forward | None = None,
+    scale: LossScale | None = None,
+) -> StepResult:
+    """Losses at the schedule's learning rate, backward, and the optimiser's step unless something is not finite.
+
+    With train.accumulate the batch is computed in parts, whose losses and gradients add up to those of the whole.
+
+    Args:
+        model: in training mode, on the device of the batch.
+        step: its number, from 0.
+        forward: of `replicate`; None on a single process.
+        scale: of a recipe in fp16. A step that is not finite then leaves no trace in the network.
+
+    Returns:
+        The losses are those of the whole batch, on all processes.
+    """
+    optim = recipe.optim
+    set_learning_rate(optimizer, learning_rate(step, schedule.total, optim))
+    optimizer.zero_grad(set_to_none=True)
+    rate = scheduled_rate(step, schedule.total, optim)  # a warm-up is for the optimiser, not for a class memory
+    before = [buffer.clone() for buffer in model.buffers()] if scale is not None else []
+    where = Step(step, schedule.epoch(step), rate)
+    totals: dict[str, torch.Tensor] = {}
+    for part, shares in _parts(model, batch, recipe.train.accumulate):
+        with autocast(recipe.train, batch.images.device):
+            losses = dict((forward or model.training_step)(to_layout(part.images, recipe.train), part.labels, where))
+        if shares is not None:
+            over_pixels = model.pixel_losses
+            losses = {n: x * (shares.pixels if n in over_pixels else shares.others) for n, x in losses.items()}
+        total = torch.stack(list(losses.values())).sum()
+        (total if scale is None else scale.scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+        for name, loss in losses.items():
+            totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
+    if scale is not None:
+        scale.scaler.unscale_(optimizer)
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    *values, gradient = mean_over_ranks(torch.stack([*totals.values(), norm])).tolist()
+    finite = all(map(math.isfinite, (*values, gradient)))
+    if finite:
+        if optim.clip_norm:
+            clip_grads_with_norm_(model.parameters(), optim.clip_norm, norm)
+        optimizer.step()
+    elif before:
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+    if scale is not None:
+        scale.update(finite)
+    return StepResult(dict(zip(totals, values, strict=True)), finite)
+
+
+def _parts(model: Network, batch: Batch, count: int) -> Iterator[tuple[Batch, _Shares | None]]:
+    """The parts of a process's batch, and what share in its losses theirs have; while one is computed, `model.shares` is
+    how many of the processes it stands for are in it.
+
+    None where the batch is one part: its losses are the whole.
+    """
+    if count == 1:
+        yield batch, None
+        return
+    shares, size = model.shares, len(batch.labels) // count
+    plain = shares if model.loss.ranks == "plain_mean" else 1
+    each = len(batch.labels) // plain  # images that a loss is divided by the pixels of
+    model.shares = max(1, shares // count)
+    try:
+        for first in range(0, len(batch.labels), size):
+            some, start = slice(first, first + size), first // each * each
+            part = Batch(batch.images[some], batch.labels[some], batch.names[some])
+            whole = pixel_weight(batch.labels[start : start + each], model.loss) * plain
+            pixels = 1 / count if size >= each else pixel_weight(part.labels, model.loss) / whole
+            yield part, _Shares(pixels, 1 / count)
+    finally:
+        model.shares = shares
+
+
+def smallest_batch(model: Network, crop: tuple[int, int]) -> int:
+    """Fewest crops of this size (height, width) that leave every norm layer two values for a channel, or more."""
+    return 1 if model.norm_values(1, *crop) >= 2 else 2
+
+
+def check_batch(model: Network, recipe: Recipe) -> None:
+    """Refuse a batch that leaves a norm layer a single value for a channel: its variance would be undefined.
+
+    Raises:
+        RecipeError: with the remedy.
+    """
+    height, width = recipe.augment.crop
+    images, parts = recipe.train.batch, recipe.train.accumulate
+    world = world_size()
+    shares = own_shares(recipe)
+    if images % (world * parts) or max(shares, parts) % min(shares, parts):
+        of = f" of {shares} processes' plain means" if shares > 1 else ""
+        raise RecipeError(
+            f"train.accumulate = {parts} parts cannot be made of {images // world} images{of}",
+            "use a divisor of them, such as --set train.accumulate=" + str(shares),
+        )
+    among = f", of {world} processes," if world > 1 else ""
+    together = 1 if recipe.model.norm == "sync" else world
+    if model.norm_values(images // together // parts, height, width) < 2:
+        if parts > 1:
+            raise RecipeError(
+                f"train.accumulate = {parts} parts of {images // world // parts} images with augment.crop = [{height}, "
+                f"{width}]{among} leave one value for each channel of a norm layer",
+                f"use fewer parts, such as --set train.accumulate={parts // 2}, or a larger crop",
+            )
+        among = among if together > 1 else ""
+        raise RecipeError(
+            f"train.batch = {images} with augment.crop = [{height}, {width}]{among} leaves one value for each "
+            "channel of a norm layer",
+            f"use a batch of at least {2 * together} (--set train.batch={2 * together}) or a larger crop",
+        )
+
+
+@contextlib.contextmanager
+def memory_errors(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Raises SystemFault, with the ways out, for an allocation that is refused inside the block."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"{device}: out of memory with a batch of {recipe.train.batch}"
+        raise SystemFault(message, less_memory(recipe)) from error
+
+
+def less_memory(recipe: Recipe) -> str:
+    """What to change in a recipe whose step does not fit, in the order of how little it changes the result."""
+    train = recipe.train
+    more = min((n for n in range(train.accumulate + 1, train.batch + 1) if train.batch % n == 0), default=None)
+    ways = [] if train.recompute or train.compile else ["--set train.recompute=true, which gives the same result"]
+    ways += [f"--set train.accumulate={more}"] if more else []
+    ways += ["a smaller batch" if train.batch > 1 else "", "a smaller augment.crop"]
+    return f"use {', or '.join(way for way in ways if way)}; --dry-run measures which of them fits"

@@ -1,0 +1,250 @@
+"""Runs on several processes, started as people start them: the same result, one message, no process left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from emaseg.data.pipeline.loading import epoch_order
+from emaseg.data.sets import build_dataset
+from emaseg.recipe import load_recipe, recipe_to_toml
+from tests.data.made import real
+from tests.helpers import TINY, tiny
+from tests.training.test_resume import own_data
+
+pytestmark = pytest.mark.slow
+
+TOO_LONG = 280.0  # seconds; imports take long on a machine at work
+AFTER = 10.0  # seconds in which nothing is left
+EXACT = ("--set=model.dropout=0.0", "--set=optim.lr=0.001")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def start(*arguments: object, python: tuple[str, ...] = ("-m", "emaseg.cli")) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *python, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr; nothing of it is left soon after."""
+    family = list(descendants(process.pid))
+    out, err = process.communicate(timeout=TOO_LONG)
+    end = time.monotonic() + AFTER
+    while any(map(alive, family)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(alive, family))
+    return process.returncode, out, err
+
+
+def descendants(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def rank_pid(process: subprocess.Popen[str], rank: int) -> int:
+    """The process of a rank, once it is there."""
+    end = time.monotonic() + TOO_LONG
+    while time.monotonic() < end:
+        for pid in descendants(process.pid):
+            if (
+                f"\0RANK={rank}\0" in "\0" + Path(f"/proc/{pid}/environ").read_text()
+                and b"emaseg.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ):
+                return pid
+        time.sleep(0.1)
+    raise AssertionError(f"no rank {rank}")
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + TOO_LONG
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert path.exists()
+
+
+def messages(err: str) -> list[str]:
+    return re.findall(r"^error: .*", err, re.MULTILINE)
+
+
+def last(run: Path) -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
+    return model
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.allclose(a[key].double(), b[key].double(), rtol=1e-3, atol=1e-4) for key in a)
+
+
+@pytest.mark.parametrize("launcher", ["nproc", "torchrun"])
+def test_two_ranks_train_what_one_does(tmp_path: Path, recipe: Path, launcher: str) -> None:
+    """Protects the command: one run folder, one last line, and the weights and scores of a single process."""
+    run, alone = tmp_path / "two", tmp_path / "one"
+    if launcher == "nproc":
+        process = start("train", recipe, "--out", run, "--nproc", 2, *EXACT)
+    else:
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "emaseg.cli")
+        process = start("train", recipe, "--out", run, *EXACT, python=torchrun)
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(run)
+    assert err.count("12/12") == 1
+    assert finish(start("train", recipe, "--out", alone, *EXACT))[0] == 0
+    assert same(last(run), last(alone))
+    rows = [(run / "metrics.csv").read_text().splitlines() for run in (run, alone)]
+    scores = [[row.split(",")[-3:] for row in some if not row.split(",")[3]] for some in rows]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_goes_on_with_other_numbers_of_ranks(tmp_path: Path, recipe: Path) -> None:
+    """Protects runs that move: begun on two ranks, continued by one and then by four."""
+    run, alone = tmp_path / "run", tmp_path / "one"
+    steps = ("--set=train.save_every=1", *EXACT)
+    process = start("train", recipe, "--out", run, "--nproc", 2, *steps)
+    wait_for(run / "checkpoints/last.pt")
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code in (0, 75), err
+    for ranks in (1, 4):
+        process = start("train", recipe, "--out", run, "--resume", "--nproc", ranks, *steps)
+        if ranks == 1:
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+    assert code == 0, err
+    assert finish(start("train", recipe, "--out", alone, *EXACT))[0] == 0
+    assert same(last(run), last(alone))
+
+
+def test_ctrl_c_reaches_all_ranks_once(tmp_path: Path, recipe: Path) -> None:
+    """Protects the step in hand: all finish it, one saves, exit 75 and the command to continue with."""
+    run = tmp_path / "run"
+    process = start(
+        "train", recipe, "--out", run, "--nproc", 2, "--set=train.iterations=5000", "--set=train.save_every=1"
+    )
+    wait_for(run / "checkpoints/last.pt")
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 75, err
+    assert "--nproc 2" in out + err
+    assert err.count("stopping after this step") == 1
+    assert messages(err) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_all_with_one_message(tmp_path: Path, recipe: Path, rank: int) -> None:
+    """Protects the others from waiting for it: exit 4, and the message names the rank."""
+    run = tmp_path / "run"
+    process = start(
+        "train", recipe, "--out", run, "--nproc", 2, "--set=train.iterations=5000", "--set=train.save_every=1"
+    )
+    wait_for(run / "checkpoints/last.pt")
+    os.kill(rank_pid(process, rank), signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 4, err
+    assert messages(err) == [f"error: rank {rank} of 2 was killed by SIGKILL; the others have ended"]
+
+
+def test_rank_0s_error_is_told_once(tmp_path: Path, recipe: Path) -> None:
+    """Protects people from two copies of a message: the run folder cannot be written."""
+    (tmp_path / "run").write_text("")
+    code, _, err = finish(start("train", recipe, "--out", tmp_path / "run", "--nproc", 2))
+    assert code == 2
+    assert len(messages(err)) == 1
+    assert "is a file" in err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_damaged_image_costs_no_step(tmp_path: Path, rank: int) -> None:
+    """Protects the steps since the last checkpoint: whichever rank meets the image, all are saved first, exit 3."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    recipe = own_data(data, 23)
+    path = tmp_path / "own.toml"
+    path.write_text(recipe_to_toml(recipe))
+    batch, seed = recipe.train.batch, recipe.train.seed
+    dataset = build_dataset(recipe.data, "train")
+    index = int(epoch_order(len(dataset), seed, 0)[2 * batch + rank])
+    image = next(data.rglob(Path(dataset.name(index)).name))
+    image.write_bytes(image.read_bytes()[:200])
+    code, _, err = finish(start("train", path, "--out", run, "--nproc", 2))
+    assert code == 3, err
+    assert len(messages(err)) == 1
+    assert image.name in err
+    assert torch.load(run / "checkpoints/last.pt", weights_only=True)["step"] == 2
+
+
+def test_a_full_disk_ends_all(tmp_path: Path, recipe: Path) -> None:
+    """Protects from a hang where rank 0 cannot save: exit 4, one message. The limit stands for the disk's end."""
+    program = (
+        "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
+        "sys.argv[0] = 'emaseg'; runpy.run_module('emaseg.cli', run_name='__main__')"
+    )
+    limited = ("-c", program)
+    code, _, err = finish(start("train", recipe, "--out", tmp_path / "run", "--nproc", 2, python=limited))
+    assert code == 4, err
+    assert len(messages(err)) == 1
+
+
+def test_ranks_score_what_one_process_scores(tmp_path: Path, recipe: Path) -> None:
+    """Protects the scores of `eval --nproc`: every image once, also where ranks have unevenly many, and the same counts of
+    pixels; predicting by torchrun writes every mask once."""
+    run = tmp_path / "run"
+    assert finish(start("train", recipe, "--out", run, "--set=train.iterations=2"))[0] == 0
+    more = "--set=data.eval_images=7"
+    for ranks in (1, 4):
+        code, out, err = finish(start("eval", run, "--nproc", ranks, "--out", tmp_path / f"eval{ranks}", more))
+        assert code == 0, err
+        assert out.splitlines()[-1] == str(tmp_path / f"eval{ranks}/metrics.json")
+    for name in ("metrics.json", "images.csv", "confusion.csv"):
+        assert (tmp_path / "eval1" / name).read_bytes() == (tmp_path / "eval4" / name).read_bytes()
+    own_data(tmp_path / "data", 5)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "emaseg.cli")
+    predict = ("predict", tmp_path / "data/images", "--weights", run, "--out", tmp_path / "masks", "--save", "mask")
+    code, out, err = finish(start(*predict, "--json", python=torchrun))
+    assert code == 0, err
+    assert len(out.splitlines()) == 5
+    assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 5
+
+
+@pytest.mark.realdata
+def test_four_ranks_count_camvids_pixels_as_one_does(tmp_path: Path) -> None:
+    """Protects the scores of a real test set, 233 images, which four ranks cannot share evenly."""
+    data = replace(load_recipe("camvid_r50_d16").data, root=str(real("camvid")))
+    path, run = tmp_path / "camvid.toml", tmp_path / "run"
+    path.write_text(recipe_to_toml(replace(tiny("train.iterations=1"), data=data)))
+    code, _, err = finish(start("train", path, "--out", run))
+    assert code == 0, err
+    split = ("--set", 'data.eval_images="test"', "--set", 'data.eval_masks="testannot"')
+    for ranks in (1, 4):
+        code, _, err = finish(start("eval", run, "--nproc", ranks, "--out", tmp_path / f"eval{ranks}", *split))
+        assert code == 0, err
+    assert json.loads((tmp_path / "eval4/metrics.json").read_text())["images"] == 233
+    for name in ("confusion.csv", "images.csv", "metrics.json"):
+        assert (tmp_path / "eval1" / name).read_bytes() == (tmp_path / "eval4" / name).read_bytes()

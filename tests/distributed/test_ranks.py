@@ -1,0 +1,69 @@
+"""Which rank a process is, and what several can share: from the launcher's variables alone, without any process."""
+
+from __future__ import annotations
+
+import pytest
+
+from emaseg.distributed.ranks import ALONE, Rank, check_ranks, first_node, this_rank
+from emaseg.errors import RecipeError
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+SLURM = {
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "gpu[007-010],cpu1",
+    "SLURM_JOB_ID": "123456",
+}
+
+
+def test_without_a_launcher_there_is_one_process() -> None:
+    assert this_rank({}) == ALONE
+    assert this_rank({"RANK": "0"}) == ALONE
+    assert this_rank({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) == ALONE
+
+
+def test_torchrun_is_recognised() -> None:
+    assert this_rank(TORCHRUN) == Rank(3, 8, 1, "node1", 29500)
+    assert this_rank({**TORCHRUN, "TORCHELASTIC_RUN_ID": "emaseg-0"}).supervised
+    assert not this_rank({**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}).supervised
+
+
+def test_slurm_is_recognised() -> None:
+    rank = this_rank(SLURM)
+    assert (rank.number, rank.world, rank.local, rank.address) == (5, 8, 1, "gpu007")
+    assert 1024 < rank.port < 32768
+    assert this_rank({**SLURM, "MASTER_ADDR": "head", "MASTER_PORT": "7"}).address == "head"
+
+
+def test_a_batch_script_is_no_rank() -> None:
+    """Protects people who train from a batch script with several tasks but without srun: nobody else will come."""
+    script = {name: value for name, value in SLURM.items() if "STEP" not in name}
+    assert this_rank(script) == ALONE
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("a", "a"), ("a,b", "a"), ("gpu[03-05,9],x", "gpu03"), ("n[1,3]-ib", "n1-ib"), ("x,n[1-2]", "x")],
+)
+def test_the_first_node_is_read_from_slurms_list(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
+
+
+def test_a_broken_variable_is_named() -> None:
+    with pytest.raises(RecipeError, match='WORLD_SIZE = "two"'):
+        this_rank({**TORCHRUN, "WORLD_SIZE": "two"})
+
+
+def test_an_uneven_division_is_refused_with_the_nearest() -> None:
+    check_ranks(16, 0, 8)
+    check_ranks(16, 4, 2)
+    with pytest.raises(RecipeError, match=r"train\.batch = 10 cannot be shared by 4 processes") as caught:
+        check_ranks(10, 0, 4)
+    assert caught.value.hint == "use 2 or 5 processes, or --set train.batch=8 or --set train.batch=12"
+    with pytest.raises(RecipeError, match="cannot be shared by 3"):
+        check_ranks(2, 0, 3)
+    with pytest.raises(RecipeError, match=r"train\.ranks = 4: 8 processes cannot"):
+        check_ranks(16, 4, 8)

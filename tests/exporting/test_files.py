@@ -1,0 +1,263 @@
+"""The written files: proven when made, and run by emaseg as the checkpoint is."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emaseg.data.sets import build_dataset
+from emaseg.errors import DataError, RecipeError, WeightsError
+from emaseg.evaluation.evaluate import evaluate
+from emaseg.events import Evaluated
+from emaseg.exported.info import needed_overrides, read_info
+from emaseg.exported.runtime import open_exported
+from emaseg.exporting.export import Exported, export
+from emaseg.exporting.request import make_request
+from emaseg.inference.predict import Predictor
+from emaseg.reference import open_model, resolve
+from tests.exporting.made import FILES, INSIDE, checkpoint, exported, network, recipe
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_computes_what_the_network_does(name: str, made: Callable[[str], Exported]) -> None:
+    """Protects the promise: four sizes (of multiples of 8, odd, portrait, two images), to rounding, all pixels."""
+    done = made(name)
+    assert done.passed
+    assert [(c.batch, c.height, c.width) for c in done.checks] == [
+        (1, 256, 320),
+        (1, 225, 289),
+        (1, 320, 192),
+        (2, 200, 264),
+    ]
+    for check in done.checks:
+        assert check.agreement >= 0.9999
+        assert (
+            check.difference is None if "pixels" in name else check.difference is not None and check.difference < 1e-5
+        )
+    assert sorted(path.name for path in done.path.parent.glob(f"*{name}*")) == [name]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_emaseg_runs_the_file_as_it_runs_the_checkpoint(
+    name: str, made: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    """Protects predict and eval: the same labels and the same scores, whatever is inside."""
+    kind = FILES[name][0]
+    device = torch.device("cpu")
+    ours = resolve(str(checkpoint(recipe(kind), tmp_path / "own.pt")))
+    theirs = resolve(str(made(name).path))
+    assert theirs.recipe == ours.recipe
+    results = []
+    for resolved in (ours, theirs):
+        model = open_model(resolved, device)
+        dataset = build_dataset(resolved.recipe.data, "eval")
+        backbone = resolved.recipe.backbone
+        last = list(evaluate(model, dataset, resolved.recipe.inference, backbone.pixel_stats, device))[-1]
+        assert isinstance(last, Evaluated)
+        labels = Predictor(model, resolved.recipe).predict(dataset.open(1).image()).labels
+        results.append((last.scores.pixel_accuracy, labels))
+    assert results[0][0] == pytest.approx(results[1][0], abs=2e-4)
+    assert (results[0][1] == results[1][1]).mean() >= 0.9995
+
+
+def test_other_programs_find_all_they_need_inside(made: Callable[[str], Exported]) -> None:
+    """Protects the metadata, which ONNX Runtime shows under these names, and who made the file: no path of a machine."""
+    import onnxruntime
+
+    path = made("pixels.onnx").path
+    session = onnxruntime.InferenceSession(path)
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == ["background", "disc", "square", "triangle", "ring"]
+    assert np.array(json.loads(about["palette"])).shape == (5, 3)
+    assert json.loads(about["mean"]) == list(recipe("memorynet").backbone.mean)
+    assert set(json.loads(about["versions"])) == {"emaseg", "torch", "onnx", "onnxscript", "onnxruntime"}
+    assert read_info(path).recipe == recipe("memorynet")
+    (image,), (labels,) = session.get_inputs(), session.get_outputs()
+    assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["batch", 3, "height", "width"])
+    assert (labels.name, labels.type, labels.shape) == ("labels", "tensor(uint8)", ["batch", "height", "width"])
+    assert json.loads(about["input"])["layout"] == "batch, channel (red, green, blue), height, width"
+    assert json.loads(about["input"])["units"] == "0 to 255"
+    assert json.loads(about["output"])["units"] == "position in classes"
+    assert json.loads(about["resize"]) is None
+    here = str(Path(__file__).parents[2]).encode()
+    assert here not in path.read_bytes()
+    assert here not in made("pixels.pt2").path.read_bytes()
+
+
+def test_state_is_constant_and_training_is_absent(made: Callable[[str], Exported]) -> None:
+    """Protects from a file that learns: bases are weights, nothing is written to, no auxiliary head and no norm."""
+    program = torch.export.load(made("pixels.pt2").path)
+    assert not program.graph_signature.buffers_to_mutate
+    assert "network.attention.bases" in program.state_dict
+    assert not any("auxiliary" in name or "running" in name for name in program.state_dict)
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert not any("norm" in target and "vector_norm" not in target and "linalg" not in target for target in targets)
+
+
+def test_a_file_says_which_protocols_it_cannot_follow(made: Callable[[str], Exported], tmp_path: Path) -> None:
+    """Protects from scores of another protocol: refused, with the settings that make it possible."""
+    path = str(made("pixels.pt2").path)
+    with pytest.raises(RecipeError, match="cannot follow") as caught:
+        resolve(path, overrides=["inference.flip=true", "inference.scales=[0.5,1.0]"])
+    assert "--set 'inference.scales=[1.0]' --set inference.flip=false" in caught.value.hint
+    with_tta = recipe("emanet", "inference_tta={flip=true}")
+    inside = str(exported(with_tta, tmp_path / "tta.pt2", "torch", include=INSIDE).path)
+    assert not resolve(inside).recipe.inference.flip
+    with pytest.raises(RecipeError, match="cannot follow") as caught:
+        resolve(inside, tta=True)
+    assert "leave --tta out" in caught.value.hint
+    many = resolve(str(made("plain.pt2").path), overrides=["inference.flip=true", "inference.scales=[0.75,1.0]"])
+    assert needed_overrides(many.recipe.inference, ("normalize",)) == ["inference.scales=[1.0]"]
+    assert needed_overrides(many.recipe.inference, ()) == []
+
+
+def test_the_network_of_a_file_is_fixed(made: Callable[[str], Exported]) -> None:
+    """Protects from options that the file cannot obey, and from two recipes for one file."""
+    path = str(made("plain.onnx").path)
+    with pytest.raises(RecipeError, match="contradicts the exported file"):
+        resolve(path, overrides=["model.em_iterations_eval=5"])
+    with pytest.raises(RecipeError, match="has its recipe inside"):
+        resolve("demo", weights=path)
+
+
+def test_several_scales_and_windows_run_on_a_file(made: Callable[[str], Exported], tmp_path: Path) -> None:
+    """Protects the other protocols: a plain file follows them all, as the network does."""
+    protocol = ["inference.scales=[0.75,1.0]", "inference.flip=true"]
+    image = build_dataset(recipe("emanet").data, "eval").open(0).image()
+    own = resolve(str(checkpoint(recipe("emanet"), tmp_path / "own.pt")), overrides=protocol)
+    file = resolve(str(made("plain.onnx").path), overrides=protocol)
+    a, b = (Predictor(open_model(r, torch.device("cpu")), r.recipe).predict(image).labels for r in (own, file))
+    assert (a == b).mean() >= 0.9995
+
+
+def test_an_image_that_the_file_does_not_take(made: Callable[[str], Exported]) -> None:
+    """Protects from a runtime's own message: sizes are checked first."""
+    model = open_exported(made("plain.onnx").path)
+    with pytest.raises(DataError, match="from 33 pixels a side, not 64 x 32"):
+        model(torch.zeros(1, 3, 32, 64))
+
+
+def test_one_size_and_half_precision(tmp_path: Path) -> None:
+    """Protects --shape and --precision together; every other size is refused."""
+    done = exported(recipe("emanet"), tmp_path / "small.pt2", "torch", precision="fp16", shape="64x96")
+    assert done.passed
+    assert {(c.height, c.width) for c in done.checks} == {(64, 96)}
+    assert sorted(c.batch for c in done.checks) == [1, 1, 2, 3]
+    with pytest.raises(DataError, match="96 x 64 pixels, not 64 x 64"):
+        open_exported(done.path)(torch.zeros(1, 3, 64, 64))
+
+
+def test_weights_are_a_checkpoint_without_the_optimizer(tmp_path: Path) -> None:
+    """Protects the conversion: bit for bit the same network, its recipe inside."""
+    done = exported(recipe("memorynet"), tmp_path / "own.pt", "weights")
+    assert done.passed
+    assert {check.difference for check in done.checks} == {0.0}
+    content = torch.load(done.path, weights_only=True)
+    assert content["optimizer"] == {}
+    assert resolve(str(done.path)).recipe == recipe("memorynet")
+
+
+def test_8_bits(tmp_path: Path) -> None:
+    """Protects int8: it is smaller, close to the network on the images it learned from, and its cost is told."""
+    made = recipe("emanet")
+    dataset = build_dataset(made.data, "eval")
+    for i in range(len(dataset)):
+        Image.fromarray(dataset.open(i).image()).save(tmp_path / f"{i}.png")
+    done = exported(made, tmp_path / "int8.onnx", "onnx", precision="int8", calibrate=tmp_path)
+    assert done.passed
+    assert done.cost is not None
+    assert done.cost.images == len(dataset)
+    import onnx
+
+    kinds = {node.op_type for node in onnx.load(done.path).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert read_info(done.path).precision == "int8"
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path: Path) -> None:
+    """Protects from silent damage: logits beyond what half precision holds leave no file, and the report says so."""
+    made = recipe("emanet")
+    model = network(made)
+    with torch.no_grad():
+        for parameter in model.get_submodule("classifier").parameters():
+            parameter.mul_(1e6)
+    *_, done = export(model, made, make_request("torch", "fp16", "64x64"), tmp_path / "half.pt2")
+    assert isinstance(done, Exported)
+    assert not done.passed
+    assert done.checks[0].difference == math.inf
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------ odd files
+def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> Path:
+    """A copy of an archive with `change` applied to each member."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.infolist():
+            new.writestr(member, change(member.filename, old.read(member)))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("where", "old", "new"),
+    [
+        ("model_weights_config.json", b'"use_pickle": false', b'"use_pickle": true'),
+        ("models/model.json", b'"guards_code": []', b'"guards_code": ["__import__(\'os\').abort()"]'),
+        ("models/model.json", b"torch.ops.aten.conv2d.default", b"os.system"),
+        ("models/model.json", b"Symbol('s", b"__import__('os').abort() or Symbol('s"),
+        ("models/model.json", b'"name": "image"', b'"name": "image=print(1)"'),
+        ("data/sample_inputs/model.pt", b"", b"x"),
+    ],
+)
+def test_a_program_that_could_run_code_is_refused(
+    where: str, old: bytes, new: bytes, made: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    """Protects the machine: PyTorch trusts a .pt2 (pickles, texts that become Python); we do not."""
+    source = made("plain.pt2").path
+    changed = []
+
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith(where):
+            return content
+        changed.append(old in content)
+        return content.replace(old, new, 1) if old else new
+
+    path = rewritten(source, tmp_path / "odd.pt2", change)
+    assert changed == [True]
+    with pytest.raises(WeightsError, match="refused"):
+        open_exported(path)
+
+
+@pytest.mark.parametrize("name", ["plain.onnx", "plain.pt2"])
+def test_damaged_and_foreign_files(name: str, made: Callable[[str], Exported], tmp_path: Path) -> None:
+    """Protects from debris under the right suffix: one clear error, wherever the copy stopped."""
+    whole = made(name).path.read_bytes()
+    path = tmp_path / name
+    for content in (b"", b"<!DOCTYPE html>", bytes(100), whole[: len(whole) // 2], whole[:-3]):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=name):
+            open_exported(path)
+
+
+def test_a_file_of_another_program(tmp_path: Path) -> None:
+    """Protects from guessing: an ONNX file without our description is refused by name."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "ab"]
+    graph = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph), tmp_path / "other.onnx")
+    with pytest.raises(WeightsError, match="not a file of emaseg export"):
+        resolve(str(tmp_path / "other.onnx"))

@@ -1,0 +1,66 @@
+"""What cannot be exported is refused at once, with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emaseg.errors import RecipeError, SystemFault, UserError
+from emaseg.exported.extra import check_extra
+from emaseg.exporting.request import Request, make_request, target
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format_": "onxx"}, 'did you mean "onnx"?'),
+        ({"format_": "torch", "precision": "fp8"}, "none of fp32, fp16, bf16, int8"),
+        ({"format_": "torch", "include": "normalise"}, 'did you mean "normalize"?'),
+        ({"format_": "torch", "precision": "int8"}, "possible are fp32, fp16, bf16"),
+        ({"format_": "onnx", "precision": "bf16"}, "no bfloat16 convolution"),
+        ({"format_": "weights", "precision": "int8"}, "--format onnx"),
+        ({"format_": "weights", "shape": "64x64"}, "no program"),
+        ({"format_": "weights", "include": "argmax"}, "no program"),
+        ({"format_": "torch", "shape": "64x64", "dynamic": True}, "one size, or any size"),
+        ({"format_": "onnx", "precision": "int8"}, "--calibrate DIR"),
+        ({"format_": "onnx", "calibrate": Path("x")}, "for --precision int8 only"),
+        ({"format_": "torch", "shape": "big"}, "HEIGHTxWIDTH"),
+        ({"format_": "torch", "shape": "0x512"}, "33 to 8192"),
+        ({"format_": "torch", "shape": "512x99999"}, "33 to 8192"),
+        ({"format_": "torch", "shape": "-64x64"}, "HEIGHTxWIDTH"),
+    ],
+)
+def test_refusals_name_the_reason(options: dict[str, object], words: str) -> None:
+    """Protects from work that ends in nothing: exit code 2, before anything is read."""
+    with pytest.raises(RecipeError) as caught:
+        make_request(**options)  # type: ignore[arg-type]
+    assert words in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_what_can_be_asked_for() -> None:
+    """Protects the words of the command line: order and repetition of --include mean nothing."""
+    made = make_request("torch", "fp16", "64X96", include="argmax, normalize,argmax")
+    assert made == Request("torch", "fp16", (64, 96), ("normalize", "argmax"))
+    assert make_request("weights", "bf16").suffix == ".pt"
+
+
+def test_a_missing_package_is_named_with_its_remedy() -> None:
+    """Protects a plain installation: it says what to install, with the exit code of the environment."""
+    with pytest.raises(SystemFault, match="no_such_package") as caught:
+        check_extra(("numpy", "no_such_package"))
+    assert caught.value.hint == "pip install 'emaseg[onnx]'"
+
+
+def test_the_target_is_checked_before_the_work(tmp_path: Path) -> None:
+    """Protects other files, and the user's time: nothing is overwritten, a folder that cannot be written to is told."""
+    made = make_request("torch")
+    assert target(made, tmp_path / "new" / "a.pt2", "x") == tmp_path / "new" / "a.pt2"
+    assert target(made, None, "voc") == Path("voc.pt2")
+    (tmp_path / "there.pt2").touch()
+    (tmp_path / "file").touch()
+    for out, code in ((tmp_path / "there.pt2", 2), (tmp_path / "a.onnx", 2), (tmp_path / "file" / "a.pt2", 4)):
+        with pytest.raises(UserError) as caught:
+            target(made, out, "x")
+        assert caught.value.exit_code == code
+    assert {path.name for path in tmp_path.iterdir()} == {"there.pt2", "file", "new"}

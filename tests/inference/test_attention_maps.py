@@ -1,0 +1,99 @@
+"""Bases and class memory made visible: the numbers are those of the network itself, and the sheet shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import emaseg
+from emaseg.engine import prepare
+from emaseg.errors import RecipeError
+from emaseg.inference.image_inputs import find_images
+from emaseg.inference.predict import Predictor, predict_files
+from emaseg.models import EMANet
+from emaseg.recipe import Recipe
+from tests.helpers import tiny
+from tests.training.test_memorynet_runs import memorynet
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+def made(recipe: Recipe) -> Predictor:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Predictor(emaseg.build_model(recipe), recipe)
+
+
+def test_responsibilities_are_the_networks_own_and_sum_to_one() -> None:
+    """At every iteration; the last ones times the bases are what the network reconstructs from (equation 14)."""
+    predictor = made(tiny())
+    model = predictor.model
+    assert isinstance(model, EMANet)
+    seen = []
+    handle = model.attention.register_forward_hook(
+        lambda _module, _given, result: seen.append((result[0].clone(), result[1]))  # the ReLU after it works in place
+    )
+    maps = predictor.bases(IMAGE)
+    handle.remove()
+    assert (maps.kind, maps.values.shape[:2], maps.names[3]) == ("bases", (3, 4), "base 3")
+    assert np.abs(maps.values.sum(axis=1) - 1).max() <= 1e-6
+    reconstruction, adapted = seen[0]
+    again = torch.einsum("cm,mhw->chw", adapted[0], torch.from_numpy(maps.values[-1]))
+    assert torch.allclose(again, reconstruction[0], atol=1e-5)
+    assert not np.array_equal(maps.values[0], maps.values[2])
+    longer = predictor.bases(IMAGE, iterations=5).values
+    assert longer.shape[0] == 5
+    assert np.array_equal(longer[:3], maps.values)
+
+
+@pytest.mark.parametrize("recipe", [tiny(), memorynet()], ids=["bases", "memory"])
+def test_the_engine_shows_the_same_maps(recipe: Recipe) -> None:
+    """What predict runs is the prepared network."""
+    plain = made(recipe).bases(IMAGE).values
+    fast = Predictor(prepare(made(recipe).model), recipe).bases(IMAGE).values  # type: ignore[arg-type]
+    assert np.abs(plain - fast).max() < 1e-4
+
+
+def test_the_most_used_come_first_and_others_can_be_named() -> None:
+    maps = made(tiny()).bases(IMAGE)
+    assert maps.shares.sum() == pytest.approx(1, abs=1e-6)
+    assert maps.chosen(4) == sorted(range(4), key=lambda m: -maps.shares[m])
+    assert maps.chosen([2, 0]) == [2, 0]
+    for wrong in (0, [4], [-1]):
+        with pytest.raises(RecipeError, match="bases: "):
+            maps.chosen(wrong)
+
+
+def test_a_memory_shows_its_weights_and_what_it_changes(tmp_path: Path) -> None:
+    """One map a class, sums of 1, the classes' names; the sheet has the labels with and without."""
+    predictor = made(memorynet())
+    maps = predictor.bases(IMAGE)
+    assert (maps.kind, maps.names, maps.values.shape[:2]) == ("memory", predictor.classes, (1, len(predictor.classes)))
+    assert np.abs(maps.values.sum(axis=1) - 1).max() <= 1e-6
+    assert predictor.bases_picture(IMAGE, 2).width > 4 * 240
+
+
+def test_predict_writes_a_sheet_for_each_image(tmp_path: Path) -> None:
+    """A row a base, a column an iteration; whatever else is asked for is written, too."""
+    predictor = made(tiny())
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    (done,) = predict_files(
+        predictor, find_images([str(tmp_path / "a.png")]), tmp_path / "out", ("mask",), bases=[1, 3]
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_bases.png", "a_mask.png"]
+    with Image.open(done.files["bases"]) as few:
+        assert few.width == 150 + 3 * 250 + 10
+        height = few.height
+    assert predictor.bases_picture(IMAGE, 3).height > height
+
+
+def test_networks_without_an_inside_say_so() -> None:
+    class Outside(torch.nn.Module):
+        align_corners = False
+
+    with pytest.raises(RecipeError, match="inside of an exported file"):
+        Predictor(Outside(), tiny()).bases(IMAGE)

@@ -1,0 +1,120 @@
+"""The list of runs, and what happens to a finished run that is asked for more steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from emaseg.errors import RecipeError, WeightsError
+from emaseg.events import Finished, Note, Stepped
+from emaseg.runs.listing import list_runs
+from emaseg.runs.lock import hold
+from emaseg.training.train import train
+from tests.helpers import emaseg, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with one that has come to its end."""
+    folder = tmp_path_factory.mktemp("runs")
+    list(train(tiny("train.iterations=4", "train.evaluate_every=2"), folder / "tiny" / "2026-01-01_10-00-00"))
+    return folder
+
+
+def test_what_is_listed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the overview: name, state, step, best mIoU, place and the next command, of every state of a run."""
+    (run,) = list_runs(finished)
+    assert (run.recipe, run.state, run.step, run.total, run.unit) == ("tiny", "complete", 4, 4, "steps")
+    assert run.best_miou is not None
+    assert 0 < run.best_miou < 1
+    assert run.next == f"emaseg eval {run.path}"
+    code, out, err = emaseg(capsys, "runs", finished, "--json")
+    assert (code, err) == (0, "")
+    (entry,) = json.loads(out)["runs"]
+    assert (entry["run"], entry["state"], entry["step"]) == (str(run.path), "complete", 4)
+    samples = run.path / "samples.png"
+    aside = samples.rename(tmp_path / "samples.png")
+    try:
+        (cut,) = list_runs(finished)
+        assert (cut.state, cut.next.endswith("--resume")) == ("interrupted", True)
+        with hold(run.path):
+            (held,) = list_runs(finished / "tiny")
+        assert held.state == "training"
+        assert held.owner.startswith("process ")
+    finally:
+        aside.rename(samples)
+    with pytest.raises(WeightsError, match="no run in this folder"):
+        list_runs(tmp_path)
+    code, _, err = emaseg(capsys, "runs", tmp_path / "none")
+    assert (code, "no such folder" in err) == (3, True)
+
+
+def test_a_finished_run_goes_on(finished: Path) -> None:
+    """Protects from a run that silently is not what one longer run would be: it says what the learning rate does.
+
+    An unfinished run keeps its length.
+    """
+    (run,) = list_runs(finished)
+    with pytest.raises(RecipeError, match="started with another recipe"):
+        list(train(tiny("train.iterations=3", "train.evaluate_every=2"), run.path, resume=True))
+    longer = tiny("train.iterations=6", "train.evaluate_every=2")
+    *events, last = train(longer, run.path, resume=True)
+    notes = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert any("after 4 steps and goes on to step 6" in text and "back up to" in text for text in notes)
+    assert isinstance(last, Finished)
+    assert (last.step, last.interrupted, last.already) == (6, False, False)
+    (run,) = list_runs(finished)
+    assert (run.state, run.step, run.total) == ("complete", 6, 6)
+
+
+# ------------------------------------------------------------------------------------------------------ several runs
+def test_runs_are_compared_by_recipe_and_by_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What differs and nothing else, each class held against the first run, and one page that needs no other file."""
+    import json
+    import xml.etree.ElementTree as ET
+
+    from tests.helpers import emaseg, tiny
+    from tests.helpers import run as train_run
+
+    first, second = tmp_path / "a", tmp_path / "<b> & c"
+    train_run(tiny(), first)
+    train_run(tiny("optim.lr=0.01", "model.bases=6"), second)
+    page = tmp_path / "compared.html"
+    code, stdout, stderr = emaseg(capsys, "runs", first, second, "--out", page)
+    assert (code, stderr) == (0, "")
+    assert stdout.splitlines()[-1] == str(page)
+    keys = [line.split() for line in stdout.splitlines() if line.startswith(("model", "optim", "data", "train"))]
+    assert keys == [["model.bases", "4", "6"], ["optim.lr", "0.05", "0.01"]]
+    code, stdout, _ = emaseg(capsys, "runs", first, second, "--json")
+    content = json.loads(stdout)
+    assert [row["name"] for row in content["per_class"]] == ["background", "disc", "square", "triangle", "ring"]
+    mious = [run["miou"] for run in content["runs"]]
+    for place, miou in enumerate(mious):  # of five classes all occur in the four images, or are predicted
+        ious = [row["iou"][place] for row in content["per_class"] if row["iou"][place] is not None]
+        assert miou == pytest.approx(sum(ious) / len(ious), rel=1e-5)
+    shown = "".join(ET.fromstring(page.read_text().partition("\n")[2]).itertext())
+    assert "<b> & c" in shown
+    assert "optim.lr" in shown
+    assert "optim.momentum" not in shown
+
+
+def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.helpers import emaseg
+
+    (tmp_path / "a").mkdir()
+    code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", tmp_path / "b")
+    assert code == 2
+    assert "is no run folder" in stderr
+    code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", "--out", tmp_path / "x.html")
+    assert (code, "name two runs" in stderr) == (2, True)
+
+
+def test_nothing_is_forecast_from_the_first_steps(tmp_path: Path) -> None:
+    """Protects from a forecast of hours that is of minutes: the first steps of a start fill caches."""
+    steps = [event for event in train(tiny("train.iterations=5"), tmp_path / "run") if isinstance(event, Stepped)]
+    assert [step.seconds_left is None for step in steps] == [True, True, False, False, False]
+    assert [(step.epoch, step.epochs) for step in steps] == [(1, 1)] * 5

@@ -1,0 +1,149 @@
+"""A run that ends early, by the clock or for want of progress: it says so, ends whole, and a resume repeats the decision."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emaseg.checkpoint import read_checkpoint
+from emaseg.errors import WeightsError
+from emaseg.events import Evaluated, Finished, Note, Stepped, TrainEvent
+from emaseg.runs.folder import is_complete
+from emaseg.schedule import Schedule
+from emaseg.training import run_steps
+from emaseg.training.optim import learning_rate
+from emaseg.training.run_steps import shortened, time_after
+from emaseg.training.train import train
+from tests.helpers import equal, run, tiny
+
+
+@given(
+    st.integers(1, 60), st.integers(0, 20), st.integers(0, 40), st.floats(0.1, 5), st.floats(0, 9), st.floats(0, 200)
+)
+def test_the_longest_schedule_that_fits(
+    total: int, every: int, step: int, pace: float, evaluation: float, left: float
+) -> None:
+    """Protects the search: its answer fits, one step more does not, it never grows, and one step is always left."""
+    step = min(step, total - 1)
+    schedule = Schedule(total, 10, every)
+
+    def fits(steps: int) -> bool:
+        evaluations = sum(i % every == 0 for i in range(step + 1, steps + 1)) if every else 0
+        evaluations += not every or steps % every > 0
+        return (steps - step) * pace + evaluations * evaluation <= left
+
+    found = shortened(schedule, step, pace, evaluation, left).total
+    assert step < found <= total
+    assert fits(found) or found == step + 1
+    assert found == total or not fits(found + 1)
+    assert (time_after(schedule, step, pace, evaluation) <= left) == fits(total)
+
+
+def _timed(*overrides: str) -> list[str]:
+    return [
+        "train.iterations=15",
+        "train.evaluate_every=0",
+        f"train.hours={7 / 3600}",
+        "data.eval_images=1",
+        *overrides,
+    ]
+
+
+def wind(patch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock from now on finds it half a second later."""
+    ticks = itertools.count(0, 0.5)
+    patch.setattr(run_steps, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    patch.setattr(run_steps, "DECIDES_AFTER", 5)
+
+
+def _rates(events: list[TrainEvent]) -> list[float]:
+    return [event.lr for event in events if isinstance(event, Stepped)]
+
+
+def test_a_limit_shortens_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the rate: it falls to its end within the steps that there are, instead of being cut in the middle."""
+    recipe = tiny(*_timed())
+    wind(monkeypatch)
+    events = run(recipe, tmp_path / "run")
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert run_steps.DECIDES_AFTER < finished.step < 15
+    assert not finished.interrupted
+    rates = _rates(events)
+    assert rates[:4] == [learning_rate(step, 15, recipe.optim) for step in range(4)]
+    assert rates[-1] == pytest.approx(0.05 * (1 / finished.step) ** 0.9)
+    text = f"{finished.step} steps instead of 15"
+    assert any(isinstance(event, Note) and text in event.text for event in events)
+    assert text in (tmp_path / "run/log.txt").read_text()
+    assert is_complete(tmp_path / "run")
+    again = run(recipe, tmp_path / "run", resume=True)[-1]
+    assert isinstance(again, Finished)
+    assert again.already
+
+
+def test_a_resume_repeats_the_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects a run that goes on on a faster machine: the schedule stays, and the weights are those of the whole run."""
+    results = []
+    for name, stop in (("whole", None), ("cut", 7)):
+        with monkeypatch.context() as patch:
+            wind(patch)
+            run(tiny(*_timed()), tmp_path / name, stop_after=stop)
+        if stop:
+            run(tiny(*_timed()), tmp_path / name, resume=True)
+        results.append(read_checkpoint(tmp_path / name / "checkpoints/last.pt"))
+    assert results[0].step == results[1].step == results[0].sampler["steps"] < 15
+    assert equal(results[0].model, results[1].model)
+
+
+def test_a_limit_that_is_far_away_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects a run that fits: the same weights as without a limit."""
+    wind(monkeypatch)
+    options = ["train.iterations=7", "train.evaluate_every=0"]
+    for hours in (0, 1000):
+        run(tiny(*options, f"train.hours={hours}"), tmp_path / str(hours))
+    one, two = (read_checkpoint(tmp_path / hours / "checkpoints/last.pt") for hours in ("0", "1000"))
+    assert equal(one.model, two.model)
+    assert (one.sampler.get("steps"), two.sampler.get("steps")) == (None, 7)
+
+
+STALLING = ("train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "optim.power=0")
+
+
+def test_a_stalled_run_ends(tmp_path: Path) -> None:
+    """Protects patience: nothing is learnt at a rate of next to nothing, so the second evaluation in a row without a
+    better score is the last thing that happens; the run is whole, a resume finds it finished, and one that asks for more goes on."""
+    recipe = tiny(
+        "train.iterations=40", "train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "optim.power=0"
+    )
+    events = run(recipe, tmp_path / "run")
+    scores = [event for event in events if isinstance(event, Evaluated)]
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    best = next(event.step for event in reversed(scores) if event.best)
+    assert best is not None
+    assert finished.step == scores[-1].step == best + 4 < 40
+    assert any(isinstance(event, Note) and "the run ends (train.patience)" in event.text for event in events)
+    assert is_complete(tmp_path / "run")
+    again = run(recipe, tmp_path / "run", resume=True)[-1]
+    assert isinstance(again, Finished)
+    assert again.already
+    longer = tiny("train.iterations=42", *STALLING)
+    assert run(longer, tmp_path / "run", resume=True)[-1].step > finished.step
+
+
+@pytest.mark.parametrize("steps", [3, 13, "5", 5.0])
+def test_a_decision_that_cannot_be_is_refused(tmp_path: Path, steps: object) -> None:
+    """Protects a resume from a number of steps that the checkpoint is beyond, or that the recipe does not have."""
+    run(tiny(), tmp_path / "run", stop_after=4)
+    file = tmp_path / "run/checkpoints/last.pt"
+    content = torch.load(file, weights_only=True)
+    content["sampler"]["steps"] = steps
+    torch.save(content, file)
+    with pytest.raises(WeightsError, match="last"):
+        list(train(tiny(), tmp_path / "run", resume=True))
