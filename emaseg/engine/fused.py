@@ -12,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emaseg.engine.packed import GELU, NONE, RELU, PackedConv, PackedLinear, attend, joined, leaky_relu, packed_linear
+from emaseg.engine.packed import (
+    GELU,
+    NONE,
+    RELU,
+    PackedConv,
+    PackedLinear,
+    attend,
+    leaky_relu,
+    packed_conv,
+    packed_linear,
+    part,
+)
 from emaseg.models.backbones.hrnet import BasicBlock
 from emaseg.models.backbones.resnest import SplitAttention, SplitBottleneck
 from emaseg.models.backbones.resnet import Bottleneck
@@ -46,13 +57,13 @@ def _fused(module: nn.Module) -> nn.Module | None:
         case SplitBottleneck():
             return _SplitBottleneck(module)
         case ConvNormAct() if _folded(module.norm):
-            return PackedConv(module.conv, leaky_relu(module.leak) if module.activate else NONE)
+            return packed_conv(module.conv, leaky_relu(module.leak) if module.activate else NONE)
         case PixelAttention():
             return _PixelAttention(module)
         case Layer():
             return _Layer(module)
         case nn.Conv2d():
-            return PackedConv(module)
+            return packed_conv(module)
         case nn.Linear():
             return packed_linear(module)
     return None
@@ -63,7 +74,7 @@ def _pack_activations(sequence: nn.Sequential) -> None:
     for i in range(len(sequence) - 2):
         conv, norm, activation = sequence[i], sequence[i + 1], sequence[i + 2]
         if isinstance(conv, nn.Conv2d) and _folded(norm) and isinstance(activation, nn.ReLU):
-            sequence[i], sequence[i + 2] = PackedConv(conv, RELU), nn.Identity()
+            sequence[i], sequence[i + 2] = packed_conv(conv, RELU), nn.Identity()
 
 
 def _folded(norm: nn.Module) -> bool:
@@ -178,30 +189,18 @@ class _Layer(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------- EMANet's head
-class _Reduce(nn.Module):
-    """The two 3x3 convolutions of an EMANet head that read the backbone's last map, in one pass over it.
+class _Head(nn.Module):
+    """EMANet's head: `EMANet._head` with the sums in the convolutions' passes.
 
-    The first is `reduce`. The second is the part of `fuse` that belongs to the backbone's channels; its result waits for
-    `_Fuse`, which adds the other part. So the map is read once, and never joined with the bottleneck's.
+    The last convolution is the sum of two, of the backbone's channels and of the bottleneck's, so these are never joined.
     """
 
-    def __init__(self, reduce: nn.Conv2d, part: nn.Conv2d) -> None:
+    def __init__(self, network: EMANet, fuse: nn.Conv2d) -> None:
         super().__init__()
-        self.conv = PackedConv(joined([reduce, part]))
-        self.width = reduce.out_channels
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        both = self.conv(features)
-        reduced = torch.relu(both[:, : self.width]).contiguous(memory_format=torch.channels_last)
-        return reduced, both[:, self.width :].contiguous(memory_format=torch.channels_last)
-
-
-class _Head(nn.Module):
-    """EMANet's head: `EMANet._head` with the joined convolution and the sums in the convolutions' passes."""
-
-    def __init__(self, network: EMANet, reduce: _Reduce, fuse: PackedConv) -> None:
-        super().__init__()
-        self.reduce, self.fuse = reduce, fuse
+        width = fuse.in_channels - network.bottleneck.conv.out_channels
+        self.reduce = packed_conv(network.reduce.conv, RELU)
+        self.fuse_features = packed_conv(part(fuse, inputs=slice(0, width)))
+        self.fuse = PackedConv(part(fuse, inputs=slice(width, None)))
         self.project = PackedConv(network.project)
         self.attention = network.attention
         self.expand = PackedConv(network.expand.conv)
@@ -209,35 +208,22 @@ class _Head(nn.Module):
         self.classifier = network.classifier
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        identity, part = self.reduce(features)
+        identity = self.reduce(features)
         reconstruction, adapted = self.attention(self.project(identity))
         rows = torch.relu_(reconstruction).contiguous(memory_format=torch.channels_last)
         x = self.bottleneck(self.expand.add_relu(rows, identity))
-        return self.classifier(self.fuse.add_relu(x, part)), adapted
+        return self.classifier(self.fuse.add_relu(x, self.fuse_features(features))), adapted
 
 
 def _pack_head(network: EMANet) -> None:
     """Put `_Head` in the place of the head's layers; its classifier and attention stay the network's own."""
-    fuse = network.fuse
-    assert fuse is not None
-    width = fuse.conv.in_channels - network.bottleneck.conv.out_channels
-    first, second = (_part(fuse.conv, *span) for span in ((0, width), (width, fuse.conv.in_channels)))
+    assert network.fuse is not None
     network.classifier = _fused(network.classifier) or network.classifier  # type: ignore[assignment]
-    head = _Head(network, _Reduce(network.reduce.conv, first), PackedConv(second))
+    head = _Head(network, network.fuse.conv)
     for name in ("reduce", "project", "expand", "bottleneck", "fuse"):
         network.add_module(name, None)
     network.add_module("head", head)
     network._head = head.forward  # type: ignore[method-assign]
-
-
-def _part(conv: nn.Conv2d, start: int, stop: int) -> nn.Conv2d:
-    """The convolution of the input channels [start, stop) alone; the first part has the bias."""
-    with torch.device("meta"):  # no weights are drawn
-        part = nn.Conv2d(stop - start, conv.out_channels, 3, padding=conv.padding, bias=False)  # type: ignore[arg-type]
-    part.weight = nn.Parameter(conv.weight[:, start:stop].contiguous(), requires_grad=False)
-    if start == 0 and conv.bias is not None:
-        part.bias = nn.Parameter(conv.bias, requires_grad=False)
-    return part
 
 
 def _only_conv(sequence: nn.Sequential) -> nn.Conv2d:

@@ -14,7 +14,7 @@ from torch import nn
 
 from emaseg.engine import engine_lines, packed, prepare
 from emaseg.engine.fused import pack
-from emaseg.engine.packed import PackedConv, attend, packing_works
+from emaseg.engine.packed import RELU, PackedConv, SplitConv, attend, packed_conv, packing_works, part
 from emaseg.engine.slim import fold_norms
 from emaseg.errors import SystemFault
 from emaseg.models import Network, build_model
@@ -90,6 +90,28 @@ def test_attention_in_blocks(queries: int, keys: int, width: int) -> None:
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(packed, "_QUERY_BYTES", 16 * 4 * keys)
         torch.testing.assert_close(attend(q, k, v), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "dilation"), [(96, 1), (130, 2)])
+def test_wide_convolutions_are_split_over_their_outputs(channels: int, dilation: int) -> None:
+    """Protects a 3x3 convolution of 1024 channels: its parts, the last one smaller, are the whole; plain weights are dropped."""
+    conv = nn.Conv2d(1024, channels, 3, padding=dilation, dilation=dilation).requires_grad_(False)
+    conv.weight.mul_(10)  # a result that is not the bias alone
+    x = images(1, 1024, 5, 7).contiguous(memory_format=torch.channels_last)
+    whole = packed_conv(conv, RELU)
+    assert isinstance(whole, SplitConv)
+    halves = [packed_conv(part(conv, inputs=span)) for span in (slice(0, 500), slice(500, None))]
+    with torch.inference_mode():
+        torch.testing.assert_close(whole(x), torch.relu(conv(x)), rtol=1e-4, atol=1e-4)
+        y = sum(
+            half(piece.contiguous(memory_format=torch.channels_last))
+            for half, piece in zip(halves, (x[:, :500], x[:, 500:]), strict=True)
+        )
+        torch.testing.assert_close(y, conv(x), rtol=1e-4, atol=1e-4)
+    first = whole.pieces[0]
+    assert isinstance(first, PackedConv)
+    assert first.weights._plain is None
+    assert not isinstance(packed_conv(nn.Conv2d(1024, 96, 1)), SplitConv)
 
 
 def test_layouts_are_kept_and_few() -> None:
