@@ -173,6 +173,7 @@ def evaluate(
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 
+        from emaseg.data.files.bands import bands_of
         from emaseg.data.sets import build_dataset
         from emaseg.device import keep_freed_memory, pick_device
         from emaseg.evaluation.evaluate import evaluate as evaluate_engine
@@ -188,7 +189,7 @@ def evaluate(
         keep_freed_memory()
         target = pick_device(device)
         submission = None if submit is None else _submission(submit, data)
-        dataset = build_dataset(data, which)
+        dataset = build_dataset(data, which, bands_of(recipe))
         if dataset.withheld_by:
             scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
             _check_unscored(dataset, data, submission, scoring)

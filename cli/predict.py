@@ -343,13 +343,14 @@ def class_names(text: str | None, known: Sequence[str]) -> list[str]:
 
 
 def _mask_to_stdout(predictor: Predictor, item: ImageInput, classes: Sequence[str], min_confidence: float) -> int:
-    from emaseg.data.files.images import read_image
+    from emaseg.data.files.bands import read_pixels
     from emaseg.inference.outputs import mask_png
+    from emaseg.inference.prediction import Decoded
 
     from .render import print_error
 
     try:
-        image = read_image(item.source, item.name)
+        image = Decoded(read_pixels(item.source, item.name, predictor.bands))
         prediction = predictor.predict(image, classes=classes, min_confidence=min_confidence)
     except DataError as error:
         print_error(error.message, error.hint)

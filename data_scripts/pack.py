@@ -21,7 +21,8 @@ from pathlib import Path
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.packed import open_packed, pack, verify
 from emaseg.errors import UserError
-from emaseg.recipe import load_recipe
+from emaseg.recipe import load_recipe, toml_value
+from emaseg.recipe.channels import ranges
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +69,8 @@ def run(source: str, part: str, out: Path, changes: list[str]) -> None:
     found = open_packed(out)
     print(f'[data]\nkind = "packed"\nroot = {json.dumps(str(out.resolve().parent))}\n{part}_file = "{out.name}"')
     print(f"classes = {json.dumps(found.classes, ensure_ascii=False)}\npalette = {found.palette.tolist()}")
+    if ranges(recipe.data):
+        print(f"range = {toml_value(ranges(recipe.data))}")
 
 
 if __name__ == "__main__":

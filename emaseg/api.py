@@ -124,13 +124,14 @@ def evaluate(
     target = _device(device)
 
     def events() -> Generator[Note | Evaluating | Evaluated, None, None]:
+        from emaseg.data.files.bands import bands_of
         from emaseg.data.sets import build_dataset
         from emaseg.evaluation.evaluate import evaluate as evaluate_engine
         from emaseg.reference import open_engine
 
         yield from map(Note, resolved.notes)
         recipe, where = resolved.recipe, target()
-        dataset = build_dataset(data, phase)
+        dataset = build_dataset(data, phase, bands_of(recipe))
         model = open_engine(resolved, where)
         yield from evaluate_engine(model, dataset, recipe.inference, recipe.backbone.pixel_stats, where)
 

@@ -29,6 +29,7 @@ from emaseg.errors import DataError
 from emaseg.memory import peak_memory, reset_peak
 from emaseg.models import Network, build_model
 from emaseg.recipe import EMANetModel, Recipe
+from emaseg.recipe.channels import ranges
 from emaseg.schedule import build_schedule
 from emaseg.training.compute import LossScale, place, switches
 from emaseg.training.optim import build_optimizer
@@ -123,7 +124,7 @@ def parts(recipe: Recipe, height: int, width: int) -> list[Part]:
     with torch.device("meta"):
         model = build_model(recipe).eval()
         with FlopCounterMode(display=False, depth=2) as counter:
-            model(torch.empty(1, 3, height, width))
+            model(torch.empty(1, model.backbone.in_channels, height, width))
     root = type(model).__name__
     adds = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     found: list[Part] = []
@@ -180,21 +181,21 @@ def measure(
     """
     (precision,) = {case.precision for case in cases}
     check_precision(precision, device)
-    before = torch.get_num_threads()
+    before, channels = torch.get_num_threads(), network.backbone.in_channels
     try:
         torch.set_num_threads(cases[0].threads)
         engine = prepare(network, precision, device, compiled=compiled)
         for case in cases:
             torch.set_num_threads(case.threads)
-            yield _measured(engine, case, device, passes, warm_up)
+            yield _measured(engine, channels, case, device, passes, warm_up)
     finally:
         torch.set_num_threads(before)
 
 
 @torch.inference_mode()
-def _measured(engine: Engine, case: Case, device: torch.device, passes: int, warm_up: int) -> Measured:
+def _measured(engine: Engine, channels: int, case: Case, device: torch.device, passes: int, warm_up: int) -> Measured:
     size = (case.height, case.width)
-    images = torch.randn(case.batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.randn(case.batch, channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
 
     def run() -> None:
         logits = engine(images)
@@ -254,6 +255,7 @@ def measure_training(recipe: Recipe, device: torch.device, *, steps: int, warm_u
         seed=recipe.train.seed,
         workers=recipe.train.workers,
         device=device,
+        floats=bool(ranges(recipe.data)),
     )
     rows: list[dict[str, float]] = []
     with memory_errors(recipe, device), switches(recipe.train, device), contextlib.closing(stream):

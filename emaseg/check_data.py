@@ -19,9 +19,11 @@ import numpy as np
 
 from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
 from emaseg.data.doubts import label_doubts
+from emaseg.data.files.bands import bands_of
 from emaseg.data.pipeline.resize import limit_size
 from emaseg.data.sample import Dataset, LabelError, Phase, SizeError
 from emaseg.data.sets import build_dataset
+from emaseg.data.sets.banded import with_bands
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.duplicates import fingerprint, look_alikes, same_files
@@ -29,6 +31,7 @@ from emaseg.errors import DataError
 from emaseg.recipe import FolderData, Recipe
 from emaseg.schedule import build_schedule
 from emaseg.threads import Reading, read_all
+from emaseg.visual import as_picture
 
 Level = Literal["error", "warning"]
 Size = tuple[int, int]
@@ -210,9 +213,9 @@ def _opened(recipe: Recipe, phase: Phase, notes: _Notes) -> Dataset | None:
     try:
         if isinstance(recipe.data, FolderData):
             pairs, problems = usable(recipe.data, phase)
-            dataset: Dataset = pairs
+            dataset = with_bands(pairs, bands_of(recipe))
         else:
-            dataset = build_dataset(recipe.data, phase)
+            dataset = build_dataset(recipe.data, phase, bands_of(recipe))
         if not len(dataset) and not problems:
             raise DataError("the data set is empty", "check data.root and the list files")
     except DataError as error:
@@ -268,7 +271,7 @@ def _look(dataset: Dataset, index: int) -> _Look:
         problems.append(("mask", error))
     try:
         image = sample.image()
-        size, signs = (image.shape[0], image.shape[1]), fingerprint(image)
+        size, signs = (image.shape[0], image.shape[1]), fingerprint(as_picture(image))
     except SizeError as error:
         problems.append(("size", error))
     except DataError as error:

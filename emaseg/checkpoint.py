@@ -40,8 +40,10 @@ from emaseg.errors import RecipeError, WeightsError
 from emaseg.files import atomic
 from emaseg.models import build_model
 from emaseg.models.backbones import FeatureExtractor
+from emaseg.models.backbones.extractor import other_channels
 from emaseg.models.network import Network
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
+from emaseg.recipe.channels import RGB
 from emaseg.weights.archive import COMMENT, MARK
 from emaseg.weights.contents import (
     check_contents,
@@ -344,17 +346,26 @@ def _own_state(content: Mapping[str, Any], path: Path) -> State:
     return dict(state)
 
 
-def load_backbone(backbone: FeatureExtractor, path: Path) -> None:
+def load_backbone(backbone: FeatureExtractor, path: Path) -> bool:
     """Load ImageNet weights into a backbone; only a classifier may be left over.
 
-    Files from before PyTorch 0.4.1 lack the norms' batch counters, which nothing here reads: they start at 0.
+    A first convolution for RGB is adapted to another number of channels (extractor.other_channels); everything else must
+    fit. Files from before PyTorch 0.4.1 lack the norms' batch counters, which nothing here reads: they start at 0.
+
+    Returns:
+        Whether the first convolution was adapted.
 
     Raises:
         WeightsError: unreadable, or of another backbone.
     """
     state = backbone.fitted(recognise_backbone(read_content(path)))
+    first, channels = state.get(backbone.first_weight), backbone.in_channels
+    adapted = first is not None and first.ndim == 4 and first.shape[1] == RGB != channels
+    if first is not None and adapted:
+        state = {**state, backbone.first_weight: other_channels(first.float(), channels)}
     counters = [key for key in backbone.state_dict() if key.endswith("num_batches_tracked")]
     load_state(backbone, {**{key: torch.zeros((), dtype=torch.int64) for key in counters}, **state}, str(path))
+    return adapted
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:

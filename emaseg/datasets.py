@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from emaseg.data.checks import check_dataset, spread
+from emaseg.data.files.bands import bands_of
 from emaseg.data.sample import Dataset, Phase
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.doubts import file_doubts
@@ -24,7 +25,8 @@ def open_datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
         DataError: missing, empty, or labelled with values it must not hold.
         RecipeError: a kind of data set that this version does not read.
     """
-    sets = build_dataset(recipe.data, "train"), build_dataset(recipe.data, "eval")
+    bands = bands_of(recipe)
+    sets = build_dataset(recipe.data, "train", bands), build_dataset(recipe.data, "eval", bands)
     notes = []
     for split, dataset in zip(("training", "evaluation"), sets, strict=True):
         if dataset.layout:

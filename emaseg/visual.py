@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from emaseg.words import printable
 
 UInt8 = npt.NDArray[np.uint8]
+Pixels = UInt8 | npt.NDArray[np.float32]
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Entry = tuple[Colour | None, str, str]  # swatch (None = the ignore hatch), name, remark in a lighter tone
@@ -23,6 +24,9 @@ PAPER: Colour = (250, 250, 248)
 INK: Colour = (32, 34, 38)
 SOFT_INK: Colour = (128, 132, 138)
 HAIRLINE: Colour = (214, 214, 210)
+
+_STRETCHED = (2, 98)  # percentiles that become black and white where an image has more than 8 bits
+_LOOKED_AT = 1 << 18  # values that they are taken from
 
 _BAND = 512  # rows that are painted at once
 _COUNTED = 1 << 22  # labels that are counted at once
@@ -59,17 +63,30 @@ def _table(palette: UInt8) -> UInt8:
     return table
 
 
+# ------------------------------------------------------------------------------------------------- photographs
+def as_picture(image: Pixels) -> UInt8:
+    """(H, W, 3) uint8 of an image (H, W, C) on 0..255, for people: its first three channels, or of one or two the first
+    as grey. Float32, which sensors fill with dark values, is stretched from its 2nd to its 98th percentile."""
+    shown = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    if shown.dtype != np.uint8:
+        step = max(1, shown[..., 0].size // _LOOKED_AT)
+        black, white = np.percentile(shown.reshape(-1, 3)[::step].astype(np.float32), _STRETCHED).tolist()
+        shown = np.rint((shown - black) * (255 / max(white - black, 1e-6))).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(shown, np.uint8)
+
+
 # ----------------------------------------------------------------------------------------------------- overlay
-def overlay(image: UInt8, labels: UInt8, palette: UInt8, classes: Sequence[str]) -> Image.Image:
+def overlay(image: Pixels, labels: UInt8, palette: UInt8, classes: Sequence[str]) -> Image.Image:
     """The photograph in class colours, regions outlined, with a legend of the classes present below it.
 
     Args:
-        image: (H, W, 3) uint8 RGB. labels: (H, W) uint8.
+        image: (H, W, C), shown as as_picture does. labels: (H, W) uint8.
         palette: (K, 3) uint8 RGB. classes: K names.
 
     Returns:
         An RGB picture of width W and of height H plus the legend.
     """
+    image = as_picture(image)
     height, width = labels.shape
     legend = _legend(_present(labels, palette, classes), width, _font_size(width))
     whole = Image.new("RGB", (width, height + legend.height), PAPER)

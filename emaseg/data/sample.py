@@ -1,6 +1,7 @@
 """What a data set is: a list of samples whose image and label are read when they are asked for.
 
-Room: data. Legend: H W image height and width, K classes. Images are RGB, labels are train ids with 255 = ignore.
+Room: data. Legend: H W image height and width, K classes, C channels. Images are 8-bit RGB unless
+a recipe declares others, labels are train ids with 255 = ignore.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "LabelError",
     "MemorySample",
     "Phase",
+    "Pixels",
     "Region",
     "Sample",
     "SizeError",
@@ -34,21 +36,22 @@ __all__ = [
 ]
 
 UInt8 = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]  # (H, W, C) on 0..255
 Box = tuple[int, int, int, int]  # top, left, height, width
 Phase = Literal["train", "eval"]  # which of a recipe's images: those it trains on, or those it is scored on
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Some of an image's pixels, (h, w, 3) uint8 RGB, from (top, left) on; size: (H, W) of the image."""
+    """Some of an image's pixels, (h, w, C), from (top, left) on; size: (H, W) of the image."""
 
-    pixels: UInt8
+    pixels: Pixels
     top: int
     left: int
     size: tuple[int, int]
 
     @staticmethod
-    def whole(image: UInt8) -> Region:
+    def whole(image: Pixels) -> Region:
         return Region(image, 0, 0, (image.shape[0], image.shape[1]))
 
 
@@ -67,8 +70,8 @@ class Sample(Protocol):
         """(H, W) train ids, 255 = ignore; None where the labels are not published. Read once, then kept."""
         ...
 
-    def image(self) -> UInt8:
-        """(H, W, 3) RGB, oriented as a viewer shows it."""
+    def image(self) -> Pixels:
+        """(H, W, C) on 0..255, oriented as a viewer shows it: uint8 RGB, or what the recipe declares (Bands)."""
         ...
 
     def region(self, box: Box) -> Region:
@@ -123,16 +126,16 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemorySample:
-    """A sample that is in memory already; satisfies Sample. pixels: (H, W, 3). ids: (H, W), or None."""
+    """A sample that is in memory already; satisfies Sample. pixels: (H, W, C). ids: (H, W), or None."""
 
     name: str
-    pixels: UInt8
+    pixels: Pixels
     ids: UInt8 | None
 
     def label(self) -> UInt8 | None:
         return self.ids
 
-    def image(self) -> UInt8:
+    def image(self) -> Pixels:
         return self.pixels
 
     def region(self, box: Box) -> Region:
@@ -182,8 +185,8 @@ class Subset:
         return self.dataset.open(self.indices[index])
 
 
-def read_pair(dataset: Dataset, index: int) -> tuple[UInt8, UInt8]:
-    """Image (H, W, 3) and label (H, W) of sample `index`; the label is all ignored where it is not published.
+def read_pair(dataset: Dataset, index: int) -> tuple[Pixels, UInt8]:
+    """Image (H, W, C) and label (H, W) of sample `index`; the label is all ignored where it is not published.
 
     Raises:
         DataError: one of them is missing, damaged or mislabelled, or their sizes differ.

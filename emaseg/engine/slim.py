@@ -13,7 +13,7 @@ from torch import nn
 
 from emaseg.models import Network
 
-_TRIAL = (1, 3, 64, 64)  # any image shows which modules a forward pass calls
+_TRIAL = (64, 64)  # any image shows which modules a forward pass calls
 
 
 def slim(network: Network) -> None:
@@ -27,7 +27,7 @@ def slim(network: Network) -> None:
 
 
 @torch.inference_mode()
-def _called(network: nn.Module) -> set[nn.Module]:
+def _called(network: Network) -> set[nn.Module]:
     """The modules that a forward pass calls."""
     called: set[nn.Module] = set()
 
@@ -36,7 +36,7 @@ def _called(network: nn.Module) -> set[nn.Module]:
 
     hooks = [module.register_forward_pre_hook(note) for module in network.modules()]
     try:
-        network(torch.zeros(_TRIAL))
+        network(torch.zeros(1, network.backbone.in_channels, *_TRIAL))
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from emaseg.data.sample import Dataset, Phase, UInt8, published_label, read_pair
+from emaseg.data.sample import Dataset, Phase, Pixels, UInt8, published_label, read_pair
 from emaseg.data.sets.published_counts import published_images
 from emaseg.distributed.collectives import from_all_ranks, largest_over_ranks, rank_number, world_size
 from emaseg.errors import DataError
@@ -28,6 +28,7 @@ from emaseg.recipe import Data, EMANetModel, Inference, PixelStats, Published, R
 from emaseg.recipe.compare import differences
 from emaseg.resources import shipped_recipes
 from emaseg.threads import read_ahead
+from emaseg.visual import as_picture
 
 _TIMED = 3  # images that tell how long all take
 JSON_SCHEMA = 1
@@ -104,7 +105,7 @@ def evaluate(
         if turn < len(own):
             (image, label), index = next(pairs), own[turn]
             labels, confidence = _predicted(model, image, inference, stats, device, calibration)
-            tally.add(index, dataset.name(index), label, labels, confidence, image)
+            tally.add(index, dataset.name(index), label, labels, confidence, as_picture(image))
         if stop is not None and (largest_over_ranks([int(stop.is_set())])[0] if shared else stop.is_set()):
             pairs.close()
             return
@@ -119,7 +120,7 @@ def evaluate(
 
 def _predicted(
     model: nn.Module,
-    image: UInt8,
+    image: Pixels,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,

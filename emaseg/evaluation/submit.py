@@ -39,7 +39,7 @@ from emaseg.inference.protocols import label_map
 from emaseg.metrics import Tally
 from emaseg.recipe import Data, Inference, PixelStats
 from emaseg.threads import read_ahead
-from emaseg.visual import palette_png
+from emaseg.visual import as_picture, palette_png
 
 KINDS = ("voc", "cityscapes", "ade20k")  # of data that a layout is known for
 
@@ -132,7 +132,7 @@ def write_submission(
         for done, ((name, index), (image, truth)) in enumerate(zip(items, samples, strict=True), start=1):
             labels = label_map(model, image, inference, stats, device)
             archive.writestr(_entry(name), _png(labels, layout, dataset.palette))
-            tally.add(index, dataset.name(index), truth, labels, image=image)
+            tally.add(index, dataset.name(index), truth, labels, image=as_picture(image))
             rate = done / max(time.perf_counter() - began, 1e-9)
             yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     if not dataset.withheld_by:

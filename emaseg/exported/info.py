@@ -22,6 +22,7 @@ from emaseg.exported.archive import ABOUT, Refused, content, read_directory, rea
 from emaseg.exported.protobuf import message, text, varint
 from emaseg.files import fault, open_file
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
+from emaseg.recipe.channels import channel_names, ranges
 from emaseg.recipe.schema import Inference
 
 FORMAT = "emaseg-export/1"
@@ -75,8 +76,10 @@ class FileInfo:
             "align_corners": json.dumps(self.align_corners),
             "classes": json.dumps(labels.classes, ensure_ascii=False),
             "palette": json.dumps(labels.palette.tolist()),
+            "channels": json.dumps(channel_names(self.recipe)),
             "mean": json.dumps(self.recipe.backbone.mean),
             "std": json.dumps(self.recipe.backbone.std),
+            **({"range": json.dumps(ranges(self.recipe.data))} if ranges(self.recipe.data) else {}),
             **self._ends(),
             "versions": json.dumps(dict(self.versions)),
         }
@@ -89,11 +92,14 @@ class FileInfo:
         resize = (
             {"long_side": max(limits), "short_side": min(limits), "keep_ratio": protocol.keep_ratio} if limits else None
         )
+        scale = ", to which range is mapped and beyond which values are cut off" if ranges(self.recipe.data) else ""
         given = {
             "name": INPUT,
-            "layout": "batch, channel (red, green, blue), height, width",
+            "layout": f"batch, channel ({', '.join(channel_names(self.recipe))}), height, width",
             "type": "uint8" if pixels else "float32",
-            "units": "0 to 255" if pixels else "(value - mean) / std of values from 0 to 255, each channel its own",
+            "units": "0 to 255"
+            if pixels
+            else f"(value - mean) / std of values from 0 to 255{scale}, each channel its own",
         }
         made = {
             "name": self.output,

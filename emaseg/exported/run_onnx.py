@@ -91,7 +91,7 @@ def _check_ends(session: Any, info: FileInfo) -> None:
     """
     kind = "tensor(uint8)" if "normalize" in info.include else "tensor(float)"
     sides = info.shape or (None, None)
-    ends = [(session.get_inputs(), INPUT, kind, (None, 3, *sides))]
+    ends = [(session.get_inputs(), INPUT, kind, (None, info.recipe.backbone.in_channels, *sides))]
     if info.output == "labels":
         ends.append((session.get_outputs(), info.output, "tensor(uint8)", (None, *sides)))
     else:

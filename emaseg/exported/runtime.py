@@ -30,7 +30,7 @@ _NO_MEMORY = re.compile("can't allocate memory|not enough memory|Failed to alloc
 
 
 class ExportedNetwork(nn.Module):
-    """Behaves as a network in eval mode does: normalised images (B, 3, H, W) -> logits (B, K, h, w).
+    """Behaves as a network in eval mode does: normalised images (B, C, H, W) -> logits (B, K, h, w).
 
     A file with normalisation inside is given back the pixels that the images were made of. One with the arg max inside
     gives class ids, shown here as scores of 1 and 0 at the image's own size.
@@ -101,7 +101,7 @@ class ExportedNetwork(nn.Module):
     def pixels(self, images: Tensor) -> Tensor:
         """The uint8 RGB values of normalised images."""
         backbone = self.info.recipe.backbone
-        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (backbone.mean, backbone.std))
+        mean, std = (images.new_tensor(v).view(-1, 1, 1) for v in (backbone.mean, backbone.std))
         return (images * std + mean).round_().clamp_(0, 255).to(torch.uint8)
 
     def report(self, classes: Sequence[str]) -> Report | None:

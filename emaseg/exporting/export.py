@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from emaseg.checkpoint import Checkpoint, load_network, save_checkpoint
+from emaseg.data.files.bands import bands_of
 from emaseg.data.sets import build_dataset
 from emaseg.engine import slim
 from emaseg.errors import DataError, RecipeError, WeightsError
@@ -72,11 +73,18 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
 
     Raises:
         DataError: an image of --calibrate cannot be read.
+        RecipeError: the recipe's images have no 8-bit pixels that --include normalize could take.
         WeightsError: the network cannot be held by such a file.
         SystemFault: disk full, no permission.
     """
-    images = [] if request.calibrate is None else calibration_images(request.calibrate)
-    trials = probes(request, images)
+    bands = bands_of(recipe)
+    if bands is not None and bands.floats and "normalize" in request.include:
+        raise RecipeError(
+            "--include normalize: makes 8-bit pixels the input, and data.range is for values of more than 8 bits",
+            "leave normalize out; the file's metadata say how values are scaled and normalised",
+        )
+    images = [] if request.calibrate is None else calibration_images(request.calibrate, bands)
+    trials = probes(request, images, recipe.backbone.in_channels)
     references = logits_of(network, trials, recipe)
     info: FileInfo | None = None
     score: Cost | str | None = None
@@ -122,7 +130,7 @@ def _write_program(network: Network, file: Path, request: Request, info: FileInf
     slim(network)
     backbone = info.recipe.backbone
     whole = InferenceNetwork(network, request.include, backbone.mean, backbone.std, DTYPES[request.precision])
-    program = program_of(whole.eval(), request.shape)
+    program = program_of(whole.eval(), request.shape, backbone.in_channels)
     if request.format == "torch":
         write_pt2(program, file, info.texts())
     else:
@@ -140,7 +148,7 @@ def _write_weights(network: Network, recipe: Recipe, request: Request, file: Pat
 def _cost(full: Path, quantised: Path, info: FileInfo) -> Cost | str:
     """What 8 bits cost on the recipe's evaluation split, or why that cannot be said."""
     try:
-        return cost(full, quantised, info, build_dataset(info.recipe.data, "eval"))
+        return cost(full, quantised, info, build_dataset(info.recipe.data, "eval", bands_of(info.recipe)))
     except (DataError, RecipeError, WeightsError) as error:
         first = lines_of(error.message)[0]
         return f"the cost of 8 bits in mIoU was not measured: {first} ({error.hint})"

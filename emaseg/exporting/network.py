@@ -19,8 +19,8 @@ class InferenceNetwork(nn.Module):
 
     Args:
         network: prepared by the engine's `slim`; this object takes it over.
-        include: "normalize": the input is uint8 RGB; "argmax": the output is class ids at the input's size.
-        mean, std: of the RGB channels, in 0..255.
+        include: "normalize": the input is uint8 pixels; "argmax": the output is class ids at the input's size.
+        mean, std: of each channel, in 0..255.
         dtype: what the network computes in; input and output stay float32 (or uint8).
     """
 
@@ -39,14 +39,14 @@ class InferenceNetwork(nn.Module):
         self.labels = "argmax" in include
         self.pixels = "normalize" in include
         if self.pixels:
-            self.register_buffer("shift", torch.tensor(mean).view(3, 1, 1))
-            self.register_buffer("factor", torch.tensor([1 / s for s in std]).view(3, 1, 1))
+            self.register_buffer("shift", torch.tensor(mean).view(-1, 1, 1))
+            self.register_buffer("factor", torch.tensor([1 / s for s in std]).view(-1, 1, 1))
 
     shift: torch.Tensor
     factor: torch.Tensor
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) normalised float32 or uint8 RGB -> logits (B, K, h, w) float32 or class ids (B, H, W) uint8."""
+        """(B, C, H, W) normalised float32 or uint8 -> logits (B, K, h, w) float32 or class ids (B, H, W) uint8."""
         x = (image.float() - self.shift) * self.factor if self.pixels else image
         logits: torch.Tensor = self.network(x.to(self.dtype)).float()
         if not self.labels:

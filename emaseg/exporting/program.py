@@ -20,6 +20,7 @@ from emaseg.exported.protobuf import written
 from emaseg.exported.run_pt2 import quiet
 from emaseg.exporting.network import InferenceNetwork
 from emaseg.files import open_file, sha256_of
+from emaseg.recipe.channels import RGB
 
 OPSET = 18  # the exporter's own: every runtime since 2023 has it
 ONNX_LIMIT = 2_000_000_000  # bytes of one file; a protocol-buffer message holds no more
@@ -28,14 +29,14 @@ _EXAMPLE = (136, 200)  # sides that nothing divides into one another, so that no
 _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
 
-def program_of(network: InferenceNetwork, shape: tuple[int, int] | None) -> ExportedProgram:
+def program_of(network: InferenceNetwork, shape: tuple[int, int] | None, channels: int = RGB) -> ExportedProgram:
     """The network as a graph of tensor operations, for any batch, and for one size or (None) any from SMALLEST_SIDE.
 
     Raises:
         WeightsError: the program would keep state.
     """
     height, width = shape or _EXAMPLE
-    example = torch.zeros(2, 3, height, width, dtype=torch.uint8 if network.pixels else torch.float32)
+    example = torch.zeros(2, channels, height, width, dtype=torch.uint8 if network.pixels else torch.float32)
     sizes: dict[int, Dim] = {0: Dim("batch")}
     if shape is None:
         sizes |= {2: Dim("height", min=SMALLEST_SIDE), 3: Dim("width", min=SMALLEST_SIDE)}

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.files.images import EXTENSIONS, read_image
+from emaseg.data.files.bands import Bands, read_pixels
+from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
-from emaseg.data.sample import Dataset, Subset
+from emaseg.data.sample import Dataset, Pixels, Subset
 from emaseg.errors import DataError
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated
@@ -32,8 +33,6 @@ from emaseg.exported.info import INPUT, FileInfo, supported_protocol
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.program import seal
 from emaseg.resources import expanded
-
-UInt8 = npt.NDArray[np.uint8]
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 
@@ -50,8 +49,8 @@ class Cost:
     images: int
 
 
-def calibration_images(folder: Path) -> list[UInt8]:
-    """Up to CALIBRATED images of a folder, (H, W, 3) RGB.
+def calibration_images(folder: Path, bands: Bands | None = None) -> list[Pixels]:
+    """Up to CALIBRATED images of a folder, (H, W, C), as the recipe declares them.
 
     Raises:
         DataError: there is no such folder, it holds no images, or one cannot be read.
@@ -62,10 +61,10 @@ def calibration_images(folder: Path) -> list[UInt8]:
     files = sorted(file for file in place.rglob("*") if file.suffix.lower() in EXTENSIONS)
     if not files:
         raise DataError(f"--calibrate {folder}: no images in this folder", f"images end in {' '.join(EXTENSIONS)}")
-    return [read_image(files[i]) for i in _spaced(len(files), CALIBRATED)]
+    return [read_pixels(files[i], bands=bands) for i in _spaced(len(files), CALIBRATED)]
 
 
-def quantise(source: Path, path: Path, images: Sequence[UInt8], info: FileInfo) -> None:
+def quantise(source: Path, path: Path, images: Sequence[Pixels], info: FileInfo) -> None:
     """Write `source`, an ONNX file of full precision, with 8-bit convolutions and linear layers as `path`.
 
     Args:
@@ -120,14 +119,14 @@ def _nodes(model: Any) -> list[str]:
 class _Reader:
     """What onnxruntime asks for one input after the other."""
 
-    def __init__(self, images: Sequence[UInt8], info: FileInfo) -> None:
+    def __init__(self, images: Sequence[Pixels], info: FileInfo) -> None:
         self._inputs = _network_inputs(images, info)
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         return next(self._inputs, None)
 
 
-def _network_inputs(images: Sequence[UInt8], info: FileInfo) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def _network_inputs(images: Sequence[Pixels], info: FileInfo) -> Iterator[dict[str, npt.NDArray[Any]]]:
     recipe = info.recipe
     for image in images:
         limits = recipe.inference.resize_long_short

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import normalise
+from emaseg.data.sample import Pixels
 from emaseg.exporting.request import Request
 from emaseg.recipe import Recipe
+from emaseg.recipe.channels import RGB
 
 UInt8 = npt.NDArray[np.uint8]
-Probe = tuple[UInt8, ...]  # the images of one batch, each (H, W, 3) RGB, all of one size
+Probe = tuple[Pixels, ...]  # the images of one batch, each (H, W, C), all of one size
 
 SIZES = ((1, 256, 320), (1, 225, 289), (1, 320, 192), (2, 200, 264))  # multiples of 8, odd, portrait, two at once
 BATCHES = (1, 1, 2, 3)  # where the file takes one size only
@@ -62,8 +64,8 @@ class Check:
         return near and self.agreement >= tolerance.agreement
 
 
-def probes(request: Request, images: Sequence[UInt8] = ()) -> list[Probe]:
-    """Batches for the comparison: resized `images` in turn, or drawn ones where there are none."""
+def probes(request: Request, images: Sequence[Pixels] = (), channels: int = RGB) -> list[Probe]:
+    """Batches for the comparison: resized `images` in turn, or drawn ones of so many channels where there are none."""
     sizes = SIZES if request.shape is None else tuple((batch, *request.shape) for batch in BATCHES)
     made = []
     number = 0
@@ -71,7 +73,9 @@ def probes(request: Request, images: Sequence[UInt8] = ()) -> list[Probe]:
         some = []
         for _ in range(batch):
             one = (
-                resize_image(images[number % len(images)], (height, width)) if images else _drawn(height, width, number)
+                resize_image(images[number % len(images)], (height, width))
+                if images
+                else _drawn(height, width, channels, number)
             )
             some.append(one)
             number += 1
@@ -79,16 +83,16 @@ def probes(request: Request, images: Sequence[UInt8] = ()) -> list[Probe]:
     return made
 
 
-def _drawn(height: int, width: int, seed: int) -> UInt8:
+def _drawn(height: int, width: int, channels: int, seed: int) -> UInt8:
     """Soft colours with some grain: neither flat nor noise alone, which no network was made for."""
     random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (7, 9, 3), dtype=np.uint8)
-    image = resize_image(coarse, (height, width)).astype(np.int16) + random.integers(-20, 21, (height, width, 3))
+    coarse = random.integers(0, 256, (7, 9, channels), dtype=np.uint8)
+    image = resize_image(coarse, (height, width)).astype(np.int16) + random.integers(-20, 21, (height, width, channels))
     return image.clip(0, 255).astype(np.uint8)
 
 
 def inputs(probe: Probe, recipe: Recipe) -> Tensor:
-    """(B, 3, H, W) float32, normalised."""
+    """(B, C, H, W) float32, normalised."""
     stats = recipe.backbone.pixel_stats
     return torch.stack([normalise(image, stats) for image in probe])
 

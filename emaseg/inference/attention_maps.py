@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from emaseg.data.labels import LabelSet
 from emaseg.data.pipeline.transforms import eval_image
+from emaseg.data.sample import Pixels
 from emaseg.errors import RecipeError
 from emaseg.inference.attention_sheet import sheet
 from emaseg.models.em_attention import EMAttention, e_step, m_step
@@ -75,7 +76,7 @@ class AttentionMaps:
 @torch.inference_mode()
 def attention_maps(
     model: nn.Module,
-    image: UInt8,
+    image: Pixels,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
@@ -86,7 +87,7 @@ def attention_maps(
 
     Args:
         model: an EMANet or a MemoryNet in eval mode, on `device`.
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) on 0..255.
         classes: K names.
         iterations: T; None = as many as the network runs here. EMANet only.
 
@@ -110,7 +111,7 @@ def attention_maps(
 
 def attention_picture(
     model: nn.Module,
-    image: UInt8,
+    image: Pixels,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
@@ -168,7 +169,7 @@ def _seen(part: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _without_memory(
-    model: nn.Module, image: UInt8, inference: Inference, stats: PixelStats, device: torch.device | str
+    model: nn.Module, image: Pixels, inference: Inference, stats: PixelStats, device: torch.device | str
 ) -> tuple[UInt8, UInt8]:
     """The labels (h, w) on the feature grid with the class memory, and with nothing in its place."""
     (memory,) = (part for part in model.modules() if isinstance(part, ClassMemory))

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from emaseg.data.sample import Pixels
+from emaseg.visual import as_picture
 from emaseg.words import excerpt
 
 UInt8 = npt.NDArray[np.uint8]
@@ -24,7 +26,7 @@ _PHOTO = 0.35  # how much of the photograph shines through
 
 
 def sheet(
-    image: UInt8,
+    image: Pixels,
     maps: Float32,
     rows: Sequence[tuple[int, str, str]],
     columns: Sequence[str],
@@ -33,14 +35,14 @@ def sheet(
     """The page.
 
     Args:
-        image: (H, W, 3) RGB. maps: (T, M, h, w) in 0..1.
+        image: (H, W, C) on 0..255. maps: (T, M, h, w) in 0..1.
         rows: which of the M, its name, and a remark. Colours go from 0 to a row's largest value, so that rows can be
             read; the value stands beside it.
         columns: T titles. extra: more pictures (h', w', 3) for the first line, beside the photograph, with titles.
     """
     height = max(1, round(_WIDTH * image.shape[0] / image.shape[1]))
     size = (_WIDTH, height)
-    photo = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    photo = Image.fromarray(as_picture(image)).resize(size, Image.Resampling.LANCZOS)
     first = [
         ("image", photo),
         *((name, Image.fromarray(cell).resize(size, Image.Resampling.NEAREST)) for name, cell in extra),

@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,16 +21,26 @@ import torch
 from PIL import Image
 from torch import nn
 
-from emaseg.data.files.images import read_image
+from emaseg.data.files.bands import bands_of, read_pixels
 from emaseg.data.files.signed import Identity, check_place, identities
 from emaseg.data.labels import label_set
+from emaseg.data.sample import Pixels
 from emaseg.device import pick_device
 from emaseg.errors import DataError, RecipeError, SystemFault, nearest, need_type
 from emaseg.files import atomic
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
 from emaseg.inference.image_inputs import ImageInput
 from emaseg.inference.outputs import DEFAULT, ENDINGS, Output, encoded
-from emaseg.inference.prediction import Float16, Float32, Picture, Prediction, Share, class_shares, pixels_of
+from emaseg.inference.prediction import (
+    Decoded,
+    Maps,
+    Picture,
+    Prediction,
+    Share,
+    Wanted,
+    class_shares,
+    pixels_of,
+)
 from emaseg.inference.protocols import label_and_confidence, label_and_probabilities, label_map, probe
 from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_protocol, tiling, whole_need
 from emaseg.memory import give_back, is_out_of_memory, room
@@ -40,7 +51,6 @@ from emaseg.threads import read_ahead, write_behind
 from emaseg.weights.kind import check_kind
 
 UInt8 = npt.NDArray[np.uint8]
-Maps = tuple[UInt8, "Float32 | None", "Float16 | None"]  # labels (H, W), confidence (H, W), probabilities (K, H, W)
 JSON_SCHEMA = 1
 _LARGE = 16_000_000  # pixels: of such images one is held until it is written
 # What goes wrong with the name of one result. Disks and permissions concern them all.
@@ -56,6 +66,7 @@ class Predictor:
     Attributes:
         classes: K names. palette: (K, 3) uint8 RGB, a colour for each class.
         model, recipe, device: as given; the model is in eval mode.
+        bands: what the recipe declares of its images; None = 8-bit RGB.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class Predictor:
         self._for_pixel: float | None = None  # what the network takes; measured when it matters
         self.model = model.to(self.device).eval()
         self.recipe = recipe
+        self.bands = bands_of(recipe)
         labels = label_set(recipe.data)
         self.classes: tuple[str, ...] = labels.classes
         self.palette: UInt8 = labels.palette
@@ -150,7 +162,8 @@ class Predictor:
 
         Args:
             image: a file; a Pillow picture; an array or a tensor (H, W), (H, W, 3) or (H, W, 4), a tensor also
-                (3, H, W): uint8, or floats in 0..1, in RGB order. Or a list of them.
+                (3, H, W): uint8, or floats in 0..1, in RGB order; (H, W, C) in the files' values where the recipe
+                declares other channels. Or a list of them.
             confidence: also how sure the network is of each pixel.
             probabilities: also the probability of every class, 2 K H W bytes.
             classes: keep these only; all other pixels become 255. () keeps all.
@@ -162,8 +175,9 @@ class Predictor:
         """
         self.check_limits(classes, min_confidence)
         if not isinstance(image, list | tuple):
-            return self._predict(pixels_of(image), confidence, probabilities, classes, min_confidence)
-        pictures = read_ahead(pixels_of, image)  # the next file is read while the network is at work
+            return self._predict(pixels_of(image, self.bands), confidence, probabilities, classes, min_confidence)
+        # The next file is read while the network is at work.
+        pictures = read_ahead(partial(pixels_of, bands=self.bands), image)
         return [self._predict(p, confidence, probabilities, classes, min_confidence) for p in pictures]
 
     def bases(self, image: Picture, iterations: int | None = None) -> AttentionMaps:
@@ -180,12 +194,14 @@ class Predictor:
             DataError: as `predict`. RecipeError: the network is an exported file.
         """
         stats, protocol = self.recipe.backbone.pixel_stats, self.recipe.inference
-        return attention_maps(self.model, pixels_of(image), protocol, stats, self.device, self.classes, iterations)
+        pixels = pixels_of(image, self.bands)
+        return attention_maps(self.model, pixels, protocol, stats, self.device, self.classes, iterations)
 
     def bases_picture(self, image: Picture, choice: int | Sequence[int], iterations: int | None = None) -> Image.Image:
         """The maps of `bases` as one picture: of the `choice` most used bases, or of those listed, counted from 0."""
         stats, protocol, labels = self.recipe.backbone.pixel_stats, self.recipe.inference, label_set(self.recipe.data)
-        return attention_picture(self.model, pixels_of(image), protocol, stats, self.device, labels, choice, iterations)
+        pixels = pixels_of(image, self.bands)
+        return attention_picture(self.model, pixels, protocol, stats, self.device, labels, choice, iterations)
 
     def check_limits(self, classes: Collection[str], min_confidence: float) -> None:
         """
@@ -200,9 +216,9 @@ class Predictor:
             raise RecipeError(f"min_confidence: {min_confidence:g} is no probability", "give a number from 0 to 1")
 
     def _predict(
-        self, pixels: UInt8, confidence: bool, probabilities: bool, classes: Collection[str], least: float
+        self, pixels: Pixels, confidence: bool, probabilities: bool, classes: Collection[str], least: float
     ) -> Prediction:
-        wanted = _Wanted(confidence or bool(least), probabilities)
+        wanted = Wanted(confidence or bool(least), probabilities)
         tiles, (labels, sure, every) = self._maps(pixels, wanted)
         height, width = labels.shape
         prediction = Prediction(
@@ -219,7 +235,7 @@ class Predictor:
         )
         return prediction.limited(classes, least) if classes or least else prediction
 
-    def _maps(self, pixels: UInt8, wanted: _Wanted) -> tuple[Tiling | None, Maps]:
+    def _maps(self, pixels: Pixels, wanted: Wanted) -> tuple[Tiling | None, Maps]:
         """What is wanted of an image, whole or, where it does not fit into memory, in tiles.
 
         Raises:
@@ -256,16 +272,18 @@ class Predictor:
                 return None
             if not exact:
                 give_back()
-                self._for_pixel = self._for_pixel or measured_need(self.model, self.device)
+                self._for_pixel = self._for_pixel or measured_need(
+                    self.model, self.device, self.recipe.backbone.in_channels
+                )
         budget = (space or 0) - RESULT * size[0] * size[1]
         return tiling(size, protocol, budget, for_pixel, most)
 
-    def _tiled(self, pixels: UInt8, tiles: Tiling, wanted: _Wanted) -> Maps:
+    def _tiled(self, pixels: Pixels, tiles: Tiling, wanted: Wanted) -> Maps:
         """Each tile's results without its margins."""
         size = (pixels.shape[0], pixels.shape[1])
         whole = wanted.empty(size, len(self.classes))
         for tile, kept in tiles.boxes:
-            part = np.ascontiguousarray(pixels[tile[0] : tile[0] + tile[2], tile[1] : tile[1] + tile[3]])
+            part = pixels[tile[0] : tile[0] + tile[2], tile[1] : tile[1] + tile[3]].copy()
             found = self._whole(part, tile_protocol(tile, size, self.recipe.inference), wanted)
             top, left = kept[0] - tile[0], kept[1] - tile[1]
             for own, one in zip(whole, found, strict=True):
@@ -274,7 +292,7 @@ class Predictor:
                     place[...] = one[..., top : top + kept[2], left : left + kept[3]]
         return whole
 
-    def _whole(self, pixels: UInt8, protocol: Inference, wanted: _Wanted) -> Maps:
+    def _whole(self, pixels: Pixels, protocol: Inference, wanted: Wanted) -> Maps:
         stats = self.recipe.backbone.pixel_stats
         if wanted.probabilities:
             return label_and_probabilities(self.model, pixels, protocol, stats, self.device, len(self.classes))
@@ -283,25 +301,14 @@ class Predictor:
         return label_map(self.model, pixels, protocol, stats, self.device), None, None
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What is made of an image beside its labels."""
-
-    confidence: bool
-    probabilities: bool
-
-    def empty(self, size: tuple[int, int], classes: int) -> Maps:
-        """Room for it."""
-        sure = np.empty(size, np.float32) if self.confidence or self.probabilities else None
-        return np.empty(size, np.uint8), sure, np.empty((classes, *size), np.float16) if self.probabilities else None
-
-
 def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | None:
     """A part of the first image that can be read, for `emaseg.engine.prepare`; None where there is none."""
     for item in inputs:
         with contextlib.suppress(DataError, SystemFault):
             if item.problem is None:
-                return probe(read_image(item.source, item.name), recipe.inference, recipe.backbone.pixel_stats)
+                return probe(
+                    read_pixels(item.source, item.name, bands_of(recipe)), recipe.inference, recipe.backbone.pixel_stats
+                )
     return None
 
 
@@ -402,7 +409,7 @@ class _Job:
     bases: int | Sequence[int] | None
     taken: Collection[Identity]
 
-    def read(self, item: ImageInput) -> ImageDone | tuple[ImageDone, UInt8]:
+    def read(self, item: ImageInput) -> ImageDone | tuple[ImageDone, Decoded]:
         """In the reading thread: whether there is anything to do, and the pixels."""
         if item.problem is not None:
             return ImageDone(item.name, error=item.problem.message, hint=item.problem.hint)
@@ -414,25 +421,25 @@ class _Job:
         try:
             for path in files.values():
                 check_place(path, self.taken)  # before the work
-            return done, read_image(item.source, item.name)
+            return done, Decoded(read_pixels(item.source, item.name, self.predictor.bands))
         except (DataError, SystemFault) as error:  # too large for the memory: others are smaller
             return ImageDone(item.name, error=error.message, hint=error.hint)
 
-    def predict(self, work: ImageDone | tuple[ImageDone, UInt8]) -> ImageDone | tuple[ImageDone, Prediction]:
+    def predict(self, work: ImageDone | tuple[ImageDone, Decoded]) -> ImageDone | tuple[ImageDone, Prediction]:
         """In the caller's thread."""
         if isinstance(work, ImageDone):
             return work
-        done, pixels = work
+        done, image = work
         try:
             prediction = self.predictor.predict(
-                pixels,
+                image,
                 confidence="confidence" in done.files,
                 probabilities="probabilities" in done.files,
                 classes=self.classes,
                 min_confidence=self.min_confidence,
             )
             if self.bases is not None:
-                drawn = self.predictor.bases_picture(pixels, self.bases)
+                drawn = self.predictor.bases_picture(image, self.bases)
                 prediction = dataclasses.replace(prediction, bases=drawn)
         except DataError as error:
             return ImageDone(done.image, error=f"{done.image}: {error.message}", hint=error.hint)

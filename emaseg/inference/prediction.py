@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from emaseg.data.files.bands import Bands, from_array, read_pixels, stored_values
 from emaseg.data.files.images import read_image
-from emaseg.data.sample import IGNORE
+from emaseg.data.sample import IGNORE, Pixels
 from emaseg.errors import DataError
 from emaseg.visual import label_counts, overlay
 
@@ -29,9 +30,30 @@ UInt8 = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 Share = tuple[str, float]
-Picture: TypeAlias = "Path | str | npt.NDArray[Any] | torch.Tensor | Image.Image"
+Maps = tuple[UInt8, Float32 | None, Float16 | None]  # labels (H, W), confidence (H, W), probabilities (K, H, W)
+Picture: TypeAlias = "Path | str | npt.NDArray[Any] | torch.Tensor | Image.Image | Decoded"
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """Pixels that are as the network's recipe declares them already: what data.files.bands.read_pixels gave."""
+
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is made of an image beside its labels."""
+
+    confidence: bool
+    probabilities: bool
+
+    def empty(self, size: tuple[int, int], classes: int) -> Maps:
+        """Room for it."""
+        sure = np.empty(size, np.float32) if self.confidence or self.probabilities else None
+        return np.empty(size, np.uint8), sure, np.empty((classes, *size), np.float16) if self.probabilities else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +67,8 @@ class Prediction:
         confidence: (H, W) float32, the probability of each pixel's most likely class; None unless asked for.
         probabilities: (K, H, W) float16, of every class; None unless asked for.
         bases: what the bases attend to, drawn by `predict --bases`; else None.
-        classes: K names. palette: (K, 3) uint8 RGB. image: (H, W, 3) uint8 RGB, the picture itself.
+        classes: K names. palette: (K, 3) uint8 RGB. image: the picture itself, (H, W, 3) uint8 RGB, or (H, W, C)
+            on 0..255 where the recipe declares other channels.
         tiles: how it was divided, where it did not fit into memory whole: another protocol than the recipe's.
     """
 
@@ -57,7 +80,7 @@ class Prediction:
     probabilities: Float16 | None = None
     classes: tuple[str, ...] = ()
     palette: UInt8 = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
-    image: UInt8 | None = field(default=None, repr=False)
+    image: Pixels | None = field(default=None, repr=False)
     bases: Image.Image | None = field(default=None, repr=False)
     tiles: str | None = None
 
@@ -100,8 +123,11 @@ def class_shares(labels: UInt8, classes: Sequence[str]) -> tuple[Share, ...]:
 
 
 # ------------------------------------------------------------------------------------------------------- pictures
-def pixels_of(image: Picture) -> UInt8:
+def pixels_of(image: Picture, bands: Bands | None = None) -> Pixels:
     """(H, W, 3) uint8 RGB of a file, a Pillow picture, an array or a tensor.
+
+    With `bands`, (H, W, C) as read_pixels gives it: arrays are (H, W, C), or (H, W) of one channel, and tensors may be
+    (C, H, W); their values are those of the image files, or without data.range floats in 0..1, too.
 
     Arrays: (H, W) grey, (H, W, 1), (H, W, 3) or (H, W, 4), whose transparent pixels become white, as in a file. Tensors:
     the same, or channels first, as torch has pictures: (3, H, W), also with a batch of 1 before it. Values: uint8, or
@@ -110,8 +136,12 @@ def pixels_of(image: Picture) -> UInt8:
     Raises:
         DataError: the file cannot be read as an image, or the array is of another kind.
     """
+    if isinstance(image, Decoded):
+        return image.pixels
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return read_pixels(Path(image), bands=bands)
+    if bands is not None:
+        return _declared(image, bands)
     if isinstance(image, Image.Image):
         return _from_pillow(image)
     if _is_tensor(image):
@@ -121,16 +151,31 @@ def pixels_of(image: Picture) -> UInt8:
     raise DataError(f"{type(image).__name__} is no image", "give a path, a Pillow picture, an array or a tensor")
 
 
+def _declared(image: Picture, bands: Bands) -> Pixels:
+    """pixels_of what lies in memory."""
+    if isinstance(image, Image.Image):
+        return from_array(stored_values(ImageOps.exif_transpose(image)), bands, f"a picture of mode {image.mode}")
+    if _is_tensor(image):
+        what, array = f"a tensor of shape {tuple(image.shape)}", _channels_last(image.detach().cpu(), (bands.channels,))
+    elif isinstance(image, np.ndarray):
+        what, array = f"an array of shape {image.shape}", image
+    else:
+        raise DataError(f"{type(image).__name__} is no image", "give a path, a Pillow picture, an array or a tensor")
+    if array.dtype.kind == "f" and array.size and not bands.ranges and array.min() >= 0 and array.max() <= 1:
+        array = np.rint(array * 255).astype(np.uint8)
+    return from_array(array, bands, what)
+
+
 def _is_tensor(image: object) -> TypeGuard[torch.Tensor]:
     """A tensor is one only where torch is imported, which takes seconds; this room does without."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(image, torch.Tensor)
 
 
-def _channels_last(tensor: torch.Tensor) -> npt.NDArray[Any]:
+def _channels_last(tensor: torch.Tensor, channels: Collection[int] = _CHANNELS) -> npt.NDArray[Any]:
     if tensor.ndim == 4 and len(tensor) == 1:
         tensor = tensor[0]
-    if tensor.ndim == 3 and tensor.shape[0] in _CHANNELS and tensor.shape[2] not in _CHANNELS:
+    if tensor.ndim == 3 and tensor.shape[0] in channels and tensor.shape[2] not in channels:
         tensor = tensor.permute(1, 2, 0)
     values: npt.NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     return values

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import eval_image, normalise
+from emaseg.data.sample import Pixels
 from emaseg.errors import DataError
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.schema import Inference
@@ -40,7 +41,7 @@ PROBE_SIDE = 512  # pixels, of a part of an image
 @torch.inference_mode()
 def label_map(
     model: nn.Module,
-    image: UInt8,
+    image: Pixels,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
@@ -48,10 +49,10 @@ def label_map(
     """The class of every pixel of an image.
 
     Args:
-        model: in eval mode, on `device`; images (1, 3, h, w) -> logits (1, K, h', w'), attribute `align_corners`.
+        model: in eval mode, on `device`; images (1, C, h, w) -> logits (1, K, h', w'), attribute `align_corners`.
             An exported file's may have `input_size`: at one scale, whole, every image is brought to that size; and
             `decides`: its scores are 1 and 0 at the input's size, and labels are resized instead (nearest).
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, C) on 0..255; uint8 RGB unless the recipe declares others.
         stats: mean and standard deviation of the channels.
 
     Returns:
@@ -68,7 +69,7 @@ def label_map(
 @torch.inference_mode()
 def label_and_confidence(
     model: nn.Module,
-    image: UInt8,
+    image: Pixels,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
@@ -89,7 +90,7 @@ def label_and_confidence(
 @torch.inference_mode()
 def label_and_probabilities(
     model: nn.Module,
-    image: UInt8,
+    image: Pixels,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
@@ -108,7 +109,7 @@ def label_and_probabilities(
 
 def _labels(
     model: nn.Module,
-    image: UInt8,
+    image: Pixels,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
@@ -147,7 +148,7 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
 
     Args:
         model: as for label_map.
-        image: (1, 3, h, w) normalised; the scales are taken from it, whatever `inference.scale_source` says.
+        image: (1, C, h, w) normalised; the scales are taken from it, whatever `inference.scale_source` says.
         size: (H, W) of the result.
 
     Returns:
@@ -158,8 +159,8 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
     return _sum(terms, size, inference, bool(model.align_corners)).div_(count)
 
 
-def probe(image: UInt8, inference: Inference, stats: PixelStats) -> Tensor:
-    """A part of an image as the network sees it, (1, 3, h, w), small enough to be looked at beside the real work."""
+def probe(image: Pixels, inference: Inference, stats: PixelStats) -> Tensor:
+    """A part of an image as the network sees it, (1, C, h, w), small enough to be looked at beside the real work."""
     view = next(_image_views(image, inference, stats))
     top, left = (max(0, (side - PROBE_SIDE) // 2) for side in view.shape[2:])
     return view[:, :, top : top + PROBE_SIDE, left : left + PROBE_SIDE].contiguous()
@@ -175,8 +176,8 @@ def _nearest(labels: Tensor, size: Size) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------- what the network sees
-def _image_views(image: UInt8, inference: Inference, stats: PixelStats) -> Iterator[Tensor]:
-    """The image at each scale, (1, 3, h, w) normalised, not padded: each forward pass pads for itself."""
+def _image_views(image: Pixels, inference: Inference, stats: PixelStats) -> Iterator[Tensor]:
+    """The image at each scale, (1, C, h, w) normalised, not padded: each forward pass pads for itself."""
     if inference.scale_source == "tensor":
         yield from _rescaled(eval_image(image, inference, stats), inference.scales)
         return
@@ -269,7 +270,7 @@ def window_spans(length: int, window: int, stride: int) -> list[tuple[int, int]]
 
 
 def _logits(model: nn.Module, image: Tensor) -> Tensor:
-    """(1, 3, h, w) -> (K, h', w') float32, whatever precision the network computes in."""
+    """(1, C, h, w) -> (K, h', w') float32, whatever precision the network computes in."""
     logits: Tensor = model(image)[0]
     return logits.float()
 

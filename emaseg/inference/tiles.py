@@ -122,12 +122,12 @@ def tile_protocol(tile: Box, size: tuple[int, int], inference: Inference) -> Inf
 
 
 @torch.inference_mode()
-def measured_need(model: nn.Module, device: torch.device) -> float:
+def measured_need(model: nn.Module, device: torch.device, channels: int) -> float:
     """What a pixel of the network's input takes, measured on a small one; the usual value where nothing can be measured."""
-    model(torch.zeros(1, 3, 64, 64, device=device))  # what is allocated once is not counted
+    model(torch.zeros(1, channels, 64, 64, device=device))  # what is allocated once is not counted
     reset_peak(device)
     before = peak_memory(device)
-    model(torch.zeros(1, 3, _TRIAL, _TRIAL, device=device))
+    model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))
     after = peak_memory(device)
     if before is None or after is None or after <= before:
         return float(USUAL_PIXEL)

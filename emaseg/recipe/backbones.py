@@ -10,24 +10,33 @@ from typing import Literal, Protocol
 
 from emaseg.recipe.rule import key
 
+MOST_CHANNELS = 64  # of an image
+
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
+_CHANNELS_DOC = (
+    "channels of an image: 3 is RGB, 1 is grey, 4 and more are TIFF or .npy images (data.kind folder or packed); start "
+    "weights of another count are adapted: each new filter is the mean of the file's over its channels, and where the "
+    "first three are RGB they keep their own; all are scaled by 3 / in_channels"
+)
+_MEAN_DOC = "mean of each channel on 0..255 that the weights expect, RGB first"
+_STD_DOC = "standard deviation of each channel on 0..255 that the weights expect"
 _WEIGHTS_DOC = 'start weights: a file, a URL or released name looked up in the cache, or "none" (random)'
 
 
 @dataclass(frozen=True, slots=True)
 class PixelStats:
-    """Mean and standard deviation of the RGB channels, on 0..255, by which a network's images are normalised."""
+    """Mean and standard deviation of each of the C channels, on 0..255, by which a network's images are normalised."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class _HasMeanAndStd(Protocol):
     @property
-    def mean(self) -> tuple[float, float, float]: ...
+    def mean(self) -> tuple[float, ...]: ...
     @property
-    def std(self) -> tuple[float, float, float]: ...
+    def std(self) -> tuple[float, ...]: ...
 
 
 class _Normalised:
@@ -66,12 +75,9 @@ class ResNetBackbone(_Normalised):
         ceiling=64,
     )
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key(
-        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
-    )
-    std: tuple[float, float, float] = key(
-        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
-    )
+    in_channels: int = key(_CHANNELS_DOC, 3, low=1, high=MOST_CHANNELS, extra=True)
+    mean: tuple[float, ...] = key(_MEAN_DOC, _MEAN, floor=-1000, ceiling=1000, most=MOST_CHANNELS)
+    std: tuple[float, ...] = key(_STD_DOC, _STD, above=0, floor=0.001, ceiling=1000, most=MOST_CHANNELS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +90,9 @@ class ResNeStBackbone(_Normalised):
         "widths of the three stem convolutions", (64, 64, 128), low=1, lengths=(3,), ceiling=1024
     )
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key(
-        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
-    )
-    std: tuple[float, float, float] = key(
-        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
-    )
+    in_channels: int = key(_CHANNELS_DOC, 3, low=1, high=MOST_CHANNELS, extra=True)
+    mean: tuple[float, ...] = key(_MEAN_DOC, _MEAN, floor=-1000, ceiling=1000, most=MOST_CHANNELS)
+    std: tuple[float, ...] = key(_STD_DOC, _STD, above=0, floor=0.001, ceiling=1000, most=MOST_CHANNELS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,12 +103,9 @@ class HRNetBackbone(_Normalised):
     output_stride: Literal[4] = key("input pixels per cell of the output", 4)
     stem_relu: bool = key("ReLU after the stem's first norm; false in every released MemoryNet checkpoint", True)
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key(
-        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
-    )
-    std: tuple[float, float, float] = key(
-        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
-    )
+    in_channels: int = key(_CHANNELS_DOC, 3, low=1, high=MOST_CHANNELS, extra=True)
+    mean: tuple[float, ...] = key(_MEAN_DOC, _MEAN, floor=-1000, ceiling=1000, most=MOST_CHANNELS)
+    std: tuple[float, ...] = key(_STD_DOC, _STD, above=0, floor=0.001, ceiling=1000, most=MOST_CHANNELS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +121,9 @@ class ViTBackbone(_Normalised):
         "layers (from 0) whose outputs the heads read", (9, 14, 19, 23), low=0, high=23, most=24
     )
     weights: str = key(_WEIGHTS_DOC)
-    mean: tuple[float, float, float] = key(
-        "RGB mean on 0..255 that the weights expect", _MEAN, floor=-1000, ceiling=1000
-    )
-    std: tuple[float, float, float] = key(
-        "RGB standard deviation on 0..255 that the weights expect", _STD, above=0, floor=0.001, ceiling=1000
-    )
+    in_channels: int = key(_CHANNELS_DOC, 3, low=1, high=MOST_CHANNELS, extra=True)
+    mean: tuple[float, ...] = key(_MEAN_DOC, _MEAN, floor=-1000, ceiling=1000, most=MOST_CHANNELS)
+    std: tuple[float, ...] = key(_STD_DOC, _STD, above=0, floor=0.001, ceiling=1000, most=MOST_CHANNELS)
 
 
 Backbone = ResNetBackbone | ResNeStBackbone | HRNetBackbone | ViTBackbone

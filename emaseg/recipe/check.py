@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
+from emaseg.recipe.channels import channel_problems
 from emaseg.recipe.check_training import training_problems
 from emaseg.recipe.data import CocoStuffData, Data, FolderData, PackedData, PascalContextData, VOCData
 from emaseg.recipe.models import MemoryNetModel
@@ -57,6 +58,7 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
         if length > LONGEST:
             yield Problem(f"train.{name}", f"{length} would never end; at most {LONGEST}")
     yield from training_problems(recipe, num_classes(recipe.data))
+    yield from channel_problems(recipe)
     yield from _network(recipe)
     yield from _control_characters(recipe)
     yield from _data(recipe.data)

@@ -10,6 +10,12 @@ from typing import Literal
 
 from emaseg.recipe.rule import COUNT, IMAGES, SEED, SIDE, key
 
+Range = tuple[float, float]
+_RANGE_DOC = (
+    "[low, high] of the values in the images' files that count as black and white, such as [[0, 10000]]: one pair for all "
+    "channels or one for each. They become 0 and 255, on which mean and std are, without rounding; values outside are cut "
+    "off. Needed for more than 8 bits; [] = 8 bits"
+)
 _SEVERAL = "; several folders as an array"
 _LIST = (
     "text file below root with one image name a line, or `image mask` a line, or CSV with the columns image and mask; an "
@@ -139,6 +145,7 @@ class FolderData:
     mask_suffix: str = key("added to an image's stem to name its mask", "")
     image_prefix: str | None = key("taken off the front of an image's file name to name its mask", None)
     mask_prefix: str | None = key("put in front of it instead, such as mask_ for image_001.jpg and mask_001.png", None)
+    range: tuple[Range, ...] = key(_RANGE_DOC, (), floor=-1e9, ceiling=1e9, most=64, extra=True)
     values: tuple[int, ...] = key(
         "mask value of each class, such as [0, 255]; [] = its position", (), low=0, high=65535
     )
@@ -172,6 +179,7 @@ class PackedData:
     root: str = key(_ROOT_DOC)
     train_file: str = key("file of the training split, below root", "train.h5")
     eval_file: str = key("file of the evaluation split, below root", "eval.h5")
+    range: tuple[Range, ...] = key(_RANGE_DOC, (), floor=-1e9, ceiling=1e9, most=64, extra=True)
     classes: tuple[str, ...] = key("class names, as the packed files have them", longest=200)
     palette: tuple[tuple[int, int, int], ...] = key("a colour for each class; [] = VOC's", (), low=0, high=255)
 

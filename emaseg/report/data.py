@@ -18,7 +18,7 @@ from emaseg.check_data import KINDS, WORDS, DataReport, Finding, PhaseReport, cl
 from emaseg.data.sample import UInt8
 from emaseg.errors import DataError
 from emaseg.report.page import bar, document, heading, percent, picture, swatch, table, text
-from emaseg.visual import contact_sheet, tinted
+from emaseg.visual import as_picture, contact_sheet, tinted
 
 _PAINTED = 1280  # longest side at which labels are painted, so that thin objects keep their outline
 _SHOWN = 320  # width of a picture
@@ -44,7 +44,9 @@ def thumbnails(report: DataReport) -> list[Thumbnail]:
                 label, image = sample.label(), sample.image()
             except DataError:  # a finding of the report says it
                 continue
-            found.append(Thumbnail(_small(image, label, one.dataset.palette), sample.name, WORDS[one.phase]))
+            found.append(
+                Thumbnail(_small(as_picture(image), label, one.dataset.palette), sample.name, WORDS[one.phase])
+            )
     return found
 
 

@@ -25,6 +25,7 @@ from emaseg.events import DryRunEvent, Forecast, LessMemory, Measuring, Note, Pl
 from emaseg.memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe
+from emaseg.recipe.channels import ranges
 from emaseg.runs.folder import RunFolder
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.training.compute import LossScale, notes_on, place, switches
@@ -40,7 +41,7 @@ from emaseg.words import duration, rate
 
 _KEPT_FREE = 0.05  # of the memory: for evaluations, for what the system does meanwhile, and for the estimate's error
 _LONG = 30.0  # seconds; a step that is expected to take longer is measured once, without a step to warm up
-_INPUT_BYTES = 3 * 4 + 8  # of a pixel as the network reads it, with its label: no crop takes less
+_INPUT_BYTES = 4 + 8  # of a pixel as the network reads it, at least one channel and its label: no crop takes less
 _RECOMPUTE = "--set train.recompute=true"
 _CROP_UNIT = 32  # crops are made smaller by this many pixels: the coarsest grid of any backbone
 
@@ -268,6 +269,7 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool, parts: i
         seed=recipe.train.seed,
         workers=0,
         device=run.device,
+        floats=bool(ranges(recipe.data)),
     )
     start_threads()
     opencv()  # its import starts threads, too

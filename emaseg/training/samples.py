@@ -15,7 +15,7 @@ from emaseg.inference.protocols import label_map
 from emaseg.models import Network
 from emaseg.recipe import Recipe
 from emaseg.runs.folder import RunFolder
-from emaseg.visual import sheet
+from emaseg.visual import as_picture, sheet
 
 ROWS = 6
 
@@ -33,7 +33,7 @@ def write_samples(model: Network, recipe: Recipe, dataset: Dataset, run: RunFold
     for i in range(count):
         image, truth = read_pair(dataset, i * len(dataset) // count)
         labels = label_map(model, image, recipe.inference, recipe.backbone.pixel_stats, device)
-        rows.append((image, truth, labels))
+        rows.append((as_picture(image), truth, labels))
     model.train()
     with atomic(run.samples) as file:
         sheet(rows, dataset.palette, dataset.classes).save(file, format="PNG")

@@ -11,6 +11,14 @@ from emaseg.models import Network
 from emaseg.recipe import Recipe, toml_value
 from emaseg.weights.start import backbone_file, start_weights
 
+# What became of a first convolution for RGB, by the channels that it has now; 3 stands for more, too.
+_ADAPTED = {
+    1: "its first convolution reads RGB; for 1 channel it starts with the sum of the red, green and blue filters",
+    2: "its first convolution reads RGB; each of 2 channels starts with the mean of the three filters, times 3/2",
+    3: "its first convolution reads RGB; the first three of {0} channels keep their filters, the others start with the "
+    "mean of the three, all times 3/{0}",
+}
+
 
 def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:
     """Fill the whole network from `train.init_from`, or the backbone with the recipe's start weights.
@@ -26,9 +34,10 @@ def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:
             return [Note(untrained)]
         text = f"{untrained}, and train.freeze = {toml_value(recipe.train.freeze)} keeps such values; start from trained weights"
         return [Note(text, warning=True)]
-    path = backbone_file(recipe)
-    load_backbone(model.backbone, path)
-    return [Note(f"backbone: {path}")]
+    path, channels = backbone_file(recipe), recipe.backbone.in_channels
+    if not load_backbone(model.backbone, path):
+        return [Note(f"backbone: {path}")]
+    return [Note(f"backbone: {path}"), Note(f"backbone: {_ADAPTED[min(channels, 3)].format(channels)}")]
 
 
 def _load_whole_network(model: Network, recipe: Recipe) -> list[Note]:

@@ -33,6 +33,7 @@ from emaseg.events import Evaluated, Finished, Logged, Note, Saved, TrainEvent
 from emaseg.files import atomic, is_file
 from emaseg.losses.terms import few_kept
 from emaseg.recipe import Recipe
+from emaseg.recipe.channels import ranges
 from emaseg.report.run import report_training
 from emaseg.runs.folder import RunFolder, append_log, found_checkpoints, hold_target
 from emaseg.runs.lock import RunLock
@@ -265,6 +266,7 @@ def _stream(state: RunState) -> Stream:
         world=world_size(),
         ranks=recipe.train.ranks,
         device=state.device,
+        floats=bool(ranges(recipe.data)),
     )
 
 

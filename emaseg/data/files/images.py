@@ -78,9 +78,9 @@ def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Bo
         DataError: missing, not an image, damaged, too large, or of a kind that has no defined RGB values.
         SystemFault: it does not fit into memory.
     """
-    name = name or _name_of(source)
+    name = name or name_of(source)
     picture, colours = _decoded(source, name, first_rows=box is not None)
-    with _translated(name):
+    with translated(name):
         if colours and picture.mode == "P" and np.asarray(picture).max() >= colours:
             raise DataError(f"{name}: a damaged image: pixels of colours beyond its palette of {colours}", _AGAIN)
         if box is not None:
@@ -99,8 +99,8 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
     Raises:
         DataError: missing, not an image, or its header is damaged.
     """
-    name = name or _name_of(source)
-    with _opened(source, name) as file, _translated(name, file), Image.open(file, formats=FORMATS) as picture:
+    name = name or name_of(source)
+    with opened(source, name) as file, translated(name, file), Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
         if picture.format == "TIFF":
             _check_bands(picture, name)
@@ -124,7 +124,7 @@ def image_header(path: Path) -> Header:
     Raises:
         DataError: missing, not an image, or its header is damaged.
     """
-    with _opened(path, str(path)) as file, _translated(str(path), file), Image.open(file, formats=FORMATS) as picture:
+    with opened(path, str(path)) as file, translated(str(path), file), Image.open(file, formats=FORMATS) as picture:
         head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 8
         pages, flat = 1, picture.getpalette() if picture.mode == "P" else None
         if picture.format == "TIFF":
@@ -146,7 +146,7 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
     if not content.startswith(b"\xff\xd8"):
         return None
     try:
-        with _translated("JPEG"), Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
+        with translated("JPEG"), Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
             width, height = picture.size
             plain = picture.format == "JPEG" and picture.mode == "RGB"  # an MPO has another format
             return (height, width) if plain and _orientation(picture) == 1 else None
@@ -170,7 +170,7 @@ def decode(source: Path | bytes | BinaryIO, name: str | None = None) -> Image.Im
     Raises:
         DataError, SystemFault: as read_image.
     """
-    return _decoded(source, name or _name_of(source), first_rows=False)[0]
+    return _decoded(source, name or name_of(source), first_rows=False)[0]
 
 
 def _decoded(source: Path | bytes | BinaryIO, name: str, *, first_rows: bool) -> tuple[Image.Image, int]:
@@ -178,13 +178,13 @@ def _decoded(source: Path | bytes | BinaryIO, name: str, *, first_rows: bool) ->
 
     first_rows: a PNG may hold more rows than its header says.
     """
-    with _opened(source, name) as file, _translated(name, file):
+    with opened(source, name) as file, translated(name, file):
         start, colours = file.read(8), 0
         file.seek(0)
         if start == png.START and not isinstance(file, io.BytesIO):
             file = io.BytesIO(file.read())
         with Image.open(file, formats=FORMATS) as picture:
-            _check_pixels(picture.size, name)
+            check_pixels(picture.size, name)
             if picture.format == "TIFF":
                 _check_tiff(picture, name)
             picture.load()
@@ -295,7 +295,7 @@ def _orientation(picture: Image.Image) -> int:
 
 # ------------------------------------------------------------------------------------------- what can go wrong
 @contextlib.contextmanager
-def _translated(name: str, file: BinaryIO | None = None) -> Iterator[None]:
+def translated(name: str, file: BinaryIO | None = None) -> Iterator[None]:
     """Run Pillow: its warnings are dropped, its exceptions become a DataError about `name`, which it reads from `file`.
 
     The filter names Pillow's modules only. Filters belong to the whole process: of two threads that read at once,
@@ -365,7 +365,7 @@ def _too_large(name: str) -> DataError:
     return DataError(f"{name}: more than {MAX_PIXELS:,} pixels", "cut it into tiles or scale it down first")
 
 
-def _check_pixels(size: tuple[int, int], name: str) -> None:
+def check_pixels(size: tuple[int, int], name: str) -> None:
     """The limits on the pixel count, whatever Pillow's own have been set to by the calling program."""
     width, height = size
     if width * height > MAX_PIXELS:
@@ -374,7 +374,7 @@ def _check_pixels(size: tuple[int, int], name: str) -> None:
         raise DataError(f"{name}: the image has no pixels ({height} x {width})", _AGAIN)
 
 
-def _opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
+def opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
     """A file at its start; a folder, a pipe or a device is refused, for it could keep us waiting for ever."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -397,7 +397,7 @@ def _opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
     return io.BytesIO(content)
 
 
-def _name_of(source: Path | bytes | BinaryIO) -> str:
+def name_of(source: Path | bytes | BinaryIO) -> str:
     if isinstance(source, (str, Path)):
         return str(source)
     return str(getattr(source, "name", "image"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emaseg.data.files import jpeg, png
+from emaseg.data.files.bands import read_pixels
 from emaseg.data.files.decoders import jpeg_decoder, png_decoder
 from emaseg.data.files.images import MAX_PIXELS, file_bytes, plain_jpeg_size, read_image
 from emaseg.data.sample import Box, Region, UInt8
@@ -34,7 +35,7 @@ def read_region(source: Path | bytes, name: str, box: Box) -> Region:
     for read in (_jpeg_region, _png_region):
         if (region := read(content, name, box)) is not None:
             return region
-    return Region.whole(read_image(content or source, name))
+    return Region.whole(read_pixels(content or source, name))
 
 
 def _jpeg_region(content: bytes, name: str, box: Box) -> Region | None:

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO
 
 from PIL import TiffImagePlugin
 
-__all__ = ["bands_left", "odd_samples"]
+__all__ = ["bands_left", "is_plain", "odd_samples", "size_of"]
 
 _BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT = 258, 262, 277, 338, 339  # tags
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
+_DEEP = ((16, 1), (32, 3))  # bits of a sample and its format, of one band
 _ONE_BAND = "write the band to use into a file of its own, for example with `gdal_translate -b 1 in.tif out.tif`"
 _THREE_BANDS = (
     "write three bands as red, green and blue into a file of their own, for example with "
@@ -45,6 +46,27 @@ def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
     if bits == 16 and bands > 1 and _first(tags, 284, 1) == 2:
         return f"a TIFF of {_of(bands)} of 16 bits, each stored in a plane of its own", _SCALE
     return None
+
+
+def is_plain(file: BinaryIO) -> bool:
+    """Whether Pillow gives a file's values as they are: one or three bands of 8 bits, or one of 16 bits or of floats.
+
+    True, too, where its directory cannot be read: Pillow then says what is wrong with it.
+    """
+    bands, bits, kind = _numbers(_tags(file))
+    file.seek(0)
+    return bands is None or (bands in (1, 3) and bits in (1, 8) and kind == 1) or (bands == 1 and (bits, kind) in _DEEP)
+
+
+def size_of(file: BinaryIO) -> tuple[int, int] | None:
+    """(H, W) by the first directory, turned as its orientation says; None where it is damaged."""
+    tags = _tags(file)
+    file.seek(0)
+    try:
+        height, width, orientation = _first(tags, 257, 0), _first(tags, 256, 0), _first(tags, 274, 1)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+        return None
+    return (width, height) if 5 <= orientation <= 8 else (height, width)
 
 
 def bands_left(tags: Any, read: int) -> tuple[str, str] | None:

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from emaseg.data.sample import Box, UInt8
+from emaseg.data.sample import Box, Pixels
 from emaseg.recipe.training import Augment
 
-Number = TypeVar("Number", np.uint8, np.float32)
+Array = TypeVar("Array", npt.NDArray[np.uint8], npt.NDArray[np.float32], Pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Turned:
         """Whether left hands look like right ones."""
         return self.mirrored != self.upended
 
-    def pixels(self, x: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    def pixels(self, x: Array) -> Array:
         """(h, w, ...) that is mirrored already, upended and turned: no value is computed."""
         if not self.upended and not self.turns:
             return x
-        return np.ascontiguousarray(np.rot90(x[::-1] if self.upended else x, self.turns))
+        return np.ascontiguousarray(np.rot90(x[::-1] if self.upended else x, self.turns))  # type: ignore[return-value]
 
     def place(self, box: Box, side: tuple[int, int]) -> Box:
         """Where a box of a canvas of `side` (height, width) lies once the canvas is treated likewise.
@@ -65,11 +65,11 @@ def draw_turned(augment: Augment, mirrored: bool, rng: np.random.Generator) -> T
     return Turned(mirrored, bool(upended), int(rng.integers(1, 4)) if turned else 0)
 
 
-def degrade(image: UInt8, augment: Augment, rng: np.random.Generator) -> UInt8:
+def degrade(image: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
     """Blur, noise and JPEG, in the order in which a camera adds them; each with its probability, its strength uniform.
 
     Args:
-        image: (h, w, 3).
+        image: (h, w, C); for JPEG uint8 RGB, which a recipe's rules see to.
     """
     if augment.blur > 0 and rng.random() < augment.blur:
         image = blur(image, rng.uniform(*augment.blur_sigma))
@@ -81,23 +81,30 @@ def degrade(image: UInt8, augment: Augment, rng: np.random.Generator) -> UInt8:
     return image
 
 
-def blur(image: UInt8, sigma: float) -> UInt8:
+def blur(image: Pixels, sigma: float) -> Pixels:
     """Gaussian blur, cut off at 4 sigma; beyond the border is what the border shows. sigma: pixels."""
     from scipy import ndimage  # prediction, which reads this file's neighbours, has no use for it
 
-    smooth = ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0), mode="nearest")
-    levels: UInt8 = np.rint(smooth).astype(np.uint8)
-    return levels
+    smooth: npt.NDArray[np.float32] = ndimage.gaussian_filter(
+        image.astype(np.float32), (sigma, sigma, 0), mode="nearest"
+    )
+    return _as_before(smooth, image)
 
 
-def add_noise(image: UInt8, deviation: float, rng: np.random.Generator) -> UInt8:
+def add_noise(image: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
     """Gaussian noise, of its own on each channel; deviation: levels of 0..255."""
     noise = rng.standard_normal(image.shape, np.float32) * np.float32(deviation)
-    noisy: UInt8 = np.rint(image + noise).clip(0, 255).astype(np.uint8)
-    return noisy
+    return _as_before((image + noise).astype(np.float32, copy=False), image)
 
 
-def through_jpeg(image: UInt8, quality: int) -> UInt8:
+def _as_before(values: npt.NDArray[np.float32], image: Pixels) -> Pixels:
+    """Values on 0..255 in the type of the image: rounded where it has 8 bits."""
+    if image.dtype == np.uint8:
+        return np.rint(values).clip(0, 255).astype(np.uint8)
+    return values.clip(0, 255)
+
+
+def through_jpeg(image: Pixels, quality: int) -> Pixels:
     """Saved as a JPEG file of that quality, 1 to 100, with halved colours, and read again."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")

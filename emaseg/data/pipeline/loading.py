@@ -27,6 +27,7 @@ from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, withou
 from emaseg.data.sample import Dataset
 from emaseg.distributed.ranks import check_division
 from emaseg.recipe.backbones import PixelStats
+from emaseg.recipe.channels import RGB
 from emaseg.recipe.training import Augment, Train
 from emaseg.schedule import steps_per_epoch
 from emaseg.threads import core_count
@@ -80,6 +81,7 @@ def batches(
     world: int = 1,
     ranks: int = 0,
     device: torch.device = CPU,
+    floats: bool = False,
 ) -> Stream:
     """Batches `start` to `total` - 1 of a run. Close the stream to stop the loading processes early.
 
@@ -96,6 +98,7 @@ def batches(
             and first filled up to a multiple of them, as DistributedSampler does. 0: to `world`, without filling up, so
             that the batches are the same for any number.
         device: where the batches are normalised and left.
+        floats: the data set's images are float32 (data.range).
 
     Raises:
         DataError: from reading, as the data set raised it, at the batch that needs the sample; fewer samples than a
@@ -112,7 +115,8 @@ def batches(
     )
     raw_batches: RawBatches = without_workers(fetch, steps)
     if workers:
-        raw_batches = from_workers(fetch, steps, workers, raw_batch_bytes(augment, batch // world), dataset.name)
+        size = raw_batch_bytes(augment, batch // world, len(stats.mean), floats=floats)
+        raw_batches = from_workers(fetch, steps, workers, size, dataset.name)
         if device.type == "cuda":
             raw_batches = prefetch_one(raw_batches, RawBatch.pin_memory)
     return Stream(_normalised(raw_batches, stats, device))
@@ -135,9 +139,9 @@ class Stream(Iterator[Batch]):
         self.items.close()
 
 
-def raw_batch_bytes(augment: Augment, batch: int) -> int:
-    """What the crops of a batch take before normalisation."""
-    pixel = 3 + 1 if augment.interpolation == "pixel" else 3 * 4 + 1
+def raw_batch_bytes(augment: Augment, batch: int, channels: int = RGB, *, floats: bool = False) -> int:
+    """What the crops of a batch take before normalisation. floats: the images are float32 (data.range)."""
+    pixel = channels * (4 if floats or augment.interpolation != "pixel" else 1) + 1
     return augment.crop[0] * augment.crop[1] * pixel * batch
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from emaseg.data.files.opencv import opencv
-from emaseg.data.sample import Box, Region, UInt8
+from emaseg.data.sample import Box, Pixels, Region, UInt8
 
 Index = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.int32]
@@ -28,6 +28,7 @@ Size = tuple[int, int]
 
 _ROWS = 64  # result rows computed at once: the 32-bit intermediate values then stay in the cache
 _ONE = 2048  # the weight 1
+_RGB = 3  # channels for which OpenCV's build is compared with the arithmetic here
 
 
 def limit_size(size: Size, long_short: Sequence[int], keep_ratio: bool, scale: float = 1.0) -> Size:
@@ -55,29 +56,31 @@ def limit_size(size: Size, long_short: Sequence[int], keep_ratio: bool, scale: f
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def resize_image(image: UInt8, size: Size, window: Box | None = None, *, mirrored: bool = False) -> UInt8:
-    """Bilinear on pixel centres without antialiasing: OpenCV's INTER_LINEAR, bit for bit.
+def resize_image(image: Pixels, size: Size, window: Box | None = None, *, mirrored: bool = False) -> Pixels:
+    """Bilinear on pixel centres without antialiasing: of 8-bit pixels OpenCV's INTER_LINEAR, bit for bit.
 
     Args:
-        image: (H, W, 3).
+        image: (H, W, C).
         size: (h, w) of the whole result.
         window: the region of the result that is wanted; None = all of it.
         mirrored: swap left and right of that region; costs nothing here.
 
     Returns:
-        (h, w, 3), or the window's size. May share memory with `image`.
+        (h, w, C) of the image's type, or the window's size. May share memory with `image`.
     """
     return resize_region(Region.whole(image), size, window or (0, 0, *size), mirrored=mirrored)
 
 
-def resize_region(region: Region, size: Size, window: Box, *, mirrored: bool = False) -> UInt8:
+def resize_region(region: Region, size: Size, window: Box, *, mirrored: bool = False) -> Pixels:
     """resize_image of an image of which only a region is at hand, one that holds box_needed."""
     top, left, height, width = window
     if region.size == size:
         top, left = top - region.top, left - region.left
         same = region.pixels[top : top + height, left : left + width]
         return as_tensor(same).flip(1).numpy() if mirrored else same
-    resize = _opencv_resize() or _resized
+    if region.pixels.dtype != np.uint8:
+        return _resized_floats(region, size, window, mirrored)
+    resize = (_opencv_resize() if region.pixels.shape[2] == _RGB else None) or _resized
     return resize(region, size, window, mirrored)
 
 
@@ -137,12 +140,13 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
     x0, x1, *weights = (torch.from_numpy(side) for side in _bilinear(region.size[1], size[1], left, width))
     if mirrored:
         x0, x1, *weights = (side.flip(0) for side in (x0, x1, *weights))
-    wx0, wx1 = (w.repeat_interleave(3) for w in weights)  # a pixel's three channels lie side by side
+    channels = region.pixels.shape[2]
+    wx0, wx1 = (w.repeat_interleave(channels) for w in weights)  # a pixel's channels lie side by side
     y0, y1, wy0, wy1 = (
         torch.from_numpy(side) for side in _bilinear(region.size[0], size[0], top, height, keep_weight=True)
     )
     source = as_tensor(region.pixels)
-    result = torch.empty(height, width * 3, dtype=torch.uint8)
+    result = torch.empty(height, width * channels, dtype=torch.uint8)
     for start in range(0, height, _ROWS):
         rows = slice(start, start + _ROWS)
         first, last = int(y0[rows][0]), int(y1[rows][-1])
@@ -154,7 +158,28 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
         above = columns.index_select(0, y0[rows] - first).mul_(wy0[rows, None]).bitwise_right_shift_(16)
         below = columns.index_select(0, y1[rows] - first).mul_(wy1[rows, None]).bitwise_right_shift_(16)
         result[rows] = above.add_(below).add_(2).bitwise_right_shift_(2)
-    return result.view(height, width, 3).numpy()
+    return result.view(height, width, channels).numpy()
+
+
+def _resized_floats(region: Region, size: Size, window: Box, mirrored: bool) -> npt.NDArray[np.float32]:
+    """resize_region of float32 pixels: bilinear on pixel centres without rounding."""
+    top, left, height, width = window
+    x0, x1, tx = _linear(region.size[1], size[1], left, width)
+    if mirrored:
+        x0, x1, tx = x0[::-1], x1[::-1], tx[::-1]
+    y0, y1, ty = _linear(region.size[0], size[0], top, height)
+    first, last = int(y0[0]), int(y1[-1])
+    band = region.pixels[first - region.top : last + 1 - region.top].astype(np.float32, copy=False)
+    tx, ty = tx[:, None], ty[:, None, None]
+    columns = band.take(x0 - region.left, axis=1) * (1 - tx) + band.take(x1 - region.left, axis=1) * tx
+    return (columns[y0 - first] * (1 - ty) + columns[y1 - first] * ty).astype(np.float32, copy=False)
+
+
+def _linear(before: int, after: int, start: int, count: int) -> tuple[Index, Index, npt.NDArray[np.float32]]:
+    """Both source indices (count,) of each result pixel of one axis, and the weight of the second."""
+    position = ((np.arange(start, start + count) + 0.5) * _step(before, after) - 0.5).clip(0, before - 1)
+    index = position.astype(np.int64)
+    return index, np.minimum(index + 1, before - 1), (position - index).astype(np.float32)
 
 
 def resize_label(label: UInt8, size: Size, window: Box | None = None) -> UInt8:
@@ -180,7 +205,7 @@ def resize_label(label: UInt8, size: Size, window: Box | None = None) -> UInt8:
     return result
 
 
-def resize_floats(image: UInt8, size: Size, window: Box | None = None) -> npt.NDArray[np.float32]:
+def resize_floats(image: Pixels, size: Size, window: Box | None = None) -> npt.NDArray[np.float32]:
     """Bilinear with the corner pixels' centres aligned, not rounded: torch's align_corners=True, which the EMANet
     authors use. Unlike torch's function it gives the same bits on any number of threads.
 

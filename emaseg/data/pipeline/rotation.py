@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from emaseg.data.sample import IGNORE, UInt8
+from emaseg.data.sample import IGNORE, Pixels, UInt8
 
 Positions = npt.NDArray[np.int32]
 
@@ -36,33 +36,37 @@ _TAPS = 4  # pixels that the kernel covers along one axis
 _COLUMNS = 32  # result columns computed at once: neighbours in such a strip read pixels that are still in the cache
 
 
-def rotate_image(image: UInt8, degrees: float) -> UInt8:
-    """(H, W, 3) turned counter-clockwise about its centre; bicubic, black where nothing was.
+def rotate_image(image: Pixels, degrees: float) -> Pixels:
+    """(H, W, C) turned counter-clockwise about its centre; bicubic, black where nothing was.
 
     Bit for bit what OpenCV 4.5.5's warpAffine gives, which the published LIP rows were trained with. OpenCV 5 gives
-    other values.
+    other values. Float32 pixels are turned by the same weights, and are not rounded.
     """
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     x, y = (at >> (_POSITION_BITS - _STEP_BITS) for at in _positions(height, width, degrees, _STEPS // 2))
     fraction = torch.from_numpy(((y & (_STEPS - 1)) << _STEP_BITS) + (x & (_STEPS - 1)))
     # With a black margin as wide as the kernel, a position outside needs no case of its own.
     stride = width + 2 * _TAPS
-    framed = np.zeros((height + 2 * _TAPS, stride, 3), np.uint8)
+    framed = np.zeros((height + 2 * _TAPS, stride, channels), image.dtype)
     framed[_TAPS:-_TAPS, _TAPS:-_TAPS] = image
-    pixels = torch.from_numpy(framed).view(-1, 3).to(torch.float32)
+    floats = image.dtype != np.uint8
+    pixels = torch.from_numpy(framed).view(-1, channels).to(torch.float32)
     first = torch.from_numpy(_first_tap(y, height) * np.int32(stride) + _first_tap(x, width))
     taps = torch.arange(_TAPS, dtype=torch.int32)
     offsets = (taps[:, None] * stride + taps).flatten()
-    result = torch.empty(height, width, 3, dtype=torch.uint8)
+    result = torch.empty(height, width, channels, dtype=pixels.dtype if floats else torch.uint8)
     for start in range(0, width, _COLUMNS):
         strip = slice(start, start + _COLUMNS)
         index = first[:, strip].reshape(-1, 1) + offsets
         weights = _weights().index_select(0, fraction[:, strip].flatten())
         # No partial sum of weights times pixels reaches 2^24 (tested), so float32 is exact here, in any order.
         sums = F.embedding_bag(index, pixels, mode="sum", per_sample_weights=weights)
-        levels = sums.add_(_ONE // 2).mul_(1 / _ONE).floor_().clamp_(0, 255).to(torch.uint8)
-        result[:, strip] = levels.view(height, -1, 3)
-    turned: UInt8 = result.numpy()
+        if floats:
+            levels = sums.mul_(1 / _ONE).clamp_(0, 255)
+        else:
+            levels = sums.add_(_ONE // 2).mul_(1 / _ONE).floor_().clamp_(0, 255).to(torch.uint8)
+        result[:, strip] = levels.view(height, -1, channels)
+    turned: Pixels = result.numpy()
     return turned
 
 

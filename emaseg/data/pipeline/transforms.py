@@ -3,7 +3,7 @@
 Room: data/pipeline. Legend: B batch, H W image, h w crop.
 
 Training: resize -> crop -> mirror -> turn -> rotate -> colour -> degrade -> normalise -> pad, the order of sssegmentation
-and mmsegmentation, which neither turn nor degrade. Pixels stay 8-bit up to the normalisation, as there. Every random choice comes from the generator
+and mmsegmentation, which neither turn nor degrade. 8-bit pixels stay so up to the normalisation, as there. Every random choice comes from the generator
 that a function is given; `sample_rng` derives it from (seed, epoch, sample) alone, so a crop depends neither on the
 number of loading processes nor on the order in which samples are read.
 
@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -34,20 +34,18 @@ from emaseg.data.pipeline.resize import (
     resize_region,
 )
 from emaseg.data.pipeline.rotation import rotate_image, rotate_label
-from emaseg.data.sample import IGNORE, Box, Sample, UInt8, published_label
+from emaseg.data.sample import IGNORE, Box, Pixels, Sample, UInt8, published_label
 from emaseg.errors import RecipeError
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.schema import Inference
 from emaseg.recipe.training import Augment
-
-Pixels = UInt8 | npt.NDArray[np.float32]
 
 _CROPS = 1  # keeps the samples' generators apart from that of the epoch's order (loading.py) under one seed
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a training step reads: images (B, 3, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore."""
+    """What a training step reads: images (B, C, H, W) float32 normalised, labels (B, H, W) int64, 255 = ignore."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -58,7 +56,7 @@ class Batch:
 class Crop:
     """A training crop before normalisation and padding.
 
-    image: (h, w, 3) RGB on 0..255; uint8, or float32 with augment.interpolation = "align_corners".
+    image: (h, w, C) on 0..255; uint8, or float32 with augment.interpolation = "align_corners" or data.range.
     label: (h, w) uint8. turned: how it lies. name: the sample's.
     """
 
@@ -96,7 +94,9 @@ def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Cr
         degrees = int(rng.integers(-augment.rotation_degrees, augment.rotation_degrees))
         image, label = rotate_image(image, degrees), rotate_label(label, degrees)
     if augment.photometric != "none":
-        image = apply_photometric(image, draw_photometric(rng), bgr_as_rgb=augment.photometric == "bgr_as_rgb")
+        image = apply_photometric(
+            cast(UInt8, image), draw_photometric(rng), bgr_as_rgb=augment.photometric == "bgr_as_rgb"
+        )
     return Crop(degrade(image, augment, rng), label, turned, sample.name)
 
 
@@ -196,19 +196,19 @@ def normalise(image: Pixels, stats: PixelStats) -> torch.Tensor:
     """(x - mean) * (1 / std).
 
     Args:
-        image: (H, W, 3) RGB on 0..255.
+        image: (H, W, C) on 0..255.
         stats: mean and standard deviation of the channels.
 
     Returns:
-        (3, H, W) float32, in memory of its own.
+        (C, H, W) float32, in memory of its own.
     """
     return _normalised(as_tensor(image).permute(2, 0, 1).contiguous(), stats)
 
 
 def _normalised(planes: torch.Tensor, stats: PixelStats) -> torch.Tensor:
-    """(..., 3, H, W) of any type, as float32 in memory of its own."""
-    shift = torch.tensor(stats.mean, dtype=torch.float32, device=planes.device).view(3, 1, 1)
-    factor = torch.tensor([1 / s for s in stats.std], dtype=torch.float32, device=planes.device).view(3, 1, 1)
+    """(..., C, H, W) of any type, as float32 in memory of its own."""
+    shift = torch.tensor(stats.mean, dtype=torch.float32, device=planes.device).view(-1, 1, 1)
+    factor = torch.tensor([1 / s for s in stats.std], dtype=torch.float32, device=planes.device).view(-1, 1, 1)
     return planes.to(torch.float32).sub(shift).mul_(factor)
 
 
@@ -216,7 +216,7 @@ def _normalised(planes: torch.Tensor, stats: PixelStats) -> torch.Tensor:
 class RawBatch:
     """The crops of a batch before normalisation, on their way to the device.
 
-    pixels: (B, h, w, 3) RGB on 0..255, uint8 or float32 as the crops are; 0 in the padding. labels: (B, h, w) uint8,
+    pixels: (B, h, w, C) on 0..255, uint8 or float32 as the crops are; 0 in the padding. labels: (B, h, w) uint8,
     255 = ignore. windows: where each crop lies in it. names: the samples'.
     """
 
@@ -237,7 +237,7 @@ def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
     its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
     """
     height, width = augment.crop
-    pixels = np.empty((len(crops), height, width, 3), crops[0].image.dtype)
+    pixels = np.empty((len(crops), height, width, crops[0].image.shape[2]), crops[0].image.dtype)
     labels = np.empty((len(crops), height, width), np.uint8)
     windows = []
     for i, crop in enumerate(crops):
@@ -272,16 +272,16 @@ def normalise_batch(raw: RawBatch, stats: PixelStats, device: torch.device) -> B
     return Batch(images, labels, raw.names)
 
 
-def eval_image(image: UInt8, inference: Inference, stats: PixelStats) -> torch.Tensor:
+def eval_image(image: Pixels, inference: Inference, stats: PixelStats) -> torch.Tensor:
     """An image as evaluation and prediction feed it to the network, at scale 1.
 
     Args:
-        image: (H, W, 3).
+        image: (H, W, C).
         inference: its limits are applied. Padding is not: each forward pass pads what it reads for itself.
         stats: mean and standard deviation of the channels.
 
     Returns:
-        (1, 3, h, w) float32.
+        (1, C, h, w) float32.
     """
     size = limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
     return normalise(resize_image(image, size), stats)[None]

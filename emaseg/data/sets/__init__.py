@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from emaseg.data.files.bands import Bands
     from emaseg.data.sample import Dataset, Phase
     from emaseg.recipe.data import Data
 
@@ -28,8 +29,11 @@ READERS = {
 }
 
 
-def build_dataset(data: Data, phase: Phase) -> Dataset:
+def build_dataset(data: Data, phase: Phase, bands: Bands | None = None) -> Dataset:
     """The samples that a recipe trains on ("train") or is scored on ("eval").
+
+    Args:
+        bands: what the recipe declares of its images (data.files.bands.bands_of); None = 8-bit RGB.
 
     Raises:
         RecipeError: the data set has no such split.
@@ -38,4 +42,7 @@ def build_dataset(data: Data, phase: Phase) -> Dataset:
     name = READERS[data.kind]
     module = importlib.import_module(f"emaseg.data.sets.{name}")
     dataset: Dataset = getattr(module, name)(data, phase)
-    return dataset
+    if bands is None:
+        return dataset
+    banded: Dataset = importlib.import_module("emaseg.data.sets.banded").with_bands(dataset, bands)
+    return banded

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.files.bands import Bands
 from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.files.sample import FileSample
 from emaseg.data.labels import label_set
@@ -91,6 +92,7 @@ class PackedFiles:
 
     spans: (N, 4) int64, counted from the file's start. sums: (N, 2) uint32, CRC-32 of image and label file; None in old
     files. names: (image, label) paths at packing. rule: what the labels' values mean. palette: (K, 3) uint8 RGB.
+    bands: how images are read; None = as 8-bit RGB.
     """
 
     path: Path
@@ -101,6 +103,7 @@ class PackedFiles:
     palette: UInt8
     layout: str
     handle: _Handle
+    bands: Bands | None = None
     withheld_by: ClassVar[str] = ""
 
     @property
@@ -143,7 +146,8 @@ class PackedFiles:
         """Both files are fetched at once; they are decoded when they are asked for."""
         image, label = self.stored(index)
         label_path = Path(f"{self.path}: {self.names[index][1]}")
-        return FileSample(image, self.name(index), partial(read_label, label_path, self.rule, label), str(label_path))
+        read = partial(read_label, label_path, self.rule, label)
+        return FileSample(image, self.name(index), read, str(label_path), self.bands)
 
 
 def packed(data: PackedData, phase: Phase) -> PackedFiles:

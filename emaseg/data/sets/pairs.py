@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from emaseg.data.files.images import image_size
+from emaseg.data.files.bands import Bands, pixels_size
 from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.files.sample import FileSample
 from emaseg.data.sample import Sample, UInt8
@@ -31,7 +31,8 @@ class PairedFiles:
     items: (image, mask) paths. rule: what the masks' values mean. palette: (K, 3) uint8 RGB, for pictures of results.
     layout: how the files were recognised, for people, where a data set has several layouts; "" = nothing to say.
     left: what was found in the folders and is not read, for people, one sentence each. background: images without a
-    mask file whose pixels are all of the first class; they follow the others.
+    mask file whose pixels are all of the first class; they follow the others. bands: how images are read; None = as
+    8-bit RGB.
     """
 
     items: Sequence[tuple[Path, Path]]
@@ -40,6 +41,7 @@ class PairedFiles:
     layout: str = ""
     left: tuple[str, ...] = ()
     background: Sequence[Path] = ()
+    bands: Bands | None = None
     withheld_by: ClassVar[str] = ""
     common_files: ClassVar[tuple[Path, ...]] = ()
 
@@ -67,14 +69,16 @@ class PairedFiles:
     def open(self, index: int) -> Sample:
         if index >= len(self.items):
             image = self.background[index - len(self.items)]
-            return FileSample(image, str(image), partial(_first_class, image), f"all {self.classes[0]}")
+            return FileSample(
+                image, str(image), partial(_first_class, image, self.bands), f"all {self.classes[0]}", self.bands
+            )
         image, label = self.items[index]
-        return FileSample(image, str(image), partial(read_label, label, self.rule), str(label))
+        return FileSample(image, str(image), partial(read_label, label, self.rule), str(label), self.bands)
 
 
-def _first_class(image: Path) -> UInt8:
+def _first_class(image: Path, bands: Bands | None) -> UInt8:
     """(H, W) zeros: the label of an image that shows the first class only."""
-    return np.zeros(image_size(image), np.uint8)
+    return np.zeros(pixels_size(image, bands=bands), np.uint8)
 
 
 # -------------------------------------------------------------------------------------- folders and list files

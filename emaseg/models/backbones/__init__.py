@@ -30,6 +30,7 @@ def build_backbone(backbone: Backbone, norm: Norm) -> FeatureExtractor:
         case ResNetBackbone():
             return ResNet(
                 BLOCKS[backbone.kind],
+                in_channels=backbone.in_channels,
                 output_stride=backbone.output_stride,
                 stem_channels=backbone.stem_channels,
                 width=backbone.width,
@@ -39,14 +40,15 @@ def build_backbone(backbone: Backbone, norm: Norm) -> FeatureExtractor:
         case ResNeStBackbone():
             return ResNeSt(
                 BLOCKS[backbone.kind],
+                in_channels=backbone.in_channels,
                 output_stride=backbone.output_stride,
                 stem_channels=backbone.stem_channels,
                 norm=norm,
             )
         case HRNetBackbone():
-            return HRNet(stem_relu=backbone.stem_relu, norm=norm)
+            return HRNet(in_channels=backbone.in_channels, stem_relu=backbone.stem_relu, norm=norm)
         case ViTBackbone():
-            return ViT(image_size=backbone.image_size, taps=backbone.taps)
+            return ViT(in_channels=backbone.in_channels, image_size=backbone.image_size, taps=backbone.taps)
 
 
 __all__ = ["FeatureExtractor", "HRNet", "ResNeSt", "ResNet", "ViT", "build_backbone"]

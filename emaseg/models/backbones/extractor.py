@@ -17,16 +17,18 @@ class FeatureExtractor(Recomputing, ABC):
     """A backbone.
 
     Attributes:
+        first_weight: name of the weight that reads the images, (filters, C, kernel, kernel).
         channels: C of each returned map, shallow to deep.
         output_stride: input pixels for one cell of the last map.
     """
 
+    first_weight: str
     channels: tuple[int, ...]
     output_stride: int
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, H, W) normalised RGB -> maps (B, C, h, w), shallow to deep; the last grid is ceil(H / stride)."""
+        """(B, 3, H, W) normalised RGB, or other channels -> maps (B, C, h, w), shallow to deep; the last grid is ceil(H / stride)."""
 
     @abstractmethod
     def norm_values(self, batch: int, height: int, width: int) -> int:
@@ -39,6 +41,24 @@ class FeatureExtractor(Recomputing, ABC):
     def fitted(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """ImageNet weights under our names, resized where they depend on the input size; most do not."""
         return state
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return int(self.get_parameter(self.first_weight).shape[1])
+
+
+def other_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """A first convolution for RGB, (filters, 3, kernel, kernel), as one for so many channels.
+
+    Of four channels and more the first three are taken for RGB and keep their filters, and each other one gets the mean
+    of the three; of one or two channels each gets the mean. All is scaled by 3 / channels, which keeps the size of the
+    response: a grey image gives what the same image gives as RGB.
+    """
+    mean = weight.mean(dim=1, keepdim=True)
+    kept = weight if channels > weight.shape[1] else weight[:, :0]
+    filters = torch.cat([kept, mean.expand(-1, channels - kept.shape[1], -1, -1)], dim=1)
+    return filters * (weight.shape[1] / channels)
 
 
 def cells(batch: int, height: int, width: int, stride: int) -> int:

@@ -106,6 +106,7 @@ class HRNet(FeatureExtractor):
     """Three stages of 2, 3 and 4 branches behind a stem and four bottlenecks.
 
     Args:
+        in_channels: of the images.
         stem_relu: ReLU after the stem's first norm. The released MemoryNets were trained without it.
         width: channels of the finest branch.
         modules: exchanges of stages 2, 3 and 4.
@@ -115,6 +116,7 @@ class HRNet(FeatureExtractor):
     def __init__(
         self,
         *,
+        in_channels: int = 3,
         stem_relu: bool,
         width: int = 48,
         modules: tuple[int, int, int] = (1, 4, 3),
@@ -122,11 +124,12 @@ class HRNet(FeatureExtractor):
         norm: Norm,
     ) -> None:
         super().__init__()
+        self.first_weight = "conv1.weight"
         self.stem_relu = stem_relu
         self.output_stride = STRIDE
         widths = tuple(width * 2**b for b in range(4))
         self.channels = (sum(widths),)
-        self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 3, 2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, STEM_CHANNELS, 3, 2, padding=1, bias=False)
         self.bn1 = norm(STEM_CHANNELS)
         self.conv2 = nn.Conv2d(STEM_CHANNELS, STEM_CHANNELS, 3, 2, padding=1, bias=False)
         self.bn2 = norm(STEM_CHANNELS)
@@ -144,7 +147,7 @@ class HRNet(FeatureExtractor):
         initialise(self)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, H, W) -> one map (B, 15 * width, ceil(H / 4), ceil(W / 4)), fine branches first."""
+        """(B, C, H, W) -> one map (B, 15 * width, ceil(H / 4), ceil(W / 4)), fine branches first."""
         x = self.block(self._stem, images)
         for block in self.layer1:
             x = self.block(block, x)

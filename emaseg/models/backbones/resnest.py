@@ -102,6 +102,7 @@ class ResNeSt(ResNet):
         self,
         blocks: tuple[int, int, int, int],
         *,
+        in_channels: int = 3,
         output_stride: int,
         stem_channels: tuple[int, ...] = (64, 64, 128),
         width: int = 64,
@@ -109,6 +110,7 @@ class ResNeSt(ResNet):
     ) -> None:
         super().__init__(
             blocks,
+            in_channels=in_channels,
             output_stride=output_stride,
             stem_channels=stem_channels,
             width=width,

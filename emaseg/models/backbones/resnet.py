@@ -79,6 +79,7 @@ class ResNet(FeatureExtractor):
 
     Args:
         blocks: number of blocks of each stage.
+        in_channels: of the images.
         output_stride: input pixels for one cell of the last stage.
         stem_channels: widths of the three 3x3 stem convolutions; () is one 7x7 with `width` channels.
         width: channels of the first stage's 3x3 convolutions.
@@ -91,6 +92,7 @@ class ResNet(FeatureExtractor):
         self,
         blocks: tuple[int, int, int, int],
         *,
+        in_channels: int = 3,
         output_stride: int,
         stem_channels: tuple[int, ...] = (32, 32, 64),
         width: int = 64,
@@ -99,8 +101,9 @@ class ResNet(FeatureExtractor):
         block: BlockKind = Bottleneck,
     ) -> None:
         super().__init__()
+        self.first_weight = "stem.0.weight"
         self.output_stride = output_stride
-        self.stem = _stem(stem_channels, width, norm)
+        self.stem = _stem(in_channels, stem_channels, width, norm)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         channels = stem_channels[-1] if stem_channels else width
         self.channels = tuple(width * EXPANSION * 2**i for i in range(4))  # of the four returned maps
@@ -130,12 +133,14 @@ class ResNet(FeatureExtractor):
         return cells(batch, height, width, self.output_stride)
 
 
-def _stem(channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
+def _stem(in_channels: int, channels: tuple[int, ...], width: int, norm: Norm) -> nn.Sequential:
     """Three 3x3 convolutions with `channels` widths, or one 7x7 with `width`; halves the image."""
     if not channels:
-        return nn.Sequential(nn.Conv2d(3, width, 7, 2, padding=3, bias=False), norm(width), nn.ReLU(inplace=True))
+        return nn.Sequential(
+            nn.Conv2d(in_channels, width, 7, 2, padding=3, bias=False), norm(width), nn.ReLU(inplace=True)
+        )
     layers: list[nn.Module] = []
-    previous, stride = 3, 2
+    previous, stride = in_channels, 2
     for c in channels:
         layers += [nn.Conv2d(previous, c, 3, stride, padding=1, bias=False), norm(c), nn.ReLU(inplace=True)]
         previous, stride = c, 1

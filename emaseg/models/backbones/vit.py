@@ -73,12 +73,13 @@ class ViT(FeatureExtractor):
         image_size: (H, W) whose patch grid the position embedding holds; multiples of `patch`.
         taps: layers (from 0, ascending) whose outputs are returned. Layers behind the last one never run; they keep
             their weights, without a gradient.
-        width: C.  depth: layers.  heads: D.  hidden: width of the perceptrons.  patch: side of a patch.
+        in_channels: of the images.  width: C.  depth: layers.  heads: D.  hidden: width of the perceptrons.  patch: side of a patch.
     """
 
     def __init__(
         self,
         *,
+        in_channels: int = 3,
         image_size: tuple[int, int],
         taps: tuple[int, ...],
         width: int = 1024,
@@ -88,13 +89,14 @@ class ViT(FeatureExtractor):
         patch: int = 16,
     ) -> None:
         super().__init__()
+        self.first_weight = "patch_embed.projection.weight"
         self.taps = taps
         self.channels = (width,) * len(taps)
         self.output_stride = patch
         self.grid = (image_size[0] // patch, image_size[1] // patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid[0] * self.grid[1], width))
-        self.patch_embed = nn.Sequential(OrderedDict(projection=nn.Conv2d(3, width, patch, patch)))
+        self.patch_embed = nn.Sequential(OrderedDict(projection=nn.Conv2d(in_channels, width, patch, patch)))
         self.layers = nn.ModuleList(Layer(width, heads, hidden) for _ in range(depth))
         self.layers[max(taps) + 1 :].requires_grad_(False)
         _initialise(self)
