@@ -9,6 +9,7 @@ Sums and counts are formed first and divided last, so that several processes can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -93,9 +94,28 @@ def _denominator(labels: torch.Tensor, loss: Loss, weights: torch.Tensor | None)
     return torch.where(count > 0, count, 1.0)
 
 
-def pixel_weight(labels: torch.Tensor, loss: Loss) -> torch.Tensor | int:
-    """What `head_loss` divides the sum over the pixels of (B, H, W) labels by, where mining keeps them all."""
-    return _denominator(labels, loss, _weights(loss, labels.new_empty((), dtype=torch.float32)))
+def pixel_weights(parts: Sequence[torch.Tensor], loss: Loss) -> torch.Tensor:
+    """What the pixels of each part of a batch weigh together: `head_loss` divides by it, where mining keeps them all.
+
+    On several processes with loss.ranks = "by_count" the weights are those of all processes' parts, in one message.
+
+    Args:
+        parts: the labels (b, H, W) of each.
+
+    Returns:
+        (P,) float64; float32 on a device that lacks it. 0 for a part without labelled pixels.
+    """
+    device = parts[0].device
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    if loss.reduction == "all_pixels":
+        return torch.tensor([part.numel() for part in parts], dtype=precise, device=device)
+    if loss.class_weights:
+        table = F.pad(torch.tensor(loss.class_weights, dtype=precise), (0, IGNORE + 1 - len(loss.class_weights)))
+        table = table.to(device)
+        weights = torch.stack([table[part].sum() for part in parts])
+    else:
+        weights = torch.stack([(part != IGNORE).sum() for part in parts]).to(precise)
+    return over_ranks(weights, loss.ranks)
 
 
 def _of_pixels(loss: Loss, weights: torch.Tensor | None) -> OfPixels:

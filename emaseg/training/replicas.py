@@ -53,8 +53,18 @@ def replicate(model: Network, recipe: Recipe, device: torch.device) -> Forward:
     # Later versions of torch call it by another name. Buffers are equal; nothing has to be sent before each step.
     named = inspect.signature(DistributedDataParallel).parameters
     sync: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers": False}
-    # The graph is the same in every step, unless a loss begins later.
-    return DistributedDataParallel(step, gradient_as_bucket_view=True, static_graph=not model.graph_changes, **sync)
+    # The graph is the same in every step, unless a loss begins later. Of a graph that is declared static, torch would
+    # send the gradient with the first part of the first batch, and never with its last (see `gradient_kept`).
+    static = not model.graph_changes and recipe.train.accumulate == 1
+    return DistributedDataParallel(step, gradient_as_bucket_view=True, static_graph=static, **sync)
+
+
+@contextlib.contextmanager
+def gradient_kept(forward: Forward | None) -> Iterator[None]:
+    """Within the block a pass, forward and backward, adds to this process's gradient and sends nothing of it: another part
+    of the batch follows, and the gradient of all parts is sent with the last."""
+    with forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager

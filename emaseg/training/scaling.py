@@ -3,19 +3,23 @@
 Room: training.
 
 What ranks send each other in a step follows from the network alone (`messages`):
-    gradient    once all trained parameters, summed in pieces of 25 MiB while the backward pass goes on
+    gradient    once all trained parameters, summed in pieces of 25 MiB while the backward pass goes on; with
+                train.accumulate that of the last part
     norms       of each batch norm with C channels, with model.norm = "sync": 2 C + 1 values gathered in the forward pass,
                 2 C summed in the backward pass; nothing can be computed meanwhile
     bases       EMANet: C x M values summed
     memory      MemoryNet: K x (C + 1) values summed, or K x C with memory_ranks = "plain_mean"; and K for the ages
-    losses      of each head one count of pixels ("by_count", "valid_pixels"), all losses once, four integers to agree
+    losses      of each head one count of pixels ("by_count", "valid_pixels"), all losses once, four integers to agree;
+                with train.accumulate the counts of all parts once
+With train.accumulate norms, bases, memory and counts of the heads are sent for each part.
 
 Formula. R ranks, a connection of B bytes/s in which a message takes L seconds from one rank to the next. n bytes take
     summed      2 (R - 1) / R n / B + 2 ceil(log2 R) L       (ring for the bytes, tree for the time)
     gathered    (R - 1) n / B + ceil(log2 R) L               (n bytes of each rank)
 The measured step of t seconds becomes t + the time of all messages that are waited for + what of the gradient's time is
-not hidden behind the backward pass, which is 2/3 of a step; its last piece never is. Efficiency is t divided by that: R
-ranks do R times the work in 1 / efficiency of the time. Every rank keeps the crops that it was measured with.
+not hidden behind the backward pass, which is 2/3 of a step, or of its last part; its last piece never is. Efficiency is t
+divided by that: R ranks do R times the work in 1 / efficiency of the time. Every rank keeps the crops that it was
+measured with.
 """
 
 from __future__ import annotations
@@ -50,10 +54,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a rank sends in a step. gradient: bytes."""
+    """What a rank sends in a step. gradient: bytes. parts: of the batch; the gradient is sent with the last."""
 
     messages: tuple[Message, ...]
     gradient: int
+    parts: int = 1
 
     @property
     def waited(self) -> int:
@@ -80,7 +85,7 @@ LINKS = (
 def traffic(model: Network, recipe: Recipe) -> Traffic:
     """What each rank sends in a training step of this network."""
     gradient = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return Traffic(tuple(_messages(model, recipe)), gradient)
+    return Traffic(tuple(_messages(model, recipe)), gradient, recipe.train.accumulate)
 
 
 def _messages(model: Network, recipe: Recipe) -> Iterator[Message]:
@@ -102,11 +107,14 @@ def _messages(model: Network, recipe: Recipe) -> Iterator[Message]:
                 yield Message("memory", classes * 4)
     if isinstance(model, MemoryNet) and model.config.memory_loss_weight and model.config.memory_ranks == "plain_mean":
         channels = model.final.conv.norm.num_features  # the rows pass the final head, too
-        yield Message("norms", (2 * channels + 1) * 4, gathered=True)
-        yield Message("norms", 2 * channels * 4)
+        for _ in range(passes):
+            yield Message("norms", (2 * channels + 1) * 4, gathered=True)
+            yield Message("norms", 2 * channels * 4)
     counted = recipe.loss.ranks == "by_count" and recipe.loss.reduction == "valid_pixels"
     for _ in range(passes * len(model.pixel_losses) if counted else 0):
         yield Message("losses", 8)
+    if counted and passes > 1:
+        yield Message("losses", 8 * passes)
     yield Message("losses", (8 if counted else 4) * (len(model.loss_names) + 1))  # divided by a count in 64 bits
     yield Message("losses", _CONTROL)
 
@@ -116,7 +124,7 @@ def efficiency(seconds: float, sent: Traffic, ranks: int, link: Link) -> float:
     waited = sum(_time(message.size, ranks, link, gathered=message.gathered) for message in sent.messages)
     pieces = max(1, -(-sent.gradient // _PIECE))
     total = sum(_time(sent.gradient / pieces, ranks, link) for _ in range(pieces))
-    exposed = max(_time(sent.gradient / pieces, ranks, link), total - _BACKWARD * seconds)
+    exposed = max(_time(sent.gradient / pieces, ranks, link), total - _BACKWARD * seconds / sent.parts)
     return seconds / (seconds + waited + exposed)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed.collectives import mean_over_ranks, world_size
 from emaseg.errors import RecipeError, SystemFault
-from emaseg.losses.terms import pixel_weight
+from emaseg.losses.terms import pixel_weights
 from emaseg.memory import is_out_of_memory
 from emaseg.models import Network
 from emaseg.models.layers import Step
@@ -24,7 +24,9 @@ from emaseg.recipe import Recipe
 from emaseg.schedule import Schedule
 from emaseg.training.compute import LossScale, autocast, to_layout
 from emaseg.training.optim import learning_rate, scheduled_rate, set_learning_rate
-from emaseg.training.replicas import Forward, own_shares
+from emaseg.training.replicas import Forward, gradient_kept, own_shares
+
+_NO_PIXELS = 1e-9  # below the weight of any labelled pixel: a batch without one has no loss to share
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,18 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class _Shares:
-    """Of a part in the whole batch: of losses that average over pixels, and of those that average over anything else."""
+    """Of a part in the whole batch: of losses that average over pixels, and of those that average over anything else.
+
+    last: no part comes after it.
+    """
 
     pixels: torch.Tensor | float
     others: float
+    last: bool
+
+    def of(self, losses: Mapping[str, torch.Tensor], over_pixels: Collection[str]) -> dict[str, torch.Tensor]:
+        """What the part's losses (scalars) contribute to the whole batch's."""
+        return {name: x * (self.pixels if name in over_pixels else self.others) for name, x in losses.items()}
 
 
 def training_step(
@@ -75,13 +85,14 @@ def training_step(
     where = Step(step, schedule.epoch(step), rate)
     totals: dict[str, torch.Tensor] = {}
     for part, shares in _parts(model, batch, recipe.train.accumulate):
-        with autocast(recipe.train, batch.images.device):
-            losses = dict((forward or model.training_step)(to_layout(part.images, recipe.train), part.labels, where))
-        if shares is not None:
-            over_pixels = model.pixel_losses
-            losses = {n: x * (shares.pixels if n in over_pixels else shares.others) for n, x in losses.items()}
-        total = torch.stack(list(losses.values())).sum()
-        (total if scale is None else scale.scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+        with contextlib.nullcontext() if shares is None or shares.last else gradient_kept(forward):
+            with autocast(recipe.train, batch.images.device):
+                call = forward or model.training_step
+                losses = dict(call(to_layout(part.images, recipe.train), part.labels, where))
+            if shares is not None:
+                losses = shares.of(losses, model.pixel_losses)
+            total = torch.stack(list(losses.values())).sum()
+            (total if scale is None else scale.scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
         for name, loss in losses.items():
             totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
     if scale is not None:
@@ -114,13 +125,17 @@ def _parts(model: Network, batch: Batch, count: int) -> Iterator[tuple[Batch, _S
     plain = shares if model.loss.ranks == "plain_mean" else 1
     each = len(batch.labels) // plain  # images that a loss is divided by the pixels of
     model.shares = max(1, shares // count)
+    firsts = range(0, len(batch.labels), size)
+    pixels: list[torch.Tensor | float] = [1 / count] * count
+    if size < each:
+        weights = pixel_weights(batch.labels.chunk(count), model.loss).view(plain, -1)
+        among = weights / weights.sum(1, keepdim=True).clamp(min=_NO_PIXELS) / plain
+        pixels = list(among.flatten().to(torch.promote_types(batch.images.dtype, torch.float32)))
     try:
-        for first in range(0, len(batch.labels), size):
-            some, start = slice(first, first + size), first // each * each
+        for first, own in zip(firsts, pixels, strict=True):
+            some = slice(first, first + size)
             part = Batch(batch.images[some], batch.labels[some], batch.names[some])
-            whole = pixel_weight(batch.labels[start : start + each], model.loss) * plain
-            pixels = 1 / count if size >= each else pixel_weight(part.labels, model.loss) / whole
-            yield part, _Shares(pixels, 1 / count)
+            yield part, _Shares(own, 1 / count, first == firsts[-1])
     finally:
         model.shares = shares
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.losses import cross_entropy as losses
 from emaseg.losses.cross_entropy import Reduction, cross_entropy
-from emaseg.losses.cross_entropy import cross_entropy as losses
 
 
 def plain(logits: torch.Tensor, labels: torch.Tensor, reduction: Reduction, align: bool) -> torch.Tensor:

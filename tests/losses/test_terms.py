@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.losses import cross_entropy as losses
 from emaseg.losses.cross_entropy import cross_entropy
-from emaseg.losses.cross_entropy import cross_entropy as losses
 from emaseg.losses.terms import hard_pixels, head_loss
 from emaseg.recipe.training import Loss
 
