@@ -61,7 +61,7 @@ KINDS: dict[str, str] = {
     "mostly": "masks that are mostly ignored",
     "one": "one class that covers nearly everything",
     "range": "16-bit images that use little of their range",
-    "pages": "images of several pages",
+    "pages": "files of several pages",
 }
 _WARNINGS = {"unseen", "duplicate", "alike", "small", "left", "palettes", "mostly", "one", "range", "pages"}
 

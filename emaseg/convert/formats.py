@@ -32,7 +32,8 @@ from emaseg.convert.yolo import read as read_yolo
 from emaseg.data.sets.folder import count_endings
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError, RecipeError, UserError
-from emaseg.starter.kinds import any_layout
+from emaseg.starter import Machine, start_recipe
+from emaseg.starter.layout import NotRecognised
 from emaseg.threads import Reading
 from emaseg.words import quoted_path
 
@@ -98,15 +99,20 @@ def recognise(source: Source, wanted: str) -> tuple[Format, list[str]]:
 
 
 def _nothing(source: Source) -> UserError:
+    """Why nothing is converted. Masks that `emaseg init` reads need no conversion; where it refuses them, its reason
+    is the true one."""
     try:
-        any_layout(source.root)
-    except DataError:
+        for _ in start_recipe(source.root, Machine()):
+            pass
+    except NotRecognised:
         kinds = count_endings(source.files)
         return DataError(
             f"{source.root}: no annotations were recognised"
             + (f"; beside {len(source.images):,} images it holds {kinds}" if kinds else ""),
             f"formats: {', '.join(one.words for one in FORMATS.values())}; force one with --format",
         )
+    except UserError as error:
+        return error
     return RecipeError(
         f"{source.root}: its masks hold class numbers, one mask for each image: there is nothing to convert",
         f"emaseg init {quoted_path(source.root)}",

@@ -133,10 +133,13 @@ def _split(place: Place, targets: Sequence[Place]) -> str:
 
 def _nothing(source: Source, kind: Format, export: Export) -> DataError:
     reasons = [f"{one.name}: {one.reason}" for one in export.left]
+    missing = not reasons or any("no image" in reason for reason in reasons)
     return DataError(
         f"{source.root}: {kind.words}, but no image could be converted"
         + (f": {first_few(reasons)}" if reasons else ""),
-        "put the images into the folder, under the names that the annotations give them",
+        "put the images into the folder, under the names that the annotations give them"
+        if missing
+        else "correct what is named here; or say with --format that the folder is to be read in another way",
     )
 
 

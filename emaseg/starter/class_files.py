@@ -3,7 +3,7 @@
 Room: starter.
 
     car                       one name a line; its position is its mask value (labelme's __ignore__ is number -1)
-    3: car    3,car    3 car  the value first; car: 3 and car,3 too
+    3: car    3,car    3 car  the value first; car: 3, car,3 and car (3) too; 3. car, 3) car, 3 - car, 3 -> car, 3|car
     64 0 128 car              a colour first or last, with or without a value in front; #ff0000 is a colour
     car:64,0,128::            CVAT's labelmap.txt
     Pixel Value, Class        a heading (Roboflow's _classes.csv), by which the columns are told apart
@@ -34,6 +34,7 @@ _NUMBER, _GAP = r"(\d{1,6})", r"[\s,;]+"
 _RGB = rf"{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}"
 _HEX = r"#([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})"
 _NAME = r"(\S.*?)"
+_OPEN, _AFTER = r"[(\[]?", r"(?:\s*\||\.\s|[)\]]:?|\s*[-=]>|\s[-\u2013]\s)"  # of 3. car, (3) car, 3 - car, 3 -> car
 _BRACKETS = re.compile(r"[\[(]\s*(\d+[\s,;]+\d+[\s,;]+\d+)\s*[\])]")  # around a colour
 
 
@@ -60,12 +61,17 @@ _FORMS = (
     _form("name and colour", rf"{_NAME}[\s,;:=]+{_HEX}", "nxxx"),
     _form("colour and name", rf"{_HEX}[\s,;:=]+{_NAME}", "xxxn"),
     _form("value and name", rf"(-?\d{{1,6}})\s*[:=,;\t]\s*{_NAME}", "vn"),
-    _form("name and value", rf"{_NAME}\s*[:=,;\t]\s*(-?\d{{1,6}})", "nv"),
+    _form("value and name", rf"{_OPEN}(-?\d{{1,6}}){_AFTER}\s*(\D.*)", "vn"),
+    _form("name and value", rf"{_NAME}\s*[:=,;\t|]\s*(-?\d{{1,6}})", "nv"),
+    _form("name and value", rf"{_NAME}\s*[-=]>\s*(-?\d{{1,6}})", "nv"),
+    _form("name and value", rf"{_NAME}\s*[(\[](-?\d{{1,6}})[)\]]", "nv", strict=False),
     _form("value and name", rf"{_NUMBER}\s+(\D.*)", "vn", strict=False),
 )
 _CVAT = _form("CVAT's name:colour:parts:actions", r"([^:]*[^:\s][^:]*):(\d+),(\d+),(\d+):[^:]*:[^:]*", "nrgb")
 
-_MARKS = (",", ";", "\t")  # between columns
+_MARKS = (",", ";", "\t", "|")  # between columns
+_RULE = re.compile(r"[-|:+=\s]+")  # the line below the heading of a drawn table
+_REMARK = re.compile(r"\s+(#|//)\s.*$")  # behind a name; #ff0000 is a colour
 _NAMES = {"name", "names", "class", "classes", "label", "labels", "class name", "label name", "category", "title"}
 _VALUES = {
     "id",
@@ -136,7 +142,7 @@ def read_lines(path: Path) -> Names | None:
         DataError: unreadable, or a line that does not fit the others.
     """
     lines = [(n, _BRACKETS.sub(r"\1", line.strip())) for n, line in enumerate(read_text(path).splitlines(), 1)]
-    filled = [(number, line) for number, line in lines if line]
+    filled = [(number, _bare(line)) for number, line in lines if line and not _RULE.fullmatch(line)]
     if not filled or all(line.lower().endswith(EXTENSIONS) for _, line in filled):
         return None
     kept = [(number, line) for number, line in filled if not _is_comment(line)]
@@ -147,6 +153,8 @@ def read_lines(path: Path) -> Names | None:
         kept = kept[1:]
     else:
         heading = []
+    if len(kept) == 1 and not heading:
+        kept = _one_line(*kept[0])
     if not kept:
         return None
     entries = (_table(path, kept, heading) if heading else None) or _entries(path, kept)
@@ -188,6 +196,18 @@ def clean(name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- lines
+def _bare(line: str) -> str:
+    """A line without a remark behind it, and without the bars around a row of a drawn table."""
+    plain = _REMARK.sub("", line)
+    return plain[1:-1].strip() if plain[0] == plain[-1] == "|" and len(plain) > 2 else plain
+
+
+def _one_line(number: int, line: str) -> list[tuple[int, str]]:
+    """All names in one line with commas between them, as lines."""
+    cells = _cells(line)
+    return [(number, line)] if len(cells) < 2 or any(map(_is_number, cells)) else [(number, c) for c in cells if c]
+
+
 def _is_comment(line: str) -> bool:
     return line.startswith(("#", "//")) and not re.match(_HEX + r"\b", line)
 
@@ -318,6 +338,11 @@ def _entries(path: Path, lines: list[tuple[int, str]]) -> list[Entry]:
             f"{path}:{lines[0][0]}: columns without a heading that says which holds the names: {lines[0][1]!r}",
             "put a heading on top, such as `value,name` or `name,r,g,b`",
         )
+    for number, line in lines:
+        if not any(map(str.isalnum, line)):
+            raise DataError(
+                f"{path}:{number}: {line!r} is no name of a class", "write one name a line, `0: road` for example"
+            )
     return [Entry(clean(line)) for _, line in lines]
 
 

@@ -8,6 +8,7 @@ list or a map of plain or quoted names, in one line or one a line. Anything else
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -59,6 +60,21 @@ def read_yaml(path: Path) -> Names | None:
     if rest:
         raise _not_read(path, number, line)
     return _names(path, _block(path, lines[start + 1 :]))
+
+
+def read_literal(path: Path) -> Names | None:
+    """The classes of a text file that holds a list or a map in brackets; None where it holds something else.
+
+    Raises:
+        DataError: unreadable, or in brackets but in a form that is not read.
+    """
+    text = read_text(path).strip()
+    if not re.match(r"\{|\[\s*['\"]", text) or text[-1] not in "]}":
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        return _names(path, json.loads(text))
+    first, *more = (_bare(line) for line in text.splitlines())
+    return _names(path, _flow(path, 1, first, iter(more)))
 
 
 # ------------------------------------------------------------------------------------------------------ contents

@@ -97,6 +97,10 @@ class _Found:
     splits: dict[str, Place]
 
 
+class NotRecognised(DataError):
+    """Of a folder in which no images with masks were found."""
+
+
 def find_layout(folder: Path) -> Layout:
     """The arrangement of `folder`, or of the only folder in it.
 
@@ -458,7 +462,7 @@ def _check_converted(root: Path) -> None:
         )
 
 
-def _not_recognised(root: Path) -> DataError:
+def _not_recognised(root: Path) -> NotRecognised:
     """What was looked for, what is there, and where images and masks nearly matched."""
     folders = [f"{name}/ ({len(_files(root / name)):,} images)" for name in _folders(root)]
     files = [name for name in _children(root) if (root / name).is_file()]
@@ -466,7 +470,7 @@ def _not_recognised(root: Path) -> DataError:
     there += f"; files: {first_few(files, 4)}" if files else "; no files"
     everything = list(walk(root, None))
     unread = count_endings(everything)
-    return DataError(
+    return NotRecognised(
         Lines(
             f"{root}: no images with masks were recognised",
             "  looked for: images/ + masks/ (or labels/, annotations/, ...), the same below or above train/ and val/,",

@@ -37,7 +37,8 @@ class Held:
 
     colours: whether they are colours. equal: whether all have three equal channels, so that they may be numbers.
     palette: (256, 3) of palette masks, () for grey ones. clear: masks with transparent pixels, counted as 0 (black).
-    opaque: masks that hold opaque pixels of 0 (black).
+    opaque: masks that hold opaque pixels of 0 (black). apart: masks of 0 and another value, and as well masks of 0 and
+    255 (or 65535), but none of all three.
     """
 
     colours: bool
@@ -47,6 +48,7 @@ class Held:
     equal: bool = False
     clear: int = 0
     opaque: int = 0
+    apart: bool = False
 
     def share(self, value: int) -> float:
         return self.pixels[value] / max(1, self.pixels.total())
@@ -110,7 +112,7 @@ def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
             "is the background is unclear",
             "save all masks without transparency",
         )
-    yield from _check_sharp(paths, held)
+    yield from _check_sharp(paths, rows, held)
     return held
 
 
@@ -131,25 +133,39 @@ def _summed(rows: Sequence[_Row]) -> Held:
         equal=rows[0].coloured and all(row.equal for row in rows),
         clear=sum(row.clear for row in rows),
         opaque=sum(0 in row.values and not row.clear for row in rows),
+        apart=_are_apart([set(row.values) - {0} for row in rows]),
     )
 
 
-def _check_sharp(paths: Sequence[Path], held: Held) -> Generator[Reading, None, None]:
+def _are_apart(found: Sequence[set[int]]) -> bool:
+    """Whether two values, one of them the mark of unlabelled pixels, are each in a tenth of the masks, never in one."""
+    values = set().union(*found)
+    counts = [sum(one == {value} for one in found) for value in values]
+    return (
+        len(values) == 2
+        and max(values) in _TOPS
+        and not any(len(one) > 1 for one in found)
+        and (min(counts) >= max(2, len(found) / 10))
+    )
+
+
+def _check_sharp(paths: Sequence[Path], rows: Sequence[_Row], held: Held) -> Generator[Reading, None, None]:
     """Stop at smooth edges, and at more values than classes can be.
 
     Raises:
-        DataError: half of the masks looked at have edges with values between those of the classes, or as above.
+        DataError: half of the masks looked at have edges with values between those of the classes, or few masks whose
+            edges make up half of all values; or as above.
     """
     values = sorted(held.pixels)
-    channel = 255 if held.colours else max(values)
-    if len(values) > 4 and channel >= 32:
-        some = [paths[place] for place in spread(len(paths), _LOOKED)]
+    if len(values) > 4:
+        most = sorted(range(len(rows)), key=lambda place: -len(rows[place].values))[: _LOOKED // 2]
+        some = [paths[place] for place in sorted({*most, *spread(len(paths), _LOOKED // 2)})]
         blends = yield from read_all("edges", _blend, some)
         found = [(path, blend) for path, blend in zip(some, blends, strict=True) if blend is not None]
-        if 2 * len(found) >= len(some):
+        if 2 * len(found) >= len(some) or 2 * len({v for _, blend in found for v in blend.values}) >= len(values):
             share = sum(blend.pixels for _, blend in found) / sum(blend.total for _, blend in found)
             path, blend = found[0]
-            examples = ", ".join(str(list(unpacked(v)) if held.colours else v) for v in blend.examples)
+            examples = ", ".join(str(list(unpacked(v)) if held.colours else v) for v in blend.values[:3])
             raise DataError(
                 f"the masks have smooth edges: {share:.1%} of the pixels hold values between those of the classes beside "
                 f"them, in {len(found):,} of {len(some):,} masks looked at, such as {examples} in {path}",
@@ -216,6 +232,14 @@ def classes_of(held: Held, names: Names | None) -> Classes:
 # ------------------------------------------------------------------------------------------------ class numbers
 def _by_value(held: Held, names: Names | None) -> Classes:
     present = sorted(held.pixels)
+    if names is None and held.apart:
+        low, top = present[-2:]
+        raise DataError(
+            f"some masks hold 0 and {low}, {held.masks[top]:,} others 0 and {top}, and none holds both {low} and {top}: one "
+            "object saved in two ways?",
+            f"save the object as {low} in all masks; if {top} marks unlabelled pixels, put a classes.txt beside the folders "
+            f"that names 0 and {low} (`0: background` ...)",
+        )
     if names is None and len(present) == 2 and present[0] == 0 and present[1] in _TOPS:
         reason = f"The masks hold 0 and {present[1]} only: two classes (data.values), nothing is ignored."
         return _numbered(held, {0: "background", present[1]: "foreground"}, (), [reason])

@@ -248,6 +248,15 @@ def test_class_numbers_need_no_conversion(tmp_path: Path) -> None:
         run(tmp_path / "empty", tmp_path / "out2")
 
 
+def test_masks_that_init_refuses_are_refused_with_its_reason(tmp_path: Path) -> None:
+    """Protects from a circle: convert sends people to init, and init refuses what they have."""
+    made.by_folder(tmp_path / "in", SCENE, "masks/{stem}.png")
+    for path in (tmp_path / "in" / "masks").iterdir():
+        Image.open(path).convert("L").save(path, "JPEG")
+    with pytest.raises(DataError, match="a JPEG mask"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
 def test_two_formats_are_a_choice(tmp_path: Path) -> None:
     made.labelme(tmp_path / "in", SCENE)
     made.via(tmp_path / "in", SCENE)

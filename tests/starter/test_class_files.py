@@ -52,6 +52,17 @@ BOTH = [("bg", 0, (0, 0, 0)), ("car", 1, (255, 0, 0))]
         ("classes.txt", "[0, 0, 0] bg\n[255, 0, 0] car", COLOURS),
         ("classes.txt", "0 bg 0 0 0\n1 car 255 0 0", BOTH),
         ("labelmap.txt", "# label:color_rgb:parts:actions\nbg:0,0,0::\ncar:255,0,0::", COLOURS),
+        ("classes.txt", "0. bg\n1. car", VALUES),
+        ("classes.txt", "(0) bg\n(1) car", VALUES),
+        ("classes.txt", "0 - bg\n1 - car", VALUES),
+        ("classes.txt", "bg -> 0\ncar -> 1", VALUES),
+        ("classes.txt", "bg (0)\ncar (1)", VALUES),
+        ("classes.txt", "| id | name |\n|----|:----|\n| 0 | bg |\n| 1 | car |", VALUES),
+        ("classes.txt", "0 bg  # what is left\n1 car // vehicles", VALUES),
+        ("classes.txt", "bg, car", PLAIN),
+        ("classes.txt", "['bg', 'car']", PLAIN),
+        ("classes.txt", "{0: 'bg',\n 1: 'car'}", VALUES),
+        ("palette.json", '{"bg": [0, 0, 0], "car": [255, 0, 0]}', COLOURS),
         ("_classes.csv", "Pixel Value, Class\n0, bg\n1, car", VALUES),
         ("classes.csv", "class,name\n0,bg\n1,car", VALUES),
         ("classes.csv", "name,id\nbg,0\ncar,1", VALUES),
@@ -84,6 +95,8 @@ def test_the_forms_of_annotation_tools(file: str, text: str, expected: list[Row]
     [
         ("classes.txt", "0: bg\ncar\n2: bus", "classes.txt:2: 'car' is not value and name"),
         ("classes.txt", "bg\ncar\n2: bus", "classes.txt:3: '2: bus' reads as value and name"),
+        ("classes.txt", "bg\n***", "'***' is no name of a class"),
+        ("classes.txt", "bg\nbus\n1. car", "'1. car' reads as value and name"),
         ("classes.txt", "bg\n#car\nbus", "classes.txt:2: a comment among the names"),
         ("classes.txt", "1: car\n1: bus", 'value 1 is both "car" and "bus"'),
         ("classes.txt", "bg 0 0 0\ncar 300 0 0", "[300, 0, 0] is no colour"),
@@ -117,6 +130,21 @@ def test_what_is_no_list_of_classes_is_passed_over_and_said_so(text: str, tmp_pa
     names, remarks = find_names(tmp_path, coloured=False)
     assert names is None
     assert remarks == ("labels.txt names no classes that can be used here.",)
+
+
+def test_text_of_windows_is_read(tmp_path: Path) -> None:
+    """Protects what Windows writes as "Unicode": UTF-16 with its mark, no column of nulls."""
+    (tmp_path / "classes.txt").write_bytes("\ufeff0: bg\r\n1: car\r\n".encode("utf-16-le"))
+    assert rows(find_names(tmp_path, coloured=False)[0]) == VALUES
+
+
+def test_a_file_that_may_hold_the_names_is_named(tmp_path: Path) -> None:
+    """Protects from class_0, class_1 without a word where the names lie in a file that is called otherwise."""
+    for file in ("label_map.pbtxt", "README.md", "train.txt"):
+        (tmp_path / file).write_text("bg\ncar")
+    names, remarks = find_names(tmp_path, coloured=False)
+    assert names is None
+    assert remarks == ("No class names were looked for in label_map.pbtxt: a file of them is called classes.txt.",)
 
 
 def test_copies_in_the_splits(tmp_path: Path) -> None:

@@ -96,6 +96,37 @@ def test_smooth_edges_are_named_with_their_share(draw: Draw, tmp_path: Path) -> 
     assert "in 6 of 6 masks" in error.message
 
 
+def test_a_few_smooth_masks_among_sharp_ones_are_named(tmp_path: Path) -> None:
+    """Protects from classes made of the greys of a few files, beside which 255 would be ignored."""
+    error = refused(
+        made(tmp_path, lambda n: blurred(blob(0, 255)) if n == 3 else Image.fromarray(blob(0, 255))), "edges"
+    )
+    assert "in 1 of 6 masks" in error.message
+
+
+def test_close_class_numbers_that_were_smoothed_are_named(tmp_path: Path) -> None:
+    """Protects class numbers 0, 10, 20, which smoothing makes into 0 to 20: far more values of edges than of areas."""
+    refused(made(tmp_path, lambda _: blurred(blob(0, 10, 20))), "smooth edges")
+
+
+@pytest.mark.parametrize("top", [255, 65535])
+def test_one_object_saved_in_two_ways_is_told(top: int, tmp_path: Path) -> None:
+    """Protects the object of half of the masks, ignored for being 255, or taken for an unlabelled area; with names that
+    say which values are classes, 255 is what it usually is."""
+    root = made(tmp_path, lambda n: Image.fromarray(blob(0, top if n % 2 else 1, dtype=np.uint16)))
+    refused(root, f"3 others 0 and {top}", "one object saved in two ways")
+    (root / "classes.txt").write_text("0: ground\n1: thing")
+    assert (data_of(start(root)).classes, top in data_of(start(root)).ignore) == (("ground", "thing"), True)
+
+
+def test_masks_of_several_pages_are_warned_of(tmp_path: Path) -> None:
+    """Protects the classes on the pages of a TIFF behind the first, which is the one that is read."""
+    root = made(tmp_path, grey(0, 1), mask="masks/img_{}.tif")
+    for path in (root / "masks").iterdir():
+        Image.fromarray(blob(0, 1)).save(path, save_all=True, append_images=[Image.fromarray(blob(0, 2))])
+    assert any("6 of 6 masks have several pages" in note for note in start(root).notes)
+
+
 @pytest.mark.parametrize(
     "values",
     [[0, 128, 255], [0, 1, 2, 255], [0, 60, 120, 180], [0, 15, 255]],

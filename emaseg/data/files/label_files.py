@@ -226,7 +226,7 @@ def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -
 
 def _smooth(blend: Blend, rule: LabelRule) -> tuple[str, str]:
     """Words for smooth edges, and the remedy, which is not to be found in the recipe."""
-    cause = f"smooth edges: {blend.share:.1%} of the pixels hold {blend.kinds} values between those of their neighbours"
+    cause = f"smooth edges: {blend.share:.1%} of the pixels hold {len(blend.values)} values between those of their neighbours"
     return cause, SHARP_EDGES
 
 

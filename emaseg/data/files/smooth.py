@@ -13,19 +13,20 @@ import numpy.typing as npt
 
 __all__ = ["Blend", "find_blend"]
 
-_RANGE = 32  # between two neighbouring values, in one channel: class numbers are closer together
+_RANGE = 32  # between two neighbouring values, in one channel: class numbers are closer together ...
+_CLOSE = 3  # ... but 0, 10 and 20 smoothed are 0 to 20: then there are
+_MOSTLY = 2  # times as many values of edges as of areas
 _KINDS = 3  # of values in between; a single one may be a class of its own, such as a contour
 _CORE = 0.1  # of a value's pixels that lie inside an area of it, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """pixels: how many lie in between, of `total`. kinds: how many different values they hold, some `examples`."""
+    """pixels: how many lie in between, of `total`; values: what they hold."""
 
     pixels: int
     total: int
-    kinds: int
-    examples: tuple[int, ...]
+    values: tuple[int, ...]
 
     @property
     def share(self) -> float:
@@ -43,20 +44,21 @@ def find_blend(values: npt.NDArray[Any], *, coloured: bool = False) -> Blend | N
     kinds, inverse, counts = np.unique(wide, return_inverse=True, return_counts=True)
     if len(kinds) < _KINDS + 2:
         return None
-    alone, outside, inside = np.zeros(wide.shape, bool), np.zeros(wide.shape, bool), np.zeros(wide.shape, bool)
+    alone, outside, most = np.zeros(wide.shape, bool), np.zeros(wide.shape, bool), np.zeros(wide.shape, np.int64)
     for channel in channels:
         low, high = _around(channel, np.minimum), _around(channel, np.maximum)
         alone |= low != high
-        inside |= (low < channel) & (channel < high) & (high - low >= _RANGE)
+        np.maximum(most, np.where((low < channel) & (channel < high), high - low, 0), out=most)
         outside |= (channel < low) | (channel > high)
-    between = (inside & ~outside).ravel()
     inverse = inverse.ravel()
     core = np.bincount(inverse, weights=~alone.ravel(), minlength=len(kinds))
-    amid = np.bincount(inverse, weights=between, minlength=len(kinds))
-    smooth = (core < _CORE * counts) & (2 * amid >= counts)
-    if smooth.sum() < _KINDS:
-        return None
-    return Blend(int(counts[smooth].sum()), wide.size, int(smooth.sum()), tuple(kinds[smooth][:3].tolist()))
+    for reach, times in ((_RANGE, 0), (_CLOSE, _MOSTLY)):
+        between = ((most >= reach) & ~outside).ravel()
+        amid = np.bincount(inverse, weights=between, minlength=len(kinds))
+        smooth = (core < _CORE * counts) & (2 * amid >= counts)
+        if smooth.sum() >= max(_KINDS, times * (~smooth).sum()):
+            return Blend(int(counts[smooth].sum()), wide.size, tuple(kinds[smooth].tolist()))
+    return None
 
 
 def _around(values: npt.NDArray[Any], pick: np.ufunc) -> npt.NDArray[Any]:

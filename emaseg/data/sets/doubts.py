@@ -26,11 +26,23 @@ _NARROW = 64  # of 256 levels: a quarter of the range
 
 
 def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
-    """Of the files of some samples: palettes that differ, dark 16-bit images, further pages; and files left out."""
+    """Of the files of some samples: palettes that differ, dark 16-bit images, further pages of
+    images and masks; and files left out."""
     if not isinstance(dataset, PairedFiles):
         return []
     found = [Doubt("left", text, "convert what should be used, or take it for known") for text in dataset.left]
-    found += _palettes([dataset.items[index][1] for index in chosen if index < len(dataset.items)])
+    masks = [dataset.items[index][1] for index in chosen if index < len(dataset.items)]
+    found += _palettes(masks)
+    layered = [path for path in masks if path.suffix.lower() in (".tif", ".tiff") and _pages(path) > 1]
+    if layered:
+        found.append(
+            Doubt(
+                "pages",
+                f"{len(layered):,} of {len(masks):,} masks have several pages, and the first is the one read: "
+                f"{first_few(layered, 2)}",
+                "if each page is a class, save them as one mask of class numbers, or as a file each and use emaseg convert",
+            )
+        )
     headers = [(path, header) for index in chosen if (header := _header(path := dataset.files(index)[0])) is not None]
     paged = [path for path, header in headers if header.pages > 1]
     if paged:
@@ -50,6 +62,11 @@ def _header(path: Path) -> Header | None:
         return image_header(path)
     except DataError:  # told where it is read
         return None
+
+
+def _pages(path: Path) -> int:
+    header = _header(path)
+    return header.pages if header else 1
 
 
 def _palettes(masks: Sequence[Path]) -> list[Doubt]:

@@ -5,6 +5,7 @@ Room: data/sets. Legend: H W image height and width, K classes.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -118,13 +119,14 @@ def read_names(path: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """A small text file, with or without a byte order mark.
+    """A small text file in UTF-8, with or without a byte order mark, or in UTF-16 with one, as Windows writes it.
 
     Raises:
         DataError: the file is unreadable or is not text.
     """
     try:
-        text = read_bytes(path, _LONGEST).decode("utf-8-sig")
+        content = read_bytes(path, _LONGEST)
+        text = content.decode("utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start})", "save the list as UTF-8") from error
     except OSError as error:
