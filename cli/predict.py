@@ -89,6 +89,15 @@ def predict(
             "--min-confidence", metavar="X", min=0.0, max=1.0, help="Leave pixels that are less sure as ignore (255)."
         ),
     ] = 0.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k",
+            metavar="K",
+            min=1,
+            help="With --save probabilities: keep the K most likely classes of each pixel, with their indices.",
+        ),
+    ] = None,
     bases: Annotated[
         str | None,
         typer.Option(
@@ -145,6 +154,8 @@ def predict(
     reference = recipe or weights
     if reference is None:
         _check_default()
+    if top_k is not None and "probabilities" not in wanted:
+        raise RecipeError(f"--top-k {top_k}: no probabilities are saved", "add --save mask,overlay,probabilities")
     drawn = None if bases is None else _which_bases(bases)
     folder = _folder(out, len(images) == 1 and not as_json and not resume and drawn is None)
     from emaseg.inference.image_inputs import find_images, shard, unread_files
@@ -186,9 +197,17 @@ def predict(
     if folder is None:
         return _mask_to_stdout(predictor, inputs[0], class_names(classes, predictor.classes), min_confidence)
     kept = class_names(classes, predictor.classes)
-    predictor.check_limits(kept, min_confidence)  # before the first image
+    predictor.check_limits(kept, min_confidence, top_k)  # before the first image
     done = predict_files(
-        predictor, inputs, folder, wanted, resume, classes=kept, min_confidence=min_confidence, bases=drawn
+        predictor,
+        inputs,
+        folder,
+        wanted,
+        resume,
+        classes=kept,
+        min_confidence=min_confidence,
+        top_k=top_k,
+        bases=drawn,
     )
     return _tell_each(done, len(inputs), as_json, quiet)
 

@@ -84,6 +84,7 @@ def evaluate(
     checkpoint: str | None = None,
     split: str | None = None,
     tta: bool = False,
+    calibration: bool = False,
     overrides: Sequence[str] = (),
     device: str = "auto",
 ) -> Iterator[Note | Evaluating | Evaluated]:
@@ -98,6 +99,7 @@ def evaluate(
         checkpoint: of a run folder: "best", "last" or a file; None = best, else last.
         split: as the data set names it; None = the recipe's data.eval_split.
         tta: by the recipe's [inference_tta].
+        calibration: also count how sure the network is: `emaseg.metrics.details_of(scored.tally).calibration`.
         overrides: as --set takes them. device: auto, cpu, cuda, cuda:N or mps.
 
     Yields:
@@ -111,6 +113,7 @@ def evaluate(
     from emaseg.reference import resolve
 
     _check("tta", tta, bool, "True or False")
+    _check("calibration", calibration, bool, "True or False")
     _check("split", split, (str, type(None)), "a split's name")
     _check("checkpoint", checkpoint, (str, os.PathLike, type(None)), '"best", "last" or a path')
     resolved = resolve(
@@ -133,7 +136,9 @@ def evaluate(
         recipe, where = resolved.recipe, target()
         dataset = build_dataset(data, phase, bands_of(recipe))
         model = open_engine(resolved, where)
-        yield from evaluate_engine(model, dataset, recipe.inference, recipe.backbone.pixel_stats, where)
+        yield from evaluate_engine(
+            model, dataset, recipe.inference, recipe.backbone.pixel_stats, where, calibration=calibration
+        )
 
     return events()
 

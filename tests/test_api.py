@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -14,7 +15,9 @@ import pytest
 import emaseg
 from emaseg.errors import RecipeError, UserError, WeightsError
 from emaseg.events import Evaluated, Finished, Stepped, TrainEvent
+from emaseg.metrics import details_of
 from tests.helpers import TINY, equal, run, tiny
+from tests.helpers import emaseg as command_line
 from tests.training.test_train import last, untimed
 
 
@@ -118,6 +121,25 @@ def test_scores_from_python_are_those_of_the_run(trained: tuple[Path, list[Train
     assert on_train.scores.images == 20
 
 
+def test_calibration_from_python_is_that_of_the_command(
+    trained: tuple[Path, list[TrainEvent]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counted only when asked for; the same bins as in metrics.json of `eval --calibration`."""
+    *_, plain = emaseg.evaluate(trained[0], device="cpu")
+    *_, scored = emaseg.evaluate(trained[0], device="cpu", calibration=True)
+    assert isinstance(plain, Evaluated)
+    assert isinstance(scored, Evaluated)
+    assert plain.tally is not None
+    assert scored.tally is not None
+    assert details_of(plain.tally).calibration is None
+    command = ("eval", trained[0], "--calibration", "--json", "--device", "cpu", "--out", tmp_path / "scores")
+    code, out, _ = command_line(capsys, *command)
+    told = json.loads(out)["calibration"]
+    assert code == 0
+    assert details_of(scored.tally).json()["calibration"] == told
+    assert sum(row["pixels"] for row in told["bins"]) == int(scored.tally.confusion.counts.sum())
+
+
 def test_export_from_python(trained: tuple[Path, list[TrainEvent]], tmp_path: Path) -> None:
     """Protects emaseg.export: the file is there, compared, and readable as a REF."""
     *_, exported = emaseg.export(trained[0], "weights", tmp_path / "slim.pt", precision="fp16")
@@ -146,6 +168,7 @@ def test_export_from_python(trained: tuple[Path, list[TrainEvent]], tmp_path: Pa
         (lambda: emaseg.train("demoo", "x"), "demo"),
         (lambda: emaseg.evaluate(5), "reference = 5"),
         (lambda: emaseg.evaluate("x", tta=1), "tta = 1"),
+        (lambda: emaseg.evaluate("x", calibration="yes"), "calibration = 'yes'"),
         (lambda: emaseg.evaluate("x", split=3), "split = 3"),
         (lambda: emaseg.evaluate("x", weights=3), "weights = 3"),
         (lambda: emaseg.evaluate("x", checkpoint=3), "checkpoint = 3"),

@@ -6,7 +6,8 @@ Room: inference. Legend: H W image height and width, K classes.
     overlay        PNG: the photograph in class colours, with a legend
     color          RGB PNG in the data set's colours, as RGB masks hold them
     values         grey PNG, 8 or 16 bits, with the values of the data set's own masks (0 and 255, label ids, ...)
-    probabilities  NumPy archive: "probabilities" (K, H, W) float16 and "classes" (K,) names; 2 K H W bytes
+    probabilities  NumPy archive: "probabilities" (K, H, W) float16 and "classes" (K,) names; 2 K H W bytes. With top_k = k:
+                   "probabilities" (k, H, W), the largest first, and "indices" (k, H, W) uint8, whose they are; 3 k H W bytes
     confidence     grey PNG: the probability of each pixel's most likely class, 0..255 for 0..1
     json           what `--json` prints for the image
     bases          PNG: what the bases attend to, of `--bases` (attention_maps.py)
@@ -92,7 +93,11 @@ def _values(prediction: Prediction, data: Data, report: Mapping[str, Any]) -> by
 def _probabilities(prediction: Prediction, data: Data, report: Mapping[str, Any]) -> bytes:
     assert prediction.probabilities is not None  # predict_files asks for what it writes
     file = io.BytesIO()
-    np.savez(file, probabilities=prediction.probabilities, classes=np.array(prediction.classes))
+    names = np.array(prediction.classes)
+    if prediction.indices is None:
+        np.savez(file, probabilities=prediction.probabilities, classes=names)
+    else:
+        np.savez(file, probabilities=prediction.probabilities, indices=prediction.indices, classes=names)
     return signed_archive(file.getvalue())
 
 

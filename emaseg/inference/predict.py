@@ -26,7 +26,7 @@ from emaseg.data.files.signed import Identity, check_place, identities
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Pixels
 from emaseg.device import pick_device
-from emaseg.errors import DataError, RecipeError, SystemFault, nearest, need_type
+from emaseg.errors import DataError, SystemFault, need_type
 from emaseg.files import atomic
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
 from emaseg.inference.image_inputs import ImageInput
@@ -38,6 +38,7 @@ from emaseg.inference.prediction import (
     Prediction,
     Share,
     Wanted,
+    check_limits,
     class_shares,
     pixels_of,
 )
@@ -136,6 +137,7 @@ class Predictor:
         probabilities: bool = ...,
         classes: Collection[str] = ...,
         min_confidence: float = ...,
+        top_k: int | None = ...,
     ) -> Prediction: ...
 
     @overload
@@ -147,6 +149,7 @@ class Predictor:
         probabilities: bool = ...,
         classes: Collection[str] = ...,
         min_confidence: float = ...,
+        top_k: int | None = ...,
     ) -> list[Prediction]: ...
 
     def predict(
@@ -157,6 +160,7 @@ class Predictor:
         probabilities: bool = False,
         classes: Collection[str] = (),
         min_confidence: float = 0.0,
+        top_k: int | None = None,
     ) -> Prediction | list[Prediction]:
         """The label map of one picture, by the recipe's inference protocol; of a list of pictures, a list.
 
@@ -168,17 +172,19 @@ class Predictor:
             probabilities: also the probability of every class, 2 K H W bytes.
             classes: keep these only; all other pixels become 255. () keeps all.
             min_confidence: pixels of which the network is less sure become 255; 0..1.
+            top_k: with `probabilities`, only those of each pixel's k most likely classes, 3 k H W bytes.
 
         Raises:
             DataError: a file cannot be read as an image, or an array is of another kind.
-            RecipeError: a name in `classes` is none of this network's, or `min_confidence` is outside of 0..1.
+            RecipeError: a name in `classes` is none of this network's, or a number is out of its range.
         """
-        self.check_limits(classes, min_confidence)
+        self.check_limits(classes, min_confidence, top_k)
+        wanted = Wanted(confidence or bool(min_confidence), probabilities, top_k)
         if not isinstance(image, list | tuple):
-            return self._predict(pixels_of(image, self.bands), confidence, probabilities, classes, min_confidence)
+            return self._predict(pixels_of(image, self.bands), wanted, classes, min_confidence)
         # The next file is read while the network is at work.
         pictures = read_ahead(partial(pixels_of, bands=self.bands), image)
-        return [self._predict(p, confidence, probabilities, classes, min_confidence) for p in pictures]
+        return [self._predict(p, wanted, classes, min_confidence) for p in pictures]
 
     def bases(self, image: Picture, iterations: int | None = None) -> AttentionMaps:
         """How much each base of an EMANet is responsible for each part of a picture, at every EM iteration; of a
@@ -203,23 +209,12 @@ class Predictor:
         pixels = pixels_of(image, self.bands)
         return attention_picture(self.model, pixels, protocol, stats, self.device, labels, choice, iterations)
 
-    def check_limits(self, classes: Collection[str], min_confidence: float) -> None:
-        """
-        Raises:
-            RecipeError: no such class, or no such probability.
-        """
-        for name in classes:
-            if name not in self.classes:
-                hint = nearest(name, self.classes) or f"this network knows {', '.join(self.classes)}"
-                raise RecipeError(f"classes: this network knows no class called {name}", hint)
-        if not 0 <= min_confidence <= 1:
-            raise RecipeError(f"min_confidence: {min_confidence:g} is no probability", "give a number from 0 to 1")
+    def check_limits(self, classes: Collection[str], min_confidence: float, top_k: int | None = None) -> None:
+        """RecipeError for what `predict` would refuse."""
+        check_limits(self.classes, classes, min_confidence, top_k)
 
-    def _predict(
-        self, pixels: Pixels, confidence: bool, probabilities: bool, classes: Collection[str], least: float
-    ) -> Prediction:
-        wanted = Wanted(confidence or bool(least), probabilities)
-        tiles, (labels, sure, every) = self._maps(pixels, wanted)
+    def _predict(self, pixels: Pixels, wanted: Wanted, classes: Collection[str], least: float) -> Prediction:
+        tiles, (labels, sure, every, ranks) = self._maps(pixels, wanted)
         height, width = labels.shape
         prediction = Prediction(
             labels,
@@ -228,6 +223,7 @@ class Predictor:
             height,
             confidence=sure,
             probabilities=every,
+            indices=ranks,
             classes=self.classes,
             palette=self.palette,
             image=pixels,
@@ -295,10 +291,11 @@ class Predictor:
     def _whole(self, pixels: Pixels, protocol: Inference, wanted: Wanted) -> Maps:
         stats = self.recipe.backbone.pixel_stats
         if wanted.probabilities:
-            return label_and_probabilities(self.model, pixels, protocol, stats, self.device, len(self.classes))
+            count, ranked = wanted.top_k or len(self.classes), wanted.top_k is not None
+            return label_and_probabilities(self.model, pixels, protocol, stats, self.device, count, ranked)
         if wanted.confidence:
-            return *label_and_confidence(self.model, pixels, protocol, stats, self.device), None
-        return label_map(self.model, pixels, protocol, stats, self.device), None, None
+            return *label_and_confidence(self.model, pixels, protocol, stats, self.device), None, None
+        return label_map(self.model, pixels, protocol, stats, self.device), None, None, None
 
 
 def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | None:
@@ -359,6 +356,7 @@ def predict_files(
     *,
     classes: Collection[str] = (),
     min_confidence: float = 0.0,
+    top_k: int | None = None,
     bases: int | Sequence[int] | None = None,
 ) -> Iterator[ImageDone]:
     """Write `<stem>_mask.png` and what else is wanted below `out` for every input.
@@ -371,7 +369,7 @@ def predict_files(
         inputs: from find_images.
         save: which files.
         resume: skip inputs whose files are all there; their shares come from the mask.
-        classes, min_confidence: as for Predictor.predict.
+        classes, min_confidence, top_k: as for Predictor.predict.
         bases: also `<stem>_bases.png`, as Predictor.bases_picture draws it.
 
     Yields:
@@ -381,16 +379,13 @@ def predict_files(
         RecipeError: as Predictor.predict.
         SystemFault: a file cannot be written (disk full, no permission).
     """
-    predictor.check_limits(classes, min_confidence)
+    predictor.check_limits(classes, min_confidence, top_k)
     wanted = (*save, "bases") if bases is not None else tuple(save)
-    job = _Job(predictor, out, wanted, resume, tuple(classes), min_confidence, bases, _taken(inputs))
+    taken = identities(item.source for item in inputs)
+    job = _Job(predictor, out, wanted, resume, tuple(classes), min_confidence, top_k, bases, taken)
     # One thread decodes the next image and one writes the last while this one computes.
     predicted = map(job.predict, read_ahead(job.read, inputs))
     return write_behind(job.write, predicted, waits=job.is_large)
-
-
-def _taken(inputs: Sequence[ImageInput]) -> frozenset[Identity]:
-    return identities(item.source for item in inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +401,7 @@ class _Job:
     resume: bool
     classes: Sequence[str]
     min_confidence: float
+    top_k: int | None
     bases: int | Sequence[int] | None
     taken: Collection[Identity]
 
@@ -437,6 +433,7 @@ class _Job:
                 probabilities="probabilities" in done.files,
                 classes=self.classes,
                 min_confidence=self.min_confidence,
+                top_k=self.top_k,
             )
             if self.bases is not None:
                 drawn = self.predictor.bases_picture(image, self.bases)

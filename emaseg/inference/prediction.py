@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from emaseg.data.files.bands import Bands, from_array, read_pixels, stored_values
 from emaseg.data.files.images import read_image
 from emaseg.data.sample import IGNORE, Pixels
-from emaseg.errors import DataError
+from emaseg.errors import DataError, RecipeError, nearest
 from emaseg.visual import label_counts, overlay
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ UInt8 = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 Share = tuple[str, float]
-Maps = tuple[UInt8, Float32 | None, Float16 | None]  # labels (H, W), confidence (H, W), probabilities (K, H, W)
+# labels (H, W), confidence (H, W), probabilities (K, H, W) or of the k most likely classes (k, H, W), and which those are
+Maps = tuple[UInt8, Float32 | None, Float16 | None, UInt8 | None]
 Picture: TypeAlias = "Path | str | npt.NDArray[Any] | torch.Tensor | Image.Image | Decoded"
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
@@ -45,15 +46,18 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is made of an image beside its labels."""
+    """What is made of an image beside its labels. top_k: of how many classes the probabilities are kept; None = of all."""
 
     confidence: bool
     probabilities: bool
+    top_k: int | None = None
 
     def empty(self, size: tuple[int, int], classes: int) -> Maps:
         """Room for it."""
         sure = np.empty(size, np.float32) if self.confidence or self.probabilities else None
-        return np.empty(size, np.uint8), sure, np.empty((classes, *size), np.float16) if self.probabilities else None
+        every = np.empty((self.top_k or classes, *size), np.float16) if self.probabilities else None
+        ranks = np.empty((self.top_k, *size), np.uint8) if self.probabilities and self.top_k else None
+        return np.empty(size, np.uint8), sure, every, ranks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +69,9 @@ class Prediction:
         shares: (class name, share of the pixels in 0..1), the largest first.
         width, height: of the picture, in pixels.
         confidence: (H, W) float32, the probability of each pixel's most likely class; None unless asked for.
-        probabilities: (K, H, W) float16, of every class; None unless asked for.
+        probabilities: (K, H, W) float16, of every class; None unless asked for. With `top_k` (k, H, W): those of each
+            pixel's k most likely classes, the most likely first.
+        indices: (k, H, W) uint8, the ids of those k classes; None without `top_k`.
         bases: what the bases attend to, drawn by `predict --bases`; else None.
         classes: K names. palette: (K, 3) uint8 RGB. image: the picture itself, (H, W, 3) uint8 RGB, or (H, W, C)
             on 0..255 where the recipe declares other channels.
@@ -78,6 +84,7 @@ class Prediction:
     height: int
     confidence: Float32 | None = None
     probabilities: Float16 | None = None
+    indices: UInt8 | None = None
     classes: tuple[str, ...] = ()
     palette: UInt8 = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
     image: Pixels | None = field(default=None, repr=False)
@@ -113,6 +120,24 @@ class Prediction:
             gone |= self.confidence < min_confidence
         labels = np.where(gone, np.uint8(IGNORE), self.labels)
         return dataclasses.replace(self, labels=labels, shares=class_shares(labels, self.classes))
+
+
+def check_limits(
+    known: Sequence[str], classes: Collection[str], min_confidence: float = 0.0, top_k: int | None = None
+) -> None:
+    """What `Predictor.predict` is asked for. known: the network's K classes.
+
+    Raises:
+        RecipeError: no such class, no such probability, or not so many classes.
+    """
+    for name in classes:
+        if name not in known:
+            hint = nearest(name, known) or f"this network knows {', '.join(known)}"
+            raise RecipeError(f"classes: this network knows no class called {name}", hint)
+    if not 0 <= min_confidence <= 1:
+        raise RecipeError(f"min_confidence: {min_confidence:g} is no probability", "give a number from 0 to 1")
+    if top_k is not None and not 1 <= top_k <= len(known):
+        raise RecipeError(f"top_k: this network has {len(known)} classes, not {top_k}", f"give 1 to {len(known)}")
 
 
 def class_shares(labels: UInt8, classes: Sequence[str]) -> tuple[Share, ...]:

@@ -94,17 +94,30 @@ def label_and_probabilities(
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
-    classes: int,
-) -> tuple[UInt8, Float32, Float16]:
+    count: int,
+    ranked: bool = False,
+) -> tuple[UInt8, Float32, Float16, UInt8 | None]:
     """As `label_and_confidence`, and the probability of each class: (K, H, W) float16, the one large array that is held.
 
-    classes: K.
+    Args:
+        count: K; with `ranked`, how many of the classes are kept for each pixel.
+        ranked: keep the `count` most likely classes of each pixel, the most likely first.
+
+    Returns:
+        Labels, confidence, probabilities (count, H, W) float16, and with `ranked` whose they are: train ids (count, H, W)
+        uint8, of which the first are the labels; else None.
     """
     height, width = image.shape[:2]
     confidence = torch.empty((height, width), dtype=torch.float32, device=device)
-    probabilities = torch.empty((classes, height, width), dtype=torch.float16)
-    labels = _labels(model, image, inference, stats, device, confidence, probabilities)
-    return labels.cpu().numpy(), confidence.cpu().numpy(), probabilities.numpy()
+    probabilities = torch.empty((count, height, width), dtype=torch.float16)
+    ranks = torch.empty((count, height, width), dtype=torch.uint8) if ranked else None
+    labels = _labels(model, image, inference, stats, device, confidence, probabilities, ranks)
+    return (
+        labels.cpu().numpy(),
+        confidence.cpu().numpy(),
+        probabilities.numpy(),
+        None if ranks is None else ranks.numpy(),
+    )
 
 
 def _labels(
@@ -115,11 +128,12 @@ def _labels(
     device: torch.device | str,
     confidence: Tensor | None,
     probabilities: Tensor | None = None,
+    ranks: Tensor | None = None,
 ) -> Tensor:
     """The classes (H, W) uint8 of an image.
 
     Where they are given, `confidence` (H, W) is filled with their probabilities, `probabilities` (K, H, W) with those of
-    all classes.
+    all classes, or with `ranks` (k, H, W) both with the k most likely classes.
     """
     fixed = getattr(model, "input_size", None)
     if fixed is not None and inference.mode == "whole" and inference.scales == (1.0,):
@@ -131,7 +145,8 @@ def _labels(
     if getattr(model, "decides", False) and confidence is None:
         return _nearest(next(terms).argmax(0).to(torch.uint8), size)
     count = len(inference.scales) * (2 if inference.flip else 1)
-    finish = None if confidence is None else _Certainty(confidence, probabilities, count, inference.average == "logits")
+    logits = inference.average == "logits"
+    finish = None if confidence is None else _Certainty(confidence, probabilities, ranks, count, logits)
     on_grid = inference.mode == "whole" and not _over_input(inference)
     if count == 1 or on_grid:
         # Terms on the feature grid have 1/64 of the input's pixels (1/16 for HRNet): keeping all of them costs
@@ -313,22 +328,28 @@ def _sum(terms: Iterable[Tensor], size: Size, inference: Inference, align_corner
 class _Certainty:
     """Where probabilities go, made from the sum of `count` terms band by band.
 
-    confidence: (H, W), of the chosen classes. probabilities: (K, H, W), of all, or None. logits: the terms are logits,
-    and their mean's softmax is meant; else they are probabilities.
+    confidence: (H, W), of the chosen classes. probabilities: (K, H, W), of all, or None. ranks: (k, H, W), the k most
+    likely classes, where only theirs are kept. logits: the terms are logits, and their mean's softmax is meant; else they
+    are probabilities.
     """
 
     confidence: Tensor
     probabilities: Tensor | None
+    ranks: Tensor | None
     count: int
     logits: bool
 
-    def keep(self, rows: slice, total: Tensor, best: Tensor) -> None:
-        """Of a band of rows: total (K, rows, W), its largest values (rows, W)."""
+    def keep(self, rows: slice, total: Tensor, best: Tensor, labels: Tensor) -> None:
+        """Of a band of rows: total (K, rows, W), its largest values and their classes (rows, W)."""
         if self.probabilities is not None:
             mean = total / self.count
             shares = mean.softmax(0) if self.logits else mean
-            self.probabilities[:, rows] = shares
             self.confidence[rows] = shares.amax(0)
+            if self.ranks is not None:
+                # 2 is above every probability: of equally likely classes the label is the first.
+                order = shares.scatter(0, labels[None], 2.0).topk(len(self.ranks), dim=0).indices
+                self.ranks[:, rows], shares = order, shares.gather(0, order)
+            self.probabilities[:, rows] = shares
         elif self.logits:  # best's softmax; the exponents are at most 0
             self.confidence[rows] = ((total - best) / self.count).exp_().sum(0).reciprocal_()
         else:
@@ -354,7 +375,7 @@ def _arg_max(
         best = total.max(0)  # several times faster than argmax on a CPU
         labels[start:stop] = best.indices
         if certainty is not None:
-            certainty.keep(slice(start, stop), total, best.values)
+            certainty.keep(slice(start, stop), total, best.values, best.indices)
     return labels
 
 

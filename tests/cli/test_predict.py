@@ -69,6 +69,11 @@ def test_a_second_run_in_the_same_folder_predicts_the_same_images(
         ("predict photo.png --weights RUN --out taken.png/deep", "--out taken.png/deep: taken.png is a file"),
         ("predict photo.png --weights RUN --device gpu", 'did you mean "cuda"?'),
         ("predict . --weights RUN --out -", "--out -: 2 images, but stdout holds one mask"),
+        ("predict photo.png --weights RUN --top-k 2", "--top-k 2: no probabilities are saved"),
+        (
+            "predict photo.png --weights RUN --top-k 99 --save probabilities",
+            "top_k: this network has 5 classes, not 99",
+        ),
     ],
 )
 def test_refused_before_any_work(

@@ -202,6 +202,54 @@ def test_every_output_is_what_it_says_and_may_be_replaced(predictor: Predictor, 
         assert "not as predict wrote it" in str(done.error)
 
 
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("average", ["logits", "probs_after_resize"])
+def test_the_most_likely_classes_are_those_of_all_probabilities(average: str, tiled: bool) -> None:
+    """Sorted, the label first, and each probability is the one that the whole table has; also in tiles."""
+    recipe = tiny(f'inference.average="{average}"')
+    predictor = made(recipe)
+    predictor.max_memory = 1 if tiled else None
+    image = np.random.default_rng(5).integers(0, 256, (150, 170, 3), dtype=np.uint8)
+    every, few = predictor.predict(image, probabilities=True), predictor.predict(image, probabilities=True, top_k=3)
+    assert (every.tiles is not None, every.indices) == (tiled, None)
+    assert every.probabilities is not None
+    assert few.probabilities is not None
+    assert few.indices is not None
+    assert (few.probabilities.shape, few.indices.shape, few.indices.dtype) == ((3, 150, 170), (3, 150, 170), np.uint8)
+    assert np.array_equal(few.probabilities, np.take_along_axis(every.probabilities, few.indices.astype(int), 0))
+    assert np.array_equal(few.probabilities, -np.sort(-every.probabilities, axis=0)[:3])
+    assert np.array_equal(few.indices[0], every.labels)
+    assert all((few.indices[a] != few.indices[b]).all() for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_the_label_comes_first_among_equals() -> None:
+    """A network that cannot decide: whatever class is written as the mask's is the first of the archive, too."""
+
+    class Undecided(torch.nn.Module):
+        align_corners = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(1, 5, 4, 4)
+
+    result = Predictor(Undecided(), tiny()).predict(np.zeros((8, 8, 3), np.uint8), probabilities=True, top_k=5)
+    assert result.indices is not None
+    assert np.array_equal(result.indices[0], result.labels)
+    assert (np.sort(result.indices, axis=0) == np.arange(5)[:, None, None]).all()
+
+
+def test_the_most_likely_classes_as_a_file(predictor: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    inputs = find_images([str(tmp_path / "a.png")])
+    (done,) = predict_files(predictor, inputs, tmp_path / "out", ("mask", "probabilities"), top_k=2)
+    with np.load(done.files["probabilities"]) as archive:
+        assert {name: archive[name].shape for name in archive} == {
+            "probabilities": (2, 20, 24), "indices": (2, 20, 24), "classes": (5,)
+        }  # fmt: skip
+        assert np.array_equal(archive["indices"][0], pixels(done.files["mask"]))
+    with pytest.raises(RecipeError, match="has 5 classes, not 6"):
+        predictor.predict(np.zeros((8, 8, 3), np.uint8), probabilities=True, top_k=6)
+
+
 def test_min_confidence_leaves_the_rest_as_ignore(predictor: Predictor) -> None:
     image = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     plain = predictor.predict(image, confidence=True)
