@@ -22,6 +22,7 @@ from emaseg.words import quoted_path
 
 from .options import (
     SCHEMA,
+    Compile,
     Device,
     EMIterations,
     Json,
@@ -115,6 +116,7 @@ def evaluate(
     ] = False,
     em_iterations: EMIterations = None,
     precision: Precision = "auto",
+    compile_: Compile = False,
     nproc: Nproc = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     device: Device = "auto",
@@ -198,7 +200,7 @@ def evaluate(
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
         file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
-        model, weights_hash = _engine(resolved, dataset, target, verbose), hash_of_weights(resolved.weights)
+        model, weights_hash = _engine(resolved, dataset, target, compile_, verbose), hash_of_weights(resolved.weights)
         stats = recipe.backbone.pixel_stats
         if not dataset.withheld_by and rank.leads:
             _check_metrics(file)
@@ -249,7 +251,9 @@ def evaluate(
         return 0 if passed else 1
 
 
-def _engine(resolved: Resolved, dataset: Dataset, device: torch.device, verbose: bool) -> Engine | ExportedNetwork:
+def _engine(
+    resolved: Resolved, dataset: Dataset, device: torch.device, compiled: bool, verbose: bool
+) -> Engine | ExportedNetwork:
     """The network made ready to run; `verbose`: compared with itself before, on the first image."""
     from emaseg.data.sample import read_pair
     from emaseg.engine import engine_lines
@@ -259,10 +263,11 @@ def _engine(resolved: Resolved, dataset: Dataset, device: torch.device, verbose:
     from .render import print_lines
 
     if not verbose or len(dataset) == 0:
-        return open_engine(resolved, device)
+        return open_engine(resolved, device, compiled=compiled)
     recipe = resolved.recipe
     image, _ = read_pair(dataset, 0)
-    model = open_engine(resolved, device, probe=probe(image, recipe.inference, recipe.backbone.pixel_stats))
+    first = probe(image, recipe.inference, recipe.backbone.pixel_stats)
+    model = open_engine(resolved, device, compiled=compiled, probe=first)
     print_lines(engine_lines(model))
     return model
 

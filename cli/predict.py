@@ -18,6 +18,7 @@ from emaseg.words import bytes_of, quoted
 
 from .options import (
     INTERRUPTED,
+    Compile,
     Device,
     EMIterations,
     Json,
@@ -114,6 +115,7 @@ def predict(
     resume: Annotated[bool, typer.Option("--resume", help="Skip images whose results are there.")] = False,
     em_iterations: EMIterations = None,
     precision: Precision = "auto",
+    compile_: Compile = False,
     max_memory: Annotated[
         str | None,
         typer.Option(
@@ -190,7 +192,8 @@ def predict(
         resolved = with_em_iterations(resolved, em_iterations)
     resolved = with_precision(resolved, precision)
     keep_freed_memory()
-    model = open_engine(resolved, target, probe=first_probe(inputs, resolved.recipe) if verbose else None)
+    first = first_probe(inputs, resolved.recipe) if verbose else None
+    model = open_engine(resolved, target, compiled=compile_, probe=first)
     if verbose:
         print_lines(engine_lines(model))
     predictor = Predictor(model, resolved.recipe, target, max_memory=most)

@@ -7,15 +7,16 @@ The stages, in `prepare`'s order:
     2  fold      each norm into the convolution before it                                                     slim.py
     3  cast      the weights to the chosen precision; EM iterations, class memory and classifiers stay float32
     4  lay out   channels last; on a CPU packed once for oneDNN, with ReLU, sums and shortcuts fused   packed.py, fused.py
-    5  compile   only where it is asked for: torch.compile
+    5  compile   only where it is asked for: torch.compile, whose result is kept in the cache folder
 predict, eval, bench and export use these. Training evaluates on the network itself, which it goes on training.
 
 In float32 the result differs from the network's by rounding: at most 1e-4 of the range of the logits (tested on every
-golden network and protocol).
+golden network and protocol). That holds on a GPU, too: TF32 is off.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from emaseg.device import full_float32
 from emaseg.engine.fused import pack
 from emaseg.engine.packed import packing_works
 from emaseg.engine.slim import slim
@@ -30,9 +32,13 @@ from emaseg.errors import SystemFault
 from emaseg.models import Network, Report
 from emaseg.models.em_attention import EMAttention
 from emaseg.models.memory import ClassMemory
+from emaseg.resources import cache_folder
+from emaseg.words import quoted_path
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which PyTorch is told where compiled networks are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +57,43 @@ class Engine(nn.Module):
 
     Attributes:
         num_classes: K. align_corners: how its logits are resized.
-        precision: what it computes in. packed: whether oneDNN's own layouts are used.
+        precision: what it computes in. device: where it was prepared for. packed: whether oneDNN's own layouts are used. compiled: stage 5.
         agreement: with the network before, on the probe image; None where there was none.
     """
 
-    def __init__(self, network: Network, precision: Precision, *, packed: bool, compiled: bool) -> None:
+    def __init__(
+        self, network: Network, precision: Precision, device: torch.device, *, packed: bool, compiled: bool
+    ) -> None:
         super().__init__()
         self.num_classes = network.num_classes
         self.align_corners = network.align_corners
         self.precision = precision
+        self.device = device
         self.packed = packed
         self.agreement: Agreement | None = None
         self.network = network
+        self.compiled = compiled
         self._run = torch.compile(network) if compiled else network
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised RGB -> logits (B, K, h, w) float32."""
+        """(B, 3, H, W) normalised RGB -> logits (B, K, h, w) float32.
+
+        Raises:
+            SystemFault: the network cannot be compiled here.
+        """
         x = images.to(DTYPES[self.precision], memory_format=torch.channels_last)
-        logits: Tensor = self._run(x)
+        try:
+            with full_float32(images.device):
+                logits: Tensor = self._run(x)
+        except Exception as error:
+            if self.compiled and _is_of_compiler(error):
+                raise SystemFault(
+                    f"--compile: PyTorch cannot compile this network here ({str(error).strip().splitlines()[0]:.200})",
+                    "it needs a C++ compiler, on a GPU Triton; if a compilation was interrupted before, delete "
+                    f"{quoted_path(os.environ[_CACHE])}; or leave --compile out",
+                ) from error
+            raise
         return logits.float()
 
     def report(self, classes: Sequence[str]) -> Report | None:
@@ -90,7 +114,7 @@ def prepare(
     Args:
         network: on the CPU, in eval mode.
         device: where the engine is to run.
-        compiled: stage 5; then the weights are not packed, as the compiler does that itself.
+        compiled: stage 5, at the first image; then the weights are not packed, as the compiler does that itself.
         probe: a normalised image (1, 3, H, W) on which the engine is compared with the network.
 
     Raises:
@@ -105,12 +129,15 @@ def prepare(
     classifiers = network.per_class
     slim(network)
     _cast(network, DTYPES[precision], classifiers)
+    if compiled:
+        # PyTorch's own place is a temporary folder. It reads the variable when it compiles.
+        os.environ.setdefault(_CACHE, str(cache_folder() / "compiled"))
     packed = where.type == "cpu" and not compiled and packing_works(DTYPES[precision])
     if packed:
         pack(network)
     else:
         network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    engine = Engine(network, precision, packed=packed, compiled=compiled)
+    engine = Engine(network, precision, where, packed=packed, compiled=compiled)
     if before is not None and probe is not None:
         engine.agreement = _agreement(before, _logits(engine, probe.to(where)).cpu())
     return engine
@@ -120,8 +147,9 @@ def engine_lines(model: nn.Module) -> list[str]:
     """What is to be told of an engine; nothing of another module."""
     if not isinstance(model, Engine):
         return []
-    kernels = "packed for oneDNN" if model.packed else "torch's own kernels"
-    lines = [f"network: {model.precision}, {kernels}"]
+    kernels = "packed for oneDNN" if model.packed else "compiled" if model.compiled else "torch's own kernels"
+    exact = ", TF32 off" if model.precision == "fp32" and model.device.type == "cuda" else ""
+    lines = [f"network: {model.precision}{exact}, {kernels}"]
     if model.agreement is not None:
         lines.append(
             f"on a part of the first image: logits differ from the plain network's in fp32 by at most "
@@ -129,6 +157,11 @@ def engine_lines(model: nn.Module) -> list[str]:
             "keep their class"
         )
     return lines
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    """Whether torch.compile failed, not what it compiled. Its classes have no public base."""
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

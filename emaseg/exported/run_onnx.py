@@ -49,7 +49,7 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # fatal: what fails is raised, and its warnings are about its own optimisations
-    chosen = [(provider, {"device_id": device.index or 0})] if device.type == "cuda" else []
+    chosen = [(provider, {"device_id": device.index or 0, "use_tf32": 0})] if device.type == "cuda" else []
     try:
         session = onnxruntime.InferenceSession(data, options, [*chosen, "CPUExecutionProvider"])
     except Exception as error:  # its classes have no public base

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emaseg.device import full_float32
 from emaseg.errors import WeightsError
 from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened_file
 from emaseg.exported.run_onnx import open_onnx
@@ -58,7 +59,9 @@ class ExportedNetwork(nn.Module):
         """
         self.info.check_size(images.shape[2], images.shape[3])
         try:
-            result = self._run(self.pixels(images) if "normalize" in self.info.include else images.float())
+            given = self.pixels(images) if "normalize" in self.info.include else images.float()
+            with full_float32(images.device):
+                result = self._run(given)
         except Exception as error:
             raise self._failed(error) from error
         wrong = self._wrong(result, images)

@@ -32,13 +32,14 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "--submit",
             "--em-iterations",
             "--precision",
+            "--compile",
         }
         | COMMON,
     ),
     "predict": (
         ("images",),
         {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations", "--precision", "--max-memory"}
-        | {"--bases", "--classes", "--min-confidence", "--shard", "--top-k"}
+        | {"--bases", "--classes", "--min-confidence", "--shard", "--top-k", "--compile"}
         | COMMON,
     ),
     "export": (

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
+from emaseg.device import full_float32
 from emaseg.engine import engine_lines, packed, prepare
 from emaseg.engine.fused import pack
 from emaseg.engine.packed import RELU, PackedConv, SplitConv, attend, packed_conv, packing_works, part
@@ -150,6 +155,59 @@ def test_bf16_is_near_and_iterates_in_float32(name: str) -> None:
         for last, value in bases.items()
     )
     assert "bf16" in engine_lines(engine)[0]
+
+
+def test_float32_on_a_gpu_is_float32() -> None:
+    """Protects agreement between machines: PyTorch's convolutions drop bits on a GPU unless told otherwise."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = True
+        with full_float32(torch.device("cuda", 1)):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, False)
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
+        with full_float32(torch.device("cpu")):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_engine_on_a_gpu_agrees_with_the_cpu() -> None:
+    """Protects the same thing end to end: rounding, and nothing that TF32 would leave."""
+    x = images(1, 3, 129, 161)
+    own, other = (
+        prepare(network("emanet of mmsegmentation")),
+        prepare(network("emanet of mmsegmentation"), "fp32", "cuda"),
+    )
+    with torch.inference_mode():
+        assert difference(other(x.cuda()).cpu(), own(x)) < TOLERANCE
+    assert "TF32 off" in engine_lines(other)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_compiled_network_is_kept_for_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects --compile: the same labels, and a second process that compiles nothing, as all is in the cache folder."""
+    monkeypatch.chdir(tmp_path)
+    weights = checkpoint(recipe("emanet"), tmp_path / "model.pt")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)).save("photo.png")
+    assert emaseg(capsys, "predict", "photo.png", "--weights", weights, "--out", "plain")[0] == 0
+    command = [sys.executable, "-m", "emaseg.cli", "predict", "photo.png", "--weights", str(weights), "--compile", "-v"]
+    surroundings = {**os.environ, "EMASEG_CACHE": str(tmp_path / "cache")}
+    surroundings.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    libraries = []
+    for out in ("first", "second"):
+        done = subprocess.run([*command, "--out", out], env=surroundings, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "fp32, compiled" in done.stderr
+        own, plain = (np.array(Image.open(f"{folder}/photo_mask.png")) for folder in (out, "plain"))
+        assert (own == plain).mean() > 0.999
+        libraries.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.so")})
+    assert libraries[0]
+    assert libraries[0] == libraries[1]
 
 
 def test_what_a_processor_lacks_is_said() -> None:
