@@ -7,6 +7,7 @@ Objects lie in the order of the file, crowds like the others. Of several files t
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,7 +106,11 @@ def _read_file(source: Source, name: str, content: Any, several: bool, found: _F
 
 
 def _key(value: Any) -> Any:
-    """An id as something that can be looked up."""
+    """An id as something that can be looked up: 7, 7.0 and "7" are one."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\d{1,18}", value):
+        return int(value)
     return value if isinstance(value, int | str) else repr(value)[:80]
 
 
@@ -140,7 +145,7 @@ def _labels(categories: Sequence[Any], annotations: Sequence[Any]) -> tuple[list
             raise Malformed(f"category {key} stands twice")
         labels.append(Label(key, text_of(category.get("name"), f"the name of category {key}"), _colour(category)))
         parents[key] = str(category.get("supercategory"))
-    used = Counter(str(note.get("category_id")) for note in annotations if isinstance(note, dict))
+    used = Counter(str(_key(note.get("category_id"))) for note in annotations if isinstance(note, dict))
     headings = [
         one for one in labels if not used[one.key] and one.name in parents.values() and parents[one.key] == "none"
     ]
@@ -161,7 +166,7 @@ def _colour(category: _Table) -> Colour | None:
 def _objects(notes: Sequence[_Table]) -> Objects:
     objects, without = [], Counter[str]()
     for number, note in enumerate(notes, 1):
-        label = str(note.get("category_id"))
+        label = str(_key(note.get("category_id")))
         shape = _shape(note.get("segmentation"), number)
         if shape is None:
             without["box without an outline"] += 1
@@ -197,7 +202,7 @@ def _panoptic(source: Source, name: str, notes: Sequence[_Table]) -> Objects:
         code = whole(segment.get("id"), "a segment's id")
         if not 0 < code < 1 << 24:
             raise Malformed(f"a segment {code}, which no colour can be")
-        table[(code & 255) << 16 | (code & 0xFF00) | code >> 16] = str(segment.get("category_id"))
+        table[(code & 255) << 16 | (code & 0xFF00) | code >> 16] = str(_key(segment.get("category_id")))
     file = text_of(notes[0].get("file_name"), "the name of the panoptic PNG").replace("\\", "/")
     last = PurePosixPath(file).name
     places = [one for one in source.files if PurePosixPath(one).name == last and one != name]

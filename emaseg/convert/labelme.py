@@ -15,6 +15,7 @@ from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Ou
 from emaseg.convert.numbers import Malformed, pair, pairs, size_of, text_of
 from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, state_of
+from emaseg.data.files.images import EXTENSIONS
 from emaseg.errors import DataError
 from emaseg.starter.names import Entry, find_names
 from emaseg.threads import Reading, read_all
@@ -46,7 +47,7 @@ def _one(source: Source, name: str) -> tuple[Item | Left, set[str]]:
         content = read_json(source.root / name)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             return Left(name, "it holds no shapes of labelme", fault=False), set()
-        image = find_image(source, content.get("imagePath"), name)
+        image = _image(source, content, name)
         size = size_of(content.get("imageHeight"), content.get("imageWidth"))
         labels = {one.label for one in _objects(content).objects}
     except ValueError as error:
@@ -54,6 +55,24 @@ def _one(source: Source, name: str) -> tuple[Item | Left, set[str]]:
     except DataError as error:
         return Left(name, error.message), set()
     return Item(image, split_of(image), size, partial(_read, source, name), state_of(source, name)), labels
+
+
+def _image(source: Source, content: dict[str, Any], name: str) -> str:
+    """The image that a file names, or the one beside it that has the file's own name: images are renamed with it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return find_image(source, content.get("imagePath"), name)
+    except ValueError as error:
+        stem = name.removesuffix(".json")
+        beside = [f"{stem}{ending}" for ending in (*EXTENSIONS, *map(str.upper, EXTENSIONS))]
+        found = next((source.images[one] for one in beside if one in source.images), None)
+        if found is None or "leads out of the folder" in str(error):
+            inside = "; a copy of it is in the JSON file, imageData" if content.get("imageData") else ""
+            raise Malformed(f"{error}{inside}") from None
+        return found
 
 
 def in_order(source: Source, labels: list[str]) -> tuple[list[str], tuple[str, ...]]:

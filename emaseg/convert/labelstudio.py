@@ -129,14 +129,18 @@ def _size(results: list[Any]) -> tuple[int, int] | None:
 
 def _objects(results: list[Any]) -> Objects:
     objects, without = [], Counter[str]()
+    # A shape and its region of <Labels> are two results of one id.
+    drawn = [one for one in results if isinstance(one, dict) and one.get("type") != "labels"]
+    shapes = {str(one.get("id")): str(one.get("type")) for one in drawn}
     for place, one in enumerate(results, 1):
         if not isinstance(one, dict):
             raise Malformed(f"object {place}: no object")
-        kind, value = str(one.get("type")), one.get("value")
+        said, value = str(one.get("type")), one.get("value")
+        kind = f"{shapes.get(str(one.get('id')), '')}labels" if said == "labels" else said
         if not kind.endswith("labels") or kind == "labels" or not isinstance(value, dict):
             continue  # a choice, a text, a relation; or the shape of a `labels` region
         try:
-            names = value.get(kind)
+            names = value.get(said)
             label = text_of(names[0] if isinstance(names, list) and names else None, "a label")
             shape = _shape(kind, value, one)
         except ValueError as error:

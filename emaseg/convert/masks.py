@@ -9,7 +9,6 @@ Recognised as `emaseg init` recognises them. Masks lie in the order of their cla
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from functools import partial
@@ -18,8 +17,10 @@ from pathlib import Path
 from emaseg.convert.export import Export, Item, Label, MaskFile, Object, Objects
 from emaseg.convert.labelme import in_order
 from emaseg.convert.source import Source, split_of, state_of
-from emaseg.data.sets.folder import MASK_EXTENSIONS, stem_of, walk
+from emaseg.data.sets.folder import walk
+from emaseg.data.sets.names import MASK_EXTENSIONS, stem_of
 from emaseg.starter.layout import find_several
+from emaseg.starter.several import class_of
 from emaseg.threads import Reading
 
 __all__ = ["files", "read"]
@@ -58,12 +59,6 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     labels = tuple(Label(label, label) for label in ordered)
     used = frozenset(_relative(source, mask) for masks in masks_of.values() for _, mask in masks)
     return Export(labels, tuple(items), (), notes, masks=used)
-
-
-def class_of(kind: str) -> str:
-    """The class that an ending or folder names: _car, car_ and _car_2 are car."""
-    plain = re.sub(r"^[\W_]+|[\W_]+$", "", kind)
-    return re.sub(r"[\W_]+\d+$", "", plain) or plain or kind
 
 
 def _images(source: Source) -> set[str]:

@@ -30,7 +30,8 @@ from emaseg.convert.painting import Overlap, Painted, label_map
 from emaseg.data.files.images import image_size
 from emaseg.data.files.mask_values import Colour
 from emaseg.data.sample import IGNORE
-from emaseg.data.sets.folder import stem_of, walk
+from emaseg.data.sets.folder import walk
+from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
 from emaseg.words import quoted_path

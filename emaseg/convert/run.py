@@ -109,6 +109,11 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
     notes = (*export.notes, *([split_note] if split_note else []), *_notes(source, export, done, gone, options))
     if not done:
         raise _nothing(source, kind, Export((), (), tuple(left)))
+    if not any(one.objects for one in done) and (without := _without_area(done)):
+        raise DataError(
+            f"{source.root}: {kind.words} without an outline ({without}): a mask cannot be drawn from these",
+            "export polygons or masks; where boxes are all there is, draw outlines first",
+        )
     splits = Counter(_split(one.place, targets) for one in done)
     conversion = Conversion(
         folder,
@@ -171,12 +176,11 @@ def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[
         )
     if empty := sum(one.empty for one in done):
         notes.append(f"Objects that cover no pixel, being thinner than one or outside of their image: {empty:,}.")
-    without = Counter[str]()
-    for one in done:
-        without.update(one.without_area)
-    if without:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in without.most_common())
-        notes.append(f"Not drawn, for they have no area: {kinds}.")
+    if without := _without_area(done):
+        notes.append(f"Not drawn, for they have no area: {without}.")
+    names = sorted({label.name for label in export.labels})
+    if alike := [name for name in names if [other.lower() for other in names].count(name.lower()) > 1]:
+        notes.append(f"Labels that differ in capitals only are different classes: {first_few(alike, 6)}.")
     if gone:
         notes.append(f"Removed, for their images or annotations are gone: {first_few(gone)}.")
     known = {PurePosixPath(item.image).stem for item in export.items} | {
@@ -189,6 +193,14 @@ def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[
     if unread := count_endings((name for name in source.files), texts=False):
         notes.append(f"Files that are not read: {unread}.")
     return notes
+
+
+def _without_area(done: Sequence[Done]) -> str:
+    """The objects that have no area, by kind; "" = there is none."""
+    without = Counter[str]()
+    for one in done:
+        without.update(one.without_area)
+    return ", ".join(f"{count:,} {kind}" for kind, count in without.most_common())
 
 
 def report_json(conversion: Conversion) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def find_image(source: Source, said: object, near: str) -> str:
             return source.images[name]
     last = path.rpartition("/")[2].lower()
     candidates = list(source.by_name.get(last, ()))
-    if len(candidates) > 1 and (split := split_of(near)):
+    if len(candidates) > 1 and (split := split_of_file(near)):
         candidates = [name for name in candidates if split_of(name) == split] or candidates
     if len(candidates) > 1:
         ending = [name for name in candidates if any(_form(name).endswith(f"/{part}") for part in inside)]

@@ -19,12 +19,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from emaseg.data.files.images import EXTENSIONS
-from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, stem_of, walk
+from emaseg.data.sets.folder import walk
 from emaseg.data.sets.holdout import group_count
-from emaseg.data.sets.pair_lists import PairList, read_pair_list
+from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, stem_of
+from emaseg.data.sets.pair_lists import PairList, mostly_there, read_pair_list
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.starter.layout import (
+    ARRANGE,
     EVAL_NAMES,
     HOLDOUT,
     IMAGE_NAMES,
@@ -32,13 +34,13 @@ from emaseg.starter.layout import (
     MASK_NAMES,
     TRAIN_NAMES,
     Layout,
-    Place,
+    NotRecognised,
     check_place,
     common_folders,
     find_layout,
     layout_of,
-    naming_of,
 )
+from emaseg.starter.naming import Place, naming_of
 
 __all__ = ["any_layout", "images_in", "named_layout"]
 
@@ -54,8 +56,12 @@ def any_layout(folder: Path) -> Layout:
         DataError: none is recognised; or images have several masks, or masks cannot be read.
     """
     root = folder.resolve()
-    stated = _listed_pairs(root) or _sites(root)  # these say more than names that happen to fit
-    return stated or _with_groups(_with_nothing(find_layout(folder)))
+    refused: list[DataError] = []
+    stated = _listed_pairs(root, refused) or _sites(root)  # these say more than names that happen to fit
+    try:
+        return stated or _with_groups(_with_nothing(find_layout(folder)))
+    except NotRecognised as error:
+        raise refused[0] if refused and error.hint == ARRANGE else error from None
 
 
 def named_layout(folder: Path, images: str, masks: str) -> Layout:
@@ -119,8 +125,18 @@ def _sites(root: Path) -> Layout | None:
         place = Place(f"{name}/{images}", f"{name}/{masks}")
         if (naming := naming_of(root, place)) is not None:
             found.append((place, naming))
-    if len(found) < 2 or any(naming != found[0][1] for _, naming in found):
+    if len(found) < 2:
         return None
+    other = next(((place, naming) for place, naming in found if naming != found[0][1]), None)
+    if other is not None:
+        ways = [
+            f"those in {place.masks} {naming.words or 'have the names of their images'}"
+            for place, naming in (found[0], other)
+        ]
+        raise DataError(
+            f"{root}: its folders name the masks in different ways: {ways[0]}, {ways[1]}",
+            "name them alike in all folders, or write a list file of lines `image mask`, pairs.csv for example",
+        )
     first, *more = [place for place, _ in found]
     others = [name for name in _folders(root) if not any(place.images.startswith(f"{name}/") for place, _ in found)]
     largest = max(len(_stems(root / place.images)) for place, _ in found)
@@ -133,9 +149,13 @@ def _sites(root: Path) -> Layout | None:
 
 
 # --------------------------------------------------------------------------------------------------- lists of pairs
-def _listed_pairs(root: Path) -> Layout | None:
-    """A training and an evaluation list of pairs, or one list of all."""
-    lists = dict(_pair_lists(root))
+def _listed_pairs(root: Path, refused: list[DataError]) -> Layout | None:
+    """A training and an evaluation list of pairs, or one list of all. refused: gets the errors of those not taken.
+
+    Raises:
+        DataError: most lines of a list name an image and its mask, and another line does not.
+    """
+    lists = dict(_pair_lists(root, refused))
     by_name = {Path(name).stem.lower(): name for name in lists}
     train = next((by_name[word] for word in TRAIN_NAMES if word in by_name), None)
     evaluation = next((by_name[word] for word in EVAL_NAMES if word in by_name), None)
@@ -174,13 +194,16 @@ def _is_picture(path: Path) -> bool:
     return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".") and path.is_file()
 
 
-def _pair_lists(root: Path) -> Iterator[tuple[str, PairList]]:
+def _pair_lists(root: Path, refused: list[DataError]) -> Iterator[tuple[str, PairList]]:
     for folder in LIST_FOLDERS:
         for path in sorted((root / folder).glob("*")) if (root / folder).is_dir() else ():
             if path.suffix.lower() in (".txt", ".csv", ".tsv", ".lst") and path.is_file():
                 try:
                     found = read_pair_list(path, root, root, root)
-                except DataError:
+                except DataError as error:
+                    if mostly_there(path, root):
+                        raise
+                    refused.append(error)
                     continue
                 if found is not None and found.pairs:
                     yield path.relative_to(root).as_posix(), found

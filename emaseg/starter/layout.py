@@ -12,7 +12,6 @@ Room: starter.
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +19,14 @@ from pathlib import Path
 from typing import Literal
 
 from emaseg.data.files.images import EXTENSIONS
-from emaseg.data.sets.folder import MASK_EXTENSIONS, Naming, count_endings, stem_of, walk
+from emaseg.data.sets.folder import TEXTS, count_endings, walk
+from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, listed_names, stem_of
 from emaseg.data.sets.pair_lists import read_pair_list
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
 from emaseg.files import read_bytes
 from emaseg.recipe import toml_value
+from emaseg.starter.naming import Place, files_in, naming_of, stems_in
 from emaseg.starter.several import (
     SeveralMasks,
     check_exports,
@@ -49,24 +50,15 @@ EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets/Segmentation", "ImageSets")
 
 _REPORT_BYTES = 256 << 20  # of what a conversion says of itself
+_DEPTH = 4  # folders with nothing but a folder in them
+ARRANGE = "arrange the files like one of these; a mask has its image's name, or that name and an ending"
 HOLDOUT = 5  # without a split every fifth image is for evaluation
-_MASK_PREFIX = re.compile(r"(mask|label|seg|gt|annot|target)", re.IGNORECASE)
-_SUFFIX = re.compile(r"[^A-Za-z0-9]?.*[A-Za-z].*")  # of a mask beside its image: 1 and 10 are two images
 
 # Folders by which published data sets are known that have a recipe kind of their own.
 _PUBLISHED = (
     ({"leftimg8bit", "gtfine"}, "Cityscapes", "cityscapes_r50_d8"),
     ({"trainval_images", "trainval_parsing_annotations"}, "LIP", "memorynet_lip_r50_d8"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the files of one phase lie, below the root: its image and mask folders, and a list file or ""."""
-
-    images: str
-    masks: str
-    listing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +228,7 @@ def _by_split(top: Path, folders: dict[str, str]) -> Iterator[_Found]:
 
 def _twins(top: Path, folders: list[str]) -> Iterator[tuple[str, str]]:
     """Pairs of other folders whose files have the same names, the first with photographs (JPEG)."""
-    kinds = {name: {Path(file).suffix.lower() for file in _files(top / name)} for name in folders}
+    kinds = {name: {Path(file).suffix.lower() for file in files_in(top / name)} for name in folders}
     for images in folders:
         for masks in folders:
             if images != masks and kinds[images] & {".jpg", ".jpeg"} and kinds[masks] & set(MASK_EXTENSIONS):
@@ -255,103 +247,29 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
             continue
         if read_pair_list(root / train, root, root / place.images, root / place.masks):
             return train, evaluation
-        known = {_form(name) for file in _files(root / place.images) for name in (file, stem_of(file))}
-        strange = [
-            line for line in read_names(root / train) if _form(line.replace("\\", "/").removeprefix("./")) not in known
-        ]
+        known = {_form(name) for file in files_in(root / place.images) for name in (file, stem_of(file))}
+        top = root / place.images
+        strange = [line for line in read_names(root / train) if known.isdisjoint(listed_names(line, top))]
         if not strange:
             return train, evaluation
         notes.append(f"{train} is not used: it names images that are not in {place.images}, such as {strange[0]!r}.")
     return None
 
 
-# ------------------------------------------------------------------------------------------------------- names
-def naming_of(root: Path, place: Place) -> Naming | None:
-    """How masks are called after their images; None where hardly any image has a mask.
-
-    Raises:
-        DataError: images have masks of several endings.
-    """
-    suffix = _suffix(root, place)
-    return _prefixes(root, place) if suffix is None else Naming("", "", suffix)
-
-
-def _prefixes(root: Path, place: Place) -> Naming | None:
-    """Of image_001.jpg and mask_001.png: what all names begin with, where the rest is alike; in one folder only where
-    masks begin with a word for masks."""
-    images, masks = _stems(root, place)
-    if place.images == place.masks:
-        masks = {stem for stem in masks if _MASK_PREFIX.match(stem.rpartition("/")[2])}
-        images = [stem for stem in images if stem not in masks]
-    if not images or not masks:
-        return None
-    first = _shared([stem.rpartition("/")[2] for stem in images])
-    second = _shared([stem.rpartition("/")[2] for stem in masks])
-    tail = _shared([first[::-1], second[::-1]])[::-1]
-    first, second = first.removesuffix(tail), second.removesuffix(tail)
-    if first[-1:].isalpha() and second[-1:].isalpha():  # a word that both end in belongs to both: img and seg
-        word = re.match("[A-Za-z]*", tail)
-        first, second = (text + (word[0] if word else "") for text in (first, second))
-    naming = Naming(first, second, "")
-    found = sum(naming.mask(stem) in masks for stem in images)
-    return naming if second and 2 * found >= max(len(images), len(masks)) else None
-
-
-def _shared(names: list[str]) -> str:
-    """What all names begin with."""
-    low, high = min(names), max(names)
-    return low[
-        : next((place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
-    ]
-
-
-def _suffix(root: Path, place: Place) -> str | None:
-    """What follows an image's name in its mask's; None where hardly any image has a mask.
-
-    Raises:
-        DataError: images have masks of several endings.
-    """
-    one_folder = place.images == place.masks
-    images, masks = _stems(root, place)
-    if not images or not masks:
-        return None
-    if not one_folder and 2 * sum(name in masks for name in images) >= min(len(images), len(masks)):
-        return ""
-    counts = endings(images, masks)
-    if not counts:
-        return None
-    suffix, count = min(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
-    total = len(images) - count if one_folder else min(len(images), len(masks))
-    several = rival_endings(counts, len(images) - len(masks) if one_folder else len(images))
-    if one_folder:
-        several = [ending for ending in several if _SUFFIX.fullmatch(ending)]
-        total = len(images) - sum(counts[ending] for ending in several) if len(several) > 1 else total
-    if 2 * count < total or (one_folder and not _SUFFIX.fullmatch(suffix)):
-        return None
-    if len(several) > 1:
-        raise SeveralMasks(root, root / place.images, root / place.masks, several, "ending")
-    return suffix
-
-
-def _stems(root: Path, place: Place) -> tuple[list[str], set[str]]:
-    """The names of a place's images and masks, without their extensions."""
-    masks = {stem_of(name) for name in _files(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
-    return [stem_of(name) for name in _files(root / place.images)], masks
-
-
+# ---------------------------------------------------------------------------------------------- what fits and what not
 def check_place(root: Path, place: Place) -> None:
     """Stop at a place of images and masks that do not go together for a reason that is known.
 
     Raises:
         DataError: the masks are one for each class, JPEG files, or named after an annotation tool's tasks.
     """
-    images, masks = _stems(root, place)
+    images, masks = stems_in(root, place)
     if not images:
         return
-    check_exports(root, root / place.masks, _files(root / place.masks))
+    check_exports(root, root / place.masks, files_in(root / place.masks))
     if place.images == place.masks or not masks:
-        files = _files(root / place.masks)
-        error = jpeg_masks(root / place.masks, _files(root / place.images), files, beside=place.images == place.masks)
+        files = files_in(root / place.masks)
+        error = jpeg_masks(root / place.masks, files_in(root / place.images), files, beside=place.images == place.masks)
         if error is not None:
             raise error
         return
@@ -376,14 +294,14 @@ def _other_masks(root: Path, place: Place, naming: Naming) -> list[str]:
         DataError: the name of the mask folder does not say that it is the one, so each may be of one class.
     """
     images, masks = Path(place.images), Path(place.masks)
-    names = {naming.mask(name) for name in _stems(root, place)[0]}
+    names = {naming.mask(name) for name in stems_in(root, place)[0]}
     others = []
     for name in _folders(root / masks.parent):
         path = masks.parent / name
         split = name.lower().startswith(TRAIN_NAMES + EVAL_NAMES)
         if split or path in (images, masks) or path in (*images.parents, *masks.parents):
             continue
-        files = {stem_of(file) for file in _files(root / path) if file.lower().endswith(MASK_EXTENSIONS)}
+        files = {stem_of(file) for file in files_in(root / path) if file.lower().endswith(MASK_EXTENSIONS)}
         if 2 * len(names & files) >= len(names):
             others.append(path.as_posix())
     known = any(part.lower() in MASK_NAMES for part in masks.parts) or masks.name.lower().startswith(TRAIN_NAMES)
@@ -394,7 +312,7 @@ def _other_masks(root: Path, place: Place, naming: Naming) -> list[str]:
 
 
 def _pairs(root: Path, place: Place, naming: Naming) -> Iterator[str]:
-    images, masks = _stems(root, place)
+    images, masks = stems_in(root, place)
     return (name for name in images if naming.mask(name) in masks)
 
 
@@ -418,13 +336,6 @@ def _folders(top: Path) -> list[str]:
     return [name for name in _children(top) if (top / name).is_dir()]
 
 
-def _files(folder: Path) -> list[str]:
-    """Relative paths of the images and masks in a folder and in its sub-folders."""
-    if not folder.is_dir():
-        return []
-    return [name for name in walk(folder, None) if name.lower().endswith(EXTENSIONS)]
-
-
 def common_folders(one: Path, other: Path) -> list[tuple[str, str]]:
     """Sub-folders of the same name, in any case."""
     theirs = {name.lower(): name for name in _folders(other)}
@@ -432,10 +343,14 @@ def common_folders(one: Path, other: Path) -> list[tuple[str, str]]:
 
 
 def _only_child(root: Path) -> list[Path]:
-    """The folder that an archive was unpacked into: the only one, with no image beside it."""
-    folders = _folders(root)
-    alone = len(folders) == 1 and not any(name.lower().endswith(EXTENSIONS) for name in _children(root))
-    return [root / folders[0]] if alone else []
+    """The folders that archives were unpacked into: the only one, with no image beside it, and so on."""
+    found = [root]
+    while len(found) <= _DEPTH:
+        folders = _folders(found[-1])
+        if len(folders) != 1 or any(name.lower().endswith(EXTENSIONS) for name in _children(found[-1])):
+            break
+        found.append(found[-1] / folders[0])
+    return found[1:]
 
 
 def _check_not_published(root: Path) -> None:
@@ -464,7 +379,7 @@ def _check_converted(root: Path) -> None:
 
 def _not_recognised(root: Path) -> NotRecognised:
     """What was looked for, what is there, and where images and masks nearly matched."""
-    folders = [f"{name}/ ({len(_files(root / name)):,} images)" for name in _folders(root)]
+    folders = [f"{name}/ ({len(files_in(root / name)):,} images)" for name in _folders(root)]
     files = [name for name in _children(root) if (root / name).is_file()]
     there = first_few(folders, 12) or "no folders"
     there += f"; files: {first_few(files, 4)}" if files else "; no files"
@@ -478,6 +393,19 @@ def _not_recognised(root: Path) -> NotRecognised:
             f"  found: {there}",
             *([f"  not read: {unread}"] if unread else []),
         ),
-        other_annotations(root, everything)
-        or "arrange the files like one of these; a mask has its image's name, or that name and an ending",
+        other_annotations(root, everything) or _unread_twins(everything) or ARRANGE,
+    )
+
+
+def _unread_twins(files: list[str]) -> str:
+    """The remedy where files that are not read have the names of images or masks that are; "" = they have not."""
+    names = [Path(name).name for name in files]
+    read = {name.partition(".")[0].lower() for name in names if name.lower().endswith(EXTENSIONS)}
+    others = [name for name in names if not name.lower().endswith((*EXTENSIONS, *TEXTS))]
+    twins = [name for name in others if name.partition(".")[0].lower() in read]
+    if not twins or 2 * len(twins) < len(read):
+        return ""
+    return (
+        f"files such as {twins[0]} have the names of the others, but such files are not read: convert images to PNG or "
+        "JPEG, and masks to PNG without changing their values"
     )

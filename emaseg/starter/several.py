@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from emaseg.data.sets.folder import MASK_EXTENSIONS, stem_of
+from emaseg.data.sets.names import MASK_EXTENSIONS, stem_of
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import read_bytes
@@ -23,6 +23,7 @@ __all__ = [
     "SeveralMasks",
     "check_exports",
     "class_folders",
+    "class_of",
     "endings",
     "jpeg_masks",
     "other_annotations",
@@ -48,6 +49,7 @@ _TOOLS = (
     ("CVAT", (b"<annotations", b"<image ")),
 )
 _BRUSH = re.compile(r"(?:.*/)?task-\d+-annotation-\d+-by-.*-tag-(.+?)-\d+\.\w+")  # Label Studio's brush export
+_YOLO = re.compile(rb"\d{1,6}((\s+[\d.]+){2}){3,}\s*(\r?\n|$)")
 _MASK_WORD = re.compile(r"[^A-Za-z0-9]*(masks?|labels?|segs?|segmentations?|gt|annot\w*|class)", re.IGNORECASE)
 
 
@@ -74,6 +76,14 @@ def class_folders(images: Iterable[str], masks: Iterable[str]) -> list[str]:
     return sorted(folder for folder, count in counts.items() if count >= max(1, len(known) / 10))
 
 
+def class_of(kind: str) -> str:
+    """The class that an ending or folder names: _car, car_, _car_2, car_masks and mask_car are car."""
+    plain = re.sub(r"^[\W_]+|[\W_]+$", "", kind)
+    for extra in (r"[\W_]+\d+$", r"[\W_]+(masks?|labels?|segs?|gt)$", r"^(masks?|labels?|segs?|gt)[\W_]+"):
+        plain = re.sub(extra, "", plain, flags=re.IGNORECASE) or plain
+    return plain or kind
+
+
 class SeveralMasks(DataError):
     """Of masks of which each image has several, which `emaseg convert` makes into one.
 
@@ -81,7 +91,7 @@ class SeveralMasks(DataError):
     """
 
     def __init__(self, root: Path, images: Path, masks: Path, kinds: Sequence[str], how: How) -> None:
-        names = [re.sub(r"^[\W_]+|[\W_]+$", "", kind) or kind for kind in kinds]
+        names = list(dict.fromkeys(map(class_of, kinds)))
         numbered = ", ".join(f"{place} {name}" for place, name in enumerate(names[:8], 1))
         super().__init__(
             f"{masks}: each image has {len(kinds)} masks, told apart by {_HOW[how]}: {first_few(kinds, 8)}; a recipe reads "
@@ -146,10 +156,16 @@ def jpeg_masks(where: Path, images: Iterable[str], files: Iterable[str], *, besi
 
 def other_annotations(root: Path, files: Sequence[str]) -> str:
     """What files below `root` hold instead of masks, with the way to masks, for a message; "" = nothing known."""
-    for name in [name for name in files if name.lower().endswith((".json", ".xml"))][:_LOOKED]:
+    texts = [name for name in files if name.lower().endswith((".json", ".xml"))][:_LOOKED]
+    texts += [name for name in files if name.lower().endswith(".txt")][:_LOOKED]
+    for name in texts:
         try:
             content = read_bytes(root / name, _LARGEST)
         except (OSError, MemoryError):
+            continue
+        if name.lower().endswith(".txt"):
+            if _YOLO.match(content):
+                return f"{name} holds outlines in YOLO's form, not masks: `{_command(root)}` draws them into masks"
             continue
         for tool, words in _TOOLS:
             if all(word in content for word in words):

@@ -35,8 +35,9 @@ from emaseg.recipe import (
     recipe_to_toml,
 )
 from emaseg.starter.kinds import any_layout, images_in, named_layout
-from emaseg.starter.layout import Layout, Place
+from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
+from emaseg.starter.naming import Place
 from emaseg.starter.thin import LEAST, thinnest
 from emaseg.starter.values import Classes, Held, class_shares, classes_of, read_masks, remark
 from emaseg.threads import Reading
@@ -223,6 +224,7 @@ def _data(layout: Layout, classes: Classes) -> FolderData:
         holdout_group=layout.group,
         unmasked=layout.unmasked,
         mask_suffix=layout.naming.suffix,
+        image_suffix=layout.naming.image_suffix,
         image_prefix=layout.naming.image_prefix or None,
         mask_prefix=layout.naming.mask_prefix or None,
         values=classes.values,

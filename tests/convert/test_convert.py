@@ -257,6 +257,50 @@ def test_masks_that_init_refuses_are_refused_with_its_reason(tmp_path: Path) -> 
         run(tmp_path / "in", tmp_path / "out")
 
 
+def test_boxes_alone_are_no_masks(tmp_path: Path) -> None:
+    """Protects from a data set of nothing but background, made of boxes without a word."""
+    made.coco(tmp_path / "in", SCENE, lambda _: [])
+    with pytest.raises(DataError, match="5 box without an outline"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_ids_may_be_texts(tmp_path: Path) -> None:
+    """Protects objects whose image is 100 here and "100" there: they belong to it."""
+    made.coco(tmp_path / "in", SCENE)
+    file = tmp_path / "in" / "coco.json"
+    content = json.loads(file.read_text())
+    for one in content["annotations"]:
+        one |= {"image_id": str(one["image_id"]), "category_id": float(one["category_id"])}
+    file.write_text(json.dumps(content))
+    assert run(tmp_path / "in", tmp_path / "out").ok
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected(SCENE["a.jpg"]))
+
+
+def test_equal_names_in_two_splits_go_with_their_own_file(tmp_path: Path) -> None:
+    """Protects COCO's own arrangement: train/a.jpg and val/a.jpg, both called a.jpg in a file of their split."""
+    for split in ("train", "val"):
+        made.coco(tmp_path / "in", {"a.jpg": SCENE["a.jpg"]}, file=f"annotations/instances_{split}.json")
+        made.photo(tmp_path / "in" / split / "a.jpg")
+    shutil.rmtree(tmp_path / "in" / "images")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert (done.ok, done.splits) == (True, {"train": 1, "val": 1})
+
+
+def test_images_renamed_with_their_annotations(tmp_path: Path) -> None:
+    """Protects labelme files that were renamed together with their images, which the name inside does not follow."""
+    made.labelme(tmp_path / "in", SCENE)
+    for path in sorted((tmp_path / "in").iterdir()):
+        path.rename(path.with_name(f"site_{path.name}"))
+    assert run(tmp_path / "in", tmp_path / "out").images == 3
+
+
+def test_labels_in_capitals_are_told(tmp_path: Path) -> None:
+    made.labelme(tmp_path / "in", {"a.jpg": [("cat", TRIANGLE)], "b.jpg": [("Cat", TRIANGLE)]})
+    assert any(
+        "capitals only are different classes: Cat, cat" in note for note in run(tmp_path / "in", tmp_path / "out").notes
+    )
+
+
 def test_two_formats_are_a_choice(tmp_path: Path) -> None:
     made.labelme(tmp_path / "in", SCENE)
     made.via(tmp_path / "in", SCENE)

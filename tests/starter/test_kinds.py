@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from emaseg.data.sets import build_dataset
+from emaseg.data.sets.pairs import PairedFiles
 from tests.starter.made import data_of, dry_run, grey, labels, made, refused, start
 
 
@@ -86,3 +87,35 @@ def test_frames_of_clips_stay_together(tmp_path: Path) -> None:
 def test_one_run_of_numbers_is_no_clip(tmp_path: Path) -> None:
     made(tmp_path, grey(0, 1), count=12)
     assert data_of(start(tmp_path)).holdout_group == ""
+
+
+def test_a_list_of_pairs_with_a_wrong_line_is_never_passed_over(tmp_path: Path) -> None:
+    """Protects the pairs that people state: one missing file is an error with its line, no reason to guess by names."""
+    made(tmp_path, grey(0, 1), image="a/img_{}.jpg", mask="b/{}.png", count=6)
+    lines = [f"a/img_{n}.jpg,b/{5 - n if n < 6 else n}.png" for n in range(7)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["Bild,Maske", *lines]))
+    refused(tmp_path, "pairs.csv:8: no file a/img_6.jpg")
+    (tmp_path / "pairs.csv").write_text("\n".join(["Bild,Maske", *lines[:6]]))
+    train = build_dataset(dry_run(start(tmp_path).text).data, "train")
+    assert isinstance(train, PairedFiles)
+    assert {(image.stem, mask.stem) for image, mask in train.items} <= {(f"img_{n}", f"{5 - n}") for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    "form", ["images/img_{}.jpg", "./images/img_{}", r"C:\data\images\img_{}.jpg", "/old/images/img_{}.jpg"]
+)
+def test_lists_that_name_the_folder_too_are_the_split(form: str, tmp_path: Path) -> None:
+    """Protects a stated split from being replaced by every fifth image because its lines begin with the folder."""
+    made(tmp_path, grey(0, 1), count=6)
+    for name, numbers in (("train.txt", range(4)), ("val.txt", range(4, 6))):
+        (tmp_path / name).write_text("\n".join(form.format(n) for n in numbers))
+    assert phases(start(tmp_path).text) == (
+        {f"images/img_{n}.jpg" for n in range(4)},
+        {"images/img_4.jpg", "images/img_5.jpg"},
+    )
+
+
+def test_folders_that_name_masks_in_different_ways(tmp_path: Path) -> None:
+    made(tmp_path / "a", grey(0, 1))
+    made(tmp_path / "b", grey(0, 1), mask="masks/img_{}_mask.png")
+    refused(tmp_path, "name the masks in different ways", "end in _mask")

@@ -326,6 +326,35 @@ def test_prefixes(image: str, mask: str, prefixes: tuple[str | None, str], tmp_p
             assert dataset.open(place).label()[0].sum() == 2 + number
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "suffixes"),
+    [
+        ("train/{}_sat.jpg", "train/{}_mask.png", ("sat", "mask")),
+        ("images/f_{}_image.png", "masks/f_{}_label.png", ("image", "label")),
+    ],
+)
+def test_endings_of_both(image: str, mask: str, suffixes: tuple[str, str], tmp_path: Path) -> None:
+    """Protects data sets whose images and masks both have an ending: it is recognised, and trains."""
+    started = start(made(tmp_path, grey(0, 1), image, mask))
+    assert (data_of(started).image_suffix, data_of(started).mask_suffix) == suffixes
+    assert "image_suffix" in started.text
+    assert labels(open_datasets(dry_run(started.text))[0]) == {0, 1}
+
+
+def test_folders_in_folders_of_an_archive(tmp_path: Path) -> None:
+    started = start(made(tmp_path / "data" / "data", grey(0, 1)).parent.parent)
+    assert data_of(started).root.endswith("data/data")
+
+
+@pytest.mark.parametrize("ending", [".npy", ".nii.gz", ".cr2"])
+def test_unread_files_with_the_names_of_the_others_are_the_reason(ending: str, tmp_path: Path) -> None:
+    """Protects from the advice to rename what must be converted."""
+    made(tmp_path, grey(0, 1))
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_name(f"{path.stem}{ending}"))
+    refused(tmp_path, f"img_0{ending} have the names of the others", "such files are not read")
+
+
 def test_dark_16_bit_images_and_pages(tmp_path: Path) -> None:
     """Protects satellite images that are black to the network, and pages that are bands: told with the remedy."""
     root = made(tmp_path, grey(0, 1))

@@ -3,7 +3,7 @@
 Room: data/sets.
 
     root/<train_images>/a/1.jpg   root/<train_masks>/a/1<mask_suffix>.png
-    root/<train_images>/a/<image_prefix>1.jpg   root/<train_masks>/a/<mask_prefix>1.png
+    root/<train_images>/a/<image_prefix>1<image_suffix>.jpg   root/<train_masks>/a/<mask_prefix>1<mask_suffix>.png
     root/<train_list>             optional; one image a line, relative to the image folder, with or without extension;
                                   or pairs of image and mask (pair_lists.py)
 
@@ -17,7 +17,6 @@ whose mask folder is "", or with `unmasked`.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from emaseg.data.labels import label_set
 from emaseg.data.sample import Phase
 from emaseg.data.sets.folder_index import Found, Visited, found_files, index_file, read_index, write_index
 from emaseg.data.sets.holdout import group_count, held
+from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of
 from emaseg.data.sets.pair_lists import PairList, read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.data.sets.path_lists import Names, PathList, PathPairs
@@ -39,9 +39,8 @@ from emaseg.resources import data_root
 if TYPE_CHECKING:
     from emaseg.recipe.data import FolderData
 
-MASK_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _CLUTTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
-_TEXTS = (".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".toml", ".html", ".names")  # about the images
+TEXTS = (".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".toml", ".html", ".names")  # about the images
 
 
 def folder(data: FolderData, phase: Phase) -> PairedFiles:
@@ -194,7 +193,8 @@ def _matched(
         DataError: it holds no images.
     """
     listing = data.train_list if phase == "train" else data.eval_list
-    naming = Naming(*map(_form, (data.image_prefix or "", data.mask_prefix or "", data.mask_suffix)))
+    parts = (data.image_prefix or "", data.mask_prefix or "", data.mask_suffix, data.image_suffix)
+    naming = Naming(*map(form, parts))
     image_files, mask_files, other = _find(images, masks, naming, visited)
     if not image_files:
         raise DataError(
@@ -235,40 +235,6 @@ def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
         left,
         group_count(list(image_of), data.holdout_group),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """How a mask is called after its image, in the last part of the path; "" = nothing there."""
-
-    image_prefix: str
-    mask_prefix: str
-    suffix: str
-
-    @property
-    def words(self) -> str:
-        begins = f"begin with {self.mask_prefix} (data.mask_prefix)" if self.mask_prefix else ""
-        ends = f"end in {self.suffix} (data.mask_suffix)" if self.suffix else ""
-        return " and ".join(filter(None, (begins, ends)))
-
-    @property
-    def plain(self) -> bool:
-        """Whether a mask has its image's name."""
-        return not (self.image_prefix or self.mask_prefix or self.suffix)
-
-    def mask(self, stem: str) -> str:
-        """The mask's path without its extension, of an image's; both in the form of stem_of."""
-        if self.plain:
-            return stem
-        folder, slash, name = stem.rpartition("/")
-        return f"{folder}{slash}{self.mask_prefix}{name.removeprefix(self.image_prefix)}{self.suffix}"
-
-    def is_mask(self, file: str) -> bool:
-        if self.plain:
-            return file.lower().endswith(MASK_EXTENSIONS)
-        stem = stem_of(file).rpartition("/")[2]
-        named = stem.startswith(self.mask_prefix) and stem.endswith(self.suffix)
-        return named and file.lower().endswith(MASK_EXTENSIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +292,7 @@ def count_endings(names: Iterable[str], *, texts: bool = True) -> str:
         for name in names
         if not _is_image(name)
         and PurePosixPath(name).name.lower() not in _CLUTTER
-        and (texts or not name.lower().endswith(_TEXTS))
+        and (texts or not name.lower().endswith(TEXTS))
     )
     return ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
 
@@ -387,18 +353,6 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def stem_of(name: str) -> str:
-    """The relative path without its extension, in one Unicode form: macOS takes accents apart, other systems do not."""
-    dot = name.rfind(".")
-    if name.rfind("/") + 1 < dot < len(name) - 1:  # a name that only begins or ends with a dot has no extension
-        name = name[:dot]
-    return _form(name)
-
-
-def _form(name: str) -> str:
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
 def _by_stem(names: list[str], top: Path) -> dict[str, str]:
     """Stem -> relative path.
 
@@ -418,19 +372,19 @@ def _by_stem(names: list[str], top: Path) -> dict[str, str]:
 
 def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
     """The images that a list file names, in its order."""
-    known = {_form(name): name for name in image_files}
+    known = {form(name): name for name in image_files}
     by_stem: dict[str, list[str]] = {}
     for name in image_files:
         by_stem.setdefault(stem_of(name), []).append(name)
     chosen, unknown = [], []
     for line in read_names(path):
-        name = _form(line.replace("\\", "/").removeprefix("./"))
-        if name in known:
-            chosen.append(known[name])
-        elif name in by_stem:
-            chosen += by_stem[name]  # two files of one stem: reported where stems are made
-        else:
+        name = next((name for name in listed_names(line, top) if name in known or name in by_stem), "")
+        if not name:
             unknown.append(line)
+        elif name in known:
+            chosen.append(known[name])
+        else:
+            chosen += by_stem[name]  # two files of one stem: reported where stems are made
     if unknown:
         raise DataError(
             f"{path}: {len(unknown):,} of the names have no image in {top}: {first_few(unknown)}",

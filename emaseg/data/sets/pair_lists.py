@@ -11,8 +11,10 @@ An image without a mask is all of the first class.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 
-__all__ = ["PairList", "read_pair_list"]
+__all__ = ["PairList", "mostly_there", "read_pair_list"]
 
 _IMAGE_WORDS = ("image", "images", "img", "image_path", "image_file", "filename", "file", "file_name", "path", "input")
 _MASK_WORDS = (
@@ -71,11 +73,29 @@ def read_pair_list(path: Path, root: Path, images: Path, masks: Path | None) -> 
     return PairList(tuple(pairs), tuple(background))
 
 
+def mostly_there(path: Path, root: Path) -> bool:
+    """Whether most lines of a list file name two files below `root`: a list of pairs, then, even with a wrong line."""
+    try:
+        lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+        rows = [names for _, *names in _table(lines) or []] or [
+            parts for _, line in lines if len(parts := _parts(line)) == 2
+        ]
+        found = 0
+        for names in rows:
+            with contextlib.suppress(DataError):
+                found += all(_there(path, 0, name, (root,)) for name in names)
+    except (DataError, csv.Error):
+        return False
+    return found > 0 and 2 * found >= len(lines)
+
+
 def _rows(path: Path, lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, str]] | None:
     """(line, image, mask or "") of a list of pairs; None of another list."""
     table = _table(lines)
     if table is not None:
         return table
+    if len(lines) > 1 and not any(map(_is_picture, re.split(r"[\s,;]+", lines[0][1].replace('"', "")))):
+        lines = lines[1:]  # a heading in words that are not known
     rows = [(number, _parts(line)) for number, line in lines]
     if not any(len(parts) == 2 for _, parts in rows):
         return None
