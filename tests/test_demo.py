@@ -8,9 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from emaseg.data.sets import build_dataset
+from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated
+from emaseg.inference.predict import Predictor
+from emaseg.models.em_attention import EMAttention
 from emaseg.recipe import load_recipe
 from tests.helpers import run
 
@@ -35,6 +41,32 @@ def test_demo(tmp_path: Path) -> None:
     assert (tmp_path / "run/samples.png").is_file()
     assert load_recipe("demo").train.save_seconds <= 10
     assert "emaseg predict" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_bases_of_the_second_demo_follow_different_things(tmp_path: Path) -> None:
+    """Protects the picture of `predict --bases`: bases that differ, maps that change from iteration to iteration, and an
+    attention that the score needs."""
+    for _ in run(load_recipe("demo_bases"), tmp_path / "run"):
+        pass
+    predictor = Predictor.from_weights(tmp_path / "run", device="cpu")
+    recipe, dataset = predictor.recipe, build_dataset(predictor.recipe.data, "eval")
+    (attention,) = (part for part in predictor.model.modules() if isinstance(part, EMAttention))
+    unit = torch.nn.functional.normalize(attention.bases[0], dim=0)  # (C, M)
+    assert float((unit.T @ unit).fill_diagonal_(-1).max()) < 0.9
+    maps = predictor.bases(dataset.open(0).image()).values
+    assert len(set(maps[-1].argmax(axis=0).ravel().tolist())) >= 4  # bases that lead somewhere
+    assert np.abs(maps[2] - maps[0]).mean() > 0.05
+
+    def miou() -> float:
+        *_, last = evaluate(predictor.model, dataset, recipe.inference, recipe.backbone.pixel_stats, "cpu")
+        assert isinstance(last, Evaluated)
+        return last.scores.miou or 0.0
+
+    whole = miou()
+    attention.register_forward_hook(lambda _module, _given, result: (torch.zeros_like(result[0]), result[1]))
+    assert whole >= 0.65
+    assert whole - miou() > 0.05
 
 
 # What the other published networks change, at the demo's size. The authors' norm momentum of 0.0003 needs thousands of

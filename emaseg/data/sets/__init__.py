@@ -25,6 +25,7 @@ READERS = {
     "coco_voc21": "coco_voc",
     "folder": "folder",
     "shapes": "shapes",
+    "patches": "shapes",
     "packed": "packed",
 }
 
