@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, warm
 
@@ -33,7 +34,8 @@ TOO_EARLY = -signal.SIGTERM  # before the command could know of the signal; noth
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of the signals. moments: how often each fell into which. codes: of SIGTERM. odd: codes that must not be."""
+    """What came of the signals. moments: how often each fell into which. codes: of SIGTERM. odd: codes that must not be.
+    waits: seconds from the death of a rank to the end of the last."""
 
     runs: int = 0
     kills: int = 0
@@ -41,6 +43,7 @@ class Outcome:
     codes: Counter[int] = field(default_factory=Counter)
     odd: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
 
 
 def kills(count: int, terms: int, small: bool, seed: int, top: Path, world: int = 1) -> bool:
@@ -73,6 +76,7 @@ class Ranks:
 
     def __init__(self, arguments: tuple[object, ...], log: Path, world: int) -> None:
         self.killed = False  # by this launcher
+        self.waited = 0.0  # seconds from the first failure to the end of all
         self.out = Path(str(arguments[arguments.index("--out") + 1]))
         self.parts, self._before = _parts(self.out), _owner(self.out)  # half-written files and lock from before
         with socket.socket() as free:
@@ -106,9 +110,11 @@ class Ranks:
 
     def ended(self) -> list[int]:
         """Their exit codes, by rank."""
-        while self.running(0.05):
-            if any(self._codes.values()) and self.running(_GRACE):
-                self.killed = True
+        while self.running(0.05, until=lambda: any(self._codes.values())):
+            if any(self._codes.values()):
+                since = time.monotonic()
+                self.killed = self.running(_GRACE)
+                self.waited = time.monotonic() - since
                 self.send(signal.SIGKILL)
         return [self._codes[pid] for pid in self.pids]
 
@@ -145,6 +151,7 @@ def _interrupted(
         ranks.send(signum, one)
         ranks.ended()
         outcome.kills += 1
+        outcome.waits += [ranks.waited] if one is not None else []
         outcome.moments[_moment(out, ranks.parts)] += 1
         outcome.moments["(ranks that had to be killed, too)"] += ranks.killed
         return True
@@ -185,6 +192,8 @@ def _told(name: str, seed: int, took: tuple[float, float], outcome: Outcome, log
         ("SIGKILL", outcome.kills),
     ]
     rows += [(f"  {moment}", count) for moment, count in sorted(outcome.moments.items()) if count]
+    if outcome.waits:
+        rows.append(("  the others ended after", f"{median(outcome.waits):.1f} s, {max(outcome.waits):.1f} s at most"))
     rows += [("SIGTERM", outcome.codes.total()), *((f"  exit {code}", n) for code, n in sorted(outcome.codes.items()))]
     rows += [("runs they fell on", outcome.runs), ("exit codes that must not be", outcome.odd or "none")]
     table(f"signals to {name}, seed {seed}", [*rows, ("different at the end", outcome.wrong or "nothing")])

@@ -198,6 +198,23 @@ def test_compile_and_recompute_exclude_each_other() -> None:
         tiny("train.compile=true", "train.recompute=true")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_a_compiled_network_learns_what_an_eager_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects train.compile: losses and weights of three steps are the eager network's within float32's rounding."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    model, found = steps(tiny(WITHOUT_DROPOUT, "train.compile=true"), 3)
+    assert graphs["unique_graphs"] > before
+    eager, expected = steps(tiny(WITHOUT_DROPOUT), 3)
+    for a, b in zip(found, expected, strict=True):
+        assert a.losses == pytest.approx(b.losses, rel=1e-5)
+    for key, value in eager.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-3, atol=1e-5)
+
+
 def test_fused_kernels_are_the_devices_choice() -> None:
     """Protects a checkpoint of a GPU on a CPU: it goes on with the kernels that the CPU has always had."""
     recipe = tiny()

@@ -168,13 +168,16 @@ def test_a_grey_jpeg_is_not_taken_for_a_short_one(mode: str, options: dict[str, 
 
 
 def test_a_tiff_with_fewer_strips_is_damaged() -> None:
-    """Pillow leaves the rows of a missing strip black."""
-    content = bytearray(stored("TIFF", tiffinfo={278: 15}))
+    """Pillow leaves the rows of a missing strip black. Here the one strip of 70 rows becomes the first of five."""
+    content = bytearray(stored("TIFF"))
     at = struct.unpack_from("<I", content, 4)[0]
     for entry in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", content, at)[0], 12):
-        tag, _, count = struct.unpack_from("<HHI", content, entry)
-        if tag in (273, 279):
-            struct.pack_into("<I", content, entry + 4, count - 1)
+        changed = {278: 15, 279: 15 * 90 * 3}.get(
+            struct.unpack_from("<H", content, entry)[0]
+        )  # rows and bytes of a strip
+        if changed is not None:
+            assert struct.unpack_from("<I", content, entry + 4) == (1,)
+            struct.pack_into("<I", content, entry + 8, changed)
     with pytest.raises(DataError, match=r"a\.tif"):
         read_image(bytes(content), "a.tif")
 
