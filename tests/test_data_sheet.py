@@ -72,7 +72,18 @@ def test_the_page_is_well_formed_and_shows_every_class(tmp_path: Path) -> None:
     assert page.count("<img") == len(pictures) <= 2 * (9 + 3)
     assert "7.png" in "".join(tree_of.itertext())
     sheet = data_sheet(report, pictures)
-    assert sheet.width == 4 * (320 + 12) + 12
+    assert sheet.width == 4 * (484 + 12) + 12  # two images of 240 and 4 between them
+
+
+def test_thin_things_can_be_seen_beside_their_outline(tmp_path: Path) -> None:
+    """Protects cracks: the outline covers a line of two pixels, so the left half shows the image alone."""
+    root = tree(tmp_path)
+    image = np.asarray(Image.open(root / "train/0.png").convert("RGB"))
+    first = next(one for one in thumbnails(report_of(recipe_of(root))) if one.name.endswith("train/0.png"))
+    found = np.asarray(first.picture)
+    assert found.shape[1] == 2 * image.shape[1] + 4
+    np.testing.assert_array_equal(found[:, : image.shape[1]], image)
+    assert (found[:, -image.shape[1] :] != image).any()
 
 
 def test_a_sample_of_a_rare_class_is_shown(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Room: report. Legend: H W image height and width, K classes.
 
-Labels are tinted over their images as an overlay has them; ignored pixels keep their own colour.
+Each image stands beside itself with its labels, tinted as an overlay has them: outlines would hide the thin things that
+they are drawn around. Ignored pixels keep their own colour.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from emaseg.report.page import bar, document, heading, percent, picture, swatch,
 from emaseg.visual import as_picture, contact_sheet, tinted
 
 _PAINTED = 1280  # longest side at which labels are painted, so that thin objects keep their outline
-_SHOWN = 320  # width of a picture
+_SHOWN = 240  # width of an image, of which two make a picture
+_BETWEEN = 4  # pixels between the two
 _SIZES = 8  # sizes of images that are listed
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """One sample as people see it. picture: its image, tinted by its labels. name: of the image, from outside."""
+    """One sample as people see it. picture: its image, and beside it the image tinted by its labels. name: of the image, from outside."""
 
     picture: Image.Image
     name: str
@@ -44,29 +46,29 @@ def thumbnails(report: DataReport) -> list[Thumbnail]:
                 label, image = sample.label(), sample.image()
             except DataError:  # a finding of the report says it
                 continue
-            found.append(
-                Thumbnail(_small(as_picture(image), label, one.dataset.palette), sample.name, WORDS[one.phase])
-            )
+            found.append(Thumbnail(_both(as_picture(image), label, one.dataset.palette), sample.name, WORDS[one.phase]))
     return found
 
 
-def _small(image: UInt8, label: UInt8 | None, palette: UInt8) -> Image.Image:
+def _both(image: UInt8, label: UInt8, palette: UInt8) -> Image.Image:
+    """An image and its labels, side by side."""
     height, width = image.shape[:2]
     scale = min(1.0, _PAINTED / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     photograph = Image.fromarray(image).resize(size, Image.Resampling.BOX)
-    if label is not None:
-        labels = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-        photograph = tinted(np.asarray(photograph), labels, palette)
+    labels = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
     shown = (min(_SHOWN, size[0]), max(1, round(size[1] * min(1.0, _SHOWN / size[0]))))
-    return photograph.resize(shown, Image.Resampling.LANCZOS)
+    pair = Image.new("RGB", (2 * shown[0] + _BETWEEN, shown[1]), "white")
+    for place, one in enumerate((photograph, tinted(np.asarray(photograph), labels, palette))):
+        pair.paste(one.resize(shown, Image.Resampling.LANCZOS), (place * (shown[0] + _BETWEEN), 0))
+    return pair
 
 
 def data_sheet(report: DataReport, pictures: Sequence[Thumbnail]) -> Image.Image:
     """All pictures on one, each with its name, the classes and their colours below."""
     names, palette = _classes(report)
     named = [(one.picture, f"{one.phase}: {Path(one.name).name}") for one in pictures]
-    return contact_sheet(named, palette, names, _SHOWN)
+    return contact_sheet(named, palette, names, 2 * _SHOWN + _BETWEEN)
 
 
 # ------------------------------------------------------------------------------------------------------ the page
@@ -103,14 +105,17 @@ def _findings(findings: Sequence[Finding]) -> str:
         more = f"<li>and {one.count - len(one.examples):,} more</li>" if one.count > len(one.examples) else ""
         opened = ' open="open"' if one.level == "error" else ""
         parts.append(
-            f"<details{opened}><summary>{mark}: {one.count:,} {WORDS[one.phase]}: {text(KINDS[one.kind])}</summary>"
+            f"<details{opened}><summary>{mark}: {WORDS[one.phase]}: {text(KINDS[one.kind])} ({one.count:,})</summary>"
             f'<p>{text(one.remedy)}</p><ul class="small">{files}{more}</ul></details>'
         )
     return "\n".join(parts)
 
 
 def _pictures(report: DataReport, pictures: Sequence[Thumbnail]) -> str:
-    explained = "Some evenly spread, and for each of the rarest classes the image with most of it. Ignored pixels keep their colour."
+    explained = (
+        "Each image, and the same with its labels. Some are evenly spread, and of each of the rarest classes it is the image "
+        "with most of it. Ignored pixels keep their colour."
+    )
     names, palette = _classes(report)
     legend = "".join(f"<span>{swatch(colour)}{text(name)}</span>" for name, colour in zip(names, palette, strict=True))
     figures = "".join(
@@ -120,7 +125,7 @@ def _pictures(report: DataReport, pictures: Sequence[Thumbnail]) -> str:
     )
     return (
         heading("Do the masks sit on the images?", explained)
-        + f'<div class="legend">{legend}</div><div class="example">{figures}</div>'
+        + f'<div class="legend">{legend}</div><div class="pairs">{figures}</div>'
     )
 
 

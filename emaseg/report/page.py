@@ -57,7 +57,10 @@ td.n, th.n { text-align: right; white-space: nowrap; } td:first-child { min-widt
 .example figure + figure img { image-rendering: pixelated; }
 .pair { display: flex; flex-wrap: wrap; gap: 10px 40px; align-items: flex-start; }
 .pair > * { min-width: 0; max-width: 100%; } .pair > div:last-child { flex: 1 1 360px; }
-.example figcaption { font-size: 12px; color: var(--soft); }
+.pairs { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px 16px; margin: 4px 0 16px; }
+.pairs figure { margin: 0; break-inside: avoid; }
+.pairs img { width: 100%; height: auto; display: block; border-radius: 4px; }
+.example figcaption, .pairs figcaption { font-size: 12px; color: var(--soft); }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 13px; margin: 6px 0 14px; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; overflow-x: auto;
   font: 12.5px/1.45 ui-monospace, "SF Mono", Consolas, "DejaVu Sans Mono", monospace; white-space: pre-wrap; }
@@ -65,7 +68,7 @@ summary { cursor: pointer; margin: 8px 0; font-weight: 600; } dl { display: grid
   grid-template-columns: minmax(90px, max-content) 1fr; gap: 3px 18px; } dt { color: var(--soft); } dd { margin: 0; }
 footer { margin-top: 46px; font-size: 13px; color: var(--soft); border-top: 1px solid var(--line); padding-top: 10px; }
 @media (max-width: 640px) { body { padding: 16px 12px 40px; } .rare { display: none; } .track { width: 64px; }
-  .example { grid-template-columns: repeat(2, minmax(0, 1fr)); } h1 { font-size: 22px; } }
+  .example { grid-template-columns: repeat(2, minmax(0, 1fr)); } .pairs { grid-template-columns: 1fr; } h1 { font-size: 22px; } }
 @media print { :root { --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #ccc; --bar: #3b7dd8; }
   body { max-width: none; padding: 0; font-size: 11px; } h2, p.small { break-after: avoid; } tr, .chart { break-inside: avoid; }
   .scroll { overflow: visible; } .scroll svg { max-width: 100%; height: auto; } * { print-color-adjust: exact; } }
