@@ -36,7 +36,8 @@ _PREFIX = re.compile(r"[0-9a-f]{8}-")  # in front of the name of an uploaded fil
 
 def files(source: Source) -> list[str]:
     """The JSON files in this format."""
-    return json_files(source, b"annotations", b"data", b"result", none_of=[b"images", b"shapes"])
+    whole = json_files(source, b"annotations", b"data", b"result", none_of=[b"images", b"shapes"])
+    return whole or json_files(source, b"original_width", b"annotator", b"id", none_of=[b"annotations", b"shapes"])
 
 
 def brush_files(source: Source) -> list[str]:
@@ -59,7 +60,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
             raise DataError(
                 f"{source.root / name}: no JSON export of Label Studio: its top is no list", "export it again"
             )
-        for task in content:
+        for task in map(_whole, content):
             said = _image_of(task)
             try:
                 image = _find(source, said, name)
@@ -81,6 +82,21 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     if notes["several"]:
         remarks = (*remarks, f"{notes['several']:,} tasks have several annotations: the first of each is used.")
     return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
+
+
+def _whole(task: Any) -> Any:
+    """A task of the JSON-MIN export, which has its regions under the names of the labels' tags, as the full one has it."""
+    if not isinstance(task, dict) or "annotations" in task or "completions" in task:
+        return task
+    regions = [one for value in task.values() if isinstance(value, list) for one in value if isinstance(one, dict)]
+    results = [
+        {**one, "type": next((key for key in one if key.endswith("labels")), ""), "value": one} for one in regions
+    ]
+    return {
+        **task,
+        "data": {key: value for key, value in task.items() if isinstance(value, str)},
+        "annotations": [{"result": results}],
+    }
 
 
 def _image_of(task: Any) -> str:

@@ -1,4 +1,4 @@
-"""VGG Image Annotator (VIA): one JSON or CSV file with the regions of all images.
+"""VGG Image Annotator (VIA 1 to 3): one JSON or CSV file with the regions of all images.
 
 Room: convert. A polygon, rectangle, circle or ellipse has an area; a point or a line has none.
 
@@ -30,13 +30,16 @@ __all__ = ["files", "read"]
 
 _CLASS_KEYS = ("class", "label", "type", "name", "category", "object")
 _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
+_THREE = (b"attribute", b"file", b"metadata", b"fname", b"av", b"xy")  # keys of VIA 3
+_SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon"}  # first of its xy
+_NUMBERS = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
 _Region = tuple[Mapping[str, Any], Mapping[str, Any]]  # shape attributes, region attributes
 
 
 def files(source: Source) -> list[str]:
     """The JSON and CSV files in this format."""
     tables = [name for name in source.ending(".csv") if _heading(source, name)]
-    return json_files(source, b"shape_attributes", b"filename") + tables
+    return json_files(source, b"shape_attributes", b"filename") + json_files(source, *_THREE) + tables
 
 
 def _heading(source: Source, name: str) -> bool:
@@ -86,6 +89,8 @@ def _from_json(source: Source, name: str) -> dict[str, list[_Region]]:
         content = content["_via_img_metadata"]
     if not isinstance(content, dict):
         raise _no_via(source, name, "its top is no object")
+    if isinstance(content.get("metadata"), dict) and isinstance(content.get("file"), dict):
+        return _from_three(source, name, content)
     found: dict[str, list[_Region]] = {}
     for entry in content.values():
         if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
@@ -98,6 +103,48 @@ def _from_json(source: Source, name: str) -> dict[str, list[_Region]]:
     if not found:
         raise _no_via(source, name, "it names no images")
     return found
+
+
+def _from_three(source: Source, name: str, content: Mapping[str, Any]) -> dict[str, list[_Region]]:
+    """Of VIA 3, where a region names its view, and a view its file."""
+    files_ = {key: one["fname"] for key, one in content["file"].items() if isinstance(one, dict) and "fname" in one}
+    views = content.get("view")
+    shown = (
+        {key: one.get("fid_list") for key, one in views.items() if isinstance(one, dict)}
+        if isinstance(views, dict)
+        else {}
+    )
+    images = {
+        key: files_[str(fids[0])]
+        for key, fids in shown.items()
+        if isinstance(fids, list) and fids and str(fids[0]) in files_
+    }
+    attributes = content.get("attribute")
+    known = (
+        {key: one for key, one in attributes.items() if isinstance(one, dict)} if isinstance(attributes, dict) else {}
+    )
+    found: dict[str, list[_Region]] = {str(image): [] for image in images.values()}
+    for region in content["metadata"].values():
+        if isinstance(region, dict) and region.get("xy") and str(region.get("vid")) in images:
+            found[str(images[str(region["vid"])])].append(_region_of_three(region, known))
+    if not found:
+        raise _no_via(source, name, "it names no images")
+    return found
+
+
+def _region_of_three(region: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> _Region:
+    """With the names that VIA 2 gives to the numbers of its shape, and to its attributes and their options."""
+    first, *numbers = region["xy"] if isinstance(region["xy"], list) else [0]
+    kind = _SHAPES.get(first, "shape") if isinstance(first, int) else "shape"
+    shape: dict[str, Any] = {"name": kind, "all_points_x": numbers[::2], "all_points_y": numbers[1::2]}
+    shape |= dict(zip(_NUMBERS.get(kind, ()), numbers, strict=False))
+    said = region.get("av")
+    values = {}
+    for key, value in said.items() if isinstance(said, dict) else ():
+        options = known.get(key, {}).get("options")
+        text = options.get(value, value) if isinstance(options, dict) and isinstance(value, str) else value
+        values[str(known.get(key, {}).get("aname", key))] = text
+    return shape, values
 
 
 def _region(region: Any) -> _Region:

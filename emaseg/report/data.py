@@ -46,6 +46,8 @@ def thumbnails(report: DataReport) -> list[Thumbnail]:
                 label, image = sample.label(), sample.image()
             except DataError:  # a finding of the report says it
                 continue
+            if label is None:  # of a split without labels, which is never checked
+                continue
             found.append(Thumbnail(_both(as_picture(image), label, one.dataset.palette), sample.name, WORDS[one.phase]))
     return found
 

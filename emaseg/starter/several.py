@@ -44,7 +44,9 @@ _TOOLS = (
     ("labelme", (b'"shapes"', b'"imagePath"')),
     ("COCO", (b'"images"', b'"annotations"', b'"categories"')),
     ("VIA", (b'"shape_attributes"', b'"filename"')),
+    ("VIA", (b'"metadata"', b'"fname"', b'"av"')),
     ("Label Studio", (b'"annotations"', b'"data"', b'"result"')),
+    ("Label Studio", (b'"original_width"', b'"annotator"')),
     ("Supervisely", (b'"objects"', b'"size"', b'"classTitle"')),
     ("CVAT", (b"<annotations", b"<image ")),
 )

@@ -252,6 +252,21 @@ def via(root: Path, scene: Scene) -> None:
     write(root / "via_project.json", {"_via_settings": {}, "_via_img_metadata": content})
 
 
+def via_three(root: Path, scene: Scene) -> None:
+    """VIA 3: files, views and regions by their numbers, the shape's kind as the first number of its places."""
+    files, views, regions = {}, {}, {}
+    for place, (image, objects) in enumerate(scene.items(), 1):
+        photo(root / image)
+        files[str(place)] = {"fid": str(place), "fname": image, "type": 2, "loc": 1, "src": image}
+        views[str(place + 10)] = {"fid_list": [str(place)]}
+        for number, (name, polygon) in enumerate(objects):
+            value = str(CLASSES.index(name))
+            regions[f"{place}_{number}"] = {"vid": str(place + 10), "z": [], "xy": [7, *polygon], "av": {"1": value}}
+    options = {str(place): name for place, name in enumerate(CLASSES)}
+    content = {"project": {}, "attribute": {"1": {"aname": "kind", "options": options}}, "file": files, "view": views}
+    write(root / "three.json", content | {"metadata": regions})
+
+
 def via_csv(root: Path, scene: Scene) -> None:
     lines = ["#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"]
     for image, objects in scene.items():
@@ -282,6 +297,37 @@ def labelstudio(root: Path, scene: Scene, *, brush: bool = False) -> None:
             results.append({**about, "type": kind, "value": {**shape, kind: [name]}})
         data = {"image": f"/data/upload/1/1234abcd-{image}"}
         tasks.append({"id": place, "annotations": [{"result": results, "was_cancelled": False}], "data": data})
+    write(root / "export.json", tasks)
+
+
+def labelstudio_least(root: Path, scene: Scene) -> None:
+    """The JSON-MIN export: a task's regions under the name of their tag."""
+    tasks = []
+    for place, (image, objects) in enumerate(scene.items()):
+        photo(root / image)
+        about = {"original_width": SIZE[1], "original_height": SIZE[0]}
+        regions = [
+            {"points": [[100 * x / SIZE[1], 100 * y / SIZE[0]] for x, y in pairs(polygon)], "polygonlabels": [name]}
+            | about
+            for name, polygon in objects
+        ]
+        tasks.append({"image": f"/data/upload/1/1234abcd-{image}", "id": place, "label": regions, "annotator": 1})
+    write(root / "least.json", tasks)
+
+
+def labelstudio_regions(root: Path, scene: Scene) -> None:
+    """With <Labels> beside <Polygon>: a shape and its label are two results of one id."""
+    labelstudio(root, scene)
+    tasks = json.loads((root / "export.json").read_text())
+    for task in tasks:
+        results = []
+        for number, one in enumerate(task["annotations"][0]["result"]):
+            value = {"points": one["value"]["points"]}
+            results.append(one | {"id": f"r{number}", "type": "polygon", "value": value})
+            results.append(
+                one | {"id": f"r{number}", "type": "labels", "value": value | {"labels": one["value"]["polygonlabels"]}}
+            )
+        task["annotations"][0]["result"] = results
     write(root / "export.json", tasks)
 
 
@@ -356,7 +402,10 @@ EXPORTERS: dict[str, tuple[Callable[[Path, Scene], None], str]] = {
     "supervisely bitmaps": (supervisely_bitmaps, "supervisely"),
     "via": (via, "via"),
     "via csv": (via_csv, "via"),
+    "via 3": (via_three, "via"),
     "labelstudio": (labelstudio, "labelstudio"),
+    "labelstudio regions": (labelstudio_regions, "labelstudio"),
+    "labelstudio least": (labelstudio_least, "labelstudio"),
     "labelstudio brush": (labelstudio_brush, "labelstudio"),
     "brush pngs": (brush_pngs, "labelstudio-brush"),
     "by folder": (by_folder, "masks"),
