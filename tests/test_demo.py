@@ -44,9 +44,10 @@ def test_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_bases_of_the_second_demo_follow_different_things(tmp_path: Path) -> None:
-    """Protects the picture of `predict --bases`: bases that differ, maps that change from iteration to iteration, and an
-    attention that the score needs."""
+def test_the_bases_of_the_second_demo_differ_and_need_their_iterations(tmp_path: Path) -> None:
+    """Protects the picture of `predict --bases`: bases that differ, maps that change from iteration to iteration, and a
+    score that needs them. One iteration gave 1.5 points less than three when this was written; a training's rounding
+    differs from processor to processor, so a third of that is asked for."""
     for _ in run(load_recipe("demo_bases"), tmp_path / "run"):
         pass
     predictor = Predictor.from_weights(tmp_path / "run", device="cpu")
@@ -56,17 +57,15 @@ def test_the_bases_of_the_second_demo_follow_different_things(tmp_path: Path) ->
     assert float((unit.T @ unit).fill_diagonal_(-1).max()) < 0.9
     maps = predictor.bases(dataset.open(0).image()).values
     assert len(set(maps[-1].argmax(axis=0).ravel().tolist())) >= 4  # bases that lead somewhere
-    assert np.abs(maps[2] - maps[0]).mean() > 0.05
-
-    def miou() -> float:
+    assert np.abs(maps[2] - maps[0]).mean() > 0.04
+    scores = {}
+    for iterations in (1, 3):
+        attention.iterations_eval = iterations
         *_, last = evaluate(predictor.model, dataset, recipe.inference, recipe.backbone.pixel_stats, "cpu")
         assert isinstance(last, Evaluated)
-        return last.scores.miou or 0.0
-
-    whole = miou()
-    attention.register_forward_hook(lambda _module, _given, result: (torch.zeros_like(result[0]), result[1]))
-    assert whole >= 0.65
-    assert whole - miou() > 0.05
+        scores[iterations] = last.scores.miou or 0.0
+    assert scores[3] >= 0.70
+    assert scores[3] - scores[1] >= 0.005
 
 
 # What the other published networks change, at the demo's size. The authors' norm momentum of 0.0003 needs thousands of

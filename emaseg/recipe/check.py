@@ -26,7 +26,7 @@ LONGEST = 1_000_000_000  # epochs or iterations
 MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
 MOST_OVERLAP = 16  # windows that cover a pixel, along one side; a published protocol has two
 # K of the data sets that always have the same classes.
-_CLASSES = {"ade20k": 150, "cityscapes": 19, "lip": 20, "voc": 21, "coco_voc21": 21, "shapes": 5, "patches": 3}
+_CLASSES = {"ade20k": 150, "cityscapes": 19, "lip": 20, "voc": 21, "coco_voc21": 21, "shapes": 5}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 

@@ -165,10 +165,9 @@ class FolderData:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapesData:
-    """Drawn scenes that need no download. "shapes": shape tells the class, colour does not. "patches": a patch's class is
-    the pattern that a few patches of its colour carry, and colours are drawn anew for each image."""
+    """Drawn shapes in random colours: a data set that needs no download; shape tells the class, colour does not."""
 
-    kind: Literal["shapes", "patches"] = key("built-in generator")
+    kind: Literal["shapes"] = key("built-in generator")
     size: tuple[int, int] = key("image size", (96, 96), low=16, ceiling=SIDE)
     train_images: int = key("number of training images", 2000, low=1, ceiling=IMAGES)
     eval_images: int = key("number of held-out images", 200, low=1, ceiling=IMAGES)

@@ -25,7 +25,6 @@ READERS = {
     "coco_voc21": "coco_voc",
     "folder": "folder",
     "shapes": "shapes",
-    "patches": "shapes",
     "packed": "packed",
 }
 

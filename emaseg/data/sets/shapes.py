@@ -1,5 +1,4 @@
-"""`shapes` and `patches`: drawn scenes. Need no files. Classes of `shapes` are told apart by shape alone; `patches.py` has
-the other kind.
+"""`shapes`: drawn scenes whose classes are told apart by shape alone. Needs no files.
 
 Room: data/sets. Legend: H W image.
 
@@ -19,7 +18,6 @@ import numpy.typing as npt
 
 from emaseg.data.labels import label_set
 from emaseg.data.sample import MemorySample, Phase, Sample, UInt8
-from emaseg.data.sets.patches import draw_patches
 from emaseg.recipe.data import ShapesData
 
 Floats = npt.NDArray[np.float32]
@@ -53,7 +51,7 @@ class Shapes:
         return self.data.train_images if self.phase == "train" else self.data.eval_images
 
     def name(self, index: int) -> str:
-        return f"{self.data.kind}/{self.phase}/{index:05d}"
+        return f"shapes/{self.phase}/{index:05d}"
 
     @property
     def withheld_by(self) -> str:
@@ -68,7 +66,7 @@ class Shapes:
 
     def open(self, index: int) -> Sample:
         rng = np.random.default_rng((self.data.seed, _PHASES[self.phase], index))
-        image, label = _DRAW[self.data.kind](rng, self.data.size)
+        image, label = draw(rng, self.data.size)
         return MemorySample(self.name(index), image, label)
 
 
@@ -142,5 +140,4 @@ def _turn(u: Floats, v: Floats, angle: float) -> tuple[Floats, Floats]:
     return c * u + s * v, c * v - s * u
 
 
-_DRAW = {"shapes": draw, "patches": draw_patches}
 _SHAPES = {1: _disc, 2: _square, 3: _triangle, 4: _ring}

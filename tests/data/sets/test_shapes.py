@@ -65,27 +65,3 @@ def test_every_class_is_common(phase: str) -> None:
     dataset = build_dataset(data, "train" if phase == "train" else "eval")
     counts = sum(np.bincount(dataset.open(i).label().ravel(), minlength=5) for i in range(100))
     assert (counts / counts.sum() > 0.02).all()
-
-
-def test_patches_of_one_colour_share_a_class_and_few_show_it() -> None:
-    """Protects what demo_bases shows: in each image a colour has one class, which its patterned patches alone tell; over
-    the images no colour has a class."""
-    data = ShapesData(kind="patches", size=(64, 64), train_images=50, eval_images=50)
-    dataset = build_dataset(data, "train")
-    assert dataset.classes == ("horizontal", "vertical", "checks")
-    for index in range(10):
-        sample = dataset.open(index)
-        image, label = sample.image().astype(int), sample.label()
-        patches = [np.s_[y : y + 16, x : x + 16] for y in range(0, 64, 16) for x in range(0, 64, 16)]
-        plain = [patch for patch in patches if image[patch].std(axis=(0, 1)).max() < 15]
-        assert len(patches) - len(plain) == 6
-        for a in patches:
-            assert len(np.unique(label[a])) == 1
-            for b in plain:
-                alike = np.abs(image[a].mean(axis=(0, 1)) - image[b].mean(axis=(0, 1))).max() < 25
-                assert alike == (label[a][0, 0] == label[b][0, 0])
-        stripes = {k: image[next(p for p in patches if p not in plain and label[p][0, 0] == k)] for k in range(3)}
-        along, down = ({k: s.mean(axis=axis).std(axis=0).max() > 20 for k, s in stripes.items()} for axis in (0, 1))
-        assert (along, down) == ({0: False, 1: True, 2: False}, {0: True, 1: False, 2: False})
-    assert colour_classifier_miou(Shapes(data, "train"), Shapes(data, "eval"), 50) < 0.25
-    assert build_dataset(ShapesData(kind="patches", size=(40, 70)), "eval").open(0).image().shape == (40, 70, 3)
