@@ -191,8 +191,10 @@ def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
     """CamVid's and Cityscapes' sizes with drawn labels: 60 and 4 images, or 16 and 1 with six scales and mirrored."""
     small, large = (settings.number(n) for n in ((16, 1) if tta else (60, 4)))
     data = settings.folder / ("tta" if tta else "eval")
-    _photos(settings, small, (720, 960), data / "images", ".png")
-    _photos(settings, large, (1024, 2048), data / "images", ".png", first=small)
+    sizes = settings.size(720, 960), settings.size(1024, 2048)
+    _photos(settings, small, sizes[0], data / "images", ".png")
+    _photos(settings, large, sizes[1], data / "images", ".png", first=small)
+    scale = [round(2048 * settings.side), round(1024 * settings.side)]
     _labels(data)
     weights = filled_file(FIXTURE, settings.folder / "weights.pth")
     options = {
@@ -202,6 +204,7 @@ def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
         "data": str(data),
         "classes": CLASSES,
         "tta": tta,
+        "scale": scale,
     }
     (settings.folder / "test.json").write_text(json.dumps({**options, "out": str(settings.folder / "work")}))
     names = ", ".join(f'"{name}"' for name in CLASSES)
@@ -209,7 +212,7 @@ def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
     own = [
         *(sys.executable, "-m", "emaseg.cli", "eval", ROW, "--weights", str(weights), "-q"),
         *("--set", f'data={{kind="folder", classes=[{names}], {folders}}}', "--out", str(settings.folder / "scores")),
-        *(["--tta"] if tta else []),
+        *(["--tta"] if tta else ["--set", f"inference.resize_long_short={scale}"]),
     ]
     ways = {
         "mmseg": [str(settings.python), str(WORKER), "test", str(settings.folder / "test.json")],
@@ -217,7 +220,8 @@ def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
         "emaseg bf16": [*own, "--precision", "bf16"],
     }
     name = "eval --tta" if tta else "eval"
-    return _commands(settings, f"{name}, {small} of 720x960 and {large} of 1024x2048", ways)
+    shapes = [f"{count} of {h}x{w}" for count, (h, w) in zip((small, large), sizes, strict=True)]
+    return _commands(settings, f"{name}, {' and '.join(shapes)}", ways)
 
 
 def _commands(settings: Settings, what: str, ways: dict[str, list[str]]) -> list[Row]:
