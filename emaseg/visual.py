@@ -67,12 +67,12 @@ def _table(palette: UInt8) -> UInt8:
 def as_picture(image: Pixels) -> UInt8:
     """(H, W, 3) uint8 of an image (H, W, C) on 0..255, for people: its first three channels, or of one or two the first
     as grey. Float32, which sensors fill with dark values, is stretched from its 2nd to its 98th percentile."""
-    shown = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    shown = image if image.shape[2] == 3 else image[..., :3] if image.shape[2] > 3 else image[..., :1].repeat(3, axis=2)
     if shown.dtype != np.uint8:
         step = max(1, shown[..., 0].size // _LOOKED_AT)
         black, white = np.percentile(shown.reshape(-1, 3)[::step].astype(np.float32), _STRETCHED).tolist()
         shown = np.rint((shown - black) * (255 / max(white - black, 1e-6))).clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(shown, np.uint8)
+    return np.asarray(shown, np.uint8, order="C")
 
 
 # ----------------------------------------------------------------------------------------------------- overlay

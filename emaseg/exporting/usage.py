@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import dedent
 
 from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, needed_overrides, supported_protocol
+from emaseg.recipe.channels import is_rgb8, ranges
 from emaseg.recipe.check import num_classes
 from emaseg.recipe.schema import Inference
 from emaseg.words import quoted, quoted_path
@@ -97,6 +98,31 @@ _PHOTO = """
     height, width = x.shape[1:]
 """
 
+_GREY = """
+    with Image.open("photo.png") as file:
+        x = np.asarray(ImageOps.exif_transpose(file))[None]  # an .npy file: np.load("image.npy")[None]
+    height, width = x.shape[1:]
+"""
+
+_BANDS = """
+    x = tifffile.imread("photo.tif")  # an .npy file: np.load("photo.npy")
+    x = x if x.shape[0] == {channels} else x.transpose(2, 0, 1)  # {channels} channels, height, width
+    height, width = x.shape[1:]
+"""
+
+_MAPPED = """
+    low, high = np.array(json.loads(about["range"]), np.float32).T[:, :, None, None]  # they become 0 and 255
+    x = ((x.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255)
+"""
+
+_SCALED_FLOATS = '''
+    def scaled(x, height, width):
+        """The image at another size: (C, H, W) -> (C, height, width)."""
+        (y0, y1, y), (x0, x1, x_) = places(x.shape[1], height), places(x.shape[2], width)
+        x = x[:, :, x0] * (1 - x_) + x[:, :, x1] * x_
+        return x[:, y0] * (1 - y[:, None]) + x[:, y1] * y[:, None]
+'''
+
 _NORMALISE = """
     mean, std = (np.array(json.loads(about[key]))[:, None, None] for key in ("mean", "std"))
     x = ((x - mean) / std).astype(np.float32)
@@ -134,25 +160,47 @@ _SAVE = """
 def command(path: Path, info: FileInfo) -> str:
     """The `emaseg predict` that runs the file, with the settings its protocol needs."""
     extra = [f" --set {quoted(text)}" for text in needed_overrides(info.recipe.inference, info.include, info.shape)]
-    return f"emaseg predict photo.jpg --weights {quoted_path(path)}{''.join(extra)}"
+    return f"emaseg predict {_file(info)} --weights {quoted_path(path)}{''.join(extra)}"
 
 
-def install(path: Path) -> str:
+def install(path: Path, info: FileInfo) -> str:
     """The command that installs what the program of `snippet` imports."""
-    return f"pip install {'torch' if _is_torch(path) else 'onnxruntime'} numpy 'pillow>=10.1'"
+    bands = " tifffile imagecodecs" if _is_bands(info) else ""
+    return f"pip install {'torch' if _is_torch(path) else 'onnxruntime'} numpy 'pillow>=10.1'{bands}"
 
 
 def snippet(path: Path, info: FileInfo) -> str:
-    """Python that labels photo.jpg as `command` does, with onnxruntime (or torch), numpy and pillow alone."""
+    """Python that labels photo.jpg as `command` does, with onnxruntime (or torch), numpy and pillow alone; images of other
+    channels are read with tifffile."""
     inference = supported_protocol(info.recipe.inference, info.include, info.shape)
     one = replace(inference, scales=(1.0,), flip=False)
     opening = _TORCH if _is_torch(path) else _ONNX
-    parts = [f"# {install(path)}", _block(opening.format(path=str(path), input=INPUT)), *_functions(info, one)]
-    body = [_block(_PHOTO), *_seen(info, one)]
+    opening = opening.replace("from PIL", "import tifffile\n    from PIL") if _is_bands(info) else opening
+    parts = [f"# {install(path, info)}", _block(opening.format(path=str(path), input=INPUT)), *_functions(info, one)]
+    body = [*_read(info), *_seen(info, one)]
     if one != inference:
         body.append("# at one scale: emaseg predict averages over scales or mirrored images, as the recipe says\n")
     body += _labels(info, one) if info.output == "labels" else _logits(info, one)
     return "\n".join(parts) + "\n\n" + "".join(body) + _block(_SAVE).rstrip("\n")
+
+
+def _is_bands(info: FileInfo) -> bool:
+    """Whether an image has channels that pillow does not read."""
+    return not is_rgb8(info.recipe) and info.recipe.backbone.in_channels != 1
+
+
+def _file(info: FileInfo) -> str:
+    if is_rgb8(info.recipe):
+        return "photo.jpg"
+    return "photo.tif" if _is_bands(info) else "photo.png"
+
+
+def _read(info: FileInfo) -> list[str]:
+    """From the file to x: (C, H, W) on 0..255."""
+    if is_rgb8(info.recipe):
+        return [_block(_PHOTO)]
+    read = _BANDS.format(channels=info.recipe.backbone.in_channels) if _is_bands(info) else _GREY
+    return [_block(read), *([_block(_MAPPED)] if ranges(info.recipe.data) else [])]
 
 
 def _block(text: str) -> str:
@@ -171,7 +219,8 @@ def _functions(info: FileInfo, inference: Inference) -> list[str]:
         at = f"np.arange(new) * ((old - 1) / max(new - 1, 1)) if corners else {_CENTRES}" if corners else _CENTRES
         words = {"corners": ", corners=False", "pass_on": ", corners"} if corners else {"corners": "", "pass_on": ""}
         needed.append(_PLACES.format(at=at, corners=words["corners"]))
-        needed += [_SCALED] if _resizes(info, inference) else []
+        floats = bool(ranges(info.recipe.data))
+        needed += [_SCALED_FLOATS if floats else _SCALED] if _resizes(info, inference) else []
         needed += [] if labels else [_RESIZED.format(**words)]
     if not labels and inference.average == "probs_before_resize":
         needed.append(_SOFTMAX)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.files.images import EXTENSIONS, image_names, images_apart
 from emaseg.data.sets.folder import count_endings, walk
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import read_bytes
@@ -145,7 +145,7 @@ def _lines(name: str) -> list[str]:
 def unread_files(inputs: Sequence[str]) -> list[str]:
     """Of each argument that is a folder, the number and the endings of files that find_images leaves out, as sentences."""
     folders = [expanded(text) for text in inputs if text not in ("", "-") and expanded(text).is_dir()]
-    counts = [(folder, count_endings(walk(folder, None), texts=False)) for folder in folders]
+    counts = [(folder, count_endings(images_apart(walk(folder, None))[1], texts=False)) for folder in folders]
     return [f"{folder}: files that are not read: {text}" for folder, text in counts if text]
 
 
@@ -217,7 +217,8 @@ def _search(text: str, results: Path | None, listed: bool) -> Iterator[_Found]:
         yield _problem(text, "no such file or folder", "check the path")
     else:
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-        images = [match for match in matches if match.suffix.lower() in EXTENSIONS and not match.is_dir()]
+        chosen = set(image_names([str(match) for match in matches if not match.is_dir()]))
+        images = [match for match in matches if str(match) in chosen]
         if results is not None and not _real(_fixed_part(path)).is_relative_to(results):
             images = [image for image in images if not _real(image.parent).is_relative_to(results)]
         if not images:
@@ -251,7 +252,8 @@ def _below(folder: Path, results: Path | None) -> tuple[list[Path], list[_Found]
     for root, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not _is_results(Path(root, name), results)]
         here = [Path(root, name) for name in names if not name.startswith(".")]
-        here = [file for file in here if file.suffix.lower() in EXTENSIONS]
+        some = set(image_names([file.name for file in here]))
+        here = [file for file in here if file.name in some]
         stems = {stem for file in here for stem in (file.stem, file.name)}
         images += [file for file in here if not _is_output(file.name, None if shared else stems)]
     return sorted(images), problems

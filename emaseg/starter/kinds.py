@@ -18,7 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.files.images import ARRAY, EXTENSIONS, image_names
 from emaseg.data.sets.folder import walk
 from emaseg.data.sets.holdout import group_count
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, stem_of
@@ -107,7 +107,7 @@ def _named(root: Path, text: str, option: str) -> str:
 
 def images_in(folder: Path) -> Iterator[str]:
     """The files of a folder and its sub-folders that end as images do."""
-    return (name for name in walk(folder, None) if name.lower().endswith(EXTENSIONS))
+    return iter(image_names(walk(folder, None)))
 
 
 # ------------------------------------------------------------------------------------------------- several folders
@@ -191,7 +191,7 @@ def _unlisted(root: Path, lists: Sequence[PairList]) -> tuple[str, ...]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".") and path.is_file()
+    return path.name.lower().endswith((*EXTENSIONS, ARRAY)) and not path.name.startswith(".") and path.is_file()
 
 
 def _pair_lists(root: Path, refused: list[DataError]) -> Iterator[tuple[str, PairList]]:
@@ -264,4 +264,4 @@ def _stems(top: Path) -> set[str]:
     """The relative paths of the pictures in a folder, without their extensions."""
     if not top.is_dir():
         return set()
-    return {stem_of(name) for name in walk(top, None) if name.lower().endswith((*EXTENSIONS, *MASK_EXTENSIONS))}
+    return {stem_of(name) for name in walk(top, None) if name.lower().endswith((*EXTENSIONS, ARRAY, *MASK_EXTENSIONS))}

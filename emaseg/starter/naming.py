@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.files.images import image_names
 from emaseg.data.sets.folder import walk
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, stem_of
 from emaseg.starter.several import SeveralMasks, endings, rival_endings
@@ -122,4 +122,4 @@ def files_in(folder: Path) -> list[str]:
     """Relative paths of the images and masks in a folder and in its sub-folders."""
     if not folder.is_dir():
         return []
-    return [name for name in walk(folder, None) if name.lower().endswith(EXTENSIONS)]
+    return image_names(walk(folder, None))

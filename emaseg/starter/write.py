@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from emaseg.data.checks import spread
-from emaseg.data.files.images import image_size
+from emaseg.data.files.bands import Bands, pixels_size
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.data.sets.pairs import PairedFiles
@@ -34,6 +34,8 @@ from emaseg.recipe import (
     parse_recipe,
     recipe_to_toml,
 )
+from emaseg.recipe.channels import is_rgb8
+from emaseg.starter.channels import Measured, measured
 from emaseg.starter.kinds import any_layout, images_in, named_layout
 from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
@@ -113,9 +115,14 @@ def start_recipe(
     rare = _rare(classes.names, shares)
     thin = thinnest(files, classes, held.colours)
     paths = [image for image, _ in train.items]
-    size = _median([image_size(paths[index]) for index in spread(len(paths), _SIZES_READ)])
+    kind = measured(paths)
+    bands = kind.bands if kind else None
+    size = _median([pixels_size(paths[index], bands=bands) for index in spread(len(paths), _SIZES_READ)])
     data = _data(layout, classes)
     recipe = _recipe(name or _name_of(folder), data, len(train), size, machine, thin[1] if thin else None)
+    if kind:
+        recipe = _with_channels(recipe, kind)
+        classes = replace(classes, reasons=(*classes.reasons, f"{kind.words}."))
     if thin and _sizes(size, machine, None) != _sizes(size, machine, thin[1]):
         kept = "shrunk less than usual" if recipe.augment.resize_long_short else "not shrunk"
         classes = replace(
@@ -132,7 +139,7 @@ def start_recipe(
     helped = [f"{rare}: a Dice loss is added (loss.dice_weight)."] if rare else []
     first = f"{layout.root}: {layout.words}; {len(train):,} images to train on, {len(evaluation):,} to evaluate"
     summary = f"{len(classes.names)} classes in {len(files):,} masks: {_few(classes.names)}"
-    doubts = _doubts(train, evaluation)
+    doubts = _doubts(train, evaluation, bands)
     return Started(checked, text, (first, *layout.notes, summary, *classes.reasons, *helped, *doubts))
 
 
@@ -170,10 +177,22 @@ def name_folders(layout: Layout) -> tuple[Path, ...]:
     return tuple(layout.root / folder for folder in dict.fromkeys(folders))
 
 
-def _doubts(train: PairedFiles, evaluation: PairedFiles) -> list[str]:
+def _with_channels(recipe: Recipe, kind: Measured) -> Recipe:
+    """The recipe for images of this kind; jitter of colours is defined on 8-bit RGB."""
+    channels = kind.bands.channels
+    assert isinstance(recipe.data, FolderData)  # which `_data` made
+    return replace(
+        recipe,
+        backbone=replace(recipe.backbone, in_channels=channels, mean=kind.mean, std=kind.std),
+        data=replace(recipe.data, range=kind.bands.ranges),
+        augment=replace(recipe.augment, photometric="none"),
+    )
+
+
+def _doubts(train: PairedFiles, evaluation: PairedFiles, bands: Bands | None) -> list[str]:
     """What check-data and the start of training will warn of, by a look at the files."""
     items = tuple(sorted({*train.items, *evaluation.items}))
-    everything = replace(train, items=items, left=tuple(dict.fromkeys((*train.left, *evaluation.left))))
+    everything = replace(train, items=items, bands=bands, left=tuple(dict.fromkeys((*train.left, *evaluation.left))))
     found = file_doubts(everything, spread(len(items), _SIZES_READ))
     return [f"warning: {doubt.message}; {doubt.hint}" for doubt in found]
 
@@ -380,6 +399,7 @@ def _comments(
             'random start weights. "resnet50_v1c" instead fetches ImageNet weights once: better and sooner;',
             "or start from a whole network, see train.init_from",
         ],
+        "backbone.mean": ["of each channel, measured on some of the training images"] if not is_rgb8(recipe) else [],
         "data.classes": _class_lines(classes),
         "data.train_images": [*layout.notes],
         "augment.crop": [f"multiples of 8, from the median image of {size[0]} x {size[1]}, for {where}"],

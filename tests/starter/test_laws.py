@@ -120,7 +120,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "rgbequal": (),
     "roboflow": (),
     "sat16": (),
-    "sat4": ("a TIFF of 4 bands",),
+    "sat4": (),
     "smooth": ("smooth edges", "2.5% of the pixels"),
     "tiff_bands": ("no images with masks",),
 }

@@ -22,7 +22,6 @@ from emaseg.data.files.images import check_pixels
 from emaseg.errors import DataError
 
 MAGIC = b"\x93NUMPY"
-ENDING = ".npy"
 _AGAIN = "copy it again, or write it again with numpy.save"
 _KINDS = "buif"  # of numbers: true or false, unsigned, signed, floating-point
 

@@ -24,9 +24,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from emaseg.data.files import arrays, png, tiff
-from emaseg.data.files.images import check_pixels, decode, image_size, name_of, opened, read_image, translated
+from emaseg.data.files.images import ARRAY, check_pixels, decode, image_size, name_of, opened, read_image, translated
 from emaseg.data.files.opencv import opencv
-from emaseg.data.files.tiff_bands import read_tiff
+from emaseg.data.files.tiff_bands import read_tiff, tiff_size
 from emaseg.data.sample import Pixels
 from emaseg.errors import DataError, SystemFault
 from emaseg.recipe.channels import RGB, is_rgb8, ranges
@@ -98,9 +98,8 @@ def pixels_size(source: Path | bytes, name: str | None = None, bands: Bands | No
         file.seek(0)
         if start.startswith(arrays.MAGIC):
             return arrays.array_size(file, name, RGB if bands is None else bands.channels)
-        if start.startswith(_TIFF_STARTS) and (size := tiff.size_of(file)) and not tiff.is_plain(file):
-            check_pixels(size[::-1], name)
-            return size
+        if start.startswith(_TIFF_STARTS) and not tiff.is_plain(file):
+            return tiff_size(file, name)
     return image_size(source, name)
 
 
@@ -117,6 +116,14 @@ def stored_kind(path: Path) -> Stored:
             return Stored(channels, dtype.name)
     array = _stored(path, str(path), 1)
     return Stored(array.shape[2], array.dtype.name)
+
+
+def stored_pixels(path: Path, channels: int) -> Array:
+    """(H, W, C) of an image file as it is stored, in its own values; raises as read_pixels.
+
+    channels: that it is known to have.
+    """
+    return _fitting(_stored(path, str(path), channels), str(path), channels)
 
 
 def from_array(array: Array, bands: Bands, what: str) -> Pixels:
@@ -184,34 +191,25 @@ def _is_array(source: Path | bytes | BinaryIO) -> bool:
     """Whether a file is .npy: by its ending, or of bytes by how they begin."""
     if isinstance(source, bytes):
         return source.startswith(arrays.MAGIC)
-    return isinstance(source, str | Path) and str(source).lower().endswith(arrays.ENDING)
+    return isinstance(source, str | Path) and str(source).lower().endswith(ARRAY)
 
 
 def _stored(source: Path | bytes | BinaryIO, name: str, channels: int) -> Array:
     """(H, W, C) of a file as it is stored; channels: those declared, where the file leaves a choice."""
-    with opened(source, name) as file:
-        content = file if isinstance(file, io.BytesIO) else io.BytesIO(file.read())
+    with opened(source, name) as file, translated(name):
+        content = io.BytesIO(file.read())
     with translated(name, content):
         start = content.read(26)
         content.seek(0)
         if start.startswith(arrays.MAGIC):
             return arrays.read_array(content, name, channels)
-        if start.startswith(_TIFF_STARTS) and not (tiff.is_plain(content) and _is_read(content)):
+        if start.startswith(_TIFF_STARTS) and (
+            not tiff.is_plain(content) or (channels > 1 and tiff.has_more_pages(content))
+        ):
             return read_tiff(content, name, channels)
         if start.startswith(png.START) and start[24:25] == b"\x10" and start[25:26] != b"\0":
             return _png16(content.getvalue(), name)
         return stored_values(decode(content.getvalue(), name))
-
-
-def _is_read(file: BinaryIO) -> bool:
-    """Whether Pillow opens a TIFF at all; it knows fewer ways to compress one."""
-    try:
-        with Image.open(file, formats=("TIFF",)):
-            return True
-    except Exception:  # noqa: BLE001 (the reader that follows says what is wrong)
-        return False
-    finally:
-        file.seek(0)
 
 
 def stored_values(picture: Image.Image) -> Array:

@@ -21,7 +21,7 @@ import contextlib
 import errno
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # JPEG opens MPO too; PPM its whole family
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo")
+ARRAY = ".npy"  # read where a recipe declares its channels, or as RGB
 MAX_PIXELS = 178_956_970  # where Pillow too calls a file a decompression bomb: 512 MiB of RGB
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -152,6 +153,21 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
             return (height, width) if plain and _orientation(picture) == 1 else None
     except UserError:
         return None
+
+
+def image_names(names: Sequence[str]) -> list[str]:
+    """Of the files of a folder those that are images, by their endings. Arrays (.npy) count where no other is there:
+    beside pictures they are something else about them."""
+    pictures = [name for name in names if name.lower().endswith(EXTENSIONS)]
+    return pictures or [name for name in names if name.lower().endswith(ARRAY)]
+
+
+def images_apart(names: Sequence[str], without: Sequence[str] = ()) -> tuple[list[str], tuple[str, ...]]:
+    """The images among the files of a folder, and the other files. without: masks, which are neither."""
+    left = set(without)
+    chosen = image_names([name for name in names if name not in left])
+    left.update(chosen)
+    return chosen, tuple(name for name in names if name not in left)
 
 
 def file_bytes(path: Path) -> bytes:

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO
 
 from PIL import TiffImagePlugin
 
-__all__ = ["bands_left", "is_plain", "odd_samples", "size_of"]
+__all__ = ["bands_left", "has_more_pages", "is_plain", "odd_samples"]
 
 _BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT = 258, 262, 277, 338, 339  # tags
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
+_BIG = (b"II+\0", b"MM\0+")
 _DEEP = ((16, 1), (32, 3))  # bits of a sample and its format, of one band
 _ONE_BAND = "write the band to use into a file of its own, for example with `gdal_translate -b 1 in.tif out.tif`"
 _THREE_BANDS = (
@@ -22,7 +23,7 @@ _THREE_BANDS = (
     "`gdal_translate -b 1 -b 2 -b 3 in.tif out.tif`"
 )
 _SCALE = (
-    "scale the values to 0..255 and save the image with 8 bits, all images alike, for example with "
+    "declare them: data.range = [[LOW, HIGH]], with backbone.in_channels for other bands than red, green and blue; or scale the values to 0..255 and save the image with 8 bits, all images alike, for example with "
     "`gdal_translate -ot Byte -scale LOW HIGH 0 255 in.tif out.tif`"
 )
 
@@ -37,9 +38,10 @@ def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
         what = f"a TIFF of {_of(bands)} with {bits}-bit {_KINDS[kind]} samples"
         remedy = f"{_SCALE}; {_THREE_BANDS}" if bands > 3 else _SCALE
         return f"{what}, and nothing says which values are black and white", remedy
+    declare = f"declare them: backbone.in_channels = {bands}, with as many values in mean and std; or "
     if bands > 4 or bands == 2 or (bands == 4 and _COLOURS.get(_first(tags, _PHOTOMETRIC, 1), 1) == 1):
         what = f"a TIFF of {_of(bands)} of {bits} bits"
-        remedy = _ONE_BAND if bands == 2 else _THREE_BANDS
+        remedy = declare + (_ONE_BAND if bands == 2 else _THREE_BANDS)
         return f"{what}; one band, or red, green and blue with or without transparency, can be read", remedy
     if bits not in (1, 2, 4, 8, 16):
         return f"a TIFF with samples of {bits} bits", _SCALE
@@ -51,22 +53,21 @@ def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
 def is_plain(file: BinaryIO) -> bool:
     """Whether Pillow gives a file's values as they are: one or three bands of 8 bits, or one of 16 bits or of floats.
 
-    True, too, where its directory cannot be read: Pillow then says what is wrong with it.
+    True, too, where its directory cannot be read: Pillow then says what is wrong with it. Of those with 64-bit places
+    (BigTIFF) it knows one half.
     """
     bands, bits, kind = _numbers(_tags(file))
     file.seek(0)
-    return bands is None or (bands in (1, 3) and bits in (1, 8) and kind == 1) or (bands == 1 and (bits, kind) in _DEEP)
+    if bands is None:
+        return file.read(4) not in _BIG
+    return (bands in (1, 3) and bits in (1, 8) and kind == 1) or (bands == 1 and (bits, kind) in _DEEP)
 
 
-def size_of(file: BinaryIO) -> tuple[int, int] | None:
-    """(H, W) by the first directory, turned as its orientation says; None where it is damaged."""
-    tags = _tags(file)
+def has_more_pages(file: BinaryIO) -> bool:
+    """Whether another directory follows the first."""
+    directory = _directory(file)
     file.seek(0)
-    try:
-        height, width, orientation = _first(tags, 257, 0), _first(tags, 256, 0), _first(tags, 274, 1)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-        return None
-    return (width, height) if 5 <= orientation <= 8 else (height, width)
+    return directory is not None and bool(directory.next)
 
 
 def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
@@ -75,7 +76,8 @@ def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
     if bands is None or bands <= read:
         return None
     what = f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {read + 1} is"
-    return what, _ONE_BAND if bands == 2 else _THREE_BANDS
+    declare = f"declare them: backbone.in_channels = {bands}, with as many values in mean and std; or "
+    return what, declare + (_ONE_BAND if bands == 2 else _THREE_BANDS)
 
 
 def _of(bands: int) -> str:
@@ -96,7 +98,12 @@ def _first(tags: Any, tag: int, default: int) -> int:
 
 
 def _tags(file: BinaryIO) -> Any:
-    """The first directory; None where it is damaged."""
+    """The tags of the first directory; None where it is damaged."""
+    directory = _directory(file)
+    return None if directory is None else dict(directory)
+
+
+def _directory(file: BinaryIO) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -107,6 +114,7 @@ def _tags(file: BinaryIO) -> Any:
             directory = TiffImagePlugin.ImageFileDirectory_v2(header)
             file.seek(directory.next)
             directory.load(file)
-            return dict(directory)
+            dict(directory)  # values are read from the file's bytes only now
+            return directory
     except Exception:  # noqa: BLE001 (a damaged directory may raise anything, and then says nothing)
         return None

@@ -48,6 +48,16 @@ def read_tiff(file: BinaryIO, name: str, channels: int) -> npt.NDArray[Any]:
     return _upright(bands[0] if len(bands) == 1 else np.concatenate(bands, axis=2), _orientation(pages[0]))
 
 
+def tiff_size(file: BinaryIO, name: str) -> tuple[int, int]:
+    """(H, W) of what read_tiff gives, from the header; raises as it does."""
+    file.seek(0)
+    with _opened(file, name) as tif:
+        page = tif.pages.first
+        size = page.imagelength, page.imagewidth
+        check_pixels(size[::-1], name)
+        return size[::-1] if _orientation(page) >= 5 else size
+
+
 def _further_pages(tif: Any, channels: int) -> list[Any]:
     """Pages 2 to `channels`; none where the file has fewer or more."""
     try:

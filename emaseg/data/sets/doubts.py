@@ -45,16 +45,17 @@ def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
         )
     headers = [(path, header) for index in chosen if (header := _header(path := dataset.files(index)[0])) is not None]
     paged = [path for path, header in headers if header.pages > 1]
-    if paged:
+    if paged and dataset.bands is None:
         found.append(
             Doubt(
                 "pages",
                 f"{len(paged):,} of {len(headers):,} images have several pages, and the first is the one read: "
                 f"{first_few(paged, 2)}",
-                "if the pages are bands, write three of them as the red, green and blue of one image",
+                "if the pages are bands, declare their number in backbone.in_channels, with as many values in mean and std; "
+                "or write three of them as the red, green and blue of one image",
             )
         )
-    return found + _range([path for path, header in headers if header.bits == 16])
+    return found + (_range([path for path, header in headers if header.bits == 16]) if dataset.bands is None else [])
 
 
 def _header(path: Path) -> Header | None:
@@ -105,7 +106,8 @@ def _range(paths: Sequence[Path]) -> list[Doubt]:
             "range",
             f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535: of 256 levels {high - low + 1} "
             f"are left when they are read, {paths[0]} for example",
-            "scale all of them alike to the whole range and save 8 bits, for example with "
+            f"declare what they use: data.range = [[{low * 256}, {high * 256 + 255}]] (with augment.photometric = "
+            '"none"); or scale all of them alike to the whole range and save 8 bits, for example with '
             f"`gdal_translate -ot Byte -scale {low * 256} {high * 256 + 255} 0 255 in.tif out.tif`",
         )
     ]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.files.images import EXTENSIONS, images_apart
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.labels import label_set
 from emaseg.data.sample import Phase
@@ -259,8 +259,8 @@ class _Other:
 def _find(images: Path, masks: Path | None, naming: Naming, visited: Visited) -> tuple[list[str], list[str], _Other]:
     """Relative paths of the images and of the masks; the two folders may be one, or one inside the other."""
     if masks is None:
-        found = walk(images, None, visited)
-        return [name for name in found if _is_image(name)], [], _Other(tuple(n for n in found if not _is_image(n)))
+        chosen, others = images_apart(walk(images, None, visited))
+        return chosen, [], _Other(others)
     one_folder = images.resolve() == masks.resolve()
     there = walk(masks, None if one_folder else images, visited)
     mask_files = [name for name in there if naming.is_mask(name)]
@@ -270,16 +270,15 @@ def _find(images: Path, masks: Path | None, naming: Naming, visited: Visited) ->
                 f"{images}: images and masks are in one folder and nothing tells them apart",
                 "give the masks a folder of their own, or set data.mask_suffix",
             )
-        taken = set(mask_files)
-        others = tuple(name for name in there if not _is_image(name))
-        return [name for name in there if _is_image(name) and name not in taken], mask_files, _Other(others)
-    found = walk(images, masks, visited)
+        chosen, others = images_apart(there, without=mask_files)
+        return chosen, mask_files, _Other(others)
+    chosen, others = images_apart(walk(images, masks, visited))
     other = _Other(
-        tuple(name for name in found if not _is_image(name)),
+        others,
         tuple(name for name in there if not name.lower().endswith(MASK_EXTENSIONS)),
         tuple(name for name in there if name.lower().endswith(MASK_EXTENSIONS) and not naming.is_mask(name)),
     )
-    return [name for name in found if _is_image(name)], mask_files, other
+    return chosen, mask_files, other
 
 
 def count_endings(names: Iterable[str], *, texts: bool = True) -> str:
@@ -290,7 +289,7 @@ def count_endings(names: Iterable[str], *, texts: bool = True) -> str:
     counts = Counter(
         PurePosixPath(name).suffix.lower() or "without an ending"
         for name in names
-        if not _is_image(name)
+        if not name.lower().endswith(EXTENSIONS)
         and PurePosixPath(name).name.lower() not in _CLUTTER
         and (texts or not name.lower().endswith(TEXTS))
     )
@@ -347,10 +346,6 @@ def _unreadable(error: OSError) -> None:
     raise DataError(
         f"{error.filename}: the folder cannot be read ({error.strerror})", "check its permissions"
     ) from error
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
 
 
 def _by_stem(names: list[str], top: Path) -> dict[str, str]:

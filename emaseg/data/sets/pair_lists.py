@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.files.images import ARRAY, EXTENSIONS
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 
@@ -133,7 +133,7 @@ def _parts(line: str) -> list[str]:
 
 
 def _is_picture(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+    return name.lower().endswith((*EXTENSIONS, ARRAY))
 
 
 def _there(path: Path, number: int, name: str, folders: Sequence[Path]) -> Path:
