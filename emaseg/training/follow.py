@@ -19,6 +19,7 @@ from emaseg.distributed.lockstep import Action, Followed
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe
+from emaseg.recipe.channels import ranges
 from emaseg.schedule import build_schedule
 from emaseg.training.compute import LossScale, evaluating, place, switches
 from emaseg.training.optim import build_optimizer, load_optimizer
@@ -83,6 +84,7 @@ def follow(device: torch.device, stop: threading.Event) -> None:
                 world=world_size(),
                 ranks=recipe.train.ranks,
                 device=device,
+                floats=bool(ranges(recipe.data)),
             )
         if heard.next() == Action.END:
             return
