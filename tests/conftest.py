@@ -43,6 +43,8 @@ def pytest_sessionstart() -> None:
             del os.environ[name]
     os.environ["EMASEG_CACHE"] = str(_CACHES / "modules")  # of fixtures that several tests share
     os.environ["TERM"] = "xterm"
+    os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests start: the tests' own processes fill the cores
+    torch.set_num_threads(1)
     for name in ("connect", "connect_ex", "sendto"):
         setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
     for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):

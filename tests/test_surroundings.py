@@ -41,7 +41,7 @@ def test_each_test_has_a_cache_of_its_own(turn: int) -> None:
 def test_variables_of_the_machine_are_dropped() -> None:
     """Protects the two tests above from passing by chance: they pass on a machine that has set everything."""
     hostile = dict.fromkeys(FOREIGN, "1") | {"EMASEG_CACHE": "/nowhere", "XDG_CACHE_HOME": "/nowhere", "TERM": "dumb"}
-    command = [sys.executable, "-m", "pytest", "-vv", "--color=no", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-n0", "-vv", "--color=no", "-p", "no:cacheprovider", __file__]
     command += ["-k", "no_variable or each_test"]
     done = subprocess.run(command, env=os.environ | hostile, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,9 +42,7 @@ from emaseg.runs.tensorboard import drawn
 from emaseg.training.compute import MOST_SKIPPED, evaluating, switches
 from emaseg.training.follow import Beginning, follow
 from emaseg.training.replicas import evaluated_network, replicate, whole_batch
-from emaseg.training.resuming import (
-    with_remedy,
-)
+from emaseg.training.resuming import with_remedy
 from emaseg.training.run_state import RunState, open_run, position, prepare, snapshot, started
 from emaseg.training.samples import write_samples
 from emaseg.training.step import memory_errors, training_step
@@ -210,10 +208,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
             yield from skipped
             _save_if_due(state)
             yield from state.saver.written()
-    except (
-        DataError,
-        PeerFailed,
-    ) as error:  # a damaged image costs that image, not the steps since the last checkpoint
+    except (DataError, PeerFailed) as error:  # a damaged image costs itself, not the steps since the last checkpoint
         if state.step > saved and state.lead.between:
             _save(state, state.run.last)
             yield from state.saver.finish()

@@ -20,7 +20,10 @@ from tests.fuzz.campaign import Campaign
 from tests.fuzz.seeds import make_apart
 from tests.fuzz.targets import TARGETS, damaged
 
-_ENGINE = ("predict", "reference", "check_data", "train", "evaluate", "data.files.mat", "data.sets.packed")
+_ENGINE = (
+    *("inference.predict", "reference", "check_data", "training.train", "evaluation.evaluate"),
+    *("data.files.mat", "data.sets.packed"),
+)
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The stress scripts with small numbers; the full ones: `python -m tests.stress.kills`, `.full_disk`, `.two_trainers`.
 
-Each runs in a process of its own, as the scripts do: forks of this one would have autograd's threads without the threads.
+They run in a process of their own, as the scripts do: forks of this one would have autograd's threads without the threads.
 """
 
 from __future__ import annotations
@@ -14,42 +14,57 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
+# argv: a folder, and calls of the scripts in it; prints a line for each, True where nothing was lost.
 SCRIPT = """
-import sys
+import contextlib, sys
 from pathlib import Path
 from tests.stress.common import warm
 from tests.stress.full_disk import full_disk
 from tests.stress.kills import kills
 from tests.stress.two_trainers import two_trainers
 
-folder = Path(sys.argv[1])
-warm(folder)
-sys.exit(0 if {call} else 1)
+top = Path(sys.argv[1])
+warm(top)
+for number, call in enumerate(sys.argv[2:]):
+    folder = top / str(number)
+    folder.mkdir()
+    with contextlib.redirect_stdout(sys.stderr):
+        kept = eval(call)
+    print(kept, flush=True)
 """
+KILLS, TWO_RANKS = "kills(2, 1, True, 0, folder)", "kills(4, 2, True, 0, folder, 2)"
+FULL_DISK, TWO_TRAINERS = "full_disk(2, True, folder)", "two_trainers(1, True, folder)"
 
 
-def passes(call: str, folder: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT.format(call=call), str(folder)]
+def outcomes(folder: Path, *calls: str) -> tuple[dict[str, str], str]:
+    """What each call returned, by call, and what was said; one process for all, since its imports take the most time."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), *calls]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(zip(calls, done.stdout.splitlines(), strict=False)), done.stderr
 
 
-def test_kills_lose_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
+    return outcomes(tmp_path_factory.mktemp("stress"), KILLS, FULL_DISK, TWO_TRAINERS)
+
+
+def test_kills_lose_nothing(small: tuple[dict[str, str], str]) -> None:
     """Protects weights, scores and metrics.csv: killed and stopped at random moments and resumed, the end is the uninterrupted one's."""
-    passes("kills(2, 1, True, 0, folder)", tmp_path)
+    assert small[0].get(KILLS) == "True", small[1]
 
 
 @pytest.mark.slow
 def test_kills_of_two_ranks_lose_nothing(tmp_path: Path) -> None:
     """Protects the same of two ranks: all of them killed, or one, or all asked to stop."""
-    passes("kills(4, 2, True, 0, folder, 2)", tmp_path)
+    found, said = outcomes(tmp_path, TWO_RANKS)
+    assert found.get(TWO_RANKS) == "True", said
 
 
-def test_full_disks_lose_nothing(tmp_path: Path) -> None:
+def test_full_disks_lose_nothing(small: tuple[dict[str, str], str]) -> None:
     """Protects the run on a disk that gets full: exit 4, then --resume ends as if nothing had been."""
-    passes("full_disk(2, True, folder)", tmp_path)
+    assert small[0].get(FULL_DISK) == "True", small[1]
 
 
-def test_of_two_trainers_one_trains(tmp_path: Path) -> None:
+def test_of_two_trainers_one_trains(small: tuple[dict[str, str], str]) -> None:
     """Protects a folder from a second trainer."""
-    passes("two_trainers(1, True, folder)", tmp_path)
+    assert small[0].get(TWO_TRAINERS) == "True", small[1]

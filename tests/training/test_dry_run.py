@@ -62,7 +62,7 @@ def test_the_plan_comes_before_anything_is_measured() -> None:
 
 def test_it_measures_the_step_of_the_training() -> None:
     """Protects the forecast from a step of its own: both verbs call the one training step."""
-    modules = [importlib.import_module(f"emaseg.{name}") for name in ("train", "follow", "dry_run", "training_step")]
+    modules = [importlib.import_module(f"emaseg.training.{name}") for name in ("train", "follow", "dry_run", "step")]
     assert len({module.training_step for module in modules}) == 1
 
 
