@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import emaseg.inference.predict
+from emaseg.errors import DataError
 from emaseg.inference.predict import Predictor
 from emaseg.inference.tiles import _spans, tile_protocol, tiling, whole_need
 from emaseg.memory import room
@@ -97,7 +97,7 @@ def test_memory_that_runs_out_leads_to_tiles(monkeypatch: pytest.MonkeyPatch) ->
     assert prediction.tiles is not None
     assert prediction.labels.shape == (400, 500)
     limit = 10
-    with pytest.raises(emaseg.predict.DataError, match="out of memory") as caught:
+    with pytest.raises(DataError, match="out of memory") as caught:
         Predictor(Limited(), recipe("emanet")).predict(photo(300, 300))
     assert "train" not in caught.value.hint
 

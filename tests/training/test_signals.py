@@ -41,7 +41,7 @@ def code_of(arguments: tuple[object, ...], log: Path, *, hook: str, signals: tup
     return code
 
 
-@pytest.mark.parametrize("hook", ["emaseg.recipe:load_recipe_with_origins", "emaseg.train:open_datasets"])
+@pytest.mark.parametrize("hook", ["emaseg.recipe:load_recipe_with_origins", "emaseg.training.train:open_datasets"])
 @pytest.mark.parametrize(
     ("signum", "times"),
     [(signal.SIGHUP, 1), (signal.SIGHUP, 2), (signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)],
