@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,24 @@ def test_out_of_memory_is_the_machines_fault_with_a_remedy(
 def test_a_full_or_forbidden_disk_is_the_machines_fault(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(raising(OSError(number, os.strerror(number), "/mnt/x.pt"))) == 4
     assert capsys.readouterr().err.startswith("error: /mnt/x.pt: ")
+
+
+def test_disks_without_room_for_temporary_files_are_the_machines_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects people whose disks are all full from being told of a bug: the standard library's own error."""
+    resource = pytest.importorskip("resource")
+
+    def body() -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            tempfile._get_default_tempdir()  # type: ignore[attr-defined]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert run(body) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("error: no folder for temporary files can be written (No usable temporary directory")
+    assert "TMPDIR=" in err
 
 
 def test_a_bug_is_70_and_its_traceback_goes_to_the_runs_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,6 +212,30 @@ def test_a_full_disk_ends_all(tmp_path: Path, recipe: Path) -> None:
     assert len(messages(err)) == 1
 
 
+def test_rank_1s_full_disk(tmp_path: Path, recipe: Path) -> None:
+    """Protects from a hang where only rank 1's disk is full. Of a training it writes no file, so that this goes on; of a
+    prediction it writes its share of the masks: one message, and rank 0's masks are there. torchrun ends with 1."""
+    program = tmp_path / "limited.py"
+    program.write_text(
+        "import os, resource, runpy, sys\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        "sys.argv[0] = 'emaseg'\n"
+        "runpy.run_module('emaseg.cli', run_name='__main__')\n"
+    )
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program))
+    code, out, err = finish(start("train", recipe, "--out", tmp_path / "run", python=torchrun))
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(tmp_path / "run")
+    own_data(tmp_path / "data", 5)
+    predict = ("predict", tmp_path / "data/images", "--weights", tmp_path / "run", "--save", "mask")
+    code, _, err = finish(start(*predict, "--out", tmp_path / "masks", python=torchrun))
+    assert code == 1
+    assert len(messages(err)) == 1
+    assert "_mask.png: File too large" in err
+    assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 3
+
+
 def test_ranks_score_what_one_process_scores(tmp_path: Path, recipe: Path) -> None:
     """Protects the scores of `eval --nproc`: every image once, also where ranks have unevenly many, and the same counts of
     pixels; predicting by torchrun writes every mask once."""
