@@ -146,7 +146,7 @@ def _tell(done: Exported, place: Path | None, quiet: bool) -> None:
         if done.info is not None:
             lines += [f"run it:  {command(done.path, done.info)}"]
             if place is not None:
-                lines += [f"or without emaseg:  python {quoted_path(place)}"]
+                lines += [f"or without emaseg:  python {quoted_path(place)} IMAGE"]
             else:
                 lines += ["or without emaseg (--snippet FILE writes this to a file):", ""]
                 lines += [*textwrap.indent(snippet(done.path, done.info), "    ").split("\n"), ""]

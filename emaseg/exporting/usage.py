@@ -20,7 +20,7 @@ from emaseg.recipe.schema import Inference
 from emaseg.words import quoted, quoted_path
 
 _ONNX = """
-    import json
+    import json, sys
     import numpy as np, onnxruntime
     from PIL import Image, ImageOps
 
@@ -32,7 +32,7 @@ _ONNX = """
         return session.run(None, {{{input!r}: np.ascontiguousarray(x[None])}})[0][0]
 """
 _TORCH = """
-    import json
+    import json, sys
     import numpy as np, torch
     from PIL import Image, ImageOps
 
@@ -87,7 +87,7 @@ _SPANS = '''
 '''
 
 _PHOTO = """
-    with Image.open("photo.jpg") as file:
+    with Image.open(name) as file:
         photo = ImageOps.exif_transpose(file)
     if photo.mode.startswith("I"):  # 16 bits
         photo = Image.fromarray(((np.asarray(photo).astype(np.uint32) + 128) // 257).astype(np.uint8))
@@ -99,13 +99,13 @@ _PHOTO = """
 """
 
 _GREY = """
-    with Image.open("photo.png") as file:
+    with Image.open(name) as file:
         x = np.asarray(ImageOps.exif_transpose(file))[None]  # an .npy file: np.load("image.npy")[None]
     height, width = x.shape[1:]
 """
 
 _BANDS = """
-    x = tifffile.imread("photo.tif")  # an .npy file: np.load("photo.npy")
+    x = tifffile.imread(name)  # an .npy file: np.load(name)
     x = x if x.shape[0] == {channels} else x.transpose(2, 0, 1)  # {channels} channels, height, width
     height, width = x.shape[1:]
 """
@@ -170,14 +170,15 @@ def install(path: Path, info: FileInfo) -> str:
 
 
 def snippet(path: Path, info: FileInfo) -> str:
-    """Python that labels photo.jpg as `command` does, with onnxruntime (or torch), numpy and pillow alone; images of other
-    channels are read with tifffile."""
+    """Python that labels the image it is given (else photo.jpg) as `command` does, with onnxruntime (or torch), numpy and
+    pillow alone; images of other channels are read with tifffile."""
     inference = supported_protocol(info.recipe.inference, info.include, info.shape)
     one = replace(inference, scales=(1.0,), flip=False)
     opening = _TORCH if _is_torch(path) else _ONNX
     opening = opening.replace("from PIL", "import tifffile\n    from PIL") if _is_bands(info) else opening
     parts = [f"# {install(path, info)}", _block(opening.format(path=str(path), input=INPUT)), *_functions(info, one)]
-    body = [*_read(info), *_seen(info, one)]
+    named = f'name = sys.argv[1] if sys.argv[1:] else "{_file(info)}"\n'
+    body = [named, *_read(info), *_seen(info, one)]
     if one != inference:
         body.append("# at one scale: emaseg predict averages over scales or mirrored images, as the recipe says\n")
     body += _labels(info, one) if info.output == "labels" else _logits(info, one)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -185,7 +187,8 @@ def test_exported_files_and_their_program(
         assert len(json.loads(texts["mean"])) == count
         expected = Predictor.from_weights(path).predict(image).labels
         (tmp_path / "program.py").write_text(snippet(path, info))
-        runpy.run_path("program.py")
+        with patch.object(sys, "argv", ["program.py"]):
+            runpy.run_path("program.py")
         assert np.mean(np.asarray(Image.open("mask.png")) == expected) > 0.999
 
 

@@ -50,7 +50,7 @@ def test_the_printed_command_and_python_give_the_same_mask(
     line = next(line for line in err.splitlines() if line.startswith("run it:  "))
     assert line == "run it:  emaseg predict photo.jpg --weights model.onnx"
     assert emaseg(capsys, *line.split()[3:])[0] == 0
-    assert "or without emaseg:  python 'run it.py'\n" in err
+    assert "or without emaseg:  python 'run it.py' IMAGE\n" in err
     python = Path("run it.py").read_text()
     assert python.startswith("# pip install onnxruntime numpy 'pillow>=10.1'\n")
     guard = "import sys\nsys.modules['emaseg'] = sys.modules['torch'] = None\n"

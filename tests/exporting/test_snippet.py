@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -105,9 +107,10 @@ def agreements(file: Path, photos: dict[str, bytes], *overrides: str, corners: b
     found = {}
     classes = set()
     for name, content in photos.items():
-        Path("photo.jpg").write_bytes(content)
-        own = predictor.predict("photo.jpg").labels
-        runpy.run_path("run.py")  # as the user runs it, but for the start of Python
+        Path("a photo.jpg").write_bytes(content)
+        own = predictor.predict("a photo.jpg").labels
+        with patch.object(sys, "argv", ["run.py", "a photo.jpg"]):
+            runpy.run_path("run.py")  # as the user runs it, but for the start of Python
         with Image.open("mask.png") as mask:
             theirs = np.array(mask)
         assert theirs.shape == own.shape, name
