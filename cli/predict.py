@@ -296,7 +296,7 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
     from emaseg.events import Note
 
     from .progress import Meter
-    from .render import print_error, print_json, print_line, print_lines, print_note
+    from .render import print_error, print_json, print_lines, print_note, print_wrapped
 
     done = failed = 0
     told = total == 1 or sys.stdout.isatty()  # the lines on stdout are progress enough
@@ -309,7 +309,7 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
                 if as_json:
                     print_json(image.json())
                 elif image.error is None:
-                    print_line(_line(image))
+                    print_wrapped(_line(image), "  ")
                 if image.tiles is not None and not quiet:
                     print_note(Note(_tiled(image), warning=True), meter.out)
                 meter.update("predict", done, total, f"{failed} failed" if failed else "")

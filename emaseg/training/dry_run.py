@@ -340,6 +340,7 @@ def _seconds(probes: list[_Probe], batch: int) -> float:
 # ----------------------------------------------------------------------------------------------- what comes of it
 def _fitting(run: _Run, probe: _Probe, available: int | None, ways: tuple[LessMemory, ...]) -> Forecast:
     left = run.schedule.total - run.start
+    ways = tuple(way for way in ways if probe.peak is None or way.needed < probe.peak)  # estimates: some are no less
     size = "not known on this system" if probe.peak is None else f"{_gib(probe.peak)} measured"
     fits = "" if available is None or probe.peak is None else f"; fits, {_gib(available)} are free"
     lines = (
@@ -354,7 +355,7 @@ def _fitting(run: _Run, probe: _Probe, available: int | None, ways: tuple[LessMe
 
 def _way_lines(ways: tuple[LessMemory, ...]) -> Iterator[tuple[str, str]]:
     for way in ways:
-        same = ", the same result" if way.options == _RECOMPUTE else ""
+        same = ", same result" if way.options == _RECOMPUTE else ""
         fits = {True: "would fit", False: "does not fit", None: ""}[way.fits]
         yield way.name, "; ".join(text for text in (f"about {_gib(way.needed)}", fits, way.options + same) if text)
 

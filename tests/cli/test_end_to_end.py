@@ -102,6 +102,8 @@ def test_json_is_one_object_and_quiet_is_quiet(
     assert code == 0
     (warning,) = stderr.splitlines()  # six steps leave classes that are never found
     assert warning.startswith("warning: these classes have an IoU of 0: ")
+    assert "training images that show them, more iterations" in warning
+    assert "--set " not in warning  # such a line stays whole, and a terminal would break it inside a word
     content = json.loads(stdout)
     assert set(content) == {"schema", "run", "steps", "best_miou", "interrupted"}
     assert content["run"] == str(out)

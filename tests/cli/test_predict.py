@@ -111,6 +111,26 @@ def test_no_mask_on_a_terminal(here: Path, trained: Path) -> None:
     assert "--out - > mask.png" in done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX terminals")
+def test_a_narrow_terminal_breaks_the_line_of_an_image_between_words(here: Path, trained: Path) -> None:
+    """Protects names and numbers on 40 columns: none is broken inside, and nothing is lost."""
+    main, side = os.openpty()
+    command = [sys.executable, "-m", "emaseg.cli", "predict", "photo.png", "--weights", str(trained), "--device", "cpu"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "40"}
+    try:
+        subprocess.run(command, stdout=side, stderr=subprocess.PIPE, timeout=60, check=True, env=env)
+        shown = os.read(main, 10_000).decode()
+    finally:
+        os.close(side)
+        os.close(main)
+    lines = shown.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 40
+    assert lines[0].startswith("photo.png -> ")
+    assert "predictions/photo_mask.png" in shown.split()
+    assert shown.split()[-1].endswith("%")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_says_how_to_go_on(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the hours of a long job: exit code 130, --resume named, and what was done stays done."""
