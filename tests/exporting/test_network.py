@@ -66,10 +66,10 @@ def test_layers_of_a_vit_behind_the_last_tap_are_dropped() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.vit = ViT(image_size=(32, 32), taps=(0, 1), width=16, depth=4, heads=2, hidden=32)
+            self.backbone = ViT(image_size=(32, 32), taps=(0, 1), width=16, depth=4, heads=2, hidden=32)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.vit(images)[-1]
+            return self.backbone(images)[-1]
 
     model = Net().eval()
     slim(model)  # type: ignore[arg-type]

@@ -49,6 +49,7 @@ class Backbones(nn.Module):
             ]
         )
         self.norm = nn.LayerNorm(16)
+        self.backbone = self.parts[0]  # it says how many channels the images have
         settle(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

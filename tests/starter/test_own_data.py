@@ -346,13 +346,17 @@ def test_folders_in_folders_of_an_archive(tmp_path: Path) -> None:
     assert data_of(started).root.endswith("data/data")
 
 
-@pytest.mark.parametrize("ending", [".npy", ".nii.gz", ".cr2"])
-def test_unread_files_with_the_names_of_the_others_are_the_reason(ending: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [(".npy", "the masks end in .npy"), *((end, "such files are not read") for end in (".nii.gz", ".cr2"))],
+)
+def test_unread_files_with_the_names_of_the_others_are_the_reason(ending: str, reason: str, tmp_path: Path) -> None:
     """Protects from the advice to rename what must be converted."""
     made(tmp_path, grey(0, 1))
     for path in (tmp_path / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}{ending}"))
-    refused(tmp_path, f"img_0{ending} have the names of the others", "such files are not read")
+    named = () if ending == ".npy" else (f"img_0{ending} have the names of the others",)
+    refused(tmp_path, reason, *named)
 
 
 def test_dark_16_bit_images_and_pages(tmp_path: Path) -> None:

@@ -242,17 +242,19 @@ def test_no_reader_waits_or_fails_on_what_is_no_ordinary_file(reader: str, tmp_p
 
 
 def test_lists_that_are_no_text(tmp_path: Path) -> None:
-    """Null characters and other encodings; a huge list is refused before it is read."""
+    """Null characters and other encodings than UTF-8 and UTF-16; a huge list is refused before it is read."""
     path = tmp_path / "train.txt"
     for content, words in (
         (b"a\nb\0c\n", "null"),
-        (b"\xff\xfea\0", "UTF-8"),
+        (b"\xff\xfea\0b", "UTF-8"),  # half a character of UTF-16
         (b"caf\xe9\n", "UTF-8"),
         (b"\n \n", "empty"),
     ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=words):
             read_names(path)
+    path.write_bytes("\ufeffcaf\u00e9\r\nb\r\n".encode("utf-16-le"))
+    assert list(read_names(path)) == ["caf\u00e9", "b"]
     with path.open("wb") as file:
         file.truncate(300 << 20)
     with pytest.raises(DataError, match="larger than"):
