@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emaseg.errors import RecipeError, nearest
-from emaseg.exported.extra import check_extra
+from emaseg.exported.extra import check_extra, check_torch
 from emaseg.exported.info import SMALLEST_SIDE, SUFFIXES
 from emaseg.files import fault, make_folder
 
@@ -60,7 +60,7 @@ def make_request(
 
     Raises:
         RecipeError: a word that is none, or a combination that cannot be made; says why.
-        SystemFault: packages that the format needs are not installed.
+        SystemFault: packages that the format needs are not installed, or are too old.
     """
     _known("--format", format_, FORMATS)
     _known("--precision", precision, PRECISIONS)
@@ -83,6 +83,8 @@ def make_request(
         )
     if precision != "int8" and calibrate is not None:
         raise RecipeError("--calibrate: is for --precision int8 only", "leave it out")
+    if format_ != "weights":
+        check_torch()
     if format_ == "onnx":
         check_extra()
     return Request(format_, precision, None if shape is None else _size(shape), inside, calibrate)

@@ -116,7 +116,7 @@ def test_the_commands_in_the_recipes_headers_parse() -> None:
         for line in re.findall(r"^#.*emaseg eval (.*--submit.*)$", shipped_recipe_text(name), re.MULTILINE):
             with command.make_context("eval", shlex.split(line)) as context:
                 assert context.params["tta"] is True
-                assert context.params["submit"] == Path("results.zip")
+                assert str(context.params["submit"]) == "results.zip"  # typer converts before or after the parameters
                 assert name in context.params["reference"]
             found[name] = found.get(name, 0) + 1
     assert found == ROWS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emaseg.errors import RecipeError, SystemFault, UserError
-from emaseg.exported.extra import check_extra
+from emaseg.exported.extra import check_extra, check_torch
 from emaseg.exporting.request import Request, make_request, target
 
 
@@ -50,6 +50,15 @@ def test_a_missing_package_is_named_with_its_remedy() -> None:
     with pytest.raises(SystemFault, match="no_such_package") as caught:
         check_extra(("numpy", "no_such_package"))
     assert caught.value.hint == "pip install 'emaseg[onnx]'"
+
+
+def test_an_old_torch_is_named_with_what_it_can_do() -> None:
+    """Protects people with an older PyTorch, which trains and predicts, from its own error about guards of sizes."""
+    for installed in ("2.13.0", "2.15.0+cu132", "3.0", "unknown"):
+        check_torch(installed)
+    with pytest.raises(SystemFault, match=r"needs PyTorch 2\.13 or newer; this is 2\.12\.1\+cpu") as caught:
+        check_torch("2.12.1+cpu")
+    assert "--format weights" in caught.value.hint
 
 
 def test_the_target_is_checked_before_the_work(tmp_path: Path) -> None:
