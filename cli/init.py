@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,9 +76,8 @@ def init(
     from .render import print_lines, print_path, print_toml
 
     with _said_in_file(out), Meter(quiet) as meter:
-        machine = _machine(device)
-        file = "" if out is None else str(out)
-        started = show_reading(start_recipe(folder, machine, name, file, images or "", masks or ""), meter)
+        look, file = partial(_machine, device), "" if out is None else str(out)
+        started = show_reading(start_recipe(folder, look, name, file, images or "", masks or ""), meter)
     if not quiet:
         print_lines(started.notes)
     if out is None:

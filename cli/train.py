@@ -143,7 +143,8 @@ def _loaded(
     recipe: str, overrides: list[str], init_from: str | None, resume: bool, verbose: bool, quiet: bool
 ) -> LoadedRecipe:
     """The recipe; with -v the origin of every key is shown."""
-    from emaseg.recipe import load_recipe_with_origins, toml_value
+    from emaseg.recipe import ShapesData, load_recipe_with_origins, toml_value
+    from emaseg.resources import data_root
 
     from .render import print_grid, print_notes
 
@@ -151,10 +152,13 @@ def _loaded(
         overrides = [*overrides, f"train.init_from={toml_value(init_from)}"]
     loaded = load_recipe_with_origins(recipe, overrides)
     print_notes(loaded.notes, quiet)
-    if loaded.recipe.train.init_from and not resume:  # before torch is imported: a wrong name is told at once
+    # Before torch is imported: a wrong name is told at once.
+    if loaded.recipe.train.init_from and not resume:
         from emaseg.weights.start import start_weights
 
         start_weights(loaded.recipe.train.init_from)
+    if not isinstance(loaded.recipe.data, ShapesData):
+        data_root(loaded.recipe.data.root)
     if verbose:
         print_grid(_origins(loaded), sys.stderr)
     return loaded

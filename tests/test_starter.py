@@ -30,7 +30,7 @@ CAMVID = (
 
 
 def start(folder: Path, machine: Machine | None = None) -> Started:
-    events = start_recipe(folder, machine or Machine())
+    events = start_recipe(folder, lambda: machine or Machine())
     while True:
         try:
             next(events)

@@ -102,7 +102,7 @@ def _nothing(source: Source) -> UserError:
     """Why nothing is converted. Masks that `emaseg init` reads need no conversion; where it refuses them, its reason
     is the true one."""
     try:
-        for _ in start_recipe(source.root, Machine()):
+        for _ in start_recipe(source.root, Machine):
             pass
     except NotRecognised:
         kinds = count_endings(source.files)

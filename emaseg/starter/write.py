@@ -9,7 +9,7 @@ the published sizes.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,11 +77,12 @@ class Machine:
 
 
 def start_recipe(
-    folder: Path, machine: Machine, name: str = "", file: str = "", images: str = "", masks: str = ""
+    folder: Path, look: Callable[[], Machine], name: str = "", file: str = "", images: str = "", masks: str = ""
 ) -> Generator[Reading, None, Started]:
     """A complete recipe for the images and masks in `folder`.
 
     Args:
+        look: finds out what there is to train on. That imports torch, so the folder is looked at before.
         name: the recipe's; "" = the folder's.
         file: what the commands in its comments call its file; "" = NAME.toml.
         images, masks: the two folders, below `folder` or from here; "" = they are looked for.
@@ -94,6 +95,7 @@ def start_recipe(
         what = "a file" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}", "name the folder that holds the images and the masks")
     layout = with_few_left_out(named_layout(folder, images, masks) if images else any_layout(folder))
+    machine = look()
     train, evaluation = paired_files(layout)
     files = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
     held = yield from read_masks(files)

@@ -153,10 +153,12 @@ def test_threads_do_not_spin_for_long_unless_told_to(given: dict[str, str], expe
         ["export", "none.pt", "--format", "torch"],
         ["train", "demo", "--init-from", "none.pt"],
         ["train", "demo", "--init-from", "none.pt", "--dry-run"],
+        ["train", "voc_r50_d8", "--set", "data.root=none"],
+        ["init", "."],
     ],
 )
 def test_a_wrong_reference_is_told_before_torch_is_imported(arguments: list[str], tmp_path: Path) -> None:
-    """Protects from seconds of waiting for a typing error, in every command that takes a REF."""
+    """Protects from seconds of waiting for a typing error, in every command that takes a REF or a folder of data."""
     code, _, err, torch = probe(*arguments, cwd=tmp_path)
     assert (code, torch) == (2 if "voc_r50_d9" in arguments else 3, False)
     assert "error: " in err

@@ -22,7 +22,7 @@ Draw = Callable[[int], Image.Image]
 
 
 def start(folder: Path) -> Started:
-    events = start_recipe(folder, Machine())
+    events = start_recipe(folder, Machine)
     while True:
         try:
             next(events)

@@ -18,7 +18,7 @@ from tests.starter.made import data_of, grey, made, start
 
 
 def started(folder: Path, **options: str) -> Started:
-    events = start_recipe(folder, Machine(), **options)
+    events = start_recipe(folder, Machine, **options)
     while True:
         try:
             next(events)
