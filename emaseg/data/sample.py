@@ -1,7 +1,7 @@
 """What a data set is: a list of samples whose image and label are read when they are asked for.
 
-Room: data. Legend: H W image height and width, K classes, C channels. Images are 8-bit RGB unless
-a recipe declares others, labels are train ids with 255 = ignore.
+Room: data. Legend: H W image height and width, K classes, C channels. Images are 8-bit RGB unless a recipe declares
+others, labels are train ids with 255 = ignore.
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ _BUG = 70  # exit code of an exception that has none of its own
 _FAILED = "emaseg/failed"  # key of the ranks' common store: how many have failed; the first one tells people
 _CODE = "emaseg/code"  # the exit code of the first one
 _WAIT = datetime.timedelta(seconds=2)  # for that code
-_PATIENCE = datetime.timedelta(
-    hours=2
-)  # with a rank that sends nothing: it may be downloading, or writing to a slow disk
+# With a rank that sends nothing: it may be downloading, or writing to a slow disk.
+_PATIENCE = datetime.timedelta(hours=2)
 
 
 def world_size() -> int:

@@ -57,7 +57,8 @@ class Engine(nn.Module):
 
     Attributes:
         num_classes: K. align_corners: how its logits are resized.
-        precision: what it computes in. device: where it was prepared for. packed: whether oneDNN's own layouts are used. compiled: stage 5.
+        precision: what it computes in. device: where it was prepared for. packed: whether oneDNN's own layouts are used.
+        compiled: whether it runs stage 5.
         agreement: with the network before, on the probe image; None where there was none.
     """
 

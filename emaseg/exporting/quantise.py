@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.data.files.bands import Bands, read_pixels
-from emaseg.data.files.images import EXTENSIONS
+from emaseg.data.files.images import EXTENSIONS, image_names
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
 from emaseg.data.sample import Dataset, Pixels, Subset
@@ -58,10 +58,10 @@ def calibration_images(folder: Path, bands: Bands | None = None) -> list[Pixels]
     place = expanded(str(folder))
     if not place.is_dir():
         raise DataError(f"--calibrate {folder}: no such folder", "name a folder of images like those to be labelled")
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in EXTENSIONS)
+    files = image_names(sorted(str(file) for file in place.rglob("*") if file.is_file()))
     if not files:
         raise DataError(f"--calibrate {folder}: no images in this folder", f"images end in {' '.join(EXTENSIONS)}")
-    return [read_pixels(files[i], bands=bands) for i in _spaced(len(files), CALIBRATED)]
+    return [read_pixels(Path(files[i]), bands=bands) for i in _spaced(len(files), CALIBRATED)]
 
 
 def quantise(source: Path, path: Path, images: Sequence[Pixels], info: FileInfo) -> None:

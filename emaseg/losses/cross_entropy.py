@@ -4,8 +4,8 @@ Room: losses. Legend: B batch, K classes, h w logits grid, H W labels.
 
 Full-size logits are the largest tensor of a training step: B x K x H x W values for the logits, again for their
 log-softmax and again for the gradient, once for each head. The gradient with respect to the low-resolution logits is
-linear in the loss's incoming gradient, so it is computed here together with the loss, a few images or a band of rows at a time, and only
-(B, K, h, w) values are kept. The result is exact.
+linear in the loss's incoming gradient, so it is computed here together with the loss, a few images or a band of rows at
+a time, and only (B, K, h, w) values are kept. The result is exact.
 """
 
 from __future__ import annotations

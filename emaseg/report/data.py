@@ -29,7 +29,8 @@ _SIZES = 8  # sizes of images that are listed
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """One sample as people see it. picture: its image, and beside it the image tinted by its labels. name: of the image, from outside."""
+    """One sample as people see it. picture: its image, and beside it the image tinted by its labels. name: of the image,
+    from outside."""
 
     picture: Image.Image
     name: str

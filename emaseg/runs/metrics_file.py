@@ -15,7 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from emaseg.files import append_text, fault, is_file, set_aside, write_text
+from emaseg.files import append_text, is_file
+from emaseg.runs.repair import put_back, read_metrics
 
 # Columns after the fixed first ones are the model's loss terms; the last ones belong to evaluations.
 FIRST = ("step", "epoch", "lr", "loss")
@@ -63,12 +64,9 @@ def repair(path: Path, terms: Sequence[str], step: int, evaluated: int) -> list[
     Raises:
         SystemFault: it cannot be read or written.
     """
-    if not is_file(path):
-        return [f"{path}: is no file; it is kept as {set_aside(path).name}"] if _is_there(path) else []
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise fault(error, path, "reading it") from error
+    data, notes = read_metrics(path)
+    if data is None:
+        return notes
     names = columns(terms)
     # Spreadsheets save with another line end, and a mark at the start.
     header, *lines = (line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
@@ -80,19 +78,7 @@ def repair(path: Path, terms: Sequence[str], step: int, evaluated: int) -> list[
     damaged = damaged or len(rows) != len(lines)
     kept = _rows_up_to(rows, names, step, evaluated)
     # A line that was being written when the process died is a row after the checkpoint: nothing is lost with it.
-    whole = b"".join(line + b"\n" for line in (expected.encode(), *kept))
-    notes = []
-    if damaged and data:
-        aside = set_aside(path)
-        notes.append(f"{path}: damaged; {len(kept)} rows could be kept, the file as it was is {aside.name}")
-    elif torn:
-        notes.append(f"{path}: its last line was half written and is gone")
-    if whole != data:
-        if kept:
-            write_text(path, whole.decode("ascii"))
-        else:
-            path.unlink(missing_ok=True)
-    return notes
+    return put_back(path, data, [expected.encode()], kept, damaged="rows" if damaged and data else "", torn=torn)
 
 
 def last_step(path: Path) -> int:
@@ -103,10 +89,6 @@ def last_step(path: Path) -> int:
         return 0
     steps = [_text(line).partition(",")[0] for line in lines]
     return max((int(step) for step in steps if _STEP.fullmatch(step)), default=0)
-
-
-def _is_there(path: Path) -> bool:
-    return path.is_symlink() or path.exists()
 
 
 def _text(line: bytes) -> str:

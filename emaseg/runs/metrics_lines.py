@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from emaseg.files import append_text, fault, is_file, set_aside, write_text
+from emaseg.files import append_text
+from emaseg.runs.repair import put_back, read_metrics
 
 
 def append_line(path: Path, values: Mapping[str, object]) -> None:
@@ -38,12 +38,9 @@ def repair_lines(path: Path, step: int, evaluated: int) -> list[str]:
     Raises:
         SystemFault: it cannot be read or written.
     """
-    if not is_file(path):
-        return [f"{path}: is no file; it is kept as {set_aside(path).name}"] if os.path.lexists(path) else []
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise fault(error, path, "reading it") from error
+    data, notes = read_metrics(path)
+    if data is None:
+        return notes
     *lines, torn = data.split(b"\n")
     rows = [(line, row) for line in lines if (row := _row(line)) is not None]
     kept, reached = [], {False: -1, True: -1}  # by whether it is a line of an evaluation
@@ -51,18 +48,7 @@ def repair_lines(path: Path, step: int, evaluated: int) -> list[str]:
         if reached[scored] < at <= (evaluated if scored else step):
             reached[scored] = at
             kept.append(line)
-    notes = []
-    if len(rows) != len(lines):
-        notes.append(f"{path}: damaged; {len(kept)} lines could be kept, the file as it was is {set_aside(path).name}")
-    elif torn:
-        notes.append(f"{path}: its last line was half written and is gone")
-    whole = b"".join(line + b"\n" for line in kept)
-    if whole != data:
-        if kept:
-            write_text(path, whole.decode("ascii"))
-        else:
-            path.unlink(missing_ok=True)
-    return notes
+    return put_back(path, data, [], kept, damaged="lines" if len(rows) != len(lines) else "", torn=torn)
 
 
 def _row(line: bytes) -> tuple[int, bool] | None:

@@ -15,6 +15,7 @@ from emaseg.data.files import tiff_bands
 from emaseg.data.files.bands import Bands, pixels_size, read_pixels
 from emaseg.data.files.images import read_image
 from emaseg.errors import DataError, SystemFault, UserError
+from emaseg.exporting.quantise import calibration_images
 from tests.data.made import fails
 
 RNG = np.random.default_rng(0)
@@ -209,3 +210,10 @@ def test_headers_that_promise_anything(shape: str) -> None:
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
     with pytest.raises(DataError):
         read_pixels(content, "a", Bands(4))
+
+
+def test_an_export_learns_ranges_from_arrays(tmp_path: Path) -> None:
+    """Protects --calibrate for recipes whose images are .npy files: they are images there, as in training."""
+    np.save(tmp_path / "a.npy", values(4, np.uint16))
+    (found,) = calibration_images(tmp_path, Bands(4, ((0, 65535),)))
+    assert (found.shape, found.dtype) == ((7, 9, 4), np.float32)

@@ -120,30 +120,17 @@ def agreements(file: Path, photos: dict[str, bytes], *overrides: str, corners: b
     return found
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_logits_outside(
-    protocol: str,
-    made: Callable[[str], Exported],
-    photos: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Protects people who copy the program: whatever the recipe's protocol is, the program follows it."""
-    monkeypatch.chdir(tmp_path)
-    found = agreements(made("plain.onnx").path, photos, *PROTOCOLS[protocol], corners=protocol == "padded")
-    assert min(found.values()) >= LEAST, found
-
-
 @pytest.mark.parametrize(
     ("name", "protocol"),
     [
+        *(("plain.onnx", protocol) for protocol in PROTOCOLS),
         ("pixels.onnx", "own size"),
         ("pixels.onnx", "shrunk"),
         pytest.param("plain.pt2", "shrunk", marks=pytest.mark.slow),  # seconds for each new size of images
         pytest.param("pixels.pt2", "own size", marks=pytest.mark.slow),
     ],
 )
-def test_other_files(
+def test_any_file_by_any_protocol(
     name: str,
     protocol: str,
     made: Callable[[str], Exported],
@@ -151,9 +138,10 @@ def test_other_files(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Protects .pt2 files, and files with the normalisation and the arg max inside."""
+    """Protects people who copy the program: it follows the recipe's protocol, with logits outside, with normalisation
+    and arg max inside, and as .pt2."""
     monkeypatch.chdir(tmp_path)
-    found = agreements(made(name).path, photos, *PROTOCOLS[protocol])
+    found = agreements(made(name).path, photos, *PROTOCOLS[protocol], corners=protocol == "padded")
     assert min(found.values()) >= LEAST, found
 
 

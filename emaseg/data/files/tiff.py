@@ -23,7 +23,8 @@ _THREE_BANDS = (
     "`gdal_translate -b 1 -b 2 -b 3 in.tif out.tif`"
 )
 _SCALE = (
-    "declare them: data.range = [[LOW, HIGH]], with backbone.in_channels for other bands than red, green and blue; or scale the values to 0..255 and save the image with 8 bits, all images alike, for example with "
+    "declare them: data.range = [[LOW, HIGH]], with backbone.in_channels for other bands than red, green and blue; or "
+    "scale the values to 0..255 and save the image with 8 bits, all images alike, for example with "
     "`gdal_translate -ot Byte -scale LOW HIGH 0 255 in.tif out.tif`"
 )
 
@@ -38,11 +39,10 @@ def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
         what = f"a TIFF of {_of(bands)} with {bits}-bit {_KINDS[kind]} samples"
         remedy = f"{_SCALE}; {_THREE_BANDS}" if bands > 3 else _SCALE
         return f"{what}, and nothing says which values are black and white", remedy
-    declare = f"declare them: backbone.in_channels = {bands}, with as many values in mean and std; or "
     if bands > 4 or bands == 2 or (bands == 4 and _COLOURS.get(_first(tags, _PHOTOMETRIC, 1), 1) == 1):
         what = f"a TIFF of {_of(bands)} of {bits} bits"
-        remedy = declare + (_ONE_BAND if bands == 2 else _THREE_BANDS)
-        return f"{what}; one band, or red, green and blue with or without transparency, can be read", remedy
+        what = f"{what}; one band, or red, green and blue with or without transparency, can be read"
+        return what, _declare_or_cut(bands)
     if bits not in (1, 2, 4, 8, 16):
         return f"a TIFF with samples of {bits} bits", _SCALE
     if bits == 16 and bands > 1 and _first(tags, 284, 1) == 2:
@@ -76,8 +76,12 @@ def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
     if bands is None or bands <= read:
         return None
     what = f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {read + 1} is"
-    declare = f"declare them: backbone.in_channels = {bands}, with as many values in mean and std; or "
-    return what, declare + (_ONE_BAND if bands == 2 else _THREE_BANDS)
+    return what, _declare_or_cut(bands)
+
+
+def _declare_or_cut(bands: int) -> str:
+    cut = _ONE_BAND if bands == 2 else _THREE_BANDS
+    return f"declare them: backbone.in_channels = {bands}, with as many values in mean and std; or {cut}"
 
 
 def _of(bands: int) -> str:

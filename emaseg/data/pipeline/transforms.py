@@ -3,9 +3,9 @@
 Room: data/pipeline. Legend: B batch, H W image, h w crop.
 
 Training: resize -> crop -> mirror -> turn -> rotate -> colour -> degrade -> normalise -> pad, the order of sssegmentation
-and mmsegmentation, which neither turn nor degrade. 8-bit pixels stay so up to the normalisation, as there. Every random choice comes from the generator
-that a function is given; `sample_rng` derives it from (seed, epoch, sample) alone, so a crop depends neither on the
-number of loading processes nor on the order in which samples are read.
+and mmsegmentation, which neither turn nor degrade. 8-bit pixels stay so up to the normalisation, as there. Every random
+choice comes from the generator that a function is given; `sample_rng` derives it from (seed, epoch, sample) alone, so a
+crop depends neither on the number of loading processes nor on the order in which samples are read.
 
 The EMANet authors' pipeline (augment.interpolation = "align_corners") resizes the normalised image. Interpolation
 weights sum to 1, so to normalise last gives the same numbers; until then the image is float32 on 0..255.

@@ -26,8 +26,7 @@ _NARROW = 64  # of 256 levels: a quarter of the range
 
 
 def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
-    """Of the files of some samples: palettes that differ, dark 16-bit images, further pages of
-    images and masks; and files left out."""
+    """Of the files of some samples: palettes that differ, dark 16-bit images, further pages; and files left out."""
     if not isinstance(dataset, PairedFiles):
         return []
     found = [Doubt("left", text, "convert what should be used, or take it for known") for text in dataset.left]

@@ -28,7 +28,8 @@ class FeatureExtractor(Recomputing, ABC):
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, H, W) normalised RGB, or other channels -> maps (B, C, h, w), shallow to deep; the last grid is ceil(H / stride)."""
+        """(B, 3, H, W) normalised RGB, or other channels -> maps (B, C, h, w), shallow to deep; the last grid is
+        ceil(H / stride)."""
 
     @abstractmethod
     def norm_values(self, batch: int, height: int, width: int) -> int:

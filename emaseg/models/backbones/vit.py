@@ -73,7 +73,8 @@ class ViT(FeatureExtractor):
         image_size: (H, W) whose patch grid the position embedding holds; multiples of `patch`.
         taps: layers (from 0, ascending) whose outputs are returned. Layers behind the last one never run; they keep
             their weights, without a gradient.
-        in_channels: of the images.  width: C.  depth: layers.  heads: D.  hidden: width of the perceptrons.  patch: side of a patch.
+        in_channels: of the images.
+        width: C.  depth: layers.  heads: D.  hidden: width of the perceptrons.  patch: side of a patch.
     """
 
     def __init__(
