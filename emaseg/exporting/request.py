@@ -84,7 +84,7 @@ def make_request(
     if precision != "int8" and calibrate is not None:
         raise RecipeError("--calibrate: is for --precision int8 only", "leave it out")
     if format_ != "weights":
-        check_torch()
+        check_torch(format_, any_size=shape is None)
     if format_ == "onnx":
         check_extra()
     return Request(format_, precision, None if shape is None else _size(shape), inside, calibrate)

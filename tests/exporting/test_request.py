@@ -53,12 +53,20 @@ def test_a_missing_package_is_named_with_its_remedy() -> None:
 
 
 def test_an_old_torch_is_named_with_what_it_can_do() -> None:
-    """Protects people with an older PyTorch, which trains and predicts, from its own error about guards of sizes."""
+    """Protects people with an older PyTorch from its own error about guards of sizes, and from a refusal of what works:
+    before 2.13 one size can be exported."""
     for installed in ("2.13.0", "2.15.0+cu132", "3.0", "unknown"):
-        check_torch(installed)
-    with pytest.raises(SystemFault, match=r"needs PyTorch 2\.13 or newer; this is 2\.12\.1\+cpu") as caught:
-        check_torch("2.12.1+cpu")
+        check_torch("torch", any_size=True, installed=installed)
+    check_torch("onnx", any_size=False, installed="2.8.0")
+    check_torch("torch", any_size=False, installed="2.9.1")
+    with pytest.raises(SystemFault, match=r"any size needs PyTorch 2\.13 or newer; this is 2\.12\.1\+cpu") as caught:
+        check_torch("onnx", any_size=True, installed="2.12.1+cpu")
+    assert "--shape" in caught.value.hint
     assert "--format weights" in caught.value.hint
+    for any_size in (False, True):
+        with pytest.raises(SystemFault, match=r"--format torch needs PyTorch 2\.9 or newer; this is 2\.8\.0") as caught:
+            check_torch("torch", any_size=any_size, installed="2.8.0")
+        assert "--format onnx with --shape" in caught.value.hint
 
 
 def test_the_target_is_checked_before_the_work(tmp_path: Path) -> None:
