@@ -61,9 +61,9 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool
         if tick <= right:
             x, _ = place(tick, low)
             anchor = "end" if tick == right else "middle"
-            label = f'<text x="{x}" y="{_HEIGHT - 12}" font-size="11" text-anchor="{anchor}">{tick:,g}</text>'
+            label = f'<text x="{x}" y="{_HEIGHT - 15}" font-size="11" text-anchor="{anchor}">{tick:,g}</text>'
             parts.append(label)
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" font-size="10" text-anchor="end">{unit}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" font-size="10" text-anchor="end">{unit}</text>')
     for line in shown:
         parts += _drawn(line, f"var(--series{line.colour})", [place(x, y) for x, y in line.points])
     parts += _names(shown)
