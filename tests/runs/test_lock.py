@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from emaseg.errors import RecipeError, SystemFault
+from emaseg.events import Stepped
 from emaseg.runs.lock import hold, reserve
 from emaseg.runs.lock.owner import STALE_SECONDS, Owner, _began, _flock, _lock_is_free, this_process
 from emaseg.training.train import train
@@ -266,9 +267,14 @@ def test_the_owner_notices_when_it_is_not_any_more(tmp_path: Path) -> None:
 def test_a_run_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
     """Protects the new owner's files from the old one."""
     out = tmp_path / "run"
-    events = train(tiny("train.iterations=4", "train.save_seconds=0.001", "train.log_every=1"), out)
-    while not (out / "checkpoints/last.pt").exists():
-        next(events)
+    events = train(
+        tiny("train.iterations=4", "train.save_seconds=1000", "train.save_every=2", "train.log_every=1"), out
+    )
+    while not (isinstance(event := next(events), Stepped) and event.step == 3):
+        pass
+    # The checkpoint of step 2 is written beside the training, which waits here; nothing else begins.
+    while not (out / "checkpoints/last.pt").exists() or list((out / "checkpoints").glob(".*.part")):
+        time.sleep(0.01)
     (out / "lock").unlink()
     left_by(out, elsewhere())
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
