@@ -33,7 +33,8 @@ from .ranks import rank_of
 
 if TYPE_CHECKING:
     from emaseg.inference.image_inputs import ImageInput
-    from emaseg.inference.predict import ImageDone, Predictor
+    from emaseg.inference.predict import Predictor
+    from emaseg.inference.predict_files import ImageDone
 
 
 Output = Literal["mask", "overlay", "color", "values", "probabilities", "confidence", "json"]
@@ -183,7 +184,8 @@ def predict(
         print_lines(left)
     from emaseg.device import keep_freed_memory, pick_device
     from emaseg.engine import engine_lines
-    from emaseg.inference.predict import Predictor, first_probe, predict_files
+    from emaseg.inference.predict import Predictor
+    from emaseg.inference.predict_files import first_probe, predict_files
 
     target = pick_device(device)  # before anything is downloaded
     resolved = resolved or resolve(_default_model(quiet), overrides=overrides)

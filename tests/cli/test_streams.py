@@ -35,7 +35,7 @@ STATES = {
 FORKS = """
 import json, os, sys
 import torch
-import emaseg.inference.predict, emaseg.training.train, emaseg.evaluation.evaluate, emaseg.reference
+import emaseg.inference.predict_files, emaseg.training.train, emaseg.evaluation.evaluate, emaseg.reference
 from emaseg.cli import main
 torch.set_num_threads(1)
 

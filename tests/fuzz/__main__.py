@@ -21,7 +21,7 @@ from tests.fuzz.seeds import make_apart
 from tests.fuzz.targets import TARGETS, damaged
 
 _ENGINE = (
-    *("inference.predict", "reference", "check_data", "training.train", "evaluation.evaluate"),
+    *("inference.predict_files", "reference", "check_data", "training.train", "evaluation.evaluate"),
     *("data.files.mat", "data.sets.packed"),
 )
 

@@ -13,7 +13,8 @@ import emaseg
 from emaseg.engine import prepare
 from emaseg.errors import RecipeError
 from emaseg.inference.image_inputs import find_images
-from emaseg.inference.predict import Predictor, predict_files
+from emaseg.inference.predict import Predictor
+from emaseg.inference.predict_files import predict_files
 from emaseg.models import EMANet
 from emaseg.recipe import Recipe
 from tests.helpers import tiny

@@ -24,7 +24,8 @@ from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated
 from emaseg.inference.image_inputs import find_images, shard
 from emaseg.inference.outputs import ENDINGS, Output
-from emaseg.inference.predict import Predictor, predict_files
+from emaseg.inference.predict import Predictor
+from emaseg.inference.predict_files import predict_files
 from emaseg.recipe import Recipe, load_recipe, parse_recipe
 from emaseg.recipe.data import FolderData
 from tests.helpers import TINY, tiny

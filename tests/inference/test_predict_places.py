@@ -19,7 +19,8 @@ import emaseg
 from emaseg.data.files.signed import is_signed, signed
 from emaseg.errors import DataError, RecipeError, SystemFault
 from emaseg.inference.image_inputs import find_images
-from emaseg.inference.predict import ImageDone, Predictor, predict_files
+from emaseg.inference.predict import Predictor
+from emaseg.inference.predict_files import ImageDone, predict_files
 from emaseg.visual import overlay
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name == "nt", reason="POSIX file systems")]
@@ -266,7 +267,7 @@ def test_an_image_that_vanishes_after_the_search_costs_only_itself(predictor: Pr
 
 
 def test_a_file_in_the_place_of_a_sub_folder_costs_only_that_folder(predictor: Predictor, here: Path) -> None:
-    """Protects the other images; a file in the place of the whole folder ends the run (see test_predict)."""
+    """Protects the other images; a file in the place of the whole folder ends the run (see test_predict_files)."""
     picture(here / "own/sub/a.png")
     (here / "out").mkdir()
     (here / "out/sub").write_text("mine")

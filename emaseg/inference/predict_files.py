@@ -1,0 +1,235 @@
+"""Predicting many files: every input becomes an ImageDone, and its results are written below a folder.
+
+Room: inference; never torchvision. Legend: H W image height and width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emaseg.data.files.bands import bands_of, read_pixels
+from emaseg.data.files.signed import Identity, check_place, identities
+from emaseg.errors import DataError, SystemFault
+from emaseg.files import atomic
+from emaseg.inference.image_inputs import ImageInput
+from emaseg.inference.outputs import DEFAULT, ENDINGS, Output, encoded
+from emaseg.inference.predict import Predictor
+from emaseg.inference.prediction import Decoded, Prediction, Share, class_shares
+from emaseg.inference.protocols import probe
+from emaseg.recipe import Recipe
+from emaseg.threads import read_ahead, write_behind
+
+JSON_SCHEMA = 1
+_LARGE = 16_000_000  # pixels: of such images one is held until it is written
+# What goes wrong with the name of one result. Disks and permissions concern them all.
+_OF_ONE_NAME = {
+    getattr(errno, name) for name in ("ENAMETOOLONG", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "EILSEQ", "EINVAL")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDone:
+    """What became of one input. `error` is None when all went well; `skipped`: its outputs were there already.
+
+    files: what was written, in the order of `outputs.ENDINGS`. tiles: how the image was divided, where it did not fit into
+    memory: another protocol than the recipe's.
+    """
+
+    image: str
+    files: Mapping[Output, Path] = field(default_factory=dict)
+    width: int | None = None
+    height: int | None = None
+    shares: tuple[Share, ...] = ()
+    error: str | None = None
+    hint: str = ""
+    skipped: bool = False
+    tiles: str | None = None
+
+    @property
+    def mask(self) -> Path | None:
+        return self.files.get("mask")
+
+    def json(self) -> dict[str, Any]:
+        """The line of `predict --json`."""
+        return {
+            "schema": JSON_SCHEMA,
+            "image": self.image,
+            "mask": None if self.mask is None else str(self.mask),
+            "files": {output: str(path) for output, path in self.files.items()},
+            "width": self.width,
+            "height": self.height,
+            "classes": [{"name": name, "share": share} for name, share in self.shares],
+            "tiles": self.tiles,
+            "error": self.error,
+        }
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[ImageInput],
+    out: Path,
+    save: Collection[Output] = DEFAULT,
+    resume: bool = False,
+    *,
+    classes: Collection[str] = (),
+    min_confidence: float = 0.0,
+    top_k: int | None = None,
+    bases: int | Sequence[int] | None = None,
+) -> Iterator[ImageDone]:
+    """Write `<stem>_mask.png` and what else is wanted below `out` for every input.
+
+    An image that cannot be read is reported and skipped. Files appear whole or not at all. Only earlier results, as
+    they were written, and empty files are replaced: where anything else is in the place of a result, or an input, that
+    is the image's error.
+
+    Args:
+        inputs: from find_images.
+        save: which files.
+        resume: skip inputs whose files are all there; their shares come from the mask.
+        classes, min_confidence, top_k: as for Predictor.predict.
+        bases: also `<stem>_bases.png`, as Predictor.bases_picture draws it.
+
+    Yields:
+        One ImageDone for each input, in order.
+
+    Raises:
+        RecipeError: as Predictor.predict.
+        SystemFault: a file cannot be written (disk full, no permission).
+    """
+    predictor.check_limits(classes, min_confidence, top_k)
+    wanted = (*save, "bases") if bases is not None else tuple(save)
+    taken = identities(item.source for item in inputs)
+    job = _Job(predictor, out, wanted, resume, tuple(classes), min_confidence, top_k, bases, taken)
+    # Three threads: one of read_ahead calls job.read for the next image, one of write_behind calls job.write for the last.
+    # The thread that iterates over the result, usually the main one, calls job.predict for the image between them.
+    predicted = map(job.predict, read_ahead(job.read, inputs))
+    return write_behind(job.write, predicted, waits=job.is_large)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The three steps that an image takes. Each returns what the next one takes, or an ImageDone that it lets pass.
+
+    taken: the inputs, which no result may replace.
+    """
+
+    predictor: Predictor
+    out: Path
+    save: Sequence[Output]
+    resume: bool
+    classes: Sequence[str]
+    min_confidence: float
+    top_k: int | None
+    bases: int | Sequence[int] | None
+    taken: Collection[Identity]
+
+    def read(self, item: ImageInput) -> ImageDone | tuple[ImageDone, Decoded]:
+        """In the reading thread: whether there is anything to do, and the pixels."""
+        if item.problem is not None:
+            return ImageDone(item.name, error=item.problem.message, hint=item.problem.hint)
+        files = {output: self.out / f"{item.stem}{end}" for output, end in ENDINGS.items() if output in self.save}
+        done = ImageDone(item.name, files)
+        earlier = _already(done, self.predictor.classes) if self.resume else None
+        if earlier is not None:
+            return earlier
+        try:
+            for path in files.values():
+                check_place(path, self.taken)  # before the work
+            return done, Decoded(read_pixels(item.source, item.name, self.predictor.bands))
+        except (DataError, SystemFault) as error:  # too large for the memory: others are smaller
+            return ImageDone(item.name, error=error.message, hint=error.hint)
+
+    def predict(self, work: ImageDone | tuple[ImageDone, Decoded]) -> ImageDone | tuple[ImageDone, Prediction]:
+        """In the caller's thread."""
+        if isinstance(work, ImageDone):
+            return work
+        done, image = work
+        try:
+            prediction = self.predictor.predict(
+                image,
+                confidence="confidence" in done.files,
+                probabilities="probabilities" in done.files,
+                classes=self.classes,
+                min_confidence=self.min_confidence,
+                top_k=self.top_k,
+            )
+            if self.bases is not None:
+                drawn = self.predictor.bases_picture(image, self.bases)
+                prediction = dataclasses.replace(prediction, bases=drawn)
+        except DataError as error:
+            return ImageDone(done.image, error=f"{done.image}: {error.message}", hint=error.hint)
+        height, width = prediction.labels.shape
+        done = dataclasses.replace(done, width=width, height=height, shares=prediction.shares, tiles=prediction.tiles)
+        return done, prediction
+
+    def is_large(self, work: ImageDone | tuple[ImageDone, Prediction]) -> bool:
+        """Whether two such images must not be held beside each other."""
+        return not isinstance(work, ImageDone) and work[1].labels.size > _LARGE
+
+    def write(self, work: ImageDone | tuple[ImageDone, Prediction]) -> ImageDone:
+        """In the writing thread.
+
+        Raises:
+            SystemFault: the disk is full or forbidden, which concerns all images.
+        """
+        if isinstance(work, ImageDone):
+            return work
+        done, prediction = work
+        report = done.json()
+        try:
+            for output in reversed(list(done.files)):  # the mask last: it tells a resume that the others are there
+                content = encoded(output, prediction, self.predictor.recipe.data, report)
+                _save(content, done.files[output], self.taken)
+        except DataError as error:
+            return ImageDone(done.image, error=error.message, hint=error.hint)
+        except SystemFault as fault:
+            cause = fault.__cause__
+            if not (isinstance(cause, OSError) and cause.errno in _OF_ONE_NAME and self.out.is_dir()):
+                raise
+            return ImageDone(done.image, error=fault.message, hint="rename it, or choose another folder with --out")
+        return done
+
+
+def _save(content: bytes, path: Path, taken: Collection[Identity]) -> None:
+    check_place(path, taken)  # the network took its time
+    with atomic(path) as file:
+        file.write(content)
+
+
+def _already(done: ImageDone, classes: Sequence[str]) -> ImageDone | None:
+    """The report of an earlier run's files, or None when one is missing or is no mask."""
+    if not all(path.is_file() for path in done.files.values()):
+        return None
+    if done.mask is None:
+        return dataclasses.replace(done, skipped=True)
+    try:
+        with Image.open(done.mask) as picture:
+            labels = np.array(picture)
+    except OSError:
+        return None
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        return None
+    height, width = labels.shape
+    shares = class_shares(labels, classes)
+    return dataclasses.replace(done, width=width, height=height, shares=shares, skipped=True)
+
+
+def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | None:
+    """A part of the first image that can be read, for `emaseg.engine.prepare`; None where there is none."""
+    for item in inputs:
+        with contextlib.suppress(DataError, SystemFault):
+            if item.problem is None:
+                return probe(
+                    read_pixels(item.source, item.name, bands_of(recipe)), recipe.inference, recipe.backbone.pixel_stats
+                )
+    return None

@@ -1,0 +1,106 @@
+"""Predicting many files: what is written and reported, and what happens to bad images."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emaseg.errors import SystemFault
+from emaseg.inference.image_inputs import find_images
+from emaseg.inference.predict import Predictor
+from emaseg.inference.predict_files import ImageDone, predict_files
+from tests.inference.made import picture
+
+
+def test_outputs_and_report(predictor: Predictor, tmp_path: Path) -> None:
+    """Mask and overlay of the image's size, ids in the mask, and the documented JSON line."""
+    picture(tmp_path / "in/sub/a.png")
+    (done,) = predict_files(predictor, find_images([str(tmp_path / "in")]), tmp_path / "out")
+    mask = tmp_path / "out/sub/a_mask.png"
+    with Image.open(mask) as opened:
+        assert opened.mode == "P"
+        labels = np.asarray(opened)
+    assert np.array_equal(labels, predictor.predict(tmp_path / "in/sub/a.png").labels)
+    with Image.open(tmp_path / "out/sub/a_overlay.png") as opened:
+        assert opened.width == 56
+        assert opened.height > 40
+    line = json.loads(json.dumps(done.json(), allow_nan=False))
+    assert list(line) == ["schema", "image", "mask", "files", "width", "height", "classes", "tiles", "error"]
+    assert line["schema"] == 1
+    assert line["image"] == str(tmp_path / "in/sub/a.png")
+    assert (line["mask"], line["width"], line["height"], line["error"]) == (str(mask), 56, 40, None)
+    assert sum(c["share"] for c in line["classes"]) == pytest.approx(1)
+    assert set(line["classes"][0]) == {"name", "share"}
+
+
+@pytest.mark.parametrize("save", ["mask", "overlay"])
+def test_only_what_was_asked_for(predictor: Predictor, tmp_path: Path, save: str) -> None:
+    """--save mask writes no overlay, and the other way round."""
+    picture(tmp_path / "a.png")
+    list(predict_files(predictor, find_images([str(tmp_path / "a.png")]), tmp_path / "out", save=(save,)))  # type: ignore[arg-type]
+    assert [f.name for f in (tmp_path / "out").iterdir()] == [f"a_{save}.png"]
+
+
+def test_a_bad_image_is_reported_and_skipped(predictor: Predictor, tmp_path: Path) -> None:
+    """One damaged file does not cost the others, and leaves nothing behind."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    picture(tmp_path / "c.png")
+    results = list(predict_files(predictor, find_images([str(tmp_path)]), tmp_path / "out"))
+    assert [r.error is None for r in results] == [True, False, True]
+    bad = results[1].json()
+    assert str(tmp_path / "b.png") in bad["error"]
+    assert (bad["mask"], bad["width"], bad["height"], bad["classes"]) == (None, None, None, [])
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_resume_skips_what_is_there(predictor: Predictor, tmp_path: Path) -> None:
+    """A second run reports the same and writes only what is missing or damaged."""
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "in" / name)
+    out, inputs = tmp_path / "out", find_images([str(tmp_path / "in")])
+    first = list(predict_files(predictor, inputs, out))
+    (out / "b_overlay.png").unlink()
+    (out / "c_mask.png").write_bytes(b"")
+    kept = (out / "a_mask.png").stat().st_mtime_ns
+    second = list(predict_files(predictor, inputs, out, resume=True))
+    assert [r.skipped for r in second] == [True, False, False]
+    assert [r.json() for r in second] == [r.json() for r in first]
+    assert (out / "a_mask.png").stat().st_mtime_ns == kept
+    assert all(isinstance(r, ImageDone) and r.error is None for r in second)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_a_system_fault(predictor: Predictor, tmp_path: Path) -> None:
+    """A full disk or a missing permission ends the run instead of failing image by image."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(SystemFault, match="no permission"):
+        list(predict_files(predictor, find_images([str(tmp_path / "a.png")]), tmp_path / "out"))
+
+
+def test_a_file_where_the_output_folder_should_be(predictor: Predictor, tmp_path: Path) -> None:
+    """The disk's refusal arrives as a message."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "out").write_text("taken")
+    with pytest.raises(SystemFault, match="writing it"):
+        list(predict_files(predictor, find_images([str(tmp_path / "a.png")]), tmp_path / "out"))
+
+
+@pytest.mark.realdata
+def test_odd_files_never_end_the_run(predictor: Predictor, tmp_path: Path) -> None:
+    """Photographs of every kind are predicted; damaged files are reported one by one."""
+    root = os.environ.get("EMASEG_TEST_DATA")
+    if not root:
+        pytest.skip("EMASEG_TEST_DATA is not set")
+    odd = find_images([str(Path(root, "odd_images"))])
+    results = list(predict_files(predictor, odd, tmp_path / "odd", save=("mask",)))
+    assert len(results) == len(odd)
+    assert {r.error is None for r in results} == {True, False}
+    photos = [item for item in find_images([str(Path(root, "predict_photos"))]) if "12mp" not in item.name]
+    assert all(r.error is None for r in predict_files(predictor, photos, tmp_path / "photos"))
