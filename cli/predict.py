@@ -162,15 +162,21 @@ def predict(
     drawn = None if bases is None else _which_bases(bases)
     folder = _folder(out, len(images) == 1 and not as_json and not resume and drawn is None)
     from emaseg.inference.image_inputs import find_images, shard, unread_files
-    from emaseg.reference import check_precision_name, open_engine, resolve, with_em_iterations, with_precision
+    from emaseg.reference import (
+        check_named,
+        check_precision_name,
+        open_engine,
+        resolve,
+        with_em_iterations,
+        with_precision,
+    )
 
     from .render import print_lines, print_notes
 
-    # Before torch is imported: a wrong name is told at once.
+    # A wrong name is told at once: a look at the REF's path, then the images, and only then the weights, with torch.
     check_precision_name(precision)
-    resolved = None
     if reference is not None:
-        resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
+        check_named(reference, weights if recipe else None)
     inputs = find_images(images, folder)
     if part is None and (rank := rank_of(None)).world > 1:  # torchrun or srun: each predicts its part
         part = f"{rank.number + 1}/{rank.world}"
@@ -180,6 +186,9 @@ def predict(
         raise RecipeError(
             f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
         )
+    resolved = None
+    if reference is not None:
+        resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
     if not quiet and (left := unread_files(images)):
         print_lines(left)
     from emaseg.device import keep_freed_memory, pick_device

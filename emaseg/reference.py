@@ -67,7 +67,10 @@ def resolve(
     overrides: Sequence[str] = (),
     tta: bool = False,
 ) -> Resolved:
-    """Find what a REF means.
+    """Find what a REF means, and read what it names.
+
+    A checkpoint of ours is read whole here, weights and all, for its recipe lies in the same file: this takes as long as
+    the file is large, and imports torch. Of everything else only the recipe is read; `open_model` reads the weights.
 
     Args:
         ref: a RUN folder, a checkpoint file, or a recipe's name or path.
@@ -81,9 +84,7 @@ def resolve(
             [inference_tta].
         WeightsError: no such weights, or a file that should hold its recipe and does not; says what to do.
     """
-    for what, name in (("REF", ref), ("--weights", weights), ("--checkpoint", checkpoint)):
-        if name == "":  # as a path it would be the current folder
-            raise RecipeError(f"{what}: an empty name was given", "is it a shell variable that is not set?")
+    _check_given(("REF", ref), ("--weights", weights), ("--checkpoint", checkpoint))
     path = expanded(ref)
     named = ref in shipped_recipes()  # a folder of that name must be written with a separator: ./demo
     if checkpoint is not None and (named or not path.is_dir()):
@@ -112,6 +113,26 @@ def resolve(
         return _of_run(run, note, None, overrides, tta)
     file = _released(recipe, recipe.published.checkpoint)
     return Resolved(recipe, file, None, written, _notes("", overrides, ref))
+
+
+def check_named(ref: str, weights: str | None = None) -> None:
+    """That a REF, and the weights beside it, lead to something: a look at paths, before work that `resolve` need not wait for.
+
+    Raises:
+        RecipeError, WeightsError: as `resolve`, where a name is mistyped.
+    """
+    _check_given(("REF", ref), ("--weights", weights))
+    path = expanded(ref)
+    if ref not in shipped_recipes() and not path.is_dir() and not _is_weight_file(path):
+        _check_there(ref, alone=weights is None)
+    if weights is not None:
+        _check_weights(weights)
+
+
+def _check_given(*names: tuple[str, str | None]) -> None:
+    for what, name in names:
+        if name == "":  # as a path it would be the current folder
+            raise RecipeError(f"{what}: an empty name was given", "is it a shell variable that is not set?")
 
 
 def _notes(note: str, overrides: Sequence[str], recipe: str = "") -> tuple[str, ...]:
@@ -144,16 +165,26 @@ def _named_weights(weights: str) -> tuple[Path, str]:
     Raises:
         WeightsError: there is none. RecipeError: an exported file.
     """
-    file, note = expanded(weights), ""
+    file, note = _check_weights(weights), ""
     if file.is_dir():
         run, note = find_run(file)
         file = pick_checkpoint(run)
-    if not file.is_file():
-        hint = beside(file) or "name a checkpoint, a weight file or a run folder"
-        raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
     return file, note
+
+
+def _check_weights(weights: str) -> Path:
+    """The file or folder that `--weights` names.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    path = expanded(weights)
+    if not path.is_file() and not path.is_dir():
+        hint = beside(path) or "name a checkpoint, a weight file or a run folder"
+        raise WeightsError(f"--weights {weights}: no such file", hint)
+    return path
 
 
 def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:

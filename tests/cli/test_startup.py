@@ -162,3 +162,13 @@ def test_a_wrong_reference_is_told_before_torch_is_imported(arguments: list[str]
     code, _, err, torch = probe(*arguments, cwd=tmp_path)
     assert (code, torch) == (2 if "voc_r50_d9" in arguments else 3, False)
     assert "error: " in err
+
+
+def test_a_wrong_image_is_told_before_the_weights_are_read(tmp_path: Path) -> None:
+    """Protects from waiting for a whole checkpoint; a wrong REF is told before, for it costs a look at a path."""
+    (tmp_path / "weights.pt").write_bytes(b"no weights")
+    code, _, err, torch = probe("predict", "x.jpg", "--weights", "weights.pt", cwd=tmp_path)
+    assert (code, torch) == (3, False)
+    assert "error: x.jpg: no such file" in err
+    code, _, err, _ = probe("predict", "x.jpg", "--weights", "wieghts.pt", cwd=tmp_path)
+    assert (code, "wieghts.pt" in err, "x.jpg" in err) == (3, True, False)
