@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.recipe.check import num_classes
 from emaseg.recipe.data import CocoStuffData, Data, FolderData, PackedData, PascalContextData
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "coco_voc_categories",
     "cocostuff_ids",
     "label_set",
-    "num_classes",
     "pascal_context_owners_order",
     "pascal_context_raw_ids",
     "voc_colours",

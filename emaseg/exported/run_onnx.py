@@ -18,7 +18,7 @@ from emaseg.exported.check_onnx import check_model
 from emaseg.exported.extra import check_extra
 from emaseg.exported.info import INPUT, METADATA_FIELD, ONNX_DIGEST, FileInfo, info_of, onnx_texts
 from emaseg.exported.protobuf import message, text, walk
-from emaseg.recipe.check import num_classes
+from emaseg.recipe.data import num_classes
 
 _ANY = -1  # a side of an output that may be fixed or not
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -23,7 +23,7 @@ from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened_file
 from emaseg.exported.run_onnx import open_onnx
 from emaseg.exported.run_pt2 import Bounded, open_pt2
 from emaseg.models import Report
-from emaseg.recipe.check import num_classes
+from emaseg.recipe.data import num_classes
 
 Run = Callable[[Tensor], Tensor]
 

@@ -9,7 +9,7 @@ from emaseg.errors import need_type
 from emaseg.models.emanet import EMANet
 from emaseg.models.memorynet import MemoryNet
 from emaseg.models.network import Network, Report
-from emaseg.recipe.check import num_classes
+from emaseg.recipe.data import num_classes
 from emaseg.recipe.models import EMANetModel
 from emaseg.recipe.schema import Recipe
 

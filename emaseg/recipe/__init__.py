@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emaseg.recipe.backbones import Backbone, HRNetBackbone, PixelStats, ResNeStBackbone, ResNetBackbone, ViTBackbone
-from emaseg.recipe.check import check, num_classes
+from emaseg.recipe.check import check
 from emaseg.recipe.data import (
     ADE20KData,
     CityscapesData,
@@ -63,7 +63,6 @@ __all__ = [
     "for_tta",
     "load_recipe",
     "load_recipe_with_origins",
-    "num_classes",
     "old_names",
     "parse_recipe",
     "recipe_to_toml",

@@ -12,7 +12,7 @@ from dataclasses import fields
 from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
 from emaseg.recipe.channels import channel_problems
 from emaseg.recipe.check_training import training_problems
-from emaseg.recipe.data import CocoStuffData, Data, FolderData, PackedData, PascalContextData, VOCData
+from emaseg.recipe.data import Data, FolderData, PackedData, VOCData, num_classes
 from emaseg.recipe.models import MemoryNetModel
 from emaseg.recipe.schema import Inference, Recipe
 from emaseg.recipe.sections import Problem
@@ -25,20 +25,7 @@ BACKSLASHES = (
 LONGEST = 1_000_000_000  # epochs or iterations
 MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
 MOST_OVERLAP = 16  # windows that cover a pixel, along one side; a published protocol has two
-# K of the data sets that always have the same classes.
-_CLASSES = {"ade20k": 150, "cityscapes": 19, "lip": 20, "voc": 21, "coco_voc21": 21, "shapes": 5}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-
-
-def num_classes(data: Data) -> int:
-    """K of a data section; the background counts where it is a class."""
-    match data:
-        case FolderData() | PackedData():
-            return len(data.classes)
-        case CocoStuffData() | PascalContextData():
-            return data.num_classes
-        case _:
-            return _CLASSES[data.kind]
 
 
 def check(recipe: Recipe) -> tuple[Problem, ...]:

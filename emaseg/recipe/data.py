@@ -1,6 +1,6 @@
-"""The [data] section: one dataclass for each layout of a data set.
+"""The [data] section: one dataclass for each layout of a data set, and how many classes each has.
 
-Room: recipe.
+Room: recipe. Legend: K classes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _LIST = (
     "image without a mask there is all of the first class"
 )
 _ROOT_DOC = "folder of the data set; a relative one is looked for below $EMASEG_DATA (default ./data), then here"
+# K of the data sets that always have the same classes.
+_CLASSES = {"ade20k": 150, "cityscapes": 19, "lip": 20, "voc": 21, "coco_voc21": 21, "shapes": 5}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,3 +201,14 @@ Data = (
     | ShapesData
     | PackedData
 )
+
+
+def num_classes(data: Data) -> int:
+    """K of a data section; the background counts where it is a class."""
+    match data:
+        case FolderData() | PackedData():
+            return len(data.classes)
+        case CocoStuffData() | PascalContextData():
+            return data.num_classes
+        case _:
+            return _CLASSES[data.kind]

@@ -11,7 +11,8 @@ import torch
 
 from emaseg.errors import RecipeError
 from emaseg.models import build_model
-from emaseg.recipe import Recipe, load_recipe, num_classes
+from emaseg.recipe import Recipe, load_recipe
+from emaseg.recipe.data import num_classes
 from emaseg.resources import shipped_recipes
 
 _CLASSIFIERS = (("MemoryNet", "final.classifier.weight"), ("EMANet", "classifier.weight"))

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import emaseg
 from emaseg.models.emanet import EMANet
-from emaseg.recipe.check import num_classes
+from emaseg.recipe.data import num_classes
 from tests.models.test_emanet_variants import AUTHORS, MMSEG
 from tests.parity import keys_of
 

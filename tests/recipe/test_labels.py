@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from emaseg.data.labels import label_set, num_classes, voc_colours
+from emaseg.data.labels import label_set, voc_colours
 from emaseg.recipe import (
     ADE20KData,
     CityscapesData,
@@ -23,6 +23,7 @@ from emaseg.recipe import (
     ShapesData,
     VOCData,
 )
+from emaseg.recipe.data import num_classes
 
 
 def folder(**keys: tuple[tuple[int, int, int], ...]) -> FolderData:

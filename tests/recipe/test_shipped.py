@@ -11,7 +11,7 @@ import pytest
 
 from emaseg.evaluation.evaluate import compare_with_published
 from emaseg.recipe import check, load_recipe, load_recipe_with_origins
-from emaseg.recipe.check import num_classes
+from emaseg.recipe.data import num_classes
 from emaseg.resources import shipped_recipe_text, shipped_recipes
 from tests.recipe.samples import extra_keys
 

@@ -25,8 +25,7 @@ from emaseg.data.sets.packed import PackedFiles, open_packed, pack, partial_path
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.shapes import Shapes
 from emaseg.errors import DataError, RecipeError
-from emaseg.recipe.check import num_classes
-from emaseg.recipe.data import PackedData, ShapesData
+from emaseg.recipe.data import PackedData, ShapesData, num_classes
 from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import STATS
 
