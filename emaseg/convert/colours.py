@@ -19,7 +19,7 @@ from emaseg.convert.source import Source, split_of, state_of
 from emaseg.data.checks import spread
 from emaseg.data.files.images import image_header
 from emaseg.data.files.label_files import MAX_CLASSES
-from emaseg.data.files.mask_values import packed, stored_values
+from emaseg.data.files.mask_values import mask_values, packed
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
 from emaseg.starter.kinds import any_layout
@@ -42,7 +42,7 @@ def files(source: Source) -> list[str]:
         layout = any_layout(source.root)
         masks = _masks(layout)
         some = [masks[place] for place in spread(len(masks), _LOOKED)]
-        stored = [(mask, stored_values(mask, mask)) for mask in some]
+        stored = [(mask, mask_values(mask, mask)) for mask in some]
     except DataError:
         return []
     coloured = any(one.coloured and not one.equal for _, one in stored)
@@ -114,6 +114,6 @@ def _held(masks: list[Path]) -> Generator[Reading, None, Held]:
 
 
 def _colours(path: Path) -> dict[int, int]:
-    stored = stored_values(path, path)
+    stored = mask_values(path, path)
     values, counts = np.unique(stored.by_colour(), return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -20,7 +20,7 @@ import numpy as np
 from emaseg.convert.export import Codes, Object, Objects
 from emaseg.convert.numbers import Malformed
 from emaseg.convert.shapes import patch
-from emaseg.data.files.mask_values import stored_values, unpacked
+from emaseg.data.files.mask_values import mask_values, unpacked
 from emaseg.data.sample import IGNORE, UInt8
 from emaseg.data.sets.masks import Bool
 from emaseg.words import excerpt
@@ -102,7 +102,7 @@ def _ordered(objects: Sequence[Object], size: tuple[int, int], overlap: Overlap)
 
 def _paint_codes(label: UInt8, shape: Codes, values: Mapping[str, int]) -> list[int]:
     """Replace all of `label` by what a mask of all classes says; returns the mask values that occur."""
-    stored = stored_values(shape.path, shape.path)
+    stored = mask_values(shape.path, shape.path)
     if stored.values.shape != label.shape:
         found = " x ".join(map(str, stored.values.shape))
         raise Malformed(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from emaseg.convert.export import BrushRuns, ColumnRuns, MaskFile, Outline, Picture, RowRuns, Shape
 from emaseg.convert.numbers import Malformed
 from emaseg.data.files.images import MAX_PIXELS, decode
-from emaseg.data.files.mask_values import stored_values
+from emaseg.data.files.mask_values import mask_values
 from emaseg.data.sets.masks import Bool, paint, polygon_mask
 from emaseg.words import excerpt
 
@@ -154,7 +154,7 @@ def _picture(shape: Picture) -> Bool:
 
 
 def _mask_file(path: Path, height: int, width: int) -> Bool:
-    stored = stored_values(path, path)
+    stored = mask_values(path, path)
     if stored.values.shape != (height, width):
         found = " x ".join(map(str, stored.values.shape))
         raise Malformed(f"the mask {path.name} of {found} pixels; the image has {height} x {width}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from emaseg.data.checks import spread
-from emaseg.data.files.mask_values import packed, stored_values
+from emaseg.data.files.mask_values import mask_values, packed
 from emaseg.starter.values import Classes
 
 LEAST = 2.0  # pixels that the thinnest class keeps where images are shrunk
@@ -43,7 +43,7 @@ def thinnest(masks: Sequence[Path], classes: Classes, coloured: bool) -> tuple[s
 
 def _measure(path: Path, pixels: Counter[int], borders: Counter[int]) -> None:
     """Add the pixels of each value in a mask, and its borders to other values."""
-    values = stored_values(path, path).values
+    values = mask_values(path, path).values
     pixels.update(_counts(values))
     for one, other in ((values[:, 1:], values[:, :-1]), (values[1:], values[:-1])):
         differ = one != other

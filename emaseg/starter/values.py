@@ -14,7 +14,7 @@ import numpy as np
 
 from emaseg.data.checks import spread
 from emaseg.data.files.label_files import MAX_CLASSES, SHARP_EDGES
-from emaseg.data.files.mask_values import Colour, Stored, stored_values, unpacked
+from emaseg.data.files.mask_values import Colour, MaskValues, mask_values, unpacked
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.labels import voc_colours
 from emaseg.data.sample import IGNORE
@@ -180,12 +180,12 @@ def _check_sharp(paths: Sequence[Path], rows: Sequence[_Row], held: Held) -> Gen
 
 
 def _blend(path: Path) -> Blend | None:
-    stored = stored_values(path, path)
+    stored = mask_values(path, path)
     return find_blend(stored.values, coloured=stored.coloured)
 
 
 def _read(path: Path) -> _Row:
-    stored = stored_values(path, path)
+    stored = mask_values(path, path)
     values, counts = _counted(stored)
     if (values and not 0 <= values[0] <= values[-1] <= 0xFFFFFF) or (not stored.coloured and values[-1] > _TOPS[1]):
         raise DataError(
@@ -195,7 +195,7 @@ def _read(path: Path) -> _Row:
     return _Row(values, counts, stored.coloured, stored.equal, stored.palette, stored.clear)
 
 
-def _counted(stored: Stored) -> tuple[list[int], list[int]]:
+def _counted(stored: MaskValues) -> tuple[list[int], list[int]]:
     """The values of a mask, sorted, and their pixels."""
     if stored.values.dtype == np.uint8:
         histogram = np.bincount(stored.values.ravel(), minlength=256)

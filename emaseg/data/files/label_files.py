@@ -20,7 +20,7 @@ import numpy.typing as npt
 from emaseg.data.files import png
 from emaseg.data.files.decoders import numbers_decoder
 from emaseg.data.files.images import MAX_PIXELS, file_bytes
-from emaseg.data.files.mask_values import Colour, packed, stored_values, unpacked
+from emaseg.data.files.mask_values import Colour, mask_values, packed, unpacked
 from emaseg.data.files.mat import read_mat
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.sample import IGNORE, LabelError, UInt8
@@ -121,7 +121,7 @@ def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
     source = (file_bytes(path) or path) if content is None else content
     if isinstance(source, bytes) and (raw := _numbers(source)) is not None:
         return apply_rule(raw, path, rule)
-    stored = stored_values(source, path)
+    stored = mask_values(source, path)
     if not stored.coloured:
         return apply_rule(stored.values, path, rule)
     if not rule.palette and not rule.layout and stored.equal:  # class numbers saved as RGB

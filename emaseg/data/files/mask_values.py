@@ -21,7 +21,7 @@ from PIL import Image
 from emaseg.data.files.images import decode
 from emaseg.data.sample import LabelError
 
-__all__ = ["MASK_VALUES", "Colour", "Stored", "packed", "palette_of", "stored_values", "unpacked"]
+__all__ = ["MASK_VALUES", "Colour", "MaskValues", "mask_values", "packed", "palette_of", "unpacked"]
 
 Colour = tuple[int, int, int]
 
@@ -31,7 +31,7 @@ _REMEDY = "save it as an 8-bit grey or palette PNG whose values are the classes"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stored:
+class MaskValues:
     """values: (H, W) class numbers of an integer type, or with `coloured` uint32 colours 0xRRGGBB.
 
     palette: the colours of a palette mask, () of others. clear: whether there were transparent pixels, read as 0.
@@ -61,7 +61,7 @@ class Stored:
         return np.asarray(table[self.values])
 
 
-def stored_values(source: Path | bytes, path: Path) -> Stored:
+def mask_values(source: Path | bytes, path: Path) -> MaskValues:
     """What a mask picture stores. path: what messages call it.
 
     Raises:
@@ -75,18 +75,18 @@ def stored_values(source: Path | bytes, path: Path) -> Stored:
             "mask",
         )
     if picture.mode in ("L", "P"):
-        return Stored(np.asarray(picture), palette=palette_of(picture))
+        return MaskValues(np.asarray(picture), palette=palette_of(picture))
     if picture.mode == "1":
-        return Stored(np.asarray(picture).astype(np.uint8))
+        return MaskValues(np.asarray(picture).astype(np.uint8))
     if picture.mode in _SIXTEEN:
-        return Stored(np.asarray(picture))
+        return MaskValues(np.asarray(picture))
     if picture.mode == "F":
-        return Stored(_whole_numbers(np.asarray(picture), path))
+        return MaskValues(_whole_numbers(np.asarray(picture), path))
     if picture.mode in ("RGB", "RGBA"):
         return _coloured(picture, path)
     if picture.mode in ("LA", "PA"):
         values, clear = _opaque(np.asarray(picture.getchannel(0)), picture, path)
-        return Stored(values, clear=clear)
+        return MaskValues(values, clear=clear)
     raise _no_numbers(picture.mode, path)
 
 
@@ -121,13 +121,13 @@ def _whole_numbers(raw: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int64]:
     return raw.astype(np.int64)
 
 
-def _coloured(picture: Image.Image, path: Path) -> Stored:
+def _coloured(picture: Image.Image, path: Path) -> MaskValues:
     rgb = np.asarray(picture)[..., :3].astype(np.uint32)
     codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
     if picture.mode == "RGB":
-        return Stored(codes, coloured=True)
+        return MaskValues(codes, coloured=True)
     codes, clear = _opaque(codes, picture, path)
-    return Stored(codes, coloured=True, clear=clear)
+    return MaskValues(codes, coloured=True, clear=clear)
 
 
 def _opaque(values: npt.NDArray[Any], picture: Image.Image, path: Path) -> tuple[npt.NDArray[Any], bool]:

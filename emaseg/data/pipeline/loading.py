@@ -108,18 +108,16 @@ def batches(
     check_division(batch, ranks or world)
     sampler = _BatchSampler(len(dataset), batch, start, total, seed, rank, world, ranks)
     steps_per_epoch(len(dataset), batch, ranks or 1)  # refuses too few images here, not at the first batch
-    fetch, steps, workers = (
-        _Fetcher(dataset, augment, sampler),
-        range(start, max(start, total)),
-        min(workers, len(sampler)),
-    )
+    fetch = _Fetcher(dataset, augment, sampler)
+    steps = range(start, max(start, total))
+    workers = min(workers, len(sampler))
     raw_batches: RawBatches = without_workers(fetch, steps)
     if workers:
         size = raw_batch_bytes(augment, batch // world, len(stats.mean), floats=floats)
         raw_batches = from_workers(fetch, steps, workers, size, dataset.name)
         if device.type == "cuda":
             raw_batches = prefetch_one(raw_batches, RawBatch.pin_memory)
-    return Stream(_normalised(raw_batches, stats, device))
+    return Stream(_to_device(raw_batches, stats, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +199,7 @@ def _crop(dataset: Dataset, augment: Augment, seed: int, sample: EpochSample) ->
 
 
 # ------------------------------------------------------------------------------------------- to the device
-def _normalised(
+def _to_device(
     raw_batches: RawBatches, stats: PixelStats, device: torch.device
 ) -> Generator[Batch | Waiting, None, None]:
     with contextlib.closing(raw_batches):

@@ -22,9 +22,9 @@ from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     UnlabelledFiles,
-    choose_split,
     files_below,
     first_folder,
+    known_split,
     listed_ids,
     pairs,
     top_folder,
@@ -48,7 +48,7 @@ def ade20k(data: ADE20KData, phase: Phase) -> PairedFiles | UnlabelledFiles:
         RecipeError: there is no such split.
         DataError: folders, images or masks are missing; says what was expected, what is there, and the remedy.
     """
-    split = choose_split(data, phase, tuple(SPLITS))
+    split = known_split(data, phase, tuple(SPLITS))
     root = data_root(data.root)
     labels = label_set(data)
     if split == "test":

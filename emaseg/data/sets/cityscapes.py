@@ -24,9 +24,9 @@ from emaseg.data.sets.trees import (
     Files,
     Pairs,
     UnlabelledFiles,
-    choose_split,
     files_below,
     first_folder,
+    known_split,
     listed_ids,
     pairs,
     top_folder,
@@ -54,7 +54,7 @@ def cityscapes(data: CityscapesData, phase: Phase) -> PairedFiles | UnlabelledFi
         RecipeError: there is no such split.
         DataError: folders, images or labels are missing; says what was expected, what is there, and the remedy.
     """
-    split = choose_split(data, phase, SPLITS)
+    split = known_split(data, phase, SPLITS)
     root = data_root(data.root)
     top = top_folder(root, _INNER, ("|".join(_IMAGES), "|".join(_LABELS)), "Cityscapes", _IMAGES_HINT)
     image_top = first_folder(top, _IMAGES, "the image folder", _IMAGES_HINT)

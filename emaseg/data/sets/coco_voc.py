@@ -25,7 +25,7 @@ from emaseg.data.sample import Phase
 from emaseg.data.sets.drawn import Drawing, DrawnFiles, open_index
 from emaseg.data.sets.masks import paint
 from emaseg.data.sets.pairs import first_few
-from emaseg.data.sets.trees import choose_split, files_below, first_folder, top_folder
+from emaseg.data.sets.trees import files_below, first_folder, known_split, top_folder
 from emaseg.errors import DataError
 from emaseg.resources import data_root
 
@@ -47,7 +47,7 @@ def coco_voc(data: CocoVOCData, phase: Phase) -> DrawnFiles:
         DataError: folders, images or annotations are missing; says what was expected, what is there, and the remedy.
         SystemFault: the cache folder cannot be written.
     """
-    split = choose_split(data, phase, SPLITS)
+    split = known_split(data, phase, SPLITS)
     folder_name = f"{split}2017"
     top = top_folder(data_root(data.root), ("COCO", "coco"), (f"{folder_name}|images", "annotations"), "COCO", _HINT)
     folder = first_folder(top, (folder_name, f"images/{folder_name}"), f"the images of split {split}", _HINT)

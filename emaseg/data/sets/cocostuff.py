@@ -22,14 +22,14 @@ from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.labels import cocostuff_ids, label_set
 from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.pairs import PairedFiles
-from emaseg.data.sets.trees import Files, choose_split, files_below, first_folder, listed_ids, pairs, top_folder
+from emaseg.data.sets.trees import Files, files_below, first_folder, known_split, listed_ids, pairs, top_folder
 from emaseg.errors import DataError
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
     from emaseg.recipe.data import CocoStuffData
 
-Stored = Literal["mat", "pixelmap", "mmseg10k", "mmseg164k"]
+Storage = Literal["mat", "pixelmap", "mmseg10k", "mmseg164k"]
 
 SPLITS_10K = {"train": ("train2014",), "test": ("test2014",), "all": ("train2014", "test2014")}
 SPLITS_164K = {"train": "train2017", "val": "val2017"}
@@ -50,11 +50,11 @@ def cocostuff(data: CocoStuffData, phase: Phase) -> PairedFiles:
     """
     root = data_root(data.root)
     if data.kind == "cocostuff10k":
-        return _10k(data, choose_split(data, phase, tuple(SPLITS_10K)), root)
-    return _164k(data, choose_split(data, phase, tuple(SPLITS_164K)), root)
+        return _10k(data, known_split(data, phase, tuple(SPLITS_10K)), root)
+    return _164k(data, known_split(data, phase, tuple(SPLITS_164K)), root)
 
 
-def cocostuff_rule(classes: tuple[str, ...], stored: Stored) -> LabelRule:
+def cocostuff_rule(classes: tuple[str, ...], stored: Storage) -> LabelRule:
     """What stored values mean as train ids of `classes`, all 182 or the 171 annotated ones.
 
     Stored values name a category each: all 182 (mat, pixelmap) or the annotated 171 (mmseg's); counted from 1 with 0 =
@@ -75,7 +75,7 @@ def cocostuff_rule(classes: tuple[str, ...], stored: Stored) -> LabelRule:
     )
 
 
-def _dataset(data: CocoStuffData, items: tuple[tuple[Path, Path], ...], stored: Stored, layout: str) -> PairedFiles:
+def _dataset(data: CocoStuffData, items: tuple[tuple[Path, Path], ...], stored: Storage, layout: str) -> PairedFiles:
     labels = label_set(data)
     return PairedFiles(items, cocostuff_rule(labels.classes, stored), labels.palette, layout)
 
@@ -129,7 +129,7 @@ def _164k(data: CocoStuffData, split: str, root: Path) -> PairedFiles:
     return _dataset(data, items, stored, f"COCO-Stuff 164k (images: {folder}; labels: {kind}, {labels.pattern})")
 
 
-def _164k_labels(top: Path, name: str, images: Path) -> tuple[Files, Stored]:
+def _164k_labels(top: Path, name: str, images: Path) -> tuple[Files, Storage]:
     """The first folder with labels: the owners' pixelmaps before converted ones."""
     places = (f"annotations/{name}", f"stuffthingmaps/{name}", f"stuffthingmaps_trainval2017/{name}", name)
     folders = [folder for folder in (*(top / place for place in places), images) if folder.is_dir()]

@@ -13,7 +13,7 @@ import numpy as np
 
 from emaseg.data.doubts import Doubt
 from emaseg.data.files.images import Header, image_header, read_image
-from emaseg.data.files.mask_values import stored_values
+from emaseg.data.files.mask_values import mask_values
 from emaseg.data.sample import Dataset
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.data.sets.pairs import PairedFiles, first_few
@@ -82,7 +82,7 @@ def _palettes(masks: Sequence[Path]) -> list[Doubt]:
     rows = []
     for path, palette in palettes.items():
         try:
-            rows.append((path, palette, np.unique(stored_values(path, path).values).tolist()))
+            rows.append((path, palette, np.unique(mask_values(path, path).values).tolist()))
         except DataError:
             continue
     mixed = mixed_palettes(rows)

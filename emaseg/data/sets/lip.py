@@ -23,9 +23,9 @@ from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     Files,
     UnlabelledFiles,
-    choose_split,
     files_below,
     first_folder,
+    known_split,
     listed_ids,
     pairs,
     top_folder,
@@ -48,7 +48,7 @@ def lip(data: LIPData, phase: Phase) -> PairedFiles | UnlabelledFiles:
         RecipeError: there is no such split.
         DataError: folders, images or masks are missing; says what was expected, what is there, and the remedy.
     """
-    split = choose_split(data, phase, SPLITS)
+    split = known_split(data, phase, SPLITS)
     labels = label_set(data)
     root = data_root(data.root)
     if split == "test":

@@ -28,7 +28,7 @@ from emaseg.data.labels import label_set, pascal_context_owners_order, pascal_co
 from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.drawn import Drawing, DrawnFiles, Index, open_index
 from emaseg.data.sets.pairs import PairedFiles, first_few
-from emaseg.data.sets.trees import Files, choose_split, files_below, first_folder, listed_ids, pairs, top_folder
+from emaseg.data.sets.trees import Files, files_below, first_folder, known_split, listed_ids, pairs, top_folder
 from emaseg.errors import DataError
 from emaseg.resources import data_root
 
@@ -52,7 +52,7 @@ def pascal_context(data: PascalContextData, phase: Phase) -> PairedFiles | Drawn
         DataError: folders, lists, images or labels are missing; says what was expected, what is there, and the remedy.
         SystemFault: trainval_merged.json is to be read and the cache folder cannot be written.
     """
-    split = choose_split(data, phase, SPLITS)
+    split = known_split(data, phase, SPLITS)
     root = data_root(data.root)
     top = top_folder(root, _INNER, ("JPEGImages",), "PASCAL Context", _HINT)
     images = files_below(first_folder(top, ("JPEGImages",), "the image folder", _HINT), ".jpg")

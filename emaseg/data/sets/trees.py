@@ -156,8 +156,8 @@ def named_split(data: _Splits, phase: Phase) -> tuple[str, str]:
     return (data.train_split, "train_split") if phase == "train" else (data.eval_split, "eval_split")
 
 
-def choose_split(data: _Splits, phase: Phase, known: Sequence[str]) -> str:
-    """The published split that a recipe names for a phase.
+def known_split(data: _Splits, phase: Phase, known: Sequence[str]) -> str:
+    """The published split that a recipe names for a phase, once it is one that the data set has.
 
     Raises:
         RecipeError: the data set has none of this name.

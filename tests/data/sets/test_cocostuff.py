@@ -12,7 +12,7 @@ from scipy.io import savemat
 from emaseg.data.labels import label_set
 from emaseg.data.sample import read_pair
 from emaseg.data.sets import build_dataset
-from emaseg.data.sets.cocostuff import Stored, cocostuff, cocostuff_rule
+from emaseg.data.sets.cocostuff import Storage, cocostuff, cocostuff_rule
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.data import CocoStuffData
@@ -67,7 +67,7 @@ def ids(dataset: PairedFiles) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ numbers
 @pytest.mark.parametrize("classes", [182, 171])
 @pytest.mark.parametrize("stored", ["mat", "pixelmap", "mmseg10k", "mmseg164k"])
-def test_stored_values_become_train_ids(stored: Stored, classes: int) -> None:
+def test_stored_values_become_train_ids(stored: Storage, classes: int) -> None:
     """Every value of every kind of file, through its category, against the owners' and mmsegmentation's tables."""
     train_id = {category: category for category in range(182)}
     if classes == 171:
