@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from emaseg.data.labels import voc_colours
+from emaseg.data.label_sets import voc_colours
 from emaseg.evaluation.evaluate import Comparison
 from emaseg.events import Evaluated, Finished, Note
 from emaseg.metrics import Tally, details_of

@@ -17,7 +17,7 @@ from pathlib import Path
 from emaseg.convert.export import Label
 from emaseg.data.files.label_files import MAX_CLASSES
 from emaseg.data.files.mask_values import Colour
-from emaseg.data.labels import voc_colours
+from emaseg.data.label_sets import voc_colours
 from emaseg.data.sample import IGNORE
 from emaseg.errors import DataError
 from emaseg.files import write_text

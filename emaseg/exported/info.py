@@ -63,7 +63,7 @@ class FileInfo:
 
     def texts(self) -> dict[str, str]:
         """The file's metadata: every value a text, lists as JSON."""
-        from emaseg.data.labels import label_set  # it needs numpy; a wrong REF is told before that is imported
+        from emaseg.data.label_sets import label_set  # it needs numpy; a wrong REF is told before that is imported
 
         labels = label_set(self.recipe.data)
         return {

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from emaseg.data.labels import LabelSet
+from emaseg.data.label_sets import LabelSet
 from emaseg.data.pipeline.transforms import eval_image
 from emaseg.data.sample import Pixels
 from emaseg.errors import RecipeError

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from emaseg.data.files.bands import bands_of
-from emaseg.data.labels import label_set
+from emaseg.data.label_sets import label_set
 from emaseg.data.sample import Pixels
 from emaseg.device import pick_device
 from emaseg.errors import DataError, need_type

@@ -16,7 +16,7 @@ from emaseg.data.checks import spread
 from emaseg.data.files.label_files import MAX_CLASSES, SHARP_EDGES
 from emaseg.data.files.mask_values import Colour, MaskValues, mask_values, unpacked
 from emaseg.data.files.smooth import Blend, find_blend
-from emaseg.data.labels import voc_colours
+from emaseg.data.label_sets import voc_colours
 from emaseg.data.sample import IGNORE
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emaseg.data.files.label_files import LabelRule, index_rule
-from emaseg.data.labels import label_set
+from emaseg.data.label_sets import label_set
 from emaseg.data.sample import IGNORE
 from emaseg.data.sets.ade20k import ade20k_rule
 from emaseg.data.sets.cityscapes import label_rule

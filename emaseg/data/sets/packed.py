@@ -35,7 +35,7 @@ import numpy.typing as npt
 from emaseg.data.files.bands import Bands
 from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.files.sample import FileSample
-from emaseg.data.labels import label_set
+from emaseg.data.label_sets import label_set
 from emaseg.data.sample import Dataset, Phase, Sample, UInt8
 from emaseg.data.sets.packed_index import (
     AGAIN,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
-from emaseg.data.labels import label_set, pascal_context_owners_order, pascal_context_raw_ids
+from emaseg.data.label_sets import label_set, pascal_context_owners_order, pascal_context_raw_ids
 from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.drawn import Drawing, DrawnFiles, Index, open_index
 from emaseg.data.sets.pairs import PairedFiles, first_few

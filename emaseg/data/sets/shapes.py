@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.labels import label_set
+from emaseg.data.label_sets import label_set
 from emaseg.data.sample import MemorySample, Phase, Sample, UInt8
 from emaseg.recipe.data import ShapesData
 

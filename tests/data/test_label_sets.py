@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from emaseg.data.labels import label_set, voc_colours
+from emaseg.data.label_sets import label_set, voc_colours
 from emaseg.recipe import (
     ADE20KData,
     CityscapesData,
@@ -82,6 +82,6 @@ def test_a_palette_is_the_callers_own() -> None:
 
 
 def test_class_names_need_no_torch() -> None:
-    code = "import sys, emaseg.data.labels; print('torch' in sys.modules)"
+    code = "import sys, emaseg.data.label_sets; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
