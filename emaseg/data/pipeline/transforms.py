@@ -3,9 +3,10 @@
 Room: data/pipeline. Legend: B batch, H W image, h w crop.
 
 Training: resize -> crop -> mirror -> turn -> rotate -> colour -> degrade -> normalise -> pad, the order of sssegmentation
-and mmsegmentation, which neither turn nor degrade. 8-bit pixels stay so up to the normalisation, as there. Every random
-choice comes from the generator that a function is given; `sample_rng` derives it from (seed, epoch, sample) alone, so a
-crop depends neither on the number of loading processes nor on the order in which samples are read.
+and mmsegmentation, which neither turn nor degrade. crop.py chooses the window. 8-bit pixels stay so up to the
+normalisation, as there. Every random choice comes from the generator that a function is given; `sample_rng` derives it
+from (seed, epoch, sample) alone, so a crop depends neither on the number of loading processes nor on the order in which
+samples are read.
 
 The EMANet authors' pipeline (augment.interpolation = "align_corners") resizes the normalised image. Interpolation
 weights sum to 1, so to normalise last gives the same numbers; until then the image is float32 on 0..255.
@@ -23,14 +24,13 @@ import torch.nn.functional as F
 
 from emaseg.data.pipeline.augmentations import Turned, degrade, draw_turned
 from emaseg.data.pipeline.colour import apply_photometric, draw_photometric
+from emaseg.data.pipeline.crop import draw_crop
 from emaseg.data.pipeline.resize import (
-    Size,
     as_tensor,
     box_needed,
     limit_size,
     resize_floats,
     resize_image,
-    resize_label,
     resize_region,
 )
 from emaseg.data.pipeline.rotation import rotate_image, rotate_label
@@ -98,50 +98,6 @@ def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Cr
             cast(UInt8, image), draw_photometric(rng), bgr_as_rgb=augment.photometric == "bgr_as_rgb"
         )
     return Crop(degrade(image, augment, rng), label, turned, sample.name)
-
-
-def draw_crop(label: UInt8, size: Size, augment: Augment, rng: np.random.Generator) -> tuple[Box, UInt8]:
-    """Where to crop the resized sample: the first acceptable window, or the last of augment.crop_draws.
-
-    Only windows are ever resized, not the whole label.
-
-    Args:
-        label: (H, W) before resizing.
-        size: of the resized label.
-
-    Returns:
-        The window, as large as augment.crop or as the resized label where that is smaller, and its label.
-    """
-    height, width = (min(side, crop) for side, crop in zip(size, augment.crop, strict=True))
-    for draw in range(1, augment.crop_draws + 1):
-        top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
-        window = (top, left, height, width)
-        window_label = resize_label(label, size, window)
-        if draw == augment.crop_draws or acceptable(window_label, augment.max_class_share):
-            break
-    return window, window_label
-
-
-def acceptable(label: UInt8, max_class_share: float) -> bool:
-    """Whether a crop holds two classes or more, each on less than `max_class_share` of its labelled pixels.
-
-    A share of 1 accepts every crop.
-    """
-    if max_class_share >= 1.0:
-        return True
-    labelled = int(np.count_nonzero(label != IGNORE))
-    if not labelled:
-        return False
-    # The classes below a middle one, that one, and those above it: as a rule none of the three groups holds too much,
-    # so neither does a class, and comparing all pixels twice takes a fifth of the time of counting every class.
-    some = label[::16, ::16]
-    some = np.sort(some[some != IGNORE])
-    middle = some[some.size // 2] if some.size else 0
-    below, at = int(np.count_nonzero(label < middle)), int(np.count_nonzero(label == middle))
-    largest = max(below, at, labelled - below - at)
-    if largest / labelled >= max_class_share > at / labelled:
-        largest = int(torch.bincount(as_tensor(label).flatten(), minlength=IGNORE + 1)[:IGNORE].max())
-    return largest / labelled < max_class_share  # which is below 1, so that two classes are there
 
 
 def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
