@@ -154,9 +154,9 @@ def _loaded(
     print_notes(loaded.notes, quiet)
     # Before torch is imported: a wrong name is told at once.
     if loaded.recipe.train.init_from and not resume:
-        from emaseg.weights.start import start_weights
+        from emaseg.weights.init_from import init_from_file
 
-        start_weights(loaded.recipe.train.init_from)
+        init_from_file(loaded.recipe.train.init_from)
     if not isinstance(loaded.recipe.data, ShapesData):
         data_root(loaded.recipe.data.root)
     if verbose:

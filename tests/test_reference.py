@@ -15,7 +15,7 @@ from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.reference import hash_of_weights, open_model, resolve
 from emaseg.resources import shipped_recipes
-from emaseg.weights.start import start_weights
+from emaseg.weights.init_from import init_from_file
 from tests.helpers import TINY, run, tiny
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def test_a_folder_of_runs_means_its_newest_complete_run(
         assert "newest complete run" in "\n".join(resolved.notes)
     assert resolve("runs", checkpoint="last").weights == newest / "checkpoints/last.pt"
     assert resolve("tiny.toml", weights="runs").weights == newest / "checkpoints/best.pt"
-    assert start_weights("runs/tiny") == newest / "checkpoints/best.pt"
+    assert init_from_file("runs/tiny") == newest / "checkpoints/best.pt"
     assert resolve("runs/tiny/mine").notes == ()
     with pytest.raises(WeightsError, match="no checkpoint in this folder"):
         resolve(str(tmp_path))
@@ -185,7 +185,7 @@ def test_a_missing_file_is_told_as_a_file(trained: Path, tmp_path: Path, monkeyp
     Path("runs/first").symlink_to(trained)
     Path("best.pt").write_bytes(b"")
     for ref, meant in (("bset.pt", "best.pt"), ("runs/frist", "runs/first"), ("./best.pth", "best.pt")):
-        for find in (resolve, start_weights):
+        for find in (resolve, init_from_file):
             with pytest.raises(WeightsError) as caught:
                 find(ref)
             assert caught.value.hint == f'did you mean "{meant}"?', ref

@@ -36,7 +36,7 @@ from emaseg.training.scaling import scaling_lines, traffic
 from emaseg.training.start_weights import load_start_weights
 from emaseg.training.step import check_batch, smallest_batch, training_step
 from emaseg.training.weight_average import average_of
-from emaseg.weights.start import fetchable
+from emaseg.weights.backbone import fetchable
 from emaseg.words import duration, rate
 
 _KEPT_FREE = 0.05  # of the memory: for evaluations, for what the system does meanwhile, and for the estimate's error

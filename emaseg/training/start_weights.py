@@ -1,6 +1,6 @@
 """Filling a network with what its training starts from.
 
-Room: training. Which file that is: weights/start.py; how it is read: checkpoint.py.
+Room: training. Which file that is: weights/init_from.py and weights/backbone.py; how it is read: checkpoint.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from emaseg.checkpoint import load_backbone, load_start
 from emaseg.events import Note
 from emaseg.models import Network
 from emaseg.recipe import Recipe, toml_value
-from emaseg.weights.start import backbone_file, start_weights
+from emaseg.weights.backbone import backbone_file
+from emaseg.weights.init_from import init_from_file
 
 # What became of a first convolution for RGB, by the channels that it has now; 3 stands for more, too.
 _ADAPTED = {
@@ -41,7 +42,7 @@ def load_start_weights(model: Network, recipe: Recipe) -> list[Note]:
 
 
 def _load_whole_network(model: Network, recipe: Recipe) -> list[Note]:
-    path = start_weights(recipe.train.init_from)
+    path = init_from_file(recipe.train.init_from)
     theirs = load_start(model, path)
     notes = [Note(f"start: the network of {path} (train.init_from)")]
     if theirs is not None:

@@ -48,7 +48,7 @@ from emaseg.training.samples import write_samples
 from emaseg.training.step import memory_errors, training_step
 from emaseg.training.step_statistics import StepStatistics
 from emaseg.training.weight_average import averaged
-from emaseg.weights.start import fetch_backbone
+from emaseg.weights.backbone import fetch_backbone
 from emaseg.words import Lines, lines_of
 
 

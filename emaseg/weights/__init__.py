@@ -3,7 +3,8 @@
 Room: weights.
 
     released.py   what others have published: released.toml                                 (no torch)
-    start.py      what a training starts from                                               (no torch)
+    backbone.py   which file backbone.weights means, and fetching it                        (no torch)
+    init_from.py  which file train.init_from means                                          (no torch)
   fetching: no server, no other user and no kill leaves wrong weights under a right name
     download.py   the verb: one process fetches, the others wait                            (no torch)
     transfer.py   one address: resumed, tried again, its bytes checked as they arrive       (no torch)

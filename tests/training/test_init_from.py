@@ -19,8 +19,8 @@ from emaseg.resources import default_run_folder
 from emaseg.training.dry_run import dry_run
 from emaseg.training.start_weights import load_start_weights
 from emaseg.weights.convert import FORMATS, rename
+from emaseg.weights.init_from import init_from_file
 from emaseg.weights.released import by_name
-from emaseg.weights.start import start_weights
 from tests.helpers import TINY, equal, run, tiny
 
 main = importlib.import_module("emaseg.cli").main
@@ -158,27 +158,27 @@ def test_unknown_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     for ref in ("nothing_here", "runs/none", "none.pt", "no.such/folder"):
         with pytest.raises(WeightsError, match="no such recipe, run folder or file"):
-            start_weights(ref)
+            init_from_file(ref)
     with pytest.raises(WeightsError) as caught:
-        start_weights("voc_r50_d9")
+        init_from_file("voc_r50_d9")
     assert 'did you mean "voc_r50_d8"' in caught.value.hint
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match="no checkpoint in this folder"):
-        start_weights("./empty")
+        init_from_file("./empty")
 
 
 def test_a_recipe_without_a_complete_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the user's next step: the error names the command that makes the run, or finishes it."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match="no complete run") as caught:
-        start_weights("demo")
+        init_from_file("demo")
     assert "emaseg train demo" in caught.value.hint
     run(tiny(*SHORT), tmp_path / "runs/demo/2026-01-01_00-00-00", stop_after=1)
     with pytest.raises(WeightsError, match="1 incomplete") as caught:
-        start_weights("demo")
+        init_from_file("demo")
     begun = Path("runs/demo/2026-01-01_00-00-00")
     assert f"emaseg train {begun / 'recipe.toml'} --out {begun} --resume" in caught.value.hint
-    assert start_weights(str(begun)) == begun / "checkpoints/last.pt"  # named itself, an incomplete run will do
+    assert init_from_file(str(begun)) == begun / "checkpoints/last.pt"  # named itself, an incomplete run will do
 
 
 def test_released_weights_serve_where_nothing_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,13 +186,13 @@ def test_released_weights_serve_where_nothing_was_trained(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EMASEG_CACHE", str(tmp_path / "cache"))
     with pytest.raises(WeightsError) as caught:
-        start_weights("voc_r50_d8")
+        init_from_file("voc_r50_d8")
     assert "emaseg download-weights voc_r50_d8" in caught.value.hint
     assert "emaseg train voc_r50_d8" in caught.value.hint
     (tmp_path / "cache").mkdir()
     file = tmp_path / "cache" / by_name("voc_r50_d8").files[0]
     torch.save({"model": {}}, file)
-    assert start_weights("voc_r50_d8") == file
+    assert init_from_file("voc_r50_d8") == file
 
 
 # ------------------------------------------------------------------------------------------------------ by names
@@ -228,12 +228,12 @@ def test_best_before_last_and_names_of_recipe_files(
     (tmp_path / "mine.toml").write_text(TINY)
     (tmp_path / "runs/tiny").mkdir(parents=True)
     (tmp_path / "runs/tiny/2026").symlink_to(trained)
-    assert start_weights("mine.toml") == start_weights("tiny") == Path("runs/tiny/2026/checkpoints/best.pt")
+    assert init_from_file("mine.toml") == init_from_file("tiny") == Path("runs/tiny/2026/checkpoints/best.pt")
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy/checkpoints").mkdir()
     (tmp_path / "copy/checkpoints/last.pt").write_bytes(b"")
-    assert start_weights("copy") == Path("copy/checkpoints/last.pt")
-    assert start_weights("copy/checkpoints/last.pt") == Path("copy/checkpoints/last.pt")
+    assert init_from_file("copy") == Path("copy/checkpoints/last.pt")
+    assert init_from_file("copy/checkpoints/last.pt") == Path("copy/checkpoints/last.pt")
 
 
 # --------------------------------------------------------------------------------------------------- command line

@@ -13,8 +13,8 @@ from PIL import Image
 from emaseg.errors import WeightsError
 from emaseg.inference.predict import Predictor
 from emaseg.reference import open_network, resolve
+from emaseg.weights.init_from import init_from_file
 from emaseg.weights.kind import check_kind
-from emaseg.weights.start import start_weights
 
 
 class Harmful:
@@ -45,7 +45,7 @@ def test_an_image_is_called_an_image(tmp_path: Path, kind: str, words: str) -> N
     for find in (
         lambda: resolve(str(path)),
         lambda: open_network(resolve("demo", weights=str(path))),
-        lambda: start_weights(str(path)),
+        lambda: init_from_file(str(path)),
         lambda: Predictor.from_weights(path),
     ):
         with pytest.raises(WeightsError) as caught:
