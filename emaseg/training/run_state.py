@@ -96,9 +96,11 @@ def open_run(
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe)
     check_batch(model, recipe)
-    optimizer = build_optimizer(model, recipe.optim)
 
-    origin = origin_of(run, recipe, model, optimizer, schedule.total, len(train_set)) if resume else None
+    origin = None
+    if resume:
+        trial = build_optimizer(model, recipe.optim)  # only to tell which saved states fit; it takes no step
+        origin = origin_of(run, recipe, model, trial, schedule.total, len(train_set))
     if origin is None:
         if resume:
             notes.append(Note(f"{run.last}: no checkpoint yet; starting at step 0"))
@@ -111,7 +113,7 @@ def open_run(
     model.loss = recipe.loss
     place(model, recipe.train, device)
     notes += notes_on(recipe, device)
-    optimizer = build_optimizer(model, recipe.optim)
+    optimizer = build_optimizer(model, recipe.optim)  # after `place`: on CUDA its steps are fused
     threads = recipe.train.threads or torch.get_num_threads()
     now = {**image_state(train_set, eval_set), **surroundings(device, threads)}
     saver = Saver(run, lock.check, recipe.train.keep_last)
@@ -147,6 +149,7 @@ def open_run(
 
 
 def _restore(state: RunState, checkpoint: Checkpoint) -> None:
+    # Not checkpoint.load_state: check_resumable has compared the names and shapes and read every value already.
     state.model.load_state_dict(checkpoint.model)
     if state.average is not None:
         state.average.load(checkpoint.average)
@@ -161,7 +164,7 @@ def _restore(state: RunState, checkpoint: Checkpoint) -> None:
         torch.cuda.set_rng_state(checkpoint.rng["cuda"][0], state.device)
 
 
-def prepare(state: RunState, origin: Origin | None, messages: list[Note]) -> Iterator[Note]:
+def prepare_folder(state: RunState, origin: Origin | None, messages: list[Note]) -> Iterator[Note]:
     """Bring the folder into the state of step `state.step`; what a crash left is repaired or moved aside, and said."""
     run, notes = state.run, []
     if origin is not None:

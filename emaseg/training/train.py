@@ -43,7 +43,7 @@ from emaseg.training.compute import MOST_SKIPPED, evaluating, switches
 from emaseg.training.follow import Beginning, follow
 from emaseg.training.replicas import evaluated_network, replicate, whole_batch
 from emaseg.training.resuming import with_remedy
-from emaseg.training.run_state import RunState, open_run, position, prepare, snapshot, started
+from emaseg.training.run_state import RunState, open_run, position, prepare_folder, snapshot, started
 from emaseg.training.samples import write_samples
 from emaseg.training.step import memory_errors, training_step
 from emaseg.training.step_statistics import StepStatistics
@@ -140,7 +140,7 @@ def _train(
         return
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        yield from prepare(state, origin, [*notes, *remarks])
+        yield from prepare_folder(state, origin, [*notes, *remarks])
         _gather(state, resumed=origin is not None)
         yield started(state)
         with switches(recipe.train, device), memory_errors(recipe, device):
