@@ -17,7 +17,7 @@ from .options import SCHEMA, Json, Verbose, session_of
 
 if TYPE_CHECKING:
     from emaseg.recipe import Recipe
-    from emaseg.recipe.schema import Published
+    from emaseg.recipe.published import Published
 
 # How a published mIoU was reached, by the key that holds it; the order is that of the column.
 PROTOCOLS = {"miou": "", "miou_flip": "flip", "miou_ms_flip": "ms+flip", "miou_other": "protocol not stated"}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.errors import DataError
-from emaseg.recipe.schema import IGNORE
+from emaseg.recipe.data import IGNORE
 
 __all__ = [
     "IGNORE",

@@ -23,7 +23,7 @@ from emaseg.exported.protobuf import message, text, varint
 from emaseg.files import fault, open_file
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.recipe.channels import channel_names, ranges
-from emaseg.recipe.schema import Inference
+from emaseg.recipe.inference import Inference
 
 FORMAT = "emaseg-export/1"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "weights": ".pt"}

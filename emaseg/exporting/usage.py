@@ -16,7 +16,7 @@ from textwrap import dedent
 from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, needed_overrides, supported_protocol
 from emaseg.recipe.channels import is_rgb8, ranges
 from emaseg.recipe.data import num_classes
-from emaseg.recipe.schema import Inference
+from emaseg.recipe.inference import Inference
 from emaseg.words import quoted, quoted_path
 
 _ONNX = """

@@ -25,7 +25,7 @@ from emaseg.data.pipeline.transforms import eval_image, normalise
 from emaseg.data.sample import Pixels
 from emaseg.errors import DataError
 from emaseg.recipe.backbones import PixelStats
-from emaseg.recipe.schema import Inference
+from emaseg.recipe.inference import Inference
 
 UInt8 = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]

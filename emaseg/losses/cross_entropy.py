@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from emaseg.distributed.collectives import mean_over_ranks, world_size
-from emaseg.recipe.schema import IGNORE
+from emaseg.recipe.data import IGNORE
 
 Reduction = Literal["valid_pixels", "all_pixels"]
 # Full-size logits (b, K, H', W') of some pixels and their labels (b, H', W') -> the scalar sum of those pixels' losses.

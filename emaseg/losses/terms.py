@@ -27,7 +27,7 @@ from emaseg.losses.cross_entropy import (
     pixel_entropy,
     upsampled_sum,
 )
-from emaseg.recipe.schema import IGNORE
+from emaseg.recipe.data import IGNORE
 from emaseg.recipe.training import Loss
 
 _FEW_KEPT = 0.01  # of the labelled pixels: below this the gradient is that of a few outliers

@@ -17,11 +17,13 @@ from emaseg.recipe.data import (
     ShapesData,
     VOCData,
 )
+from emaseg.recipe.inference import Inference
 from emaseg.recipe.models import EMANetModel, MemoryNetModel, Model
 from emaseg.recipe.overrides import for_tta
+from emaseg.recipe.published import Published
 from emaseg.recipe.reader import LoadedRecipe, load_recipe, load_recipe_with_origins, old_names, parse_recipe
 from emaseg.recipe.rule import Rule
-from emaseg.recipe.schema import SCHEMA_VERSION, Inference, Published, Recipe
+from emaseg.recipe.schema import SCHEMA_VERSION, Recipe
 from emaseg.recipe.sections import Problem
 from emaseg.recipe.training import Augment, Group, Loss, Optim, Train
 from emaseg.recipe.writer import recipe_to_toml, toml_value

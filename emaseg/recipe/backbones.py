@@ -1,6 +1,6 @@
-"""The recipe's [backbone] section: one frozen dataclass for each kind of feature extractor.
+"""The [backbone] section: one frozen dataclass for each kind of feature extractor.
 
-Room: recipe, a part of schema.py. Never imports torch.
+Room: recipe. Never imports torch.
 """
 
 from __future__ import annotations

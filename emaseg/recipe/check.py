@@ -13,8 +13,9 @@ from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
 from emaseg.recipe.channels import channel_problems
 from emaseg.recipe.check_training import training_problems
 from emaseg.recipe.data import Data, FolderData, PackedData, VOCData, num_classes
+from emaseg.recipe.inference import Inference
 from emaseg.recipe.models import MemoryNetModel
-from emaseg.recipe.schema import Inference, Recipe
+from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem
 from emaseg.recipe.training import Augment
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 from emaseg.recipe.rule import COUNT, IMAGES, SEED, SIDE, key
 
+IGNORE = 255  # the label, everywhere inside the program, of a pixel that is neither trained nor scored
+
 Range = tuple[float, float]
 _RANGE_DOC = (
     "[low, high] of the values in the images' files that count as black and white, such as [[0, 10000]]: one pair for all "

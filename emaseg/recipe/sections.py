@@ -3,7 +3,7 @@
 Room: recipe.
 
 The code below knows no key by name but `kind`, which chooses among a section's dataclasses: types, limits and
-choices all come from schema.py.
+choices all come from schema.py and the files of its sections.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import ast
 import typing
 from pathlib import Path
 
-from emaseg.recipe.schema import DOCUMENTATION, Recipe
+from emaseg.recipe.published import DOCUMENTATION
+from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import section_classes, section_keys
 
 ROOT = Path(__file__).parent.parent.parent

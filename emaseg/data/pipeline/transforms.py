@@ -37,7 +37,7 @@ from emaseg.data.pipeline.rotation import rotate_image, rotate_label
 from emaseg.data.sample import IGNORE, Box, Pixels, Sample, UInt8, published_label
 from emaseg.errors import RecipeError
 from emaseg.recipe.backbones import PixelStats
-from emaseg.recipe.schema import Inference
+from emaseg.recipe.inference import Inference
 from emaseg.recipe.training import Augment
 
 _CROPS = 1  # keeps the samples' generators apart from that of the epoch's order (loading.py) under one seed

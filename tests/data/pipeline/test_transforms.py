@@ -24,7 +24,7 @@ from emaseg.data.pipeline.transforms import (
 )
 from emaseg.data.sample import MemorySample, Sample
 from emaseg.errors import RecipeError
-from emaseg.recipe.schema import Inference
+from emaseg.recipe.inference import Inference
 from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import ARRAYS, FACTS, STATS, batch_of, sample_image, sample_label
 
