@@ -39,7 +39,7 @@ from .ranks import as_rank, launched, rank_of
 if TYPE_CHECKING:
     import torch
 
-    from emaseg.data.sample import Dataset
+    from emaseg.data.dataset import Dataset
     from emaseg.engine import Engine
     from emaseg.evaluation.evaluate import Comparison
     from emaseg.evaluation.submit import Submission
@@ -255,7 +255,7 @@ def _engine(
     resolved: Resolved, dataset: Dataset, device: torch.device, compiled: bool, verbose: bool
 ) -> Engine | ExportedNetwork:
     """The network made ready to run; `verbose`: compared with itself before, on the first image."""
-    from emaseg.data.sample import read_pair
+    from emaseg.data.dataset import read_pair
     from emaseg.engine import engine_lines
     from emaseg.inference.protocols import probe
     from emaseg.reference import open_engine

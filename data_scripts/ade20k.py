@@ -13,7 +13,7 @@ from pathlib import Path
 
 from verify import check_published, verify
 
-from emaseg.data.sample import Dataset
+from emaseg.data.dataset import Dataset
 from emaseg.data.sets.ade20k import ade20k
 from emaseg.data.sets.published_counts import IMAGES
 from emaseg.recipe.data import ADE20KData

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from verify import parser, verify
 
-from emaseg.data.sample import Dataset
+from emaseg.data.dataset import Dataset
 from emaseg.data.sets.cocostuff import cocostuff
 from emaseg.data.sets.published_counts import IMAGES
 from emaseg.recipe.data import CocoStuffData

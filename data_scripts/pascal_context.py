@@ -16,7 +16,7 @@ from typing import Literal
 
 from verify import parser, verify
 
-from emaseg.data.sample import Dataset
+from emaseg.data.dataset import Dataset
 from emaseg.data.sets.pascal_context import pascal_context
 from emaseg.data.sets.published_counts import IMAGES
 from emaseg.recipe.data import PascalContextData

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emaseg.data.checks import CheckReport, check_dataset
-from emaseg.data.sample import Dataset
+from emaseg.data.dataset import Dataset
 from emaseg.errors import DataError, UserError
 
 # Opens a split of the data set below the folder.

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 
 from emaseg.data.checks import CheckReport, Counts, binary_masks, hidden_binary, histogram, spread, summed
+from emaseg.data.dataset import Dataset, LabelError, Phase, SizeError
 from emaseg.data.doubts import label_doubts
 from emaseg.data.files.bands import bands_of
 from emaseg.data.pipeline.resize import limit_size
-from emaseg.data.sample import Dataset, LabelError, Phase, SizeError
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.banded import with_bands
 from emaseg.data.sets.doubts import file_doubts

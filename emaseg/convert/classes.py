@@ -18,9 +18,9 @@ from emaseg.convert.export import Label
 from emaseg.data.files.label_files import MAX_CLASSES
 from emaseg.data.files.mask_values import Colour
 from emaseg.data.label_sets import voc_colours
-from emaseg.data.sample import IGNORE
 from emaseg.errors import DataError
 from emaseg.files import write_text
+from emaseg.recipe.data import IGNORE
 from emaseg.starter.class_files import Entry, clean, read_lines
 from emaseg.words import printable
 

@@ -29,11 +29,11 @@ from emaseg.convert.numbers import Malformed
 from emaseg.convert.painting import Overlap, Painted, label_map
 from emaseg.data.files.images import image_size
 from emaseg.data.files.mask_values import Colour
-from emaseg.data.sample import IGNORE
 from emaseg.data.sets.folder import walk
 from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
+from emaseg.recipe.data import IGNORE
 from emaseg.words import quoted_path
 
 __all__ = ["REPORT", "Done", "Job", "Place", "check_out", "convert_item", "places", "stale_files", "write_report"]

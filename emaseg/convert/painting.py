@@ -20,9 +20,10 @@ import numpy as np
 from emaseg.convert.export import Codes, Object, Objects
 from emaseg.convert.numbers import Malformed
 from emaseg.convert.shapes import patch
+from emaseg.data.dataset import UInt8
 from emaseg.data.files.mask_values import mask_values, unpacked
-from emaseg.data.sample import IGNORE, UInt8
 from emaseg.data.sets.masks import Bool
+from emaseg.recipe.data import IGNORE
 from emaseg.words import excerpt
 
 __all__ = ["OVERLAPS", "Overlap", "Painted", "label_map"]

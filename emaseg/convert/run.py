@@ -17,11 +17,11 @@ from emaseg.convert.formats import Format, recognise
 from emaseg.convert.output import Done, Job, Place, check_out, convert_item, places, stale_files, write_report
 from emaseg.convert.painting import Overlap
 from emaseg.convert.source import Source, scan
-from emaseg.data.sample import IGNORE
 from emaseg.data.sets.folder import count_endings
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import make_folder
+from emaseg.recipe.data import IGNORE
 from emaseg.threads import Reading, read_all
 
 __all__ = ["ClassTotal", "Conversion", "Options", "convert", "report_json"]

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.dataset import Dataset, UInt8, published_label
 from emaseg.data.doubts import Doubt, label_doubts
-from emaseg.data.sample import IGNORE, Dataset, UInt8, published_label
 from emaseg.errors import DataError
+from emaseg.recipe.data import IGNORE
 from emaseg.words import Lines, lines_of
 
 Counts = npt.NDArray[np.int64]

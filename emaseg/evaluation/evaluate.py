@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from emaseg.data.sample import Dataset, Phase, Pixels, UInt8, published_label, read_pair
+from emaseg.data.dataset import Dataset, Phase, Pixels, UInt8, published_label, read_pair
 from emaseg.data.sets.published_counts import published_images
 from emaseg.distributed.collectives import from_all_ranks, largest_over_ranks, rank_number, world_size
 from emaseg.errors import DataError

@@ -27,9 +27,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from emaseg.data.dataset import Dataset, UInt8, read_pair
 from emaseg.data.files.label_files import LabelRule, index_rule
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import Dataset, UInt8, read_pair
 from emaseg.data.sets.ade20k import ade20k_rule
 from emaseg.data.sets.cityscapes import label_rule
 from emaseg.errors import DataError

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.dataset import Dataset, Pixels, Subset
 from emaseg.data.files.bands import Bands, read_pixels
 from emaseg.data.files.images import EXTENSIONS, image_names
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
-from emaseg.data.sample import Dataset, Pixels, Subset
 from emaseg.errors import DataError
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated

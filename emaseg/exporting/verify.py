@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emaseg.data.dataset import Pixels
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import normalise
-from emaseg.data.sample import Pixels
 from emaseg.exporting.request import Request
 from emaseg.recipe import Recipe
 from emaseg.recipe.channels import RGB

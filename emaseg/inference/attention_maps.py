@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from emaseg.data.dataset import Pixels
 from emaseg.data.label_sets import LabelSet
 from emaseg.data.pipeline.transforms import eval_image
-from emaseg.data.sample import Pixels
 from emaseg.errors import RecipeError
 from emaseg.inference.attention_sheet import sheet
 from emaseg.models.em_attention import EMAttention, e_step, m_step

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from emaseg.data.sample import Pixels
+from emaseg.data.dataset import Pixels
 from emaseg.visual import as_picture
 from emaseg.words import excerpt
 

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from emaseg.data.dataset import Pixels
 from emaseg.data.files.bands import bands_of
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import Pixels
 from emaseg.device import pick_device
 from emaseg.errors import DataError, need_type
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from emaseg.data.dataset import Pixels
 from emaseg.data.files.bands import Bands, from_array, read_pixels, stored_values
 from emaseg.data.files.images import read_image
-from emaseg.data.sample import IGNORE, Pixels
 from emaseg.errors import DataError, RecipeError, nearest
+from emaseg.recipe.data import IGNORE
 from emaseg.visual import label_counts, overlay
 
 if TYPE_CHECKING:

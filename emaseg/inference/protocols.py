@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emaseg.data.dataset import Pixels
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import eval_image, normalise
-from emaseg.data.sample import Pixels
 from emaseg.errors import DataError
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.inference import Inference

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from emaseg.data.dataset import Box
 from emaseg.data.pipeline.resize import limit_size
-from emaseg.data.sample import Box
 from emaseg.memory import peak_memory, reset_peak
 from emaseg.recipe import Inference
 

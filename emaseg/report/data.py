@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from emaseg.check_data import KINDS, WORDS, DataReport, Finding, PhaseReport, class_shares
-from emaseg.data.sample import UInt8
+from emaseg.data.dataset import UInt8
 from emaseg.errors import DataError
 from emaseg.report.page import bar, document, heading, percent, picture, swatch, table, text
 from emaseg.visual import as_picture, contact_sheet, tinted

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from emaseg.data.sample import Dataset
+from emaseg.data.dataset import Dataset
 from emaseg.errors import UserError
 from emaseg.evaluation.evaluate import compare_with_published, protocol
 from emaseg.events import Evaluated, Note

@@ -17,9 +17,9 @@ from emaseg.data.files.label_files import MAX_CLASSES, SHARP_EDGES
 from emaseg.data.files.mask_values import Colour, MaskValues, mask_values, unpacked
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.label_sets import voc_colours
-from emaseg.data.sample import IGNORE
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
+from emaseg.recipe.data import IGNORE
 from emaseg.starter.class_files import IGNORED
 from emaseg.starter.names import Entry, Names
 from emaseg.threads import Reading, read_all

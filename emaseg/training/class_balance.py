@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from emaseg.data.checks import Counts, histogram, spread
-from emaseg.data.sample import Dataset, published_label
+from emaseg.data.dataset import Dataset, published_label
 from emaseg.errors import SystemFault
 from emaseg.events import Note
 from emaseg.files import write_text

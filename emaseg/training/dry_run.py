@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
+from emaseg.data.dataset import Dataset
 from emaseg.data.files.opencv import opencv
 from emaseg.data.pipeline.loading import batches
-from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
 from emaseg.distributed.ranks import check_ranks
 from emaseg.events import DryRunEvent, Forecast, LessMemory, Measuring, Note, Planned

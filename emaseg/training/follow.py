@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from emaseg.data.dataset import Dataset
 from emaseg.data.pipeline.loading import batches, worker_count
-from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
 from emaseg.distributed.collectives import from_rank_0, peers, rank_number, world_size
 from emaseg.distributed.lockstep import Action, Followed

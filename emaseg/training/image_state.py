@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from emaseg.data.sample import Dataset
+from emaseg.data.dataset import Dataset
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.events import Note
 

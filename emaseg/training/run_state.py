@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from emaseg.checkpoint import Checkpoint
-from emaseg.data.sample import Dataset
+from emaseg.data.dataset import Dataset
 from emaseg.distributed.lockstep import Lead
 from emaseg.events import Note, TrainingStarted
 from emaseg.models import Network, build_model

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from emaseg.data.sample import Dataset, read_pair
+from emaseg.data.dataset import Dataset, read_pair
 from emaseg.files import atomic
 from emaseg.inference.protocols import label_map
 from emaseg.models import Network

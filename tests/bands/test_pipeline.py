@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.data.dataset import MemorySample, Region
 from emaseg.data.pipeline.augmentations import add_noise, blur
 from emaseg.data.pipeline.loading import raw_batch_bytes
 from emaseg.data.pipeline.resize import box_needed, resize_image, resize_region
 from emaseg.data.pipeline.rotation import rotate_image
 from emaseg.data.pipeline.transforms import collate, normalise, normalise_batch, sample_rng, train_crop
-from emaseg.data.sample import MemorySample, Region
 from emaseg.recipe import Augment, PixelStats
 from emaseg.visual import as_picture
 

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+from emaseg.data.dataset import MemorySample, UInt8
 from emaseg.data.pipeline.colour import Photometric, apply_photometric
 from emaseg.data.pipeline.crop import acceptable
 from emaseg.data.pipeline.resize import resize_image, resize_label
 from emaseg.data.pipeline.rotation import rotate_image
 from emaseg.data.pipeline.transforms import normalise, sample_rng, train_crop
-from emaseg.data.sample import MemorySample, UInt8
 from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import STATS, sample_image, sample_label
 

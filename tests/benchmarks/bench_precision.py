@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 import torch
 
-from emaseg.data.sample import read_pair
+from emaseg.data.dataset import read_pair
 from emaseg.datasets import open_datasets
 from emaseg.engine import Precision, prepare
 from emaseg.inference.protocols import label_map

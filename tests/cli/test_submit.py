@@ -19,8 +19,8 @@ import pytest
 import typer
 from PIL import Image
 
+from emaseg.data.dataset import UInt8
 from emaseg.data.files.label_files import apply_rule
-from emaseg.data.sample import UInt8
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cityscapes import label_rule
 from emaseg.data.sets.published_counts import IMAGES

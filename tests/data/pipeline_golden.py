@@ -16,10 +16,10 @@ from unittest import mock
 import numpy as np
 import torch
 
+from emaseg.data.dataset import UInt8
 from emaseg.data.files import label_files, region
 from emaseg.data.pipeline import resize
 from emaseg.data.pipeline.transforms import Batch, Crop, collate, normalise_batch
-from emaseg.data.sample import UInt8
 from emaseg.recipe import Augment, PixelStats
 from tests.parity import GOLDEN, golden
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emaseg.data.checks import check_dataset, spread
+from emaseg.data.dataset import MemorySample, Sample
 from emaseg.data.files.label_files import index_rule
-from emaseg.data.sample import MemorySample, Sample
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, SystemFault
 

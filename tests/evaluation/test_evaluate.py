@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emaseg.data.sample import MemorySample, Sample
+from emaseg.data.dataset import MemorySample, Sample
 from emaseg.data.sets.published_counts import published_images
 from emaseg.errors import DataError
 from emaseg.evaluation.evaluate import (

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from emaseg.data.dataset import Dataset, UInt8
 from emaseg.data.label_sets import voc_colours
-from emaseg.data.sample import Dataset, UInt8
 from emaseg.data.sets import build_dataset
 from emaseg.errors import DataError
 from emaseg.evaluation.evaluate import evaluate

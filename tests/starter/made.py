@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from emaseg.data.checks import check_dataset
+from emaseg.data.dataset import Dataset
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
-from emaseg.data.sample import Dataset
 from emaseg.datasets import open_datasets
 from emaseg.errors import DataError
 from emaseg.recipe import FolderData, Recipe, parse_recipe

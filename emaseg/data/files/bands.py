@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from emaseg.data.dataset import Pixels
 from emaseg.data.files import arrays, png, tiff
 from emaseg.data.files.images import ARRAY, check_pixels, decode, image_size, name_of, opened, read_image, translated
 from emaseg.data.files.opencv import opencv
 from emaseg.data.files.tiff_bands import read_tiff, tiff_size
-from emaseg.data.sample import Pixels
 from emaseg.errors import DataError, SystemFault
 from emaseg.recipe.channels import RGB, is_rgb8, ranges
 from emaseg.recipe.schema import Recipe

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from emaseg.data.dataset import UInt8
 from emaseg.data.files import jpeg, png
 from emaseg.data.files.opencv import opencv
-from emaseg.data.sample import UInt8
 
 Decoder = Callable[[bytes], UInt8 | None]  # a file's bytes to its pixels, or to None where they are refused
 

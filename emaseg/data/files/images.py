@@ -35,7 +35,7 @@ from emaseg.files import MOST_BYTES, open_file, read_bytes
 from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TIFF, WEBP, XML, ZIP, kind_of
 
 if TYPE_CHECKING:
-    from emaseg.data.sample import Box, UInt8
+    from emaseg.data.dataset import Box, UInt8
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # JPEG opens MPO too; PPM its whole family
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo")

@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.dataset import LabelError, UInt8
 from emaseg.data.files import png
 from emaseg.data.files.decoders import numbers_decoder
 from emaseg.data.files.images import MAX_PIXELS, file_bytes
 from emaseg.data.files.mask_values import Colour, mask_values, packed, unpacked
 from emaseg.data.files.mat import read_mat
 from emaseg.data.files.smooth import Blend, find_blend
-from emaseg.data.sample import IGNORE, LabelError, UInt8
 from emaseg.errors import RecipeError
+from emaseg.recipe.data import IGNORE
 from emaseg.words import Lines
 
 ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from emaseg.data.dataset import LabelError
 from emaseg.data.files.images import decode
-from emaseg.data.sample import LabelError
 
 __all__ = ["MASK_VALUES", "Colour", "MaskValues", "mask_values", "packed", "palette_of", "unpacked"]
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from emaseg.data.dataset import Box, Region, UInt8
 from emaseg.data.files import jpeg, png
 from emaseg.data.files.bands import read_pixels
 from emaseg.data.files.decoders import jpeg_decoder, png_decoder
 from emaseg.data.files.images import MAX_PIXELS, file_bytes, plain_jpeg_size, read_image
-from emaseg.data.sample import Box, Region, UInt8
 
 _NEARLY_ALL = 7 / 8  # of a PNG's rows: OpenCV, which cannot stop, then decodes all in less time than Pillow these
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from emaseg.data.sample import Box, Pixels
+from emaseg.data.dataset import Box, Pixels
 from emaseg.recipe.training import Augment
 
 Array = TypeVar("Array", npt.NDArray[np.uint8], npt.NDArray[np.float32], Pixels)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.sample import UInt8
+from emaseg.data.dataset import UInt8
 
 Int16 = npt.NDArray[np.int16]
 UInt16 = npt.NDArray[np.uint16]

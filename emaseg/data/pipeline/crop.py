@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from emaseg.data.dataset import Box, UInt8
 from emaseg.data.pipeline.resize import Size, as_tensor, resize_label
-from emaseg.data.sample import IGNORE, Box, UInt8
+from emaseg.recipe.data import IGNORE
 from emaseg.recipe.training import Augment
 
 

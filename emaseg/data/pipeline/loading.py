@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from emaseg.data.dataset import Dataset
 from emaseg.data.pipeline.transforms import Batch, Crop, RawBatch, collate, normalise_batch, sample_rng, train_crop
 from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, without_workers
-from emaseg.data.sample import Dataset
 from emaseg.distributed.ranks import check_division
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.channels import RGB

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from emaseg.data.dataset import Box, Pixels, Region, UInt8
 from emaseg.data.files.opencv import opencv
-from emaseg.data.sample import Box, Pixels, Region, UInt8
 
 Index = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.int32]

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from emaseg.data.sample import IGNORE, Pixels, UInt8
+from emaseg.data.dataset import Pixels, UInt8
+from emaseg.recipe.data import IGNORE
 
 Positions = npt.NDArray[np.int32]
 

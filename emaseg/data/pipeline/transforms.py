@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from emaseg.data.dataset import Box, Pixels, Sample, UInt8, published_label
 from emaseg.data.pipeline.augmentations import Turned, degrade, draw_turned
 from emaseg.data.pipeline.colour import apply_photometric, draw_photometric
 from emaseg.data.pipeline.crop import draw_crop
@@ -34,9 +35,9 @@ from emaseg.data.pipeline.resize import (
     resize_region,
 )
 from emaseg.data.pipeline.rotation import rotate_image, rotate_label
-from emaseg.data.sample import IGNORE, Box, Pixels, Sample, UInt8, published_label
 from emaseg.errors import RecipeError
 from emaseg.recipe.backbones import PixelStats
+from emaseg.recipe.data import IGNORE
 from emaseg.recipe.inference import Inference
 from emaseg.recipe.training import Augment
 

@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from emaseg.data.dataset import Dataset, Phase
     from emaseg.data.files.bands import Bands
-    from emaseg.data.sample import Dataset, Phase
     from emaseg.recipe.data import Data
 
 # data.kind: the module of this folder whose function of the same name opens one phase of it

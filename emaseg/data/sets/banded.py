@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from emaseg.data.dataset import Dataset
 from emaseg.data.files.bands import Bands
-from emaseg.data.sample import Dataset
 from emaseg.data.sets.packed import PackedFiles
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import RecipeError

@@ -16,9 +16,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import ILLEGAL, LabelRule, index_rule
 from emaseg.data.label_sets import cityscapes_label_ids, label_set
-from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     Files,
@@ -31,6 +31,7 @@ from emaseg.data.sets.trees import (
     pairs,
     top_folder,
 )
+from emaseg.recipe.data import IGNORE
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.label_sets import coco_voc_categories, label_set
-from emaseg.data.sample import Phase
 from emaseg.data.sets.drawn import Drawing, DrawnFiles, open_index
 from emaseg.data.sets.masks import paint
 from emaseg.data.sets.pairs import first_few

@@ -18,12 +18,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.label_sets import cocostuff_ids, label_set
-from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import Files, files_below, first_folder, known_split, listed_ids, pairs, top_folder
 from emaseg.errors import DataError
+from emaseg.recipe.data import IGNORE
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from emaseg.data.dataset import Dataset
 from emaseg.data.doubts import Doubt
 from emaseg.data.files.images import Header, image_header, read_image
 from emaseg.data.files.mask_values import mask_values
-from emaseg.data.sample import Dataset
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.data.sets.pairs import PairedFiles, first_few
 from emaseg.errors import DataError

@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from emaseg.data.dataset import Sample, UInt8
+from emaseg.data.files.file_sample import FileSample
 from emaseg.data.files.images import MAX_PIXELS
 from emaseg.data.files.label_files import LabelRule, apply_rule
-from emaseg.data.files.sample import FileSample
-from emaseg.data.sample import Sample, UInt8
 from emaseg.data.sets.masks import paint
 from emaseg.errors import DataError, SystemFault
 from emaseg.files import atomic, open_file
@@ -59,7 +59,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnFiles:
-    """Image files with labels drawn from an index; satisfies sample.Dataset.
+    """Image files with labels drawn from an index; satisfies data.dataset.Dataset.
 
     items: (image, line of the index). rule: what the drawn values mean. palette: (K, 3) uint8 RGB. layout: how the
     files were recognised, for people.

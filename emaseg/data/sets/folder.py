@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from emaseg.data.dataset import Phase
 from emaseg.data.files.images import EXTENSIONS, images_apart
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import Phase
 from emaseg.data.sets.folder_index import Found, Visited, found_files, index_file, read_index, write_index
 from emaseg.data.sets.holdout import group_count, held
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of

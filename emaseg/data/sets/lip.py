@@ -16,9 +16,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import Phase
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import (
     Files,

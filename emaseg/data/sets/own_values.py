@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from emaseg.data.files.label_files import LabelRule, index_rule
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import IGNORE
 from emaseg.data.sets.ade20k import ade20k_rule
 from emaseg.data.sets.cityscapes import label_rule
 from emaseg.data.sets.coco_voc import coco_voc_rule
 from emaseg.data.sets.cocostuff import cocostuff_rule
 from emaseg.data.sets.pascal_context import numbered_rule
-from emaseg.recipe.data import CocoStuffData, Data, FolderData, PascalContextData
+from emaseg.recipe.data import IGNORE, CocoStuffData, Data, FolderData, PascalContextData
 
 _WIDE_IGNORE = 65535  # where 255 is a class
 

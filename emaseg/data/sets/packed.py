@@ -32,11 +32,11 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.dataset import Dataset, Phase, Sample, UInt8
 from emaseg.data.files.bands import Bands
+from emaseg.data.files.file_sample import FileSample
 from emaseg.data.files.label_files import LabelRule, read_label
-from emaseg.data.files.sample import FileSample
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import Dataset, Phase, Sample, UInt8
 from emaseg.data.sets.packed_index import (
     AGAIN,
     HEADER,
@@ -88,7 +88,7 @@ class _Handle:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedFiles:
-    """Images with labels out of one packed file; satisfies sample.Dataset.
+    """Images with labels out of one packed file; satisfies data.dataset.Dataset.
 
     spans: (N, 4) int64, counted from the file's start. sums: (N, 2) uint32, CRC-32 of image and label file; None in old
     files. names: (image, label) paths at packing. rule: what the labels' values mean. palette: (K, 3) uint8 RGB.

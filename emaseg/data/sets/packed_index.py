@@ -32,8 +32,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.dataset import UInt8
 from emaseg.data.files.label_files import MAX_CLASSES, LabelRule
-from emaseg.data.sample import UInt8
 from emaseg.data.sets import packed_hdf5
 from emaseg.errors import DataError, SystemFault
 from emaseg.files import open_file

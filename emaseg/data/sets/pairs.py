@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from emaseg.data.dataset import Sample, UInt8
 from emaseg.data.files.bands import Bands, pixels_size
+from emaseg.data.files.file_sample import FileSample
 from emaseg.data.files.label_files import LabelRule, read_label
-from emaseg.data.files.sample import FileSample
-from emaseg.data.sample import Sample, UInt8
 from emaseg.data.sets.path_lists import PathPairs
 from emaseg.errors import DataError, nearest
 from emaseg.files import read_bytes
@@ -27,7 +27,7 @@ _LONGEST = 256 << 20  # bytes of a list file: millions of names
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairedFiles:
-    """Images with masks, as files; satisfies sample.Dataset.
+    """Images with masks, as files; satisfies data.dataset.Dataset.
 
     items: (image, mask) paths. rule: what the masks' values mean. palette: (K, 3) uint8 RGB, for pictures of results.
     layout: how the files were recognised, for people, where a data set has several layouts; "" = nothing to say.

@@ -23,13 +23,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.label_sets import label_set, pascal_context_owners_order, pascal_context_raw_ids
-from emaseg.data.sample import IGNORE, Phase
 from emaseg.data.sets.drawn import Drawing, DrawnFiles, Index, open_index
 from emaseg.data.sets.pairs import PairedFiles, first_few
 from emaseg.data.sets.trees import Files, files_below, first_folder, known_split, listed_ids, pairs, top_folder
 from emaseg.errors import DataError
+from emaseg.recipe.data import IGNORE
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:

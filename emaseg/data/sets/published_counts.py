@@ -5,7 +5,7 @@ Room: data/sets.
 
 from __future__ import annotations
 
-from emaseg.data.sample import Phase
+from emaseg.data.dataset import Phase
 from emaseg.recipe.data import CocoVOCData, Data, FolderData, PackedData, ShapesData
 
 IMAGES: dict[str, dict[str, int]] = {

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.dataset import MemorySample, Phase, Sample, UInt8
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import MemorySample, Phase, Sample, UInt8
 from emaseg.recipe.data import ShapesData
 
 Floats = npt.NDArray[np.float32]

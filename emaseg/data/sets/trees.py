@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from emaseg.data.files.sample import FileSample
-from emaseg.data.sample import Phase, Sample, UInt8
+from emaseg.data.dataset import Phase, Sample, UInt8
+from emaseg.data.files.file_sample import FileSample
 from emaseg.data.sets.pairs import first_few, need_folder, read_names
 from emaseg.errors import DataError, RecipeError, nearest
 
@@ -172,7 +172,7 @@ def known_split(data: _Splits, phase: Phase, known: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------ without labels
 @dataclass(frozen=True, slots=True, eq=False)
 class UnlabelledFiles:
-    """The images of a test set whose labels are not published; satisfies sample.Dataset.
+    """The images of a test set whose labels are not published; satisfies data.dataset.Dataset.
 
     palette: (K, 3) uint8 RGB. withheld_by: who keeps the labels. layout: how the files were recognised, for people.
     """

@@ -22,9 +22,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import Phase
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.data.sets.trees import UnlabelledFiles, files_below, named_split
 from emaseg.errors import DataError, nearest

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from emaseg.data.files.label_files import ILLEGAL, LabelRule, apply_rule, index_rule, read_label
-from emaseg.data.sample import IGNORE
 from emaseg.errors import DataError, RecipeError
+from emaseg.recipe.data import IGNORE
 
 pytestmark = pytest.mark.usefixtures("each_decoder")
 

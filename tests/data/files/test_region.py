@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from emaseg.data.dataset import Box, MemorySample, Region, read_pair
 from emaseg.data.files.images import read_image
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.files.png import read_header
 from emaseg.data.files.region import read_region
 from emaseg.data.pipeline.loading import CPU, batches
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
-from emaseg.data.sample import Box, MemorySample, Region, read_pair
 from emaseg.errors import DataError
 from emaseg.recipe import PixelStats
 from emaseg.recipe.training import Augment

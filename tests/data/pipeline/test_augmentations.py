@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emaseg.data.dataset import MemorySample
 from emaseg.data.pipeline.augmentations import Turned, add_noise, blur, through_jpeg
 from emaseg.data.pipeline.transforms import collate, sample_rng, train_crop, turn_label
-from emaseg.data.sample import MemorySample
 from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import sample_image, sample_label
 from tests.recipe.samples import MINIMAL, complaint

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.data.dataset import UInt8
 from emaseg.data.pipeline.colour import HUES, LOWEST_HUE, Photometric, apply_photometric, draw_photometric, to_hsv
-from emaseg.data.sample import UInt8
 from tests.data.pipeline_golden import ARRAYS, sample_image
 
 IMAGE = sample_image(375, 500)

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.data.dataset import MemorySample, Sample
 from emaseg.data.pipeline.augmentations import Turned
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import Crop, collate, flip_label, normalise, sample_rng, train_crop
-from emaseg.data.sample import IGNORE, MemorySample, Sample
+from emaseg.recipe.data import IGNORE
 from emaseg.recipe.training import Augment
 from tests.data.pipeline_golden import STATS, batch_of
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from emaseg.data.dataset import MemorySample, Sample, UInt8
 from emaseg.data.pipeline import loading
 from emaseg.data.pipeline.loading import (
     Stream,
@@ -29,7 +30,6 @@ from emaseg.data.pipeline.loading import (
     raw_batch_bytes,
 )
 from emaseg.data.pipeline.transforms import Batch, RawBatch
-from emaseg.data.sample import MemorySample, Sample, UInt8
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.training import Augment
 from emaseg.schedule import steps_per_epoch

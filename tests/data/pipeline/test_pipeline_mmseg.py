@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from emaseg.data.dataset import MemorySample
 from emaseg.data.pipeline.colour import Photometric, apply_photometric, draw_photometric
 from emaseg.data.pipeline.crop import acceptable, draw_crop
 from emaseg.data.pipeline.resize import limit_size, resize_image, resize_label
 from emaseg.data.pipeline.transforms import normalise, sample_rng, train_crop
-from emaseg.data.sample import MemorySample
 from emaseg.recipe import load_recipe
 from tests.data.pipeline_golden import ARRAYS, STATS, batch_of, sample_image, sample_label
 

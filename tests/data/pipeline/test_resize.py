@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.data.dataset import Region
 from emaseg.data.pipeline import resize
 from emaseg.data.pipeline.resize import box_needed, limit_size, resize_floats, resize_image, resize_label, resize_region
-from emaseg.data.sample import Region
 from tests.data.pipeline_golden import ARRAYS, FACTS, sample_image, sample_label, sha256
 
 CASES = [pytest.param(case, id=case["name"]) for case in FACTS["cases"]]

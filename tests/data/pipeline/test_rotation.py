@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emaseg.data.dataset import UInt8
 from emaseg.data.pipeline import rotation
 from emaseg.data.pipeline.rotation import rotate_image, rotate_label
-from emaseg.data.sample import UInt8
 from tests.data.pipeline_golden import ARRAYS, FACTS, sample_image, sample_label, sha256
 from tests.parity import GOLDEN
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emaseg.data.dataset import MemorySample, Sample
 from emaseg.data.pipeline.augmentations import Turned
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import (
@@ -22,7 +23,6 @@ from emaseg.data.pipeline.transforms import (
     sample_rng,
     train_crop,
 )
-from emaseg.data.sample import MemorySample, Sample
 from emaseg.errors import RecipeError
 from emaseg.recipe.inference import Inference
 from emaseg.recipe.training import Augment

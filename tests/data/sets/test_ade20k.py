@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emaseg.data.checks import check_dataset
-from emaseg.data.sample import published_label
+from emaseg.data.dataset import published_label
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.ade20k import ade20k, ade20k_rule
 from emaseg.data.sets.pairs import PairedFiles

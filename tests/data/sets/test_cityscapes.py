@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from emaseg.data.checks import check_dataset
-from emaseg.data.sample import published_label
+from emaseg.data.dataset import published_label
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cityscapes import cityscapes, label_rule
 from emaseg.data.sets.pairs import PairedFiles

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from emaseg.data.dataset import read_pair
 from emaseg.data.label_sets import label_set
-from emaseg.data.sample import read_pair
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.cocostuff import Storage, cocostuff, cocostuff_rule
 from emaseg.data.sets.pairs import PairedFiles

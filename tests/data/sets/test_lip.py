@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emaseg.data.dataset import UInt8, published_label
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
-from emaseg.data.sample import UInt8, published_label
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.lip import lip
 from emaseg.data.sets.pairs import PairedFiles

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from emaseg.data.sample import read_pair
+from emaseg.data.dataset import read_pair
 from emaseg.data.sets import build_dataset
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.data.sets.pairs import PairedFiles

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from emaseg.data.dataset import read_pair
 from emaseg.data.files.mat import read_mat
-from emaseg.data.sample import read_pair
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.voc import voc
 from emaseg.datasets import open_datasets

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emaseg.data.dataset import published_label, read_pair
+from emaseg.data.files.file_sample import FileSample
 from emaseg.data.files.images import read_image
-from emaseg.data.files.sample import FileSample
-from emaseg.data.sample import published_label, read_pair
 from emaseg.data.sets import READERS, build_dataset
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from emaseg.data.dataset import Box, Pixels, Region, UInt8, check_sizes
 from emaseg.data.files.bands import Bands, pixels_size, read_pixels
 from emaseg.data.files.region import read_region
-from emaseg.data.sample import Box, Pixels, Region, UInt8, check_sizes
 
 __all__ = ["FileSample"]
 
 
 class FileSample:
-    """An image file and the label that belongs to it; satisfies data.sample.Sample.
+    """An image file and the label that belongs to it; satisfies data.dataset.Sample.
 
     Args:
         image: the file, or its bytes.

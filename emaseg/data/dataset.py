@@ -18,7 +18,6 @@ from emaseg.errors import DataError
 from emaseg.recipe.data import IGNORE
 
 __all__ = [
-    "IGNORE",
     "Box",
     "Dataset",
     "LabelError",
