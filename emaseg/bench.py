@@ -26,7 +26,7 @@ from emaseg.data.pipeline.loading import Stream, batches
 from emaseg.datasets import open_datasets
 from emaseg.engine import Engine, Precision, check_precision, prepare
 from emaseg.errors import DataError
-from emaseg.memory import peak_memory, reset_peak
+from emaseg.free_memory import peak_memory, reset_peak
 from emaseg.models import Network, build_model
 from emaseg.recipe import EMANetModel, Recipe
 from emaseg.recipe.channels import ranges

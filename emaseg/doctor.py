@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from emaseg.errors import SystemFault
-from emaseg.memory import device_memory, free_memory
+from emaseg.free_memory import device_memory, free_memory
 from emaseg.resources import cache_folder, mirror, offline
 from emaseg.threads import core_count
 from emaseg.words import quoted_path, size

@@ -22,6 +22,7 @@ from emaseg.data.files.bands import bands_of
 from emaseg.data.label_sets import label_set
 from emaseg.device import pick_device
 from emaseg.errors import DataError, need_type
+from emaseg.free_memory import give_back, is_out_of_memory, room
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
 from emaseg.inference.prediction import (
     Maps,
@@ -34,7 +35,6 @@ from emaseg.inference.prediction import (
 )
 from emaseg.inference.protocols import label_and_confidence, label_and_probabilities, label_map
 from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_protocol, tiling, whole_need
-from emaseg.memory import give_back, is_out_of_memory, room
 from emaseg.recipe import Inference, Recipe
 from emaseg.reference import open_engine, resolve
 from emaseg.runs.folder import find_run, pick_checkpoint

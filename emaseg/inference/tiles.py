@@ -18,7 +18,7 @@ from torch import nn
 
 from emaseg.data.dataset import Box
 from emaseg.data.pipeline.resize import limit_size
-from emaseg.memory import peak_memory, reset_peak
+from emaseg.free_memory import peak_memory, reset_peak
 from emaseg.recipe import Inference
 
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # pixels of the network's input, of a tile with its margins

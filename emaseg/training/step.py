@@ -16,8 +16,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed.collectives import mean_over_ranks, world_size
 from emaseg.errors import RecipeError, SystemFault
+from emaseg.free_memory import is_out_of_memory
 from emaseg.losses.terms import pixel_weights
-from emaseg.memory import is_out_of_memory
 from emaseg.models import Network
 from emaseg.models.layers import Step
 from emaseg.recipe import Recipe

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from emaseg.events import Stepped
-from emaseg.memory import peak_memory
+from emaseg.free_memory import peak_memory
 from emaseg.recipe import Recipe
 from emaseg.schedule import Schedule
 from emaseg.training.optim import learning_rate

@@ -44,7 +44,7 @@ from emaseg.training.follow import Beginning, follow
 from emaseg.training.replicas import evaluated_network, replicate, whole_batch
 from emaseg.training.resuming import with_remedy
 from emaseg.training.run_state import RunState, open_run, position, prepare_folder, snapshot, started
-from emaseg.training.samples import write_samples
+from emaseg.training.sample_sheet import write_samples
 from emaseg.training.step import memory_errors, training_step
 from emaseg.training.step_statistics import StepStatistics
 from emaseg.training.weight_average import averaged

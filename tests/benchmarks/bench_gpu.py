@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from emaseg.memory import is_out_of_memory
+from emaseg.free_memory import is_out_of_memory
 from emaseg.models import Network, build_model
 from emaseg.models.layers import Step
 from emaseg.recipe import Recipe, parse_recipe

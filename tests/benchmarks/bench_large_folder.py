@@ -30,7 +30,7 @@ import json, sys, time
 from emaseg.datasets import open_datasets
 from emaseg.data.pipeline.loading import epoch_order
 from emaseg.training.image_state import image_state
-from emaseg.memory import peak_memory
+from emaseg.free_memory import peak_memory
 from emaseg.recipe import parse_recipe
 import torch
 recipe = parse_recipe(sys.argv[1], "bench.toml").recipe

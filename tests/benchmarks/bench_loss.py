@@ -17,8 +17,8 @@ import time
 import torch
 import torch.nn.functional as F
 
+from emaseg.free_memory import peak_memory, reset_peak
 from emaseg.losses.cross_entropy import cross_entropy
-from emaseg.memory import peak_memory, reset_peak
 
 ROUNDS = 5
 STRIDE = 8

@@ -20,7 +20,7 @@ import torch
 
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.device import keep_freed_memory
-from emaseg.memory import peak_memory, reset_peak, start_threads
+from emaseg.free_memory import peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe, parse_recipe
 from emaseg.schedule import Schedule

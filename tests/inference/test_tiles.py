@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emaseg.errors import DataError
+from emaseg.free_memory import room
 from emaseg.inference.predict import Predictor
 from emaseg.inference.tiles import _spans, tile_protocol, tiling, whole_need
-from emaseg.memory import room
 from emaseg.recipe import Inference
 from tests.exporting.made import checkpoint, recipe
 from tests.helpers import emaseg as run

@@ -13,7 +13,7 @@ import torch
 
 from emaseg.errors import RecipeError
 from emaseg.events import DryRunEvent, Forecast, Measuring, Note, Planned
-from emaseg.memory import allocation_limit, free_memory, is_out_of_memory
+from emaseg.free_memory import allocation_limit, free_memory, is_out_of_memory
 from emaseg.models import build_model
 from emaseg.recipe import Recipe
 from emaseg.training import dry_run as engine
@@ -144,11 +144,11 @@ def test_the_first_way_that_fits_is_proposed() -> None:
 
 
 LARGE = """
-import emaseg.memory
+import emaseg.free_memory
 from tests.helpers import tiny
 from tests.training.test_dry_run import forecast, last
 
-emaseg.memory.free_memory = lambda: 150 * 2**20
+emaseg.free_memory.free_memory = lambda: 150 * 2**20
 plan, events = forecast(tiny("augment.crop=[1024, 1024]", "data.size=[1024, 1024]", "train.batch=2", "data.train_images=2"))
 found = last(events)
 print(found.fits, found.remedy, plan["peak memory"], sep="\\n")

@@ -39,7 +39,7 @@ import torch
 
 from emaseg.data.pipeline.transforms import RawBatch
 from emaseg.errors import DataError
-from emaseg.memory import free_memory
+from emaseg.free_memory import free_memory
 
 OnSample = Callable[[int], None]  # called with the number of each sample before it is read
 Fetch = Callable[[int, OnSample], RawBatch]  # prepares a batch by its number

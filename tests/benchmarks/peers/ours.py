@@ -21,7 +21,7 @@ import emaseg
 from emaseg.engine import Precision, prepare
 from emaseg.exporting.export import export
 from emaseg.exporting.request import make_request
-from emaseg.memory import peak_memory
+from emaseg.free_memory import peak_memory
 from emaseg.models import Network, memory, pixel_attention
 from emaseg.models.layers import Step
 from emaseg.recipe import load_recipe

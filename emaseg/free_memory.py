@@ -1,6 +1,6 @@
 """Memory: how much a device has left, how much was taken at most, and a limit that refuses instead of killing.
 
-Room: memory. Sizes are bytes; None = this system does not say.
+Room: free_memory. Sizes are bytes; None = this system does not say.
 """
 
 from __future__ import annotations
