@@ -44,7 +44,6 @@ from emaseg.models.backbones.extractor import other_channels
 from emaseg.models.network import Network
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.recipe.channels import RGB
-from emaseg.weights.archive import COMMENT, MARK
 from emaseg.weights.contents import (
     check_contents,
     check_finite,
@@ -55,6 +54,7 @@ from emaseg.weights.contents import (
 from emaseg.weights.convert import State, recognise, recognise_backbone
 from emaseg.weights.fits import classes, describe, fitting_recipes
 from emaseg.weights.reading import read_content
+from emaseg.weights.weight_archive import COMMENT, MARK
 from emaseg.words import Lines, excerpt, quoted_path
 
 FORMAT = "emaseg/1"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from emaseg.archive import AmbiguousError, DamagedError, read_member, read_members, rebuilt
 from emaseg.files import open_file, open_regular, read_bytes, sha256_of
 from emaseg.signatures import kind_of
+from emaseg.zip_archive import AmbiguousError, DamagedError, read_member, read_members, rebuilt
 
 
 def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from emaseg.archive import Member
-from emaseg.exported.archive import (
+from emaseg.exported.operations import IN_PLACE, OPERATIONS, VIEWS, Forms
+from emaseg.exported.pt2_archive import (
     CONSTANTS_TABLE,
     PROGRAM,
     SAMPLES,
@@ -28,7 +28,7 @@ from emaseg.exported.archive import (
     Refused,
     read_json,
 )
-from emaseg.exported.operations import IN_PLACE, OPERATIONS, VIEWS, Forms
+from emaseg.zip_archive import Member
 
 MOST_NODES = 20_000
 LARGEST_NUMBER = 1 << 24  # of an argument: no image has more pixels than this

@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from emaseg.archive import AmbiguousError, File
 from emaseg.errors import DataError, RecipeError, WeightsError
-from emaseg.exported.archive import ABOUT, Refused, content, read_directory, read_json
 from emaseg.exported.protobuf import message, text, varint
+from emaseg.exported.pt2_archive import ABOUT, Refused, content, read_directory, read_json
 from emaseg.files import fault, open_file
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.recipe.channels import channel_names, ranges
 from emaseg.recipe.inference import Inference
+from emaseg.zip_archive import AmbiguousError, File
 
 FORMAT = "emaseg-export/1"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "weights": ".pt"}

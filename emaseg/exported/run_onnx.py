@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from emaseg.archive import File
 from emaseg.errors import SystemFault, WeightsError
-from emaseg.exported.archive import Refused
 from emaseg.exported.check_onnx import check_model
 from emaseg.exported.extra import check_extra
 from emaseg.exported.info import INPUT, METADATA_FIELD, ONNX_DIGEST, FileInfo, info_of, onnx_texts
 from emaseg.exported.protobuf import message, text, walk
+from emaseg.exported.pt2_archive import Refused
 from emaseg.recipe.data import num_classes
+from emaseg.zip_archive import File
 
 _ANY = -1  # a side of an output that may be fixed or not
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

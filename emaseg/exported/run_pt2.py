@@ -20,9 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emaseg.archive import File, Member
 from emaseg.errors import WeightsError
-from emaseg.exported.archive import (
+from emaseg.exported.check_onnx import not_finite
+from emaseg.exported.check_pt2 import check_texts
+from emaseg.exported.info import FileInfo, info_of, pt2_texts
+from emaseg.exported.pt2_archive import (
     ABOUT,
     DIGEST,
     WEIGHTS,
@@ -32,9 +34,7 @@ from emaseg.exported.archive import (
     program_archive,
     read_directory,
 )
-from emaseg.exported.check_onnx import not_finite
-from emaseg.exported.check_pt2 import check_texts
-from emaseg.exported.info import FileInfo, info_of, pt2_texts
+from emaseg.zip_archive import File, Member
 
 MOST_VALUES = 1024, 1 << 26  # of one tensor, for each pixel of the images and in any case: 25 times what ours need
 

@@ -14,9 +14,9 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from emaseg.errors import WeightsError
-from emaseg.exported.archive import ABOUT, DIGEST, digest_of, hash_members, read_directory
 from emaseg.exported.info import INPUT, METADATA_FIELD, ONNX_DIGEST, SMALLEST_SIDE
 from emaseg.exported.protobuf import written
+from emaseg.exported.pt2_archive import ABOUT, DIGEST, digest_of, hash_members, read_directory
 from emaseg.exported.run_pt2 import quiet
 from emaseg.exporting.network import InferenceNetwork
 from emaseg.files import open_file, sha256_of

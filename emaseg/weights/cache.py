@@ -26,17 +26,17 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
-from emaseg.archive import DamagedError
 from emaseg.errors import SystemFault, WeightsError
 from emaseg.files import NO_LINK, READ, fault, is_file, make_folder, open_file, sha256_of
 from emaseg.resources import cache_folder
 from emaseg.signatures import HEAD
 from emaseg.weights import opened
-from emaseg.weights.archive import check_members, read_archive
 from emaseg.weights.kind import not_weights
 from emaseg.weights.record import Record, forbidden, read_record, record_of, write_record
 from emaseg.weights.released import Released
+from emaseg.weights.weight_archive import check_members, read_archive
 from emaseg.words import printable, size
+from emaseg.zip_archive import DamagedError
 
 State = Literal["absent", "here", "recorded"]
 

@@ -25,11 +25,11 @@ from typing import IO, Any, cast
 
 import torch
 
-from emaseg.archive import MOST_BYTES, DamagedError, read_member
 from emaseg.errors import WeightsError
 from emaseg.files import open_regular, sha256_of
-from emaseg.weights.archive import Archive, check_members, read_archive, without_extras
 from emaseg.weights.program import MOST_PROGRAM, RefusedError, check_program
+from emaseg.weights.weight_archive import Archive, check_members, read_archive, without_extras
+from emaseg.zip_archive import MOST_BYTES, DamagedError, read_member
 
 _REMEDY = "check the path, or copy or download the file again"
 _LEGACY_PROGRAMS = 5  # a magic number, a version, the machine, the content, the storages' keys

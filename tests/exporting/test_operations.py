@@ -14,10 +14,10 @@ from torch.export import ExportedProgram
 
 import emaseg
 from emaseg.engine import slim
-from emaseg.exported.archive import PROGRAM, content, read_directory
 from emaseg.exported.check_onnx import OPERATORS, check_model
 from emaseg.exported.check_pt2 import check_texts
 from emaseg.exported.operations import IN_PLACE, OPERATIONS, VIEWS
+from emaseg.exported.pt2_archive import PROGRAM, content, read_directory
 from emaseg.exporting.export import DTYPES
 from emaseg.exporting.network import InferenceNetwork
 from emaseg.exporting.program import program_of, write_onnx, write_pt2

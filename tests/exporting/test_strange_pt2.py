@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from emaseg.errors import WeightsError
-from emaseg.exported.archive import DIGEST, PROGRAM, WEIGHTS, WEIGHTS_TABLE
 from emaseg.exported.info import read_info
+from emaseg.exported.pt2_archive import DIGEST, PROGRAM, WEIGHTS, WEIGHTS_TABLE
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.export import Exported
 

@@ -17,8 +17,8 @@ import torch
 from emaseg.checkpoint import load_weights, read_checkpoint
 from emaseg.errors import WeightsError
 from emaseg.models import build_model
-from emaseg.weights.archive import COMMENT
 from emaseg.weights.reading import read_content
+from emaseg.weights.weight_archive import COMMENT
 from tests.helpers import equal, run, tiny
 from tests.weights.test_hostile import archive, calling, tensor
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from emaseg.archive import DamagedError, File, Member, Pieces, read_members, rebuilt
+from emaseg.zip_archive import DamagedError, File, Member, Pieces, read_members, rebuilt
 
 MARK = b"emaseg sha256 "  # the archive's comment: this, and the SHA-256 of all bytes before the comment as hexadecimal
 COMMENT = len(MARK) + 64

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from emaseg.archive import File, Member, Pieces, read_member, read_members, rebuilt
 from emaseg.files import sha256_of
+from emaseg.zip_archive import File, Member, Pieces, read_member, read_members, rebuilt
 
 LONGEST_TEXT = 1 << 26  # bytes of a member that is a text
 
