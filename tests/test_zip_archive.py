@@ -1,0 +1,63 @@
+"""Archives read in one way only, and new ones made of their members."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from emaseg.files import open_file
+from emaseg.zip_archive import AmbiguousError, DamagedError, read_member, read_members, rebuilt
+
+
+def zipped(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(f"folder/{name}"), content)
+    return file.getvalue()
+
+
+def test_an_archive_is_read_and_rebuilt(tmp_path: Path) -> None:
+    """Protects the one reading: any reader finds in the new archive what the strict one found in the old."""
+    path = tmp_path / "a.zip"
+    path.write_bytes(zipped(a=b"first", b=b"", c=b"third" * 1000))
+    with open_file(path) as file:
+        members = read_members(file)
+        assert list(members) == ["a", "b", "c"]
+        assert read_member(file, members["c"]) == b"third" * 1000
+        new = io.BufferedReader(rebuilt(file, {"new/c": members["c"], "new/a": b"other", "new/b": members["b"]}))
+        with zipfile.ZipFile(new) as archive:
+            assert archive.testzip() is None
+            assert [archive.read(f"new/{name}") for name in "abc"] == [b"other", b"", b"third" * 1000]
+
+
+def test_every_cut_and_every_addition_is_refused(tmp_path: Path) -> None:
+    """Protects both readers of archives at every byte: one that is cut, or has bytes in front or behind, is no archive;
+    and whatever byte is changed, the members are the same or the archive is refused."""
+    whole, path = zipped(a=b"first", b=b"second"), tmp_path / "a.zip"
+    for other in (*(whole[:end] for end in range(len(whole))), b"x" + whole, whole + b"\0"):
+        path.write_bytes(other)
+        with open_file(path) as file, pytest.raises(DamagedError):
+            read_members(file)
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        with open_file(path) as file:
+            try:
+                found = [read_member(file, member) for member in read_members(file).values()]
+            except DamagedError:
+                continue
+            assert found == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("flags", [0x0001, 0x0002, 0x0020, 0x2000])
+def test_members_of_a_kind_that_pytorch_does_not_write(tmp_path: Path, flags: int) -> None:
+    """Protects from encrypted members and the like, whose bytes are not what they seem."""
+    content = bytearray(zipped(a=b"first"))
+    entry = content.index(b"PK\1\2")
+    content[entry + 8 : entry + 10] = flags.to_bytes(2, "little")
+    (tmp_path / "a.zip").write_bytes(content)
+    with open_file(tmp_path / "a.zip") as file, pytest.raises(AmbiguousError, match="encrypted"):
+        read_members(file)
