@@ -176,7 +176,7 @@ def evaluate(
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 
         from emaseg.data.files.bands import bands_of
-        from emaseg.data.sets import build_dataset
+        from emaseg.data.sets.build import build_dataset
         from emaseg.device import keep_freed_memory, pick_device
         from emaseg.evaluation.evaluate import evaluate as evaluate_engine
         from emaseg.evaluation.submit import write_submission

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.packed import open_packed, pack, verify
 from emaseg.errors import UserError
 from emaseg.recipe import load_recipe, toml_value

@@ -128,7 +128,7 @@ def evaluate(
 
     def events() -> Generator[Note | Evaluating | Evaluated, None, None]:
         from emaseg.data.files.bands import bands_of
-        from emaseg.data.sets import build_dataset
+        from emaseg.data.sets.build import build_dataset
         from emaseg.evaluation.evaluate import evaluate as evaluate_engine
         from emaseg.reference import open_engine
 

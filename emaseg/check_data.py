@@ -22,8 +22,8 @@ from emaseg.data.dataset import Dataset, LabelError, Phase, SizeError
 from emaseg.data.doubts import label_doubts
 from emaseg.data.files.bands import bands_of
 from emaseg.data.pipeline.resize import limit_size
-from emaseg.data.sets import build_dataset
 from emaseg.data.sets.banded import with_bands
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable
 from emaseg.duplicates import fingerprint, look_alikes, same_files

@@ -10,7 +10,7 @@ from dataclasses import replace
 from emaseg.data.checks import check_dataset, spread
 from emaseg.data.dataset import Dataset, Phase
 from emaseg.data.files.bands import bands_of
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.errors import RecipeError
 from emaseg.events import Note

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated
 from emaseg.inference.predict import Predictor

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.errors import DataError, UserError
 from emaseg.recipe import FolderData, load_recipe, parse_recipe
 from emaseg.starter import Machine, Started, start_recipe

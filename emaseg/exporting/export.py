@@ -18,7 +18,7 @@ from torch import nn
 
 from emaseg.checkpoint import Checkpoint, load_network, save_checkpoint
 from emaseg.data.files.bands import bands_of
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.engine import slim
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.events import Note

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_scripts import pack
 from emaseg.data.files.bands import bands_of, read_pixels
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.errors import DataError, RecipeError
 from emaseg.inference.predict import Predictor
 from emaseg.models import build_model

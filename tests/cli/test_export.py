@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from tests.exporting.made import checkpoint, recipe
 from tests.helpers import emaseg
 

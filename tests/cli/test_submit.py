@@ -21,7 +21,7 @@ from PIL import Image
 
 from emaseg.data.dataset import UInt8
 from emaseg.data.files.label_files import apply_rule
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.cityscapes import label_rule
 from emaseg.data.sets.published_counts import IMAGES
 from emaseg.evaluation.submit import KINDS, layout_of

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emaseg.convert import OVERLAPS, Conversion
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.errors import UserError
 from emaseg.words import printable
 from tests.convert import made

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from emaseg.data.pipeline.loading import epoch_order
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.recipe import load_recipe, recipe_to_toml
 from tests.data.made import real
 from tests.helpers import TINY, tiny

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from emaseg.data.dataset import Dataset, UInt8
 from emaseg.data.label_sets import voc_colours
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.errors import DataError
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.evaluation.submit import KINDS, Submission, layout_of, write_submission

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated

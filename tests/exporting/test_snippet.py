@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.exported.info import read_info, supported_protocol
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.export import Exported

@@ -17,7 +17,7 @@ from PIL import Image
 import emaseg
 from emaseg.data.files.label_files import read_label
 from emaseg.data.files.signed import is_signed
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.own_values import own_values
 from emaseg.errors import DataError, RecipeError
 from emaseg.evaluation.evaluate import evaluate

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.pairs import PairedFiles
 from tests.starter.made import data_of, dry_run, grey, labels, made, refused, start
 

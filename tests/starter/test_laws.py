@@ -10,7 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.errors import DataError
 from tests.data.made import real
 from tests.starter.made import blob, data_of, dry_run, grey, indexed, made, refused, start

@@ -11,7 +11,7 @@ import pytest
 from emaseg.cli.app import main
 from PIL import Image
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.datasets import open_datasets
 from emaseg.errors import UserError
 from emaseg.inference.image_inputs import unread_files

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from emaseg.checkpoint import read_checkpoint
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.events import Note
 from emaseg.recipe import FolderData, Recipe
 from emaseg.resources import cache_folder

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from emaseg.cli import main
 
 from emaseg.checkpoint import load_weights
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated, Finished
 from emaseg.inference.predict import Predictor

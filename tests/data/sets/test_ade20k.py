@@ -9,8 +9,8 @@ import pytest
 
 from emaseg.data.checks import check_dataset
 from emaseg.data.dataset import published_label
-from emaseg.data.sets import build_dataset
 from emaseg.data.sets.ade20k import ade20k, ade20k_rule
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles
 from emaseg.errors import DataError, RecipeError

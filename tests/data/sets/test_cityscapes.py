@@ -10,7 +10,7 @@ from PIL import Image
 
 from emaseg.data.checks import check_dataset
 from emaseg.data.dataset import published_label
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.cityscapes import cityscapes, label_rule
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles

@@ -15,7 +15,7 @@ from PIL import Image
 from emaseg.data.checks import check_dataset
 from emaseg.data.dataset import read_pair
 from emaseg.data.label_sets import coco_voc_categories, label_set
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.coco_voc import coco_voc
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.errors import DataError, RecipeError, SystemFault

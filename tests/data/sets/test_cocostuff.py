@@ -11,7 +11,7 @@ from scipy.io import savemat
 
 from emaseg.data.dataset import read_pair
 from emaseg.data.label_sets import label_set
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.cocostuff import Storage, cocostuff, cocostuff_rule
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError, RecipeError

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from emaseg.data.checks import check_dataset
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.folder import folder
 from emaseg.errors import DataError
 from emaseg.recipe.data import FolderData

@@ -9,7 +9,7 @@ import pytest
 
 from emaseg.data.dataset import UInt8, published_label
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.lip import lip
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.trees import UnlabelledFiles

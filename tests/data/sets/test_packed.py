@@ -20,7 +20,7 @@ from scipy.io import savemat
 
 from emaseg.data.files.label_files import LabelRule, index_rule
 from emaseg.data.pipeline.loading import batches
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.packed import PackedFiles, open_packed, pack, partial_path, verify
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.shapes import Shapes

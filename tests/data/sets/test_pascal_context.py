@@ -11,7 +11,7 @@ import pytest
 from scipy.io import savemat
 
 from emaseg.data.dataset import read_pair
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.drawn import DrawnFiles
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.pascal_context import numbered_rule, pascal_context, raw_rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emaseg.data.sets import build_dataset
+from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.shapes import Shapes
 from emaseg.metrics import Confusion
 from emaseg.recipe import load_recipe
