@@ -164,7 +164,7 @@ def evaluate(
         if em_iterations is not None:
             resolved = with_em_iterations(resolved, em_iterations)
         resolved = with_precision(resolved, precision)
-        from emaseg.datasets import choose_split
+        from emaseg.open_datasets import choose_split
 
         data, which = choose_split(resolved.recipe.data, split)
         recipe = dataclasses.replace(resolved.recipe, data=data)

@@ -109,7 +109,7 @@ def evaluate(
         RecipeError: an argument of the wrong type, or one that contradicts another.
         DataError, WeightsError, SystemFault: as the command.
     """
-    from emaseg.datasets import choose_split
+    from emaseg.open_datasets import choose_split
     from emaseg.reference import resolve
 
     _check("tta", tta, bool, "True or False")

@@ -23,11 +23,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from emaseg.data.pipeline.loading import Stream, batches
-from emaseg.datasets import open_datasets
 from emaseg.engine import Engine, Precision, check_precision, prepare
 from emaseg.errors import DataError
 from emaseg.free_memory import peak_memory, reset_peak
 from emaseg.models import Network, build_model
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import EMANetModel, Recipe
 from emaseg.recipe.channels import ranges
 from emaseg.schedule import build_schedule

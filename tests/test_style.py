@@ -21,7 +21,7 @@ FLOORS = (
     ("data", "losses", "runs", "schedule"),
     ("data/files", "models"),
     ("data/pipeline", "data/sets", "doctor", "engine", "exported", "weights"),
-    ("check_data", "checkpoint", "datasets", "starter"),
+    ("check_data", "checkpoint", "open_datasets", "starter"),
     ("convert", "reference"),
     ("inference",),
     ("evaluation",),

@@ -19,11 +19,11 @@ import torch
 from emaseg.data.dataset import Dataset
 from emaseg.data.files.opencv import opencv
 from emaseg.data.pipeline.loading import batches
-from emaseg.datasets import open_datasets
 from emaseg.distributed.ranks import check_ranks
 from emaseg.events import DryRunEvent, Forecast, LessMemory, Measuring, Note, Planned
 from emaseg.free_memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
 from emaseg.recipe.channels import ranges
 from emaseg.runs.folder import RunFolder

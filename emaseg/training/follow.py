@@ -13,11 +13,11 @@ import torch
 
 from emaseg.data.dataset import Dataset
 from emaseg.data.pipeline.loading import batches, worker_count
-from emaseg.datasets import open_datasets
 from emaseg.distributed.collectives import from_rank_0, peers, rank_number, world_size
 from emaseg.distributed.lockstep import Action, Followed
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.models import Network, build_model
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
 from emaseg.recipe.channels import ranges
 from emaseg.schedule import build_schedule

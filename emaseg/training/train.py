@@ -23,7 +23,6 @@ import torch
 
 from emaseg.data.pipeline.loading import Stream, batches, worker_count
 from emaseg.data.pipeline.transforms import Batch
-from emaseg.datasets import open_datasets
 from emaseg.distributed.collectives import from_rank_0, joined, world_size
 from emaseg.distributed.lockstep import Action, Lead
 from emaseg.distributed.ranks import check_ranks, this_rank
@@ -32,6 +31,7 @@ from emaseg.evaluation.evaluate import evaluate, evaluation_seconds, missed_clas
 from emaseg.events import Evaluated, Finished, Logged, Note, Saved, TrainEvent
 from emaseg.files import atomic, is_file
 from emaseg.losses.terms import few_kept
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
 from emaseg.recipe.channels import ranges
 from emaseg.report.run import report_training

@@ -27,7 +27,7 @@ _SETTLE = 4.0  # seconds: a folder that has just changed is not indexed
 
 START = """
 import json, sys, time
-from emaseg.datasets import open_datasets
+from emaseg.open_datasets import open_datasets
 from emaseg.data.pipeline.loading import epoch_order
 from emaseg.training.image_state import image_state
 from emaseg.free_memory import peak_memory

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from emaseg.data.dataset import read_pair
-from emaseg.datasets import open_datasets
 from emaseg.engine import Precision, prepare
 from emaseg.inference.protocols import label_map
 from emaseg.metrics import Confusion
+from emaseg.open_datasets import open_datasets
 from emaseg.reference import open_network, resolve
 
 ENGINES: tuple[Precision, ...] = ("fp32", "bf16")

@@ -11,9 +11,9 @@ import torch.distributed as dist
 
 from emaseg.data.pipeline.loading import batches
 from emaseg.data.pipeline.transforms import Batch
-from emaseg.datasets import open_datasets
 from emaseg.events import Finished
 from emaseg.models import Network, build_model
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
 from emaseg.schedule import Schedule
 from emaseg.training.compute import LossScale, place, switches

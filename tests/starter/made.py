@@ -12,8 +12,8 @@ from PIL import Image
 from emaseg.data.checks import check_dataset
 from emaseg.data.dataset import Dataset
 from emaseg.data.pipeline.transforms import sample_rng, train_crop
-from emaseg.datasets import open_datasets
 from emaseg.errors import DataError
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import FolderData, Recipe, parse_recipe
 from emaseg.starter import Machine, Started, start_recipe
 

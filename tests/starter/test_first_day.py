@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emaseg.datasets import open_datasets
 from emaseg.errors import DataError, RecipeError
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import load_recipe
 from emaseg.starter import Machine, Started, start_recipe
 from tests.helpers import emaseg

@@ -12,9 +12,9 @@ from emaseg.cli.app import main
 from PIL import Image
 
 from emaseg.data.sets.build import build_dataset
-from emaseg.datasets import open_datasets
 from emaseg.errors import UserError
 from emaseg.inference.image_inputs import unread_files
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import parse_recipe
 from tests.starter.made import SIZE, Draw, blob, data_of, dry_run, grey, indexed, labels, made, refused, start
 from tests.test_check_data import report_of

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from emaseg.datasets import open_datasets
 from emaseg.errors import DataError, RecipeError
 from emaseg.events import Note, TrainEvent
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
 from emaseg.training.image_state import _contents
 from tests.helpers import emaseg, run, tiny

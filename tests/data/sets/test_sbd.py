@@ -16,8 +16,8 @@ from emaseg.data.dataset import read_pair
 from emaseg.data.files.mat import read_mat
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.data.sets.voc import voc
-from emaseg.datasets import open_datasets
 from emaseg.errors import DataError
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe.data import VOCData
 from tests.data.made import fails, image, label, real
 from tests.data.test_data_scripts import script

@@ -1,6 +1,6 @@
 """The two data sets of a recipe, opened and checked before a run begins.
 
-Room: datasets.
+Room: open_datasets.
 """
 
 from __future__ import annotations
