@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ FOREIGN = {
     *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "FTP", "ALL", "NO")),
     *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS"),
     *("GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+    "PYTHONDONTWRITEBYTECODE",  # each command that a test starts would compile PyTorch's modules again: 3 s
 }
 # The same examples in every run: a red run blames the change under test. `--hypothesis-profile=search` draws new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -41,6 +43,7 @@ def pytest_sessionstart() -> None:
     for name in list(os.environ):
         if name in FOREIGN or name.startswith("XDG_"):
             del os.environ[name]
+    sys.dont_write_bytecode = False  # of the tests themselves
     os.environ["EMASEG_CACHE"] = str(_CACHES / "modules")  # of fixtures that several tests share
     os.environ["TERM"] = "xterm"
     os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests start: the tests' own processes fill the cores
