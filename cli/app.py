@@ -12,6 +12,7 @@ Room: cli. Imports typer, the command modules (which import the engine lazily) a
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 import tempfile
@@ -105,19 +106,25 @@ def _root(
         typer.echo(WELCOME, nl=False)
 
 
+@functools.cache
+def _program() -> Any:
+    """The command line, put together once: reading all signatures takes as long as the rest of a short command."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's) and return its exit code; never raises for a user's error."""
     if arguments is None:  # this process is the program's own
         if _COMPLETION in os.environ:
             return _complete()
         _share_cores()
-    return run(typer.main.get_command(app), sys.argv[1:] if arguments is None else list(arguments))
+    return run(_program(), sys.argv[1:] if arguments is None else list(arguments))
 
 
 def _complete() -> int:
     """Answer the shell that asks for completions, as the script of --show-completion makes it do."""
     try:
-        typer.main.get_command(app).main(args=[], prog_name="emaseg")
+        _program().main(args=[], prog_name="emaseg")
     except SystemExit as finished:
         return finished.code if isinstance(finished.code, int) else 1
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import os
 import signal
 import sys
@@ -254,6 +255,7 @@ def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output, rank
     from .render import print_grid, print_json, print_lines
 
     keep_freed_memory()
+    gc.freeze()  # garbage is collected before each measured step: half a second if it looks at all modules
     target = pick_device(device)
     plan: dict[str, str] = {}
     notes: list[str] = []

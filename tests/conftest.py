@@ -5,6 +5,7 @@ A test that needs a variable sets it with monkeypatch; a test that needs a serve
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import itertools
 import os
@@ -52,6 +53,12 @@ def pytest_sessionstart() -> None:
         setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
     for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
         setattr(socket, name, _guarded_lookup(getattr(socket, name)))
+
+
+def pytest_collection_finish() -> None:
+    """What lives until the end need not be looked at again: a search for dead cycles takes 0.6 s with it, 0.01 without."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:

@@ -68,6 +68,7 @@ summary { cursor: pointer; margin: 8px 0; font-weight: 600; } dl { display: grid
   grid-template-columns: minmax(90px, max-content) 1fr; gap: 3px 18px; } dt { color: var(--soft); } dd { margin: 0; }
 footer { margin-top: 46px; font-size: 13px; color: var(--soft); border-top: 1px solid var(--line); padding-top: 10px; }
 @media (max-width: 640px) { body { padding: 16px 12px 40px; } .rare { display: none; } .track { width: 64px; }
+  td:first-child .mark { display: block; font-size: 12px; white-space: nowrap; }
   .example { grid-template-columns: repeat(2, minmax(0, 1fr)); } .pairs { grid-template-columns: 1fr; } h1 { font-size: 22px; } }
 @media print { :root { --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #ccc; --bar: #3b7dd8; }
   body { max-width: none; padding: 0; font-size: 11px; } h2, p.small { break-after: avoid; } tr, .chart { break-inside: avoid; }

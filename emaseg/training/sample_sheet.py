@@ -35,6 +35,7 @@ def write_samples(model: Network, recipe: Recipe, dataset: Dataset, run: RunFold
         labels = label_map(model, image, recipe.inference, recipe.backbone.pixel_stats, device)
         rows.append((as_picture(image), truth, labels))
     model.train()
+    page = sheet(rows, dataset.palette, dataset.classes)
     with atomic(run.samples) as file:
-        sheet(rows, dataset.palette, dataset.classes).save(file, format="PNG")
+        page.save(file, format="PNG", compress_level=4)  # against 6: half the time, 3 % larger
     return run.samples

@@ -10,6 +10,7 @@ another number of pixels. Every process takes its share, and writes what it has 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import sys
@@ -200,6 +201,7 @@ def fork_all(world: int, folder: Path) -> None:
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     build_optimizer(build_model(CASES["emanet"][1]), CASES["emanet"][1].optim)  # imports the rest of torch before forks
+    gc.freeze()  # a fork that looks for garbage among all modules copies their pages
     for count in map(int, sys.argv[2:]):
         fork_all(count, target)
     if not sys.argv[2:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -34,6 +35,7 @@ def warm(folder: Path) -> None:
     """Train something here, so that everything is imported before the forks: a start then takes a moment."""
     torch.set_num_threads(1)  # a forked process has only this one
     run(tiny("train.iterations=1"), folder / "warm")
+    gc.freeze()  # a fork that looks for garbage among all modules copies their pages
 
 
 def small_recipe(folder: Path) -> tuple[str, ...]:
