@@ -68,6 +68,7 @@ def prepare(seeds: Path, targets: list[str]) -> None:
         importlib.import_module(f"emaseg.{module}")
     for module in ("train", "predict", "check_data", "render", "progress"):
         importlib.import_module(f"emaseg.cli.{module}")
+    importlib.import_module("emaseg.cli.options").recipe_keys("")  # evaluates the annotations of every key
     for module in ("scipy.io", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"):
         importlib.import_module(module)
     if {"program", "onnx"} & set(targets):
