@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from tests.fuzz.campaign import Campaign
 from tests.fuzz.seeds import make_apart
@@ -69,6 +70,7 @@ def prepare(seeds: Path, targets: list[str]) -> None:
     for module in ("train", "predict", "check_data", "render", "progress"):
         importlib.import_module(f"emaseg.cli.{module}")
     importlib.import_module("emaseg.cli.options").recipe_keys("")  # evaluates the annotations of every key
+    Image.init()  # a picture that no reader knows makes Pillow import them all
     for module in ("scipy.io", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"):
         importlib.import_module(module)
     if {"program", "onnx"} & set(targets):
