@@ -15,7 +15,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,13 @@ CASES: Mapping[str, tuple[torch.dtype, Recipe]] = {
 }
 
 
-def cases(world: int) -> Mapping[str, tuple[torch.dtype, Recipe]]:
-    """Those that so many processes can share: a part has an image of each."""
-    return {name: case for name, case in CASES.items() if world * case[1].train.accumulate <= IMAGES}
+FEW = ("emanet", "emanet_float32", "emanet_plain_mean", "memorynet", "memorynet_parts")  # each law once
+
+
+def cases(world: int, names: Collection[str] = CASES) -> Mapping[str, tuple[torch.dtype, Recipe]]:
+    """Those of `names` that so many processes can share: a part has an image of each."""
+    shared = {name: case for name, case in CASES.items() if world * case[1].train.accumulate <= IMAGES}
+    return {name: case for name, case in shared.items() if name in names}
 
 
 def whole_batch(step: int, dtype: torch.dtype) -> Batch:
@@ -173,15 +177,15 @@ def learn(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {**learnt, **{f"momentum {i}": momentum for i, momentum in enumerate(momenta)}}
 
 
-def learn_all(rank: Rank, folder: Path) -> None:
-    """Every case, as one of several processes."""
+def learn_all(rank: Rank, folder: Path, names: Collection[str] = CASES) -> None:
+    """Every case of `names`, as one of several processes."""
     torch.set_num_threads(1)
     with joined(rank, CPU):
-        for name, (dtype, recipe) in cases(rank.world).items():
+        for name, (dtype, recipe) in cases(rank.world, names).items():
             torch.save(learn(recipe, dtype), folder / f"{name}_{rank.world}_{rank.number}.pt")
 
 
-def fork_all(world: int, folder: Path) -> None:
+def fork_all(world: int, folder: Path, names: Collection[str]) -> None:
     """So many processes, to their end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -189,7 +193,7 @@ def fork_all(world: int, folder: Path) -> None:
     for number in range(world):
         child = os.fork()
         if not child:
-            learn_all(Rank(number, world, number, "127.0.0.1", port), folder)
+            learn_all(Rank(number, world, number, "127.0.0.1", port), folder, names)
             sys.stdout.flush()
             os._exit(0)
         children.append(child)
@@ -202,7 +206,8 @@ if __name__ == "__main__":
     target = Path(sys.argv[1])
     build_optimizer(build_model(CASES["emanet"][1]), CASES["emanet"][1].optim)  # imports the rest of torch before forks
     gc.freeze()  # a fork that looks for garbage among all modules copies their pages
-    for count in map(int, sys.argv[2:]):
-        fork_all(count, target)
-    if not sys.argv[2:]:
+    if sys.argv[2:]:  # the cases, all of them or few, and numbers of processes
+        for count in map(int, sys.argv[3:]):
+            fork_all(count, target, FEW if sys.argv[2] == "few" else CASES)
+    else:
         learn_all(this_rank(), target)

@@ -101,6 +101,7 @@ def listed() -> set[tuple[str, str]]:
     return {(target, name) for target, names in OPERATIONS.items() for name in names}
 
 
+@pytest.mark.slow  # a file that needs another operation fails its own check in the tests of files
 def test_operations_of_a_program(tmp_path: Path) -> None:
     """Protects both ways: an operation that an export needs is never refused, and one that none needs is."""
     found = set().union(*(used(program, tmp_path / "export.pt2") for program in small()))

@@ -18,19 +18,8 @@ from tests.fuzz.campaign import Campaign
 from tests.fuzz.seeds import make_apart
 from tests.fuzz.targets import TARGETS, damaged
 
-HOLD = (
-    "checkpoint",
-    "recipe",
-    "foreign",
-    "packed",
-    "sbd",
-    "cocostuff",
-    "mask",
-    "png",
-    "metrics",
-    "environment",
-    "last",
-)
+READ = ("checkpoint", "recipe", "foreign", "packed", "sbd", "cocostuff", "mask", "png")
+CONTINUED = ("metrics", "environment", "last")  # of a run that is trained first, and continued for each case
 CASES = 3  # of each
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the cage is made of Linux's tools")
@@ -51,13 +40,14 @@ def campaign(seeds: Path, tmp_path: Path, limit: float = 60) -> Campaign:
     return Campaign(seeds, tmp_path / "work", tmp_path / "kept", seed=1, limit=limit)
 
 
-def test_damaged_files_are_refused_or_read_right(tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", [READ, pytest.param(CONTINUED, marks=pytest.mark.slow)], ids=["read", "continued"])
+def test_damaged_files_are_refused_or_read_right(tmp_path: Path, targets: tuple[str, ...]) -> None:
     """Protects from strangers' files: no bug, no crash, nothing run, no hang, no wrong result behind a digest.
 
     In a process of its own: a fork of this one would have its threads' locks and autograd's state.
     """
     numbers = ["--cases", str(CASES), "--minutes", "4", "--jobs", "1", "--limit", "60"]
-    command = [sys.executable, "-m", "tests.fuzz", *numbers, "--targets", ",".join(HOLD), "--keep", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.fuzz", *numbers, "--targets", ",".join(targets), "--keep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

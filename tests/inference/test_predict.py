@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +69,3 @@ def test_a_recipe_may_replace_the_one_inside(weights: Path) -> None:
     """A protocol of one's own on the same network."""
     recipe = emaseg.load_recipe("demo", [*TINY, "inference.flip=true"])
     assert Predictor.from_weights(weights, recipe=recipe).recipe.inference.flip
-
-
-def test_predicting_imports_no_torchvision(weights: Path, tmp_path: Path) -> None:
-    """It costs seconds on a cold start, and prediction needs nothing of it."""
-    path = picture(tmp_path / "a.png")
-    code = (
-        "import sys, emaseg\n"
-        f"emaseg.Predictor.from_weights({str(weights)!r}).predict({str(path)!r})\n"
-        "assert 'torchvision' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,8 +25,9 @@ from tests.parity import (
     worst,
 )
 
+R50 = "emanet_r50d8_voc"
 SSSEG = {
-    "emanet_r50d8_voc": "voc_r50_d8",
+    R50: "voc_r50_d8",
     "emanet_r50d16_voc": "voc_r50_d16",
     "emanet_r101d16_ade20k": "ade20k_r101_d16",
 }
@@ -38,7 +39,7 @@ def filled(name: str, recipe: str, folder: Path) -> EMANet:
     return model
 
 
-@pytest.mark.parametrize("name", SSSEG)
+@pytest.mark.parametrize("name", [R50, *(pytest.param(name, marks=pytest.mark.slow) for name in SSSEG if name != R50)])
 def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
     """Protects the published numbers: loading by their names, features, logits, losses, gradients, statistics."""
     model = filled(f"ssseg/{name}", SSSEG[name], tmp_path)
@@ -83,6 +84,7 @@ def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
         assert worst(value, reference[key]) <= 1e-5, key
 
 
+@pytest.mark.slow
 def test_gradients_in_float64(tmp_path: Path) -> None:
     """Protects the gradient exactly: in double precision every norm agrees to a millionth."""
     model = filled("ssseg/emanet_r50d8_voc", "voc_r50_d8", tmp_path).double().train()

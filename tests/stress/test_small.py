@@ -32,7 +32,7 @@ for number, call in enumerate(sys.argv[2:]):
         kept = eval(call)
     print(kept, flush=True)
 """
-KILLS, TWO_RANKS = "kills(2, 1, True, 0, folder)", "kills(4, 2, True, 0, folder, 2)"
+KILLS, TWO_RANKS = "kills(1, 1, True, 0, folder)", "kills(4, 2, True, 0, folder, 2)"
 FULL_DISK, TWO_TRAINERS = "full_disk(2, True, folder)", "two_trainers(1, True, folder)"
 
 
