@@ -23,6 +23,7 @@ from emaseg.data.files.images import read_image
 from emaseg.errors import DataError, RecipeError, nearest
 from emaseg.recipe.data import IGNORE
 from emaseg.visual import label_counts, overlay
+from emaseg.words import printable
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ Share = tuple[str, float]
 Maps = tuple[UInt8, Float32 | None, Float16 | None, UInt8 | None]
 Picture: TypeAlias = "Path | str | npt.NDArray[Any] | torch.Tensor | Image.Image | Decoded"
 
+_SHOWN = 6  # classes that a printed prediction names
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
 
@@ -61,7 +63,7 @@ class Wanted:
         return np.empty(size, np.uint8), sure, every, ranks
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Prediction:
     """The label map of one picture.
 
@@ -87,10 +89,18 @@ class Prediction:
     probabilities: Float16 | None = None
     indices: UInt8 | None = None
     classes: tuple[str, ...] = ()
-    palette: UInt8 = field(default_factory=lambda: np.zeros((0, 3), np.uint8), repr=False)
-    image: Pixels | None = field(default=None, repr=False)
-    bases: Image.Image | None = field(default=None, repr=False)
+    palette: UInt8 = field(default_factory=lambda: np.zeros((0, 3), np.uint8))
+    image: Pixels | None = None
+    bases: Image.Image | None = None
     tiles: str | None = None
+
+    def __repr__(self) -> str:
+        """What a person wants to know, without the pixels: size, classes, and what else it holds."""
+        found = [f"{printable(name)} {100 * share:.1f} %" for name, share in self.shares[:_SHOWN]]
+        found += [f"{left} more classes"] if (left := len(self.shares) - _SHOWN) > 0 else []
+        more = [name for name in ("confidence", "probabilities", "bases") if getattr(self, name) is not None]
+        held = [f"with {' and '.join(more)}"] if more else []
+        return f"Prediction({', '.join([f'{self.width} x {self.height}', *found, *held])})"
 
     def overlay(self) -> Image.Image:
         """The picture in class colours, with a legend: width W, height H plus the legend."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -304,6 +305,16 @@ def test_a_notebook_shows_the_overlay(predictor: Predictor) -> None:
     with Image.open(io.BytesIO(shown)) as picture:
         assert picture.size == prediction.overlay().size
         assert (picture.width, picture.height > 40) == (60, True)
+
+
+def test_a_printed_prediction_is_a_line(predictor: Predictor) -> None:
+    """Protects `print(result)` from arrays: size, the largest classes, and what else it holds."""
+    prediction = predictor.predict(np.zeros((40, 60, 3), np.uint8), confidence=True)
+    share = f"{prediction.shares[0][0]} {100 * prediction.shares[0][1]:.1f} %"
+    assert repr(prediction).startswith(f"Prediction(60 x 40, {share}")
+    assert repr(prediction).endswith(", with confidence)")
+    many = dataclasses.replace(prediction, shares=tuple((f"k{k}", 0.1) for k in range(9)), confidence=None)
+    assert repr(many).endswith("k5 10.0 %, 3 more classes)")
 
 
 # ---------------------------------------------------------------------------------------------------- which images
