@@ -120,7 +120,7 @@ def confusion_section(result: Result) -> str:
     counts, classes = result.tally.confusion.counts, result.classes
     explained = (
         "A row is a labelled class, a column what its pixels are taken for, in percent of the row; the class with most "
-        "labelled pixels comes first. Green is right, red is wrong; the darker, the more."
+        "labelled pixels comes first. Green is right, red is wrong; the stronger the colour, the more."
     )
     parts = f"{matrix(counts, classes)}<div>{largest_errors(counts, classes)}</div>"
     return f'{heading("Which class is taken for which", explained)}<div class="pair">{parts}</div>'
@@ -194,7 +194,8 @@ def _example(one: Example, palette: UInt8) -> str:
         f"<figure>{picture(image, name, photograph=photo)}<figcaption>{name}</figcaption></figure>"
         for name, image, photo in cells
     )
-    return f'<p class="small">{text(one.name)}: mIoU {percent(one.miou)}</p><div class="example">{figures}</div>'
+    path = text(one.name).replace("/", "/<wbr/>")  # where a narrow page may break it
+    return f'<p class="small">{path}: mIoU {percent(one.miou)}</p><div class="example">{figures}</div>'
 
 
 def _map(labels: UInt8, palette: UInt8) -> Image.Image:
