@@ -108,7 +108,7 @@ def _root(
 
 @functools.cache
 def _program() -> Any:
-    """The command line, put together once: reading all signatures takes as long as the rest of a short command."""
+    """The command line, put together once in a process, however often `main` is called there."""
     return typer.main.get_command(app)
 
 

@@ -163,8 +163,8 @@ def predict(
     folder = _folder(out, len(images) == 1 and not as_json and not resume and drawn is None)
     from emaseg.inference.image_inputs import find_images, shard, unread_files
     from emaseg.reference import (
-        check_named,
         check_precision_name,
+        holds_weights,
         open_engine,
         resolve,
         with_em_iterations,
@@ -173,10 +173,11 @@ def predict(
 
     from .render import print_lines, print_notes
 
-    # A wrong name is told at once: a look at the REF's path, then the images, and only then the weights, with torch.
+    # A wrong name is told at once: a recipe is opened in a moment, then the images are found, and only then weights are read.
     check_precision_name(precision)
-    if reference is not None:
-        check_named(reference, weights if recipe else None)
+    beside = weights if recipe else None
+    late = reference is not None and holds_weights(reference) and beside is None
+    resolved = None if reference is None or late else resolve(reference, weights=beside, overrides=overrides)
     inputs = find_images(images, folder)
     if part is None and (rank := rank_of(None)).world > 1:  # torchrun or srun: each predicts its part
         part = f"{rank.number + 1}/{rank.world}"
@@ -186,9 +187,8 @@ def predict(
         raise RecipeError(
             f"--out -: {len(inputs)} images, but stdout holds one mask", "name one image, or a folder with --out DIR"
         )
-    resolved = None
-    if reference is not None:
-        resolved = resolve(reference, weights=weights if recipe else None, overrides=overrides)
+    if reference is not None and late:
+        resolved = resolve(reference, overrides=overrides)
     if not quiet and (left := unread_files(images)):
         print_lines(left)
     from emaseg.device import keep_freed_memory, pick_device

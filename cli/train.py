@@ -255,7 +255,8 @@ def _dry_run(recipe: Recipe, run: Path | None, device: str, output: Output, rank
     from .render import print_grid, print_json, print_lines
 
     keep_freed_memory()
-    gc.freeze()  # garbage is collected before each measured step: half a second if it looks at all modules
+    gc.collect()
+    gc.freeze()  # the collection before each measured step then need not look at all modules: half a second
     target = pick_device(device)
     plan: dict[str, str] = {}
     notes: list[str] = []

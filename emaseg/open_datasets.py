@@ -23,7 +23,7 @@ def open_datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
 
     Raises:
         DataError: missing, empty, or labelled with values it must not hold.
-        RecipeError: a kind of data set that this version does not read.
+        RecipeError: the data set has no such split.
     """
     bands = bands_of(recipe)
     sets = build_dataset(recipe.data, "train", bands), build_dataset(recipe.data, "eval", bands)

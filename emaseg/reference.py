@@ -70,7 +70,8 @@ def resolve(
     """Find what a REF means, and read what it names.
 
     A checkpoint of ours is read whole here, weights and all, for its recipe lies in the same file: this takes as long as
-    the file is large, and imports torch. Of everything else only the recipe is read; `open_model` reads the weights.
+    the file is large, and imports torch. Of released weights the file is hashed where it has changed. Of everything else
+    only the recipe is read; `open_model` reads the weights.
 
     Args:
         ref: a RUN folder, a checkpoint file, or a recipe's name or path.
@@ -90,7 +91,7 @@ def resolve(
     if checkpoint is not None and (named or not path.is_dir()):
         hint = f"the folder here is ./{ref}; write it so" if path.is_dir() else "name the checkpoint file itself"
         raise RecipeError(f"--checkpoint {checkpoint}: {ref} is not a run folder", hint)
-    if not named and (path.is_dir() or _is_weight_file(path)):
+    if holds_weights(ref):
         if weights is not None:
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
         if path.is_dir():
@@ -115,18 +116,10 @@ def resolve(
     return Resolved(recipe, file, None, written, _notes("", overrides, ref))
 
 
-def check_named(ref: str, weights: str | None = None) -> None:
-    """That a REF, and the weights beside it, lead to something: a look at paths, before work that `resolve` need not wait for.
-
-    Raises:
-        RecipeError, WeightsError: as `resolve`, where a name is mistyped.
-    """
-    _check_given(("REF", ref), ("--weights", weights))
+def holds_weights(ref: str) -> bool:
+    """Whether a REF is a run folder or a weight file, which `resolve` may have to read whole; a recipe takes a moment."""
     path = expanded(ref)
-    if ref not in shipped_recipes() and not path.is_dir() and not _is_weight_file(path):
-        _check_there(ref, alone=weights is None)
-    if weights is not None:
-        _check_weights(weights)
+    return ref not in shipped_recipes() and (path.is_dir() or _is_weight_file(path))
 
 
 def _check_given(*names: tuple[str, str | None]) -> None:

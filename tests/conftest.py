@@ -44,7 +44,7 @@ def pytest_sessionstart() -> None:
     for name in list(os.environ):
         if name in FOREIGN or name.startswith("XDG_"):
             del os.environ[name]
-    sys.dont_write_bytecode = False  # of the tests themselves
+    sys.dont_write_bytecode = False  # the tests' own bytecode is kept, too
     os.environ["EMASEG_CACHE"] = str(_CACHES / "modules")  # of fixtures that several tests share
     os.environ["TERM"] = "xterm"
     os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests start: the tests' own processes fill the cores

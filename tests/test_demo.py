@@ -36,7 +36,9 @@ def test_demo(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == str(tmp_path / "run")
     with (tmp_path / "run/metrics.csv").open(newline="") as file:
         scores = [float(row["miou"]) for row in csv.DictReader(file) if row["miou"]]
-    assert scores[-1] >= 0.70  # the best per-pixel colour classifier is held below 0.40 in tests/data/test_shapes.py
+    assert (
+        scores[-1] >= 0.70
+    )  # the best per-pixel colour classifier is held below 0.40 in tests/data/sets/test_shapes.py
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 150
     assert (tmp_path / "run/samples.png").is_file()
     assert load_recipe("demo").train.save_seconds <= 10

@@ -1,4 +1,4 @@
-"""The README tells the truth: its recipe reads, its commands and options exist, its set-up is what CI runs."""
+"""The READMEs tell the truth: the recipe for own images reads, its commands and options exist, its set-up is what CI runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_recipe_for_own_images_reads() -> None:
     """Protects the first recipe that people copy: the only whole one among the blocks of recipes/README.md."""
     text = (ROOT / "recipes/README.md").read_text()
     (whole,) = [block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if block.startswith("schema")]
-    recipe = parse_recipe(whole, "README.md").recipe
+    recipe = parse_recipe(whole, "recipes/README.md").recipe
     assert recipe.data.kind == "folder"
 
 

@@ -97,9 +97,9 @@ class Prediction:
     def __repr__(self) -> str:
         """What a person wants to know, without the pixels: size, classes, and what else it holds."""
         found = [f"{printable(name)} {100 * share:.1f} %" for name, share in self.shares[:_SHOWN]]
-        found += [f"{left} more classes"] if (left := len(self.shares) - _SHOWN) > 0 else []
-        more = [name for name in ("confidence", "probabilities", "bases") if getattr(self, name) is not None]
-        held = [f"with {' and '.join(more)}"] if more else []
+        left = len(self.shares) - _SHOWN
+        found += [f"{left} more {'class' if left == 1 else 'classes'}"] if left > 0 else []
+        held = [name for name in ("confidence", "probabilities", "bases", "tiles") if getattr(self, name) is not None]
         return f"Prediction({', '.join([f'{self.width} x {self.height}', *found, *held])})"
 
     def overlay(self) -> Image.Image:

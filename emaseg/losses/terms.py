@@ -2,7 +2,7 @@
 
 Room: losses. Legend: B batch, K classes, h w logits grid, H W labels.
 
-Everything is computed on logits at the labels' resolution and as lean as losses.py: no tensor of B x K x H x W values
+Everything is computed on logits at the labels' resolution and as lean as cross_entropy.py: no tensor of B x K x H x W values
 is kept. What depends on all pixels at once (which of them are hard, the sums of the Dice loss) goes over them twice.
 Sums and counts are formed first and divided last, so that several processes can add theirs up in between.
 """

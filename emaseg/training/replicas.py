@@ -4,7 +4,7 @@ Room: training. Legend: B batch of this process.
 
 DistributedDataParallel averages the gradients while the backward pass goes on. Everything else that a step of the whole
 batch would have in common is shared where it is computed: norm statistics (models/sync_norm.py), EM bases
-(models/em_attention.py), class memory (models/memory_update.py), the pixels that the loss is divided by (losses.py).
+(models/em_attention.py), class memory (models/memory_update.py), the pixels that the loss is divided by (losses/terms.py).
 Buffers are therefore equal to the bit on all processes and are not sent; only batch norm that is not shared has others.
 """
 

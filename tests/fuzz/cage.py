@@ -105,7 +105,7 @@ def serve(job: Job, pipe: int) -> None:
         faulthandler.enable(where)
         faulthandler.register(signal.SIGUSR2, where)
         watch = Watch()
-        sys.dont_write_bytecode = True  # of modules that are imported late
+        sys.dont_write_bytecode = True  # the watch would report what a module writes that is imported late
         sys.addaudithook(watch.hook)
         for number in job.numbers:
             _tell(pipe, {"number": number})

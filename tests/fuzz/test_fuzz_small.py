@@ -1,4 +1,4 @@
-"""The fuzz harness in small: the kinds of file that must hold do hold, and the harness sees what it is there to see."""
+"""The fuzz harness in small: files that are read hold by default, records of runs with -m slow, and the harness sees what it is there to see."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ import torch
 import emaseg
 from emaseg.checkpoint import Checkpoint, save_checkpoint
 from emaseg.inference.predict import Predictor
-from tests.inference.made import TINY
+from tests.inference.made import SMALL
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained EMANet on a 14-layer ResNet."""
-    recipe = emaseg.load_recipe("demo", TINY)
+    recipe = emaseg.load_recipe("demo", SMALL)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = emaseg.build_model(recipe)

@@ -312,9 +312,9 @@ def test_a_printed_prediction_is_a_line(predictor: Predictor) -> None:
     prediction = predictor.predict(np.zeros((40, 60, 3), np.uint8), confidence=True)
     share = f"{prediction.shares[0][0]} {100 * prediction.shares[0][1]:.1f} %"
     assert repr(prediction).startswith(f"Prediction(60 x 40, {share}")
-    assert repr(prediction).endswith(", with confidence)")
-    many = dataclasses.replace(prediction, shares=tuple((f"k{k}", 0.1) for k in range(9)), confidence=None)
-    assert repr(many).endswith("k5 10.0 %, 3 more classes)")
+    assert repr(prediction).endswith(", confidence)")
+    many = dataclasses.replace(prediction, shares=tuple((f"k{k}", 0.1) for k in range(7)), tiles="4 tiles")
+    assert repr(many).endswith("k5 10.0 %, 1 more class, confidence, tiles)")
 
 
 # ---------------------------------------------------------------------------------------------------- which images

@@ -13,7 +13,7 @@ import emaseg
 from emaseg.errors import DataError, WeightsError
 from emaseg.inference.predict import Predictor
 from emaseg.inference.prediction import class_shares
-from tests.inference.made import TINY, picture
+from tests.inference.made import SMALL, picture
 
 
 def test_predictor_reads_files_arrays_and_pictures_alike(predictor: Predictor, tmp_path: Path) -> None:
@@ -67,5 +67,5 @@ def test_foreign_weights_need_a_recipe(tmp_path: Path) -> None:
 
 def test_a_recipe_may_replace_the_one_inside(weights: Path) -> None:
     """A protocol of one's own on the same network."""
-    recipe = emaseg.load_recipe("demo", [*TINY, "inference.flip=true"])
+    recipe = emaseg.load_recipe("demo", [*SMALL, "inference.flip=true"])
     assert Predictor.from_weights(weights, recipe=recipe).recipe.inference.flip

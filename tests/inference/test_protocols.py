@@ -65,7 +65,7 @@ def published(case: str) -> Inference:
         pytest.param("slide_logits", marks=pytest.mark.slow),
         "slide_probs",
         pytest.param("whole_msflip_logits", marks=pytest.mark.slow),
-        pytest.param("whole_msflip_probs", marks=pytest.mark.slow),
+        "whole_msflip_probs",
         pytest.param("slide_msflip_probs", marks=pytest.mark.slow),  # 150 windows
     ],
 )

@@ -168,7 +168,6 @@ def test_logits(name: str) -> None:
     assert torch.equal(model.memory.features, before)
 
 
-@pytest.mark.slow
 def test_loading_a_published_file_and_a_training_step(tmp_path: Path) -> None:
     """Protects the published second step in float32: a filled memory, half the rate, the memory loss.
 

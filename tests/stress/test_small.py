@@ -49,7 +49,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str
 
 
 def test_kills_lose_nothing(small: tuple[dict[str, str], str]) -> None:
-    """Protects weights, scores and metrics.csv: killed and stopped at random moments and resumed, the end is the uninterrupted one's."""
+    """Protects weights, scores and metrics.csv: killed once and stopped once at random moments, and resumed, the end is the uninterrupted one's."""
     assert small[0].get(KILLS) == "True", small[1]
 
 

@@ -1,7 +1,7 @@
 """The data set that a recipe's [data] names, opened.
 
-Room: data/sets. It is no part of __init__.py: whoever imports one data set's module runs that file, too, and would
-import all the others.
+Room: data/sets. It is no part of __init__.py: whoever imports one data set's module runs __init__.py, too, and
+would import all the others.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def named_split(data: _Splits, phase: Phase) -> tuple[str, str]:
 
 
 def known_split(data: _Splits, phase: Phase, known: Sequence[str]) -> str:
-    """The published split that a recipe names for a phase, once it is one that the data set has.
+    """The published split that a recipe names for a phase; it must be among `known`.
 
     Raises:
         RecipeError: the data set has none of this name.
