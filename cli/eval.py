@@ -240,6 +240,8 @@ def evaluate(
             seen = Result(scores, details, tally, dataset.classes, dataset.palette, comparison, way, remarks)
             for folder in {file.parent, resolved.run or file.parent}:
                 write_report(folder / "report.html", recipe, seen, resolved.run)
+            if not quiet:
+                print_lines([f"report: {file.parent / 'report.html'}"])
         if not as_json:
             print_path(file)
             if submission is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from emaseg.errors import DataError, RecipeError, WeightsError, nearest
+from emaseg.errors import DataError, RecipeError, SystemFault, WeightsError, nearest
 from emaseg.words import bytes_of, quoted
 
 from .options import (
@@ -297,8 +297,11 @@ def _default_model(quiet: bool) -> str:
     from .progress import Meter, show_download
 
     entry = default()
-    with Meter(quiet) as meter:
-        show_download(fetch(entry), meter)
+    try:
+        with Meter(quiet) as meter:
+            show_download(fetch(entry), meter)
+    except SystemFault as fault:
+        raise SystemFault(fault.message, f"name a model of yours: --weights RUN; or {fault.hint}") from fault
     return entry.name
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from emaseg.errors import SystemFault
+from emaseg.extras import install
 from emaseg.free_memory import device_memory, free_memory
 from emaseg.resources import cache_folder, mirror, offline
 from emaseg.threads import core_count
@@ -100,7 +101,7 @@ def extras() -> Iterator[Finding]:
             found.setdefault(extra, []).append(f"{name} {version}" if version else f"{name} is not installed")
     for extra, names in sorted(found.items()):
         missing = any(name.endswith("not installed") for name in names)
-        hint = f"; for it: pip install 'emaseg[{extra}]'" if missing else ""
+        hint = f"; for it: {install(extra)}" if missing else ""
         yield Finding(f"extra {extra}", ", ".join(names) + hint)
 
 

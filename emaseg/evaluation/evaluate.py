@@ -56,9 +56,9 @@ def missed_classes(scores: Scores) -> str:
     more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
     return (
         f"{'these classes have' if several else 'this class has'} an IoU of 0: {named}{more}. What helps: more training "
-        f"images that show {'them' if several else 'it'}, more iterations, a weight for rare classes "
-        "(loss.class_balance=median_frequency), and for small or thin things a larger augment.crop; check-data counts the "
-        "pixels of each class"
+        f"images that show {'them' if several else 'it'}, more iterations, a Dice loss "
+        "(loss.dice_weight=1), and for small or thin things a larger augment.crop; check-data counts the pixels of each "
+        "class"
     )
 
 

@@ -11,8 +11,7 @@ import re
 from collections.abc import Sequence
 
 from emaseg.errors import SystemFault
-
-EXTRA = ("onnx", "onnxscript", "onnxruntime")  # packages of the optional extra emaseg[onnx]
+from emaseg.extras import EXTRAS, install
 
 # The first PyTorch that makes a program. Before 2.13 a size that one trial image has is taken for a rule, so that there are
 # programs of one size alone; and 2.8 writes a .pt2 of another form.
@@ -43,11 +42,11 @@ def check_torch(format_: str, *, any_size: bool, installed: str | None = None) -
     )
 
 
-def check_extra(packages: Sequence[str] = EXTRA, doing: str = "--format onnx") -> None:
+def check_extra(packages: Sequence[str] = EXTRAS["onnx"], doing: str = "--format onnx") -> None:
     """
     Raises:
         SystemFault: some of `packages` are not installed.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise SystemFault(f"{doing}: needs {', '.join(missing)}, not installed here", "pip install 'emaseg[onnx]'")
+        raise SystemFault(f"{doing}: needs {', '.join(missing)}, not installed here", install("onnx"))

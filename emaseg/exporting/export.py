@@ -22,7 +22,6 @@ from emaseg.data.sets.build import build_dataset
 from emaseg.engine import slim
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.events import Note
-from emaseg.exported.extra import EXTRA
 from emaseg.exported.info import FileInfo
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.network import InferenceNetwork
@@ -30,6 +29,7 @@ from emaseg.exporting.program import program_of, write_onnx, write_pt2
 from emaseg.exporting.quantise import Cost, calibration_images, cost, quantise
 from emaseg.exporting.request import Request
 from emaseg.exporting.verify import TOLERANCES, Check, Tolerance, compare, failed, logits_of, probes
+from emaseg.extras import EXTRAS
 from emaseg.files import fault
 from emaseg.models import Network
 from emaseg.recipe import Recipe
@@ -121,7 +121,7 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
 
 def file_info(network: Network, recipe: Recipe, request: Request) -> FileInfo:
     """What the file will say of itself."""
-    packages = ("torch", *(EXTRA if request.format == "onnx" else ()))
+    packages = ("torch", *(EXTRAS["onnx"] if request.format == "onnx" else ()))
     versions = {name: version(name) for name in ("emaseg", *packages)}
     return FileInfo(recipe, request.precision, request.include, request.shape, network.align_corners, versions)
 

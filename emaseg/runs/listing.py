@@ -9,6 +9,7 @@ import contextlib
 import csv
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from emaseg.words import quoted_path
 
 State = Literal["complete", "training", "interrupted", "not started", "damaged"]
 
+_STOPPED = re.compile(rb"^[0-9-]+ [0-9:]+ interrupted after step ([0-9]{1,18})\r?$", re.MULTILINE)  # lines of log.txt
 _DEPTH = 3  # folders below the one that is asked for: runs/<recipe>/<time> lies two below, a folder of those three
 
 
@@ -32,7 +34,8 @@ _DEPTH = 3  # folders below the one that is asked for: runs/<recipe>/<time> lies
 class RunSummary:
     """One run.
 
-    recipe: its name; "" where recipe.toml cannot be read. step, epoch: the last that metrics.csv tells of. total: steps,
+    recipe: its name; "" where recipe.toml cannot be read. step, epoch: the last that metrics.csv tells of, or log.txt
+    of an interruption. total: steps,
     or epochs where the recipe counts those; unit says which. best_miou: 0..1, None before the first evaluation.
     changed: when it was last written to. owner: who trains it now. next: a command.
     """
@@ -72,7 +75,7 @@ def summary(root: Path) -> RunSummary:
     with contextlib.suppress(UserError):
         recipe = load_recipe(run.recipe)
     epoch, best = _metrics(run.metrics)
-    step = last_step(run.metrics)
+    step = max(last_step(run.metrics), _stopped_at(run.log))
     owner = alive_owner(root)
     state = _state(run, recipe, owner, step)
     train = recipe.train if recipe else None
@@ -123,13 +126,22 @@ def _next(run: RunFolder, state: State) -> str:
     root = quoted_path(run.root)
     match state:
         case "complete":
-            return f"emaseg eval {root}"
+            scored = any(run.root.glob("eval/*/metrics.json"))
+            return f"emaseg predict IMAGE --weights {root}" if scored else f"emaseg eval {root}"
         case "training":
             return f"tail -f {quoted_path(run.log)}"
         case "damaged":
             return f"emaseg train {quoted_path(run.recipe)} --dry-run"
         case _:
             return resume_command(run)
+
+
+def _stopped_at(log: Path) -> int:
+    """The step after which a run was last interrupted: metrics.csv may have no row of it yet."""
+    with contextlib.suppress(OSError):
+        found = _STOPPED.findall(log.read_bytes()) if log.is_file() else []
+        return int(found[-1]) if found else 0
+    return 0
 
 
 def _metrics(path: Path) -> tuple[int, float | None]:

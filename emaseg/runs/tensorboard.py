@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from emaseg.errors import SystemFault
 from emaseg.events import Evaluated, Logged, TrainEvent, TrainingStarted
+from emaseg.extras import install
 from emaseg.files import fault
 from emaseg.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-INSTALL = "pip install 'emaseg[tensorboard]'"
+INSTALL = install("tensorboard")
 
 
 def check_tensorboard() -> None:

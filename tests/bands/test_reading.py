@@ -173,9 +173,7 @@ def test_without_tifffile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects people without the extra: its name is told when such a file is opened, not before."""
     content = tiff(values(4, np.uint8))
     monkeypatch.setattr(tiff_bands.importlib.util, "find_spec", lambda name: None)
-    fails(
-        lambda: read_pixels(content, "a.tif", Bands(4)), SystemFault, "a.tif", "tifffile", "pip install 'emaseg[tiff]'"
-    )
+    fails(lambda: read_pixels(content, "a.tif", Bands(4)), SystemFault, "a.tif", "tifffile", "pip install tifffile")
 
 
 # ------------------------------------------------------------------------------------------------------------- hostile

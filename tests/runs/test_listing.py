@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from emaseg.runs.listing import list_runs
 from emaseg.runs.lock import hold
 from emaseg.training.train import train
 from tests.helpers import emaseg, tiny
+from tests.helpers import run as train_until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,6 +34,11 @@ def test_what_is_listed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert run.best_miou is not None
     assert 0 < run.best_miou < 1
     assert run.next == f"emaseg eval {run.path}"
+    scored = run.path / "eval" / "2026-01-01_10-05-00" / "metrics.json"
+    scored.parent.mkdir(parents=True)
+    scored.write_text("{}")
+    assert list_runs(finished)[0].next == f"emaseg predict IMAGE --weights {run.path}"
+    shutil.rmtree(run.path / "eval")
     code, out, err = emaseg(capsys, "runs", finished, "--json")
     assert (code, err) == (0, "")
     (entry,) = json.loads(out)["runs"]
@@ -118,3 +125,10 @@ def test_nothing_is_forecast_from_the_first_steps(tmp_path: Path) -> None:
     steps = [event for event in train(tiny("train.iterations=5"), tmp_path / "run") if isinstance(event, Stepped)]
     assert [step.seconds_left is None for step in steps] == [True, True, False, False, False]
     assert [(step.epoch, step.epochs) for step in steps] == [(1, 1)] * 5
+
+
+def test_an_interruption_between_two_rows_is_seen(tmp_path: Path) -> None:
+    """Protects from "step 0": a run that was stopped before its first row says where in log.txt alone."""
+    train_until(tiny("train.log_every=50", "train.evaluate_every=0"), tmp_path / "run", stop_after=3)
+    (cut,) = list_runs(tmp_path)
+    assert (cut.state, cut.step) == ("interrupted", 3)

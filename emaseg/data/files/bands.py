@@ -29,6 +29,7 @@ from emaseg.data.files.images import ARRAY, check_pixels, decode, image_size, na
 from emaseg.data.files.opencv import opencv
 from emaseg.data.files.tiff_bands import read_tiff, tiff_size
 from emaseg.errors import DataError, SystemFault
+from emaseg.extras import install
 from emaseg.recipe.channels import RGB, is_rgb8, ranges
 from emaseg.recipe.schema import Recipe
 
@@ -232,9 +233,7 @@ def _png16(content: bytes, name: str) -> Array:
     """
     cv2 = opencv()
     if cv2 is None:
-        raise SystemFault(
-            f"{name}: PNG colours of 16 bits need OpenCV, not installed here", "pip install 'emaseg[opencv]'"
-        )
+        raise SystemFault(f"{name}: PNG colours of 16 bits need OpenCV, not installed here", install("opencv"))
     parts = png.read_parts(content)
     if isinstance(parts, str) or not png.holds_rows(content, parts, more=False):
         raise DataError(

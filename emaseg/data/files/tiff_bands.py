@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from emaseg.data.files.images import MAX_PIXELS, check_pixels
 from emaseg.errors import DataError, SystemFault
+from emaseg.extras import install
 
 _AGAIN = "copy or download it again"
 _AXES = ("YX", "YXS", "SYX")
@@ -74,9 +75,7 @@ def _further_pages(tif: Any, channels: int) -> list[Any]:
 @contextlib.contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
     if importlib.util.find_spec("tifffile") is None:
-        raise SystemFault(
-            f"{name}: TIFF images of such bands need tifffile, not installed here", "pip install 'emaseg[tiff]'"
-        )
+        raise SystemFault(f"{name}: TIFF images of such bands need tifffile, not installed here", install("tiff"))
     import tifffile
 
     logger = logging.getLogger("tifffile")  # it logs what it works around; what matters here is checked
