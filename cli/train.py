@@ -107,7 +107,7 @@ def train(
             others = out is not None and not resume and _can_resume(out)  # a run that this command will not touch
             with as_rank(rank, device):
                 loaded = _loaded(recipe, overrides, init_from, resume, verbose, quiet)
-                with _run_folder(out, recipe, loaded.recipe.name, resume) as run:
+                with _run_folder(out, recipe, loaded.recipe.name, resume, quiet) as run:
                     session.log = run / "log.txt"
                     return _train(loaded.recipe, run, resume, device, stop, output)
         except SystemExit:  # a second signal
@@ -304,16 +304,20 @@ def _forecast_json(forecast: Forecast) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _run_folder(out: Path | None, recipe: str, name: str, resume: bool) -> Iterator[Path]:
+def _run_folder(out: Path | None, recipe: str, name: str, resume: bool, quiet: bool) -> Iterator[Path]:
     """The folder to train in: the one given; to resume, the run whose own recipe was named, or else the newest one there
     (names are times), if there is any; else a new one below runs/<recipe>, which another start cannot get as well."""
     known = out or (_known_run(recipe, name) if resume else None)
     if known is not None:
         yield known
         return
-    from emaseg.resources import default_run_folder
+    from emaseg.resources import default_run_folder, runs_folder
     from emaseg.runs.lock import reserve
 
+    if resume:
+        from .render import print_notes
+
+        print_notes((f"no run of {name} in {runs_folder(name)} to continue; for one elsewhere, add --out RUN",), quiet)
     with reserve(default_run_folder(name, datetime.now())) as run:
         yield run
 

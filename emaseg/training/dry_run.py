@@ -146,7 +146,7 @@ def _start(
         if origin is not None:
             step = origin.checkpoint.step
             return step, [*origin.notes, Note(f"continuing at step {step} of {schedule.total} from {origin.path}")]
-        notes.append(Note(f"{folder.last}: no checkpoint yet; starting at step 0"))
+        notes.append(Note(f"{folder.root}: no checkpoint here; starting at step 0"))
     missing = fetchable(recipe)
     if missing is None:
         return 0, notes + load_start_weights(model, recipe)

@@ -103,7 +103,7 @@ def open_run(
         origin = origin_of(run, recipe, model, trial, schedule.total, len(train_set))
     if origin is None:
         if resume:
-            notes.append(Note(f"{run.last}: no checkpoint yet; starting at step 0"))
+            notes.append(Note(f"{run.root}: no checkpoint here; starting at step 0"))
         notes += load_start_weights(model, recipe)
         recipe, remarks = with_class_weights(recipe, train_set)
         notes += remarks
