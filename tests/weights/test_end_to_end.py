@@ -93,7 +93,7 @@ def test_download_to_logits_of_sssegmentation(
 def test_download_to_logits_of_the_authors(server: Server, cache: Path, tmp_path: Path) -> None:
     """Protects the third format: no row's file is of it, but the authors' own checkpoints are."""
     server.files["/owner/authors.pth"] = filled_file("mmseg/official_r50", tmp_path / "served.pth").read_bytes()
-    wanted = entry(server, name="authors", format="authors")
+    wanted = entry(server, name="authors", format="authors", megabytes=140)
     *_, note = fetch(wanted)
     assert str(cache / "authors.pth") in str(note)
     with torch.device("meta"):
