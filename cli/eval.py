@@ -43,8 +43,11 @@ if TYPE_CHECKING:
     from emaseg.engine import Engine
     from emaseg.evaluation.evaluate import Comparison
     from emaseg.evaluation.submit import Submission
+    from emaseg.events import Evaluated
     from emaseg.exported.runtime import ExportedNetwork
     from emaseg.metrics import Scores
+    from emaseg.models.network import Report
+    from emaseg.recipe import Recipe
     from emaseg.recipe.data import Data
     from emaseg.recipe.models import Model
     from emaseg.reference import Resolved
@@ -142,21 +145,14 @@ def evaluate(
     """
     session = session_of(context, verbose, keeps_files=True)
     rank = rank_of(nproc)
-    if submit is not None:
-        if rank.world > 1 or (nproc or 1) > 1:
-            raise RecipeError(f"--submit {submit}: one process writes it", "leave --nproc, torchrun or srun out")
-        if calibration:
-            raise RecipeError("--calibration: is not counted while a submission is written", "leave one of the two out")
-        _check_archive(submit)
-    if out is not None and out.exists() and not out.is_dir():
-        raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
+    _check_options(submit, calibration, out, rank.world > 1 or (nproc or 1) > 1)
     if nproc and nproc > 1:
         return launched(session.arguments, nproc)
     quiet, verbose = quiet or not rank.leads, verbose and rank.leads
     with as_rank(rank, device):
         from emaseg.reference import check_precision_name, hash_of_weights, resolve, with_em_iterations, with_precision
 
-        from .render import print_json, print_lines, print_notes, print_path, print_scores
+        from .render import print_lines, print_notes, print_path
 
         check_precision_name(precision)
         resolved = resolve(reference, weights=weights, checkpoint=checkpoint, overrides=overrides, tta=tta)
@@ -168,7 +164,7 @@ def evaluate(
 
         data, which = choose_split(resolved.recipe.data, split)
         recipe = dataclasses.replace(resolved.recipe, data=data)
-        from emaseg.evaluation.evaluate import compare_with_published, evaluation_json, on_images, protocol
+        from emaseg.evaluation.evaluate import compare_with_published, on_images, protocol
 
         comparison = compare_with_published(recipe, resolved.written, which)
         way = protocol(recipe.inference) + _em_deviation(recipe.model)
@@ -178,15 +174,7 @@ def evaluate(
         from emaseg.data.files.bands import bands_of
         from emaseg.data.sets.build import build_dataset
         from emaseg.device import keep_freed_memory, pick_device
-        from emaseg.evaluation.evaluate import evaluate as evaluate_engine
-        from emaseg.evaluation.submit import write_submission
-        from emaseg.files import make_folder, write_text
-        from emaseg.metrics import details_of
-        from emaseg.report.run import write_report
-        from emaseg.report.sections import Result
-        from emaseg.runs.evaluation_files import write_tables
-
-        from .progress import show_evaluation, show_submission
+        from emaseg.files import make_folder
 
         keep_freed_memory()
         target = pick_device(device)
@@ -196,61 +184,116 @@ def evaluate(
             scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
             _check_unscored(dataset, data, submission, scoring)
         comparison = on_images(comparison, data, which, len(dataset))
-        published = comparison.miou
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
         file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
         model, weights_hash = _engine(resolved, dataset, target, compile_, verbose), hash_of_weights(resolved.weights)
-        stats = recipe.backbone.pixel_stats
         if not dataset.withheld_by and rank.leads:
             _check_metrics(file)
             make_folder(file.parent)  # before the work, not after it
-        if submission is None:
-            events = evaluate_engine(
-                model, dataset, recipe.inference, stats, target, calibration=calibration, shared=True
-            )
-            evaluated = show_evaluation(events, quiet)
-            if not rank.leads:
-                return 0
-        else:
-            found = show_submission(
-                write_submission(submission, model, dataset, recipe.inference, stats, target), quiet
-            )
-            if found is None:
-                _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
-                return 0
-            evaluated = found
-
-        report = model.report(dataset.classes)
-        scores, tally = evaluated.scores, evaluated.tally
-        details = None if tally is None else details_of(tally)
-        content = evaluation_json(scores, published, recipe.inference, weights_hash, report, details)
-        content["protocol"] = way
-        if as_json:
-            print_json(content)
-        else:
-            print_scores(scores, comparison, way, report.lines if report else (), details)
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_text(
-            file, text.encode("utf-8", "backslashreplace").decode()
-        )  # a lone surrogate becomes JSON's own escape
-        if tally is not None and details is not None:
-            write_tables(file.parent, tally, dataset.classes)
-            remarks = report.lines if report else ()
-            seen = Result(scores, details, tally, dataset.classes, dataset.palette, comparison, way, remarks)
-            for folder in {file.parent, resolved.run or file.parent}:
-                write_report(folder / "report.html", recipe, seen, resolved.run)
-            if not quiet:
-                print_lines([f"report: {file.parent / 'report.html'}"])
-        if not as_json:
-            print_path(file)
-            if submission is not None:
-                print_path(submission.path)
-        if not check or published is None:
+        evaluated = _score(model, dataset, recipe, target, submission, calibration, quiet)
+        if not rank.leads:
             return 0
-        passed, verdict = _check(scores, published)
+        subject = Subject(recipe, resolved.run, dataset, comparison, way, weights_hash, model.report(dataset.classes))
+        if evaluated is None:
+            if submission is not None:
+                _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
+            return 0
+        _tell(evaluated, subject, file, as_json, quiet)
+        if submission is not None and not as_json:
+            print_path(submission.path)
+        if not check or comparison.miou is None:
+            return 0
+        passed, verdict = _check(evaluated.scores, comparison.miou)
         print_lines([verdict])
         return 0 if passed else 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subject:
+    """What is scored. report: what the network tells of itself, with the scores."""
+
+    recipe: Recipe
+    run: Path | None
+    dataset: Dataset
+    comparison: Comparison
+    protocol: str
+    weights_hash: str
+    report: Report | None
+
+
+def _check_options(submit: Path | None, calibration: bool, out: Path | None, several: bool) -> None:
+    """
+    Raises:
+        RecipeError: options that contradict each other, or a place that cannot be written to.
+    """
+    if submit is not None:
+        if several:
+            raise RecipeError(f"--submit {submit}: one process writes it", "leave --nproc, torchrun or srun out")
+        if calibration:
+            raise RecipeError("--calibration: is not counted while a submission is written", "leave one of the two out")
+        _check_archive(submit)
+    if out is not None and out.exists() and not out.is_dir():
+        raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
+
+
+def _score(
+    model: Engine | ExportedNetwork,
+    dataset: Dataset,
+    recipe: Recipe,
+    device: torch.device,
+    submission: Submission | None,
+    calibration: bool,
+    quiet: bool,
+) -> Evaluated | None:
+    """Run the network over the images; None where a submission was written whose labels are not published."""
+    from emaseg.evaluation.evaluate import evaluate
+    from emaseg.evaluation.submit import write_submission
+
+    from .progress import show_evaluation, show_submission
+
+    inference, stats = recipe.inference, recipe.backbone.pixel_stats
+    if submission is not None:
+        return show_submission(write_submission(submission, model, dataset, inference, stats, device), quiet)
+    return show_evaluation(
+        evaluate(model, dataset, inference, stats, device, calibration=calibration, shared=True), quiet
+    )
+
+
+def _tell(evaluated: Evaluated, subject: Subject, file: Path, as_json: bool, quiet: bool) -> None:
+    """Print the scores, and write metrics.json as `file` with everything that belongs beside it."""
+    from emaseg.evaluation.evaluate import evaluation_json
+    from emaseg.files import write_text
+    from emaseg.metrics import details_of
+    from emaseg.report.run import write_report
+    from emaseg.report.sections import Result
+    from emaseg.runs.evaluation_files import write_tables
+
+    from .render import print_json, print_lines, print_path, print_scores
+
+    scores, tally, dataset, recipe = evaluated.scores, evaluated.tally, subject.dataset, subject.recipe
+    details = None if tally is None else details_of(tally)
+    remarks = subject.report.lines if subject.report else ()
+    published, inference = subject.comparison.miou, recipe.inference
+    content = evaluation_json(scores, published, inference, subject.weights_hash, subject.report, details)
+    content["protocol"] = subject.protocol
+    if as_json:
+        print_json(content)
+    else:
+        print_scores(scores, subject.comparison, subject.protocol, remarks, details)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(file, text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes JSON's own escape
+    if tally is not None and details is not None:
+        write_tables(file.parent, tally, dataset.classes)
+        seen = Result(
+            scores, details, tally, dataset.classes, dataset.palette, subject.comparison, subject.protocol, remarks
+        )
+        for folder in {file.parent, subject.run or file.parent}:
+            write_report(folder / "report.html", recipe, seen, subject.run)
+        if not quiet:
+            print_lines([f"report: {file.parent / 'report.html'}"])
+    if not as_json:
+        print_path(file)
 
 
 def _engine(
