@@ -150,7 +150,7 @@ def test_threads_do_not_spin_for_long_unless_told_to(given: dict[str, str], expe
         ["predict", "x.jpg", "--recipe", "voc_r50_d9", "--weights", "none.pt"],
         ["predict", "x.jpg", "--recipe", "demo", "--weights", "none.pt"],
         ["eval", "none.pt"],
-        ["export", "none.pt", "--format", "torch"],
+        ["export", "none.pt", "--format", "weights"],
         ["train", "demo", "--init-from", "none.pt"],
         ["train", "demo", "--init-from", "none.pt", "--dry-run"],
         ["train", "voc_r50_d8", "--set", "data.root=none"],

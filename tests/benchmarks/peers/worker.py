@@ -51,7 +51,9 @@ def mmseg_config(options: dict[str, Any]) -> Any:
         for step in config.test_pipeline:
             if step.type == "Resize":
                 step.scale = tuple(options["scale"])
-        config.test_dataloader.dataset.pipeline = config.test_pipeline  # a copy of its own, which the inferencer follows
+        config.test_dataloader.dataset.pipeline = (
+            config.test_pipeline
+        )  # a copy of its own, which the inferencer follows
     return config
 
 
