@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from emaseg.errors import SystemFault
 from emaseg.events import Stepped, TrainEvent
+from emaseg.exported.extra import check_torch
 from emaseg.recipe import Recipe
 from emaseg.training.train import train
 from tests.tiny import TINY, equal, tiny
 
-__all__ = ["TINY", "emaseg", "equal", "main", "run", "tiny"]
+__all__ = ["TINY", "emaseg", "equal", "main", "needs_programs", "run", "tiny"]
 
 main = importlib.import_module("emaseg.cli").main
 
@@ -22,6 +24,15 @@ def emaseg(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     """Exit code, stdout and stderr of one command in this process."""
     code = main([str(argument) for argument in arguments])
     return code, *capsys.readouterr()
+
+
+def needs_programs(*, any_size: bool) -> pytest.MarkDecorator:
+    """Skips where PyTorch is too old to export programs of one size, or of any, with the words that users get."""
+    try:
+        check_torch("torch", any_size=any_size)
+    except SystemFault as fault:
+        return pytest.mark.skip(reason=fault.message)
+    return pytest.mark.skipif(False, reason="")
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None) -> list[TrainEvent]:

@@ -109,5 +109,5 @@ class _Step(nn.Module):
         self._passes = self._passes + 1 if step.step == self._step else 0
         self._step = step.step
         mixed = np.random.SeedSequence((self._seed, step.step, rank_number(), self._passes))
-        torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]) >> 1)  # NumPy 1 shifts no uint64 by an int
         return self.network.training_step(images, labels, step)

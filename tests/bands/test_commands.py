@@ -23,7 +23,7 @@ from emaseg.models import build_model
 from emaseg.recipe import parse_recipe
 from tests.bands.made import SIZE, as_grey_png, as_npy, as_tiff, channels, drawn, folder, recipe_of, text_of
 from tests.data.made import fails
-from tests.helpers import emaseg
+from tests.helpers import emaseg, needs_programs
 from tests.starter.made import dry_run, start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,6 +142,7 @@ def test_packed_files_hold_them_too(tmp_path: Path) -> None:
         assert np.array_equal(one.open(1).image(), other.open(1).image())
 
 
+@needs_programs(any_size=False)
 def test_export_refuses_to_normalise_what_has_more_than_8_bits(tmp_path: Path) -> None:
     """Protects from a file whose input would be 8-bit pixels of images that have none."""
     from emaseg.exporting.export import export

@@ -15,9 +15,9 @@ from PIL import Image
 
 from emaseg.data.sets.build import build_dataset
 from tests.exporting.made import checkpoint, recipe
-from tests.helpers import emaseg
+from tests.helpers import emaseg, needs_programs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), needs_programs(any_size=True)]
 
 
 @pytest.fixture(scope="module")

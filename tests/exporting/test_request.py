@@ -9,6 +9,9 @@ import pytest
 from emaseg.errors import RecipeError, SystemFault, UserError
 from emaseg.exported.extra import check_extra, check_torch
 from emaseg.exporting.request import Request, make_request, target
+from tests.helpers import needs_programs
+
+pytestmark = needs_programs(any_size=False)
 
 
 @pytest.mark.parametrize(
