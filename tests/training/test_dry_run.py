@@ -156,6 +156,7 @@ print(found.fits, found.remedy, plan["peak memory"], sep="\\n")
 
 
 @pytest.mark.skipif(free_memory() is None, reason="the limit is Linux's")
+@pytest.mark.slow
 def test_a_crop_that_does_not_fit_is_refused_and_a_smaller_one_named() -> None:
     """Protects from the system's killing this process: under the limit the first step fails, and half a crop does not.
 
