@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,8 @@ def test_a_hundred_megapixels_within_three_gigabytes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tiles"] is not None
     assert int(done.stderr.split()[-1]) < 3e9
-    assert Image.open(tmp_path / "predictions/large_mask.png").size == (10_000, 10_000)
+    header = (tmp_path / "predictions/large_mask.png").read_bytes()[16:24]  # Pillow warns of so many pixels
+    assert struct.unpack(">II", header) == (10_000, 10_000)
 
 
 def test_painting_in_bands_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
