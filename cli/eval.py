@@ -194,11 +194,11 @@ def evaluate(
         evaluated = _score(model, dataset, recipe, target, submission, calibration, quiet)
         if not rank.leads:
             return 0
-        subject = Subject(recipe, resolved.run, dataset, comparison, way, weights_hash, model.report(dataset.classes))
         if evaluated is None:
             if submission is not None:
                 _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
             return 0
+        subject = Subject(recipe, resolved.run, dataset, comparison, way, weights_hash, model.report(dataset.classes))
         _tell(evaluated, subject, file, as_json, quiet)
         if submission is not None and not as_json:
             print_path(submission.path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from emaseg.errors import SystemFault
-from emaseg.extras import install
+from emaseg.extras import EXTRAS, install
 from emaseg.free_memory import device_memory, free_memory
 from emaseg.resources import cache_folder, mirror, offline
 from emaseg.threads import core_count
@@ -39,7 +39,6 @@ _LEAST_FILES = 1024  # that a process may have open
 _PROBE = 1 << 26  # bytes of shared memory that are tried
 _MADE_FOR = re.compile(r"torch\s*\(?\s*(==|>=)\s*([0-9.]+)")  # what torchvision says of itself
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)\s*>=\s*([0-9.]+)")
-_EXTRA = re.compile(r"""extra\s*==\s*["']([a-z]+)["']""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ def _python() -> Finding:
 
 def packages() -> Iterator[Finding]:
     """The packages that emaseg needs, and whether torchvision belongs to torch."""
-    for name, least in _required(""):
+    for name, least in _required():
         version = _version(name)
         if version is None:
             yield Finding(name, "not installed", "error", f"pip install '{name}>={least}'")
@@ -94,23 +93,18 @@ def packages() -> Iterator[Finding]:
 
 def extras() -> Iterator[Finding]:
     """The optional packages; none of them must be there."""
-    found: dict[str, list[str]] = {}
-    for extra in importlib.metadata.metadata("emaseg").get_all("Provides-Extra") or []:
-        for name, _ in _required(extra):
-            version = _version(name)
-            found.setdefault(extra, []).append(f"{name} {version}" if version else f"{name} is not installed")
-    for extra, names in sorted(found.items()):
-        missing = any(name.endswith("not installed") for name in names)
-        hint = f"; for it: {install(extra)}" if missing else ""
-        yield Finding(f"extra {extra}", ", ".join(names) + hint)
+    for extra, names in sorted(EXTRAS.items()):
+        versions = {name: _version(name) for name in names}
+        told = ", ".join(f"{name} {version or 'is not installed'}" for name, version in versions.items())
+        hint = "" if all(versions.values()) else f"; for it: {install(extra)}"
+        yield Finding(f"extra {extra}", told + hint)
 
 
-def _required(extra: str) -> list[tuple[str, str]]:
-    """Name and least version of the packages of an extra; "" = those that are always needed."""
+def _required() -> list[tuple[str, str]]:
+    """Name and least version of the packages that are always needed."""
     found = []
     for text in _requires("emaseg"):
-        match, of = _REQUIREMENT.match(text), _EXTRA.search(text)
-        if match and (of[1] if of else "") == extra:
+        if (match := _REQUIREMENT.match(text)) and "extra ==" not in text:
             found.append((match[1], match[2]))
     return found
 

@@ -85,7 +85,9 @@ def resolve(
             [inference_tta].
         WeightsError: no such weights, or a file that should hold its recipe and does not; says what to do.
     """
-    _check_given(("REF", ref), ("--weights", weights), ("--checkpoint", checkpoint))
+    for what, name in (("REF", ref), ("--weights", weights), ("--checkpoint", checkpoint)):
+        if name == "":  # as a path it would be the current folder
+            raise RecipeError(f"{what}: an empty name was given", "is it a shell variable that is not set?")
     path = expanded(ref)
     named = ref in shipped_recipes()  # a folder of that name must be written with a separator: ./demo
     if checkpoint is not None and (named or not path.is_dir()):
@@ -122,12 +124,6 @@ def holds_weights(ref: str) -> bool:
     return ref not in shipped_recipes() and (path.is_dir() or _is_weight_file(path))
 
 
-def _check_given(*names: tuple[str, str | None]) -> None:
-    for what, name in names:
-        if name == "":  # as a path it would be the current folder
-            raise RecipeError(f"{what}: an empty name was given", "is it a shell variable that is not set?")
-
-
 def _notes(note: str, overrides: Sequence[str], recipe: str = "") -> tuple[str, ...]:
     """A line, unless it is empty, and one for each old name of a key in `--set` or in a recipe of the user's."""
     return (*([note] if note else []), *old_names(overrides, recipe or None))
@@ -158,26 +154,16 @@ def _named_weights(weights: str) -> tuple[Path, str]:
     Raises:
         WeightsError: there is none. RecipeError: an exported file.
     """
-    file, note = _check_weights(weights), ""
+    file, note = expanded(weights), ""
     if file.is_dir():
         run, note = find_run(file)
         file = pick_checkpoint(run)
+    if not file.is_file():
+        hint = beside(file) or "name a checkpoint, a weight file or a run folder"
+        raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
         raise RecipeError(f"--weights {weights}: an exported file has its recipe inside", f"name it alone: {weights}")
     return file, note
-
-
-def _check_weights(weights: str) -> Path:
-    """The file or folder that `--weights` names.
-
-    Raises:
-        WeightsError: there is none.
-    """
-    path = expanded(weights)
-    if not path.is_file() and not path.is_dir():
-        hint = beside(path) or "name a checkpoint, a weight file or a run folder"
-        raise WeightsError(f"--weights {weights}: no such file", hint)
-    return path
 
 
 def open_model(resolved: Resolved, device: torch.device) -> Network | ExportedNetwork:

@@ -28,11 +28,12 @@ def emaseg(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
 
 def needs_programs(*, any_size: bool) -> pytest.MarkDecorator:
     """Skips where PyTorch is too old to export programs of one size, or of any, with the words that users get."""
+    reason = ""
     try:
         check_torch("torch", any_size=any_size)
     except SystemFault as fault:
-        return pytest.mark.skip(reason=fault.message)
-    return pytest.mark.skipif(False, reason="")
+        reason = fault.message
+    return pytest.mark.skipif(bool(reason), reason=reason)
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None) -> list[TrainEvent]:

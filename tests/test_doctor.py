@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from emaseg import doctor
 from emaseg.doctor import Finding, examine, extras, folders, packages, shared_memory
+from emaseg.extras import EXTRAS
 from tests.helpers import emaseg
 
 
@@ -83,6 +85,16 @@ def test_packages_are_named_with_what_installs_them(monkeypatch: pytest.MonkeyPa
     versions["onnx"] = None
     assert "onnx is not installed" in by_name(list(extras()))["extra onnx"].value
     assert all(finding.state == "ok" for finding in extras())
+
+
+def test_extras_are_those_of_the_package() -> None:
+    """Protects the command that installs an extra: its packages are those that pyproject.toml lists."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    listed = {
+        name: tuple(text.partition(">=")[0] for text in texts)
+        for name, texts in project["optional-dependencies"].items()
+    }
+    assert listed == EXTRAS
 
 
 def cache_is_a_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

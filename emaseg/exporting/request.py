@@ -83,11 +83,12 @@ def make_request(
         )
     if precision != "int8" and calibrate is not None:
         raise RecipeError("--calibrate: is for --precision int8 only", "leave it out")
-    if format_ != "weights":
+    request = Request(format_, precision, None if shape is None else _size(shape), inside, calibrate)
+    if format_ != "weights":  # what was typed is judged before what is installed
         check_torch(format_, any_size=shape is None)
     if format_ == "onnx":
         check_extra()
-    return Request(format_, precision, None if shape is None else _size(shape), inside, calibrate)
+    return request
 
 
 def target(request: Request, out: Path | None, name: str) -> Path:

@@ -41,6 +41,7 @@ from emaseg.words import quoted_path, shown
 if TYPE_CHECKING:
     import torch
 
+_INTERRUPTED = "interrupted after step"  # in log.txt; the step follows
 _KEPT = re.compile(r"step_[0-9]{8,}\.pt")
 
 CHOICES = ("best", "last")  # what `--checkpoint` calls a run's checkpoints
@@ -298,6 +299,22 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def log_interruption(run: RunFolder, step: int) -> None:
+    """Say in log.txt after which step a run was interrupted."""
+    append_log(run, f"{_INTERRUPTED} {step}")
+
+
+def interrupted_at(run: RunFolder) -> int:
+    """The step after which log.txt says that a run was interrupted last; 0 where it says nothing or cannot be read."""
+    try:
+        lines = run.log.read_bytes().splitlines() if run.log.is_file() else []
+    except OSError:
+        return 0
+    words = [line.decode("utf-8", "replace").rpartition(" ") for line in lines]
+    steps = [step for said, _, step in words if said.endswith(_INTERRUPTED) and step.isdecimal()]
+    return int(steps[-1][:18]) if steps else 0
 
 
 def append_log(run: RunFolder, text: str) -> None:

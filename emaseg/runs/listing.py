@@ -9,7 +9,6 @@ import contextlib
 import csv
 import math
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ from typing import Literal
 
 from emaseg.errors import UserError, WeightsError
 from emaseg.recipe import Recipe, load_recipe
-from emaseg.runs.folder import RunFolder, can_resume, is_complete, resume_command
+from emaseg.runs.folder import RunFolder, can_resume, interrupted_at, is_complete, resume_command
 from emaseg.runs.lock import alive_owner
 from emaseg.runs.metrics_file import last_step
 from emaseg.words import quoted_path
 
 State = Literal["complete", "training", "interrupted", "not started", "damaged"]
 
-_STOPPED = re.compile(rb"^[0-9-]+ [0-9:]+ interrupted after step ([0-9]{1,18})\r?$", re.MULTILINE)  # lines of log.txt
 _DEPTH = 3  # folders below the one that is asked for: runs/<recipe>/<time> lies two below, a folder of those three
 
 
@@ -35,8 +33,7 @@ class RunSummary:
     """One run.
 
     recipe: its name; "" where recipe.toml cannot be read. step, epoch: the last that metrics.csv tells of, or log.txt
-    of an interruption. total: steps,
-    or epochs where the recipe counts those; unit says which. best_miou: 0..1, None before the first evaluation.
+    of an interruption. total: steps, or epochs where the recipe counts those; unit says which. best_miou: 0..1, None before the first evaluation.
     changed: when it was last written to. owner: who trains it now. next: a command.
     """
 
@@ -75,7 +72,7 @@ def summary(root: Path) -> RunSummary:
     with contextlib.suppress(UserError):
         recipe = load_recipe(run.recipe)
     epoch, best = _metrics(run.metrics)
-    step = max(last_step(run.metrics), _stopped_at(run.log))
+    step = max(last_step(run.metrics), interrupted_at(run))
     owner = alive_owner(root)
     state = _state(run, recipe, owner, step)
     train = recipe.train if recipe else None
@@ -134,14 +131,6 @@ def _next(run: RunFolder, state: State) -> str:
             return f"emaseg train {quoted_path(run.recipe)} --dry-run"
         case _:
             return resume_command(run)
-
-
-def _stopped_at(log: Path) -> int:
-    """The step after which a run was last interrupted: metrics.csv may have no row of it yet."""
-    with contextlib.suppress(OSError):
-        found = _STOPPED.findall(log.read_bytes()) if log.is_file() else []
-        return int(found[-1]) if found else 0
-    return 0
 
 
 def _metrics(path: Path) -> tuple[int, float | None]:

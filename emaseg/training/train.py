@@ -35,7 +35,7 @@ from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
 from emaseg.recipe.channels import ranges
 from emaseg.report.run import report_training
-from emaseg.runs.folder import RunFolder, append_log, found_checkpoints, hold_target
+from emaseg.runs.folder import RunFolder, append_log, found_checkpoints, hold_target, log_interruption
 from emaseg.runs.lock import RunLock
 from emaseg.runs.records import record
 from emaseg.runs.tensorboard import drawn
@@ -179,7 +179,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
                 if state.saved != position(state):
                     _save(state, state.run.last)
                 yield from state.saver.finish()
-                append_log(state.run, f"interrupted after step {state.step}")
+                log_interruption(state.run, state.step)
                 yield Finished(state.run.root, state.step, state.best.get("miou"), interrupted=True)
                 return
             if state.step == state.schedule.total:

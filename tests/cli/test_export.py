@@ -17,7 +17,7 @@ from emaseg.data.sets.build import build_dataset
 from tests.exporting.made import checkpoint, recipe
 from tests.helpers import emaseg, needs_programs
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), needs_programs(any_size=True)]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def photo(path: Path) -> Path:
     return path
 
 
+@needs_programs(any_size=True)
 def test_the_printed_command_and_python_give_the_same_mask(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_the_printed_command_and_python_give_the_same_mask(
     assert own.getpalette()[:15] == theirs.getpalette()[:15]  # type: ignore[index]
 
 
+@needs_programs(any_size=True)
 def test_json_and_eval_on_the_file(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects scripts: one object, and the scores of the file beside the checkpoint's."""
     file = tmp_path / "model.pt2"
@@ -110,6 +112,7 @@ def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@needs_programs(any_size=True)
 def test_a_failed_comparison_is_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects pipelines: nothing under the final name, a table of what was compared, exit code 1."""
     path = checkpoint(recipe("emanet"), tmp_path / "large.pt")

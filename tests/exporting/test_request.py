@@ -11,8 +11,6 @@ from emaseg.exported.extra import check_extra, check_torch
 from emaseg.exporting.request import Request, make_request, target
 from tests.helpers import needs_programs
 
-pytestmark = needs_programs(any_size=False)
-
 
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -41,6 +39,7 @@ def test_refusals_name_the_reason(options: dict[str, object], words: str) -> Non
     assert words in f"{caught.value.message} {caught.value.hint}"
 
 
+@needs_programs(any_size=False)
 def test_what_can_be_asked_for() -> None:
     """Protects the words of the command line: order and repetition of --include mean nothing."""
     made = make_request("torch", "fp16", "64X96", include="argmax, normalize,argmax")
@@ -72,6 +71,7 @@ def test_an_old_torch_is_named_with_what_it_can_do() -> None:
         assert "--format onnx with --shape" in caught.value.hint
 
 
+@needs_programs(any_size=False)
 def test_the_target_is_checked_before_the_work(tmp_path: Path) -> None:
     """Protects other files, and the user's time: nothing is overwritten, a folder that cannot be written to is told."""
     made = make_request("torch")
