@@ -68,6 +68,7 @@ def test_recipe_with_weights(trained: Path, tmp_path: Path) -> None:
 def test_recipe_alone_means_released_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects from random weights: without the released file the error says where to get and put it."""
     monkeypatch.setenv("EMASEG_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # a checkout may hold a run of the demo, which would be taken
     with pytest.raises(WeightsError) as caught:
         resolve("voc_r50_d8")
     assert "emanet_resnet50os8_voc_train.pth" in caught.value.hint
