@@ -1,6 +1,7 @@
 """What tests of several rooms share, and the surroundings of every test: no variable of the machine, no network.
 
 A test that needs a variable sets it with monkeypatch; a test that needs a server starts one on this machine.
+Nothing here imports torch for all: the process that hands out the tests does not need it, and would take 2 s for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import torch
 from hypothesis import settings
 
 # They change what the program finds, asks for or prints: of the machine, nobody's choice here.
@@ -28,6 +28,7 @@ FOREIGN = {
     *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "FTP", "ALL", "NO")),
     *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS"),
     *("GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+    "MKL_NUM_THREADS",  # PyTorch heeds it before OMP_NUM_THREADS
     "PYTHONDONTWRITEBYTECODE",  # each command that a test starts would compile PyTorch's modules again: 3 s
 }
 # The same examples in every run: a red run blames the change under test. `--hypothesis-profile=search` draws new ones.
@@ -47,8 +48,8 @@ def pytest_sessionstart() -> None:
     sys.dont_write_bytecode = False  # the tests' own bytecode is kept, too
     os.environ["EMASEG_CACHE"] = str(_CACHES / "modules")  # of fixtures that several tests share
     os.environ["TERM"] = "xterm"
-    os.environ["OMP_NUM_THREADS"] = "1"  # of commands that tests start: the tests' own processes fill the cores
-    torch.set_num_threads(1)
+    # For PyTorch here, which nothing has imported yet, and in commands that tests start: the tests' processes fill the cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
     for name in ("connect", "connect_ex", "sendto"):
         setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
     for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
@@ -81,6 +82,8 @@ def surroundings() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Networks as small as the tests' run fastest on one thread; the next module gets its threads back."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -43,8 +43,8 @@ def test_the_printed_command_and_python_give_the_same_mask(
     monkeypatch.chdir(tmp_path)
     photo(tmp_path / "photo.png").rename(tmp_path / "photo.jpg")
     code, out, err = emaseg(
-        capsys, "export", trained, "--format", "onnx", "--include", "normalize,argmax", "--out", "model.onnx",
-        "--snippet", "run it.py",
+        capsys, "export", trained, "--format", "onnx", "--include", "normalize,argmax", "--shape", "64x80",
+        "--out", "model.onnx", "--snippet", "run it.py",
     )  # fmt: skip
     assert (code, out) == (0, "model.onnx\n")
     assert err.count("of the pixels agree") == 4
@@ -69,7 +69,9 @@ def test_the_printed_command_and_python_give_the_same_mask(
 def test_json_and_eval_on_the_file(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects scripts: one object, and the scores of the file beside the checkpoint's."""
     file = tmp_path / "model.pt2"
-    code, out, err = emaseg(capsys, "export", trained, "--format", "torch", "--out", file, "--json", "-q")
+    code, out, err = emaseg(
+        capsys, "export", trained, "--format", "torch", "--shape", "64x80", "--out", file, "--json", "-q"
+    )
     assert (code, err) == (0, "")
     content = json.loads(out)
     assert content["file"] == str(file)

@@ -1,8 +1,8 @@
-"""Five training steps of small networks on several processes: what the tests of test_rank_laws.py start.
+"""A few training steps of small networks on several processes: what the tests of test_rank_laws.py start.
 
     torchrun --nproc-per-node 2 -m tests.distributed.rank_laws FOLDER     two ranks of torch's launcher
     python -m tests.distributed.rank_laws FOLDER all 1 2 4                one, two and four ranks: forks, so that torch loads once;
-                                                                          "few" instead of "all": the cases of FEW
+                                                                          "few" instead of "all": the cases of FEW, in fewer steps
 
 A whole batch of four images is fixed: class 3 lies in the last image alone, class 4 in none, and each image ignores
 another number of pixels. Every process takes its share, and writes what it has learnt to FOLDER/<case>_<world>_<rank>.pt.
@@ -36,9 +36,10 @@ from emaseg.schedule import build_schedule
 from emaseg.training.optim import build_optimizer
 from emaseg.training.replicas import replicate
 from emaseg.training.step import training_step
-from tests.helpers import tiny
+from tests.tiny import tiny
 
 STEPS = 5
+FEW_STEPS = 3  # the third is the first with a memory loss
 IMAGES = 4  # of a whole batch
 CPU = torch.device("cpu")
 MEMORYNET = (
@@ -161,8 +162,8 @@ def agree() -> None:
             pass
 
 
-def learn(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """What five steps make of the network: its state, the losses of each step, the optimiser's momentum, and what the last
+def learn(recipe: Recipe, dtype: torch.dtype, steps: int = STEPS) -> dict[str, torch.Tensor]:
+    """What some steps make of the network: its state, the losses of each step, the optimiser's momentum, and what the last
     step sent."""
     torch.manual_seed(rank_number())  # other start weights on every process: rank 0's count
     model = build_model(recipe).to(dtype).train()
@@ -173,10 +174,10 @@ def learn(recipe: Recipe, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     sent = Sent()
     if isinstance(forward, DistributedDataParallel):
         forward.register_comm_hook(None, sent.hook)
-    for step in range(STEPS):
+    for step in range(steps):
         batch = share(whole_batch(step, dtype), recipe.train.accumulate)
         sent.gradient.clear()
-        with sent.counting() if step == STEPS - 1 else contextlib.nullcontext():
+        with sent.counting() if step == steps - 1 else contextlib.nullcontext():
             agree()
             result = training_step(model, optimizer, batch, step, schedule, recipe, forward=forward)
         learnt[f"losses {step}"] = torch.tensor(list(result.losses.values()), dtype=torch.float64)
@@ -192,7 +193,8 @@ def learn_all(rank: Rank, folder: Path, names: Collection[str] = CASES) -> None:
     torch.set_num_threads(1)
     with joined(rank, CPU):
         for name, (dtype, recipe) in cases(rank.world, names).items():
-            torch.save(learn(recipe, dtype), folder / f"{name}_{rank.world}_{rank.number}.pt")
+            steps = FEW_STEPS if names == FEW else STEPS
+            torch.save(learn(recipe, dtype, steps), folder / f"{name}_{rank.world}_{rank.number}.pt")
 
 
 def fork_all(world: int, folder: Path, names: Collection[str]) -> None:

@@ -78,10 +78,11 @@ def unlike_forecast(name: str, part: dict[str, torch.Tensor], dtype: torch.dtype
 
 
 LAW = """Protects the promise of model.norm = "sync" and of "by_count": weights, momentum, norm statistics, EM bases, class
-memory and losses after five steps are those of one process (1e-10 in float64, 1e-5 in float32), with a class on one
-rank only and with unevenly ignored pixels; buffers and weights are equal to the bit between ranks. And of train.ranks:
-the plain means of four published processes, also by fewer that stand for several each. And of the forecast of a dry run:
-number and bytes of the messages of a step are those that real ranks send; with train.accumulate the gradient goes once."""
+memory and losses after five steps (by default three) are those of one process (1e-10 in float64, 1e-5 in float32), with a
+class on one rank only and with unevenly ignored pixels; buffers and weights are equal to the bit between ranks. And of
+train.ranks: the plain means of four published processes, also by fewer that stand for several each. And of the forecast
+of a dry run: number and bytes of the messages of a step are those that real ranks send; with train.accumulate the
+gradient goes once."""
 
 
 @pytest.mark.parametrize(

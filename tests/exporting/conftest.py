@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from emaseg.data.sets.build import build_dataset
 from emaseg.errors import SystemFault
 from emaseg.exported.extra import check_torch
 from emaseg.exporting.export import Exported
 from tests.exporting.made import FILES, exported, recipe
+from tests.shared import once
 
 HERE = Path(__file__).parent
 
@@ -27,14 +31,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """One of FILES, made at its first use; nobody writes to it."""
-    folder = tmp_path_factory.mktemp("exported")
-    done: dict[str, Exported] = {}
+    """One of FILES, made at its first use in the run; nobody writes to it."""
 
+    @cache
     def make(name: str) -> Exported:
-        if name not in done:
-            kind, format_, include = FILES[name]
-            done[name] = exported(recipe(kind), folder / name, format_, include=include)
-        return done[name]
+        kind, format_, include = FILES[name]
+        return once(
+            tmp_path_factory,
+            f"exported {name}",
+            lambda folder: exported(recipe(kind), folder / name, format_, include=include),
+        )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A file of 8 bits, its ranges learned from the four images of the recipe; nobody writes to it."""
+
+    def make(folder: Path) -> Exported:
+        (folder / "images").mkdir()
+        dataset = build_dataset(recipe("emanet").data, "eval")
+        for i in range(len(dataset)):
+            Image.fromarray(dataset.open(i).image()).save(folder / f"images/{i}.png")
+        return exported(recipe("emanet"), folder / "int8.onnx", "onnx", precision="int8", calibrate=folder / "images")
+
+    return once(tmp_path_factory, "exported int8", make)

@@ -83,17 +83,6 @@ def photos() -> dict[str, bytes]:
     return odd_photos()
 
 
-@pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 8 bits, its ranges learned from drawn shapes."""
-    folder = tmp_path_factory.mktemp("int8")
-    for number in range(4):
-        drawn(64, 80, number).save(folder / f"{number}.png")
-    done = exported(recipe("emanet"), folder / "int8.onnx", "onnx", precision="int8", calibrate=folder)
-    assert done.passed
-    return done.path
-
-
 def agreements(file: Path, photos: dict[str, bytes], *overrides: str, corners: bool = False) -> dict[str, float]:
     """For each photo, the share of pixels to which predict and the printed program give the same class."""
     info = read_info(file)
@@ -141,20 +130,22 @@ def test_any_file_by_any_protocol(
     """Protects people who copy the program: it follows the recipe's protocol, with logits outside, with normalisation
     and arg max inside, and as .pt2."""
     monkeypatch.chdir(tmp_path)
+    if protocol == "windows":
+        photos = {kind: photo for kind, photo in photos.items() if kind != "large"}  # that would be hundreds of windows
     found = agreements(made(name).path, photos, *PROTOCOLS[protocol], corners=protocol == "padded")
     assert min(found.values()) >= LEAST, found
 
 
-def test_8_bits(int8: Path, photos: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8_bits(int8: Exported, photos: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects files of 8 bits: the program runs the same numbers."""
     monkeypatch.chdir(tmp_path)
-    found = agreements(int8, photos, *PROTOCOLS["shrunk"])
+    found = agreements(int8.path, photos, *PROTOCOLS["shrunk"])
     assert min(found.values()) >= LEAST, found
 
 
 def test_one_size(photos: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects files for one size: predict and the program bring every photo to it, and the mask to the photo."""
+    """Protects files for one size: predict and the program bring photos of any shape to it, and the mask to the photo."""
     monkeypatch.chdir(tmp_path)
     done = exported(recipe("emanet"), tmp_path / "one.pt2", "torch", shape="64x96")
-    found = agreements(done.path, photos)
+    found = agreements(done.path, {kind: photos[kind] for kind in ("portrait by EXIF", "small", "large", "wide")})
     assert min(found.values()) >= LEAST, found
