@@ -62,6 +62,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def few_objects() -> None:
+    """As above, for dry runs: they collect before each step, and what tests before them left takes 0.2 s each time."""
+
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_CACHES, ignore_errors=True)
 

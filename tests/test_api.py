@@ -30,40 +30,36 @@ def test_public_names_are_exact() -> None:
         _ = emaseg.nothing
 
 
-def test_a_verb_stays_a_function() -> None:
-    """Protects `emaseg.train(...)` from the module of the same name, which the import system would put in its place; and
-    `from emaseg.training.train import train` from the function."""
-    script = """
-import emaseg, emaseg.training.train
+def modules_after(code: str) -> set[str]:
+    """The modules that a fresh process prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_import_is_free() -> None:
+    """Protects start-up: importing the package, or reading a recipe, loads neither torch nor numpy."""
+    loaded = modules_after("import emaseg, sys; emaseg.load_recipe('voc_r50_d8'); print(*sys.modules)")
+    assert not {"torch", "numpy", "torchvision", "rich", "typer"} & loaded
+
+
+def test_prediction_does_without_torchvision_and_a_verb_stays_a_function() -> None:
+    """Protects the first prediction from seconds of imports it does not need. Then `emaseg.train(...)` from the module of
+    the same name, which the import system would put in its place; and `from emaseg.training.train import train` from the
+    function."""
+    loaded = modules_after("""
+import emaseg, numpy as np, sys
+r = emaseg.load_recipe('demo')
+emaseg.Predictor(emaseg.build_model(r), r).predict(np.zeros((64, 64, 3), np.uint8))
+print(*sys.modules)
+import emaseg.training.train
 before = emaseg.train
 from emaseg.training.train import train
 import emaseg.evaluation.evaluate, emaseg.exporting.request
 assert train.__module__ == "emaseg.training.train"
 assert emaseg.train is before
 assert {f.__module__ for f in (emaseg.train, emaseg.evaluate, emaseg.export)} == {"emaseg.api"}
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def modules_after(code: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", code + "; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.split())
-
-
-def test_import_is_free() -> None:
-    """Protects start-up: importing the package, or reading a recipe, loads neither torch nor numpy."""
-    loaded = modules_after("import emaseg; emaseg.load_recipe('voc_r50_d8')")
-    assert not {"torch", "numpy", "torchvision", "rich", "typer"} & loaded
-
-
-def test_prediction_does_without_torchvision() -> None:
-    """Protects the first prediction from seconds of imports it does not need."""
-    loaded = modules_after(
-        "import emaseg, numpy as np; r = emaseg.load_recipe('demo'); "
-        "emaseg.Predictor(emaseg.build_model(r), r).predict(np.zeros((64, 64, 3), np.uint8))"
-    )
+""")
     assert "torch" in loaded
     assert not {"torchvision", "rich", "typer", "torch._dynamo", "torch._inductor"} & loaded
 

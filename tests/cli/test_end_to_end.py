@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forked import forked, needs_fork
 from tests.helpers import emaseg, main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -317,32 +318,26 @@ def test_predict_goes_on_after_a_broken_image_and_exits_1(
     assert {path.name for path in out.iterdir()} == {"photo_mask.png"}
 
 
+@needs_fork
 def test_predict_reads_stdin_and_writes_the_mask_to_stdout(run: Path, photo: Path) -> None:
-    command = [sys.executable, "-m", "emaseg.cli", "predict", "-", "--weights", str(run), "--out", "-"]
-    done = subprocess.run(
-        [*command, "--device", "cpu"],
-        input=photo.read_bytes(),
-        capture_output=True,
-        timeout=120,
-        check=False,
-        env=ONE_THREAD,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.startswith(b"\x89PNG")
+    command = forked(["predict", "-", "--weights", run, "--out", "-", "--device", "cpu"], photo.read_bytes())
+    code, stdout, stderr = command.ended()
+    assert code == 0, stderr.decode()
+    assert stdout.startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_saves_and_resume_finishes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 75, the command that continues on stderr, and the run folder on stdout; then --resume ends with 0."""
     out = tmp_path / "run"
-    changes = ("--set", "train.iterations=120", "--device", "cpu")
+    changes = ("--set", "train.iterations=60", "--device", "cpu")
     command = [sys.executable, "-m", "emaseg.cli", "train", str(folder / "tiny.toml"), "--out", str(out), *changes]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("train 1/120"):
+            if line.startswith("train 1/60"):
                 break
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
@@ -352,5 +347,5 @@ def test_ctrl_c_saves_and_resume_finishes(folder: Path, tmp_path: Path, capsys: 
     assert (out / "checkpoints" / "last.pt").is_file()
     code, stdout, stderr = emaseg(capsys, "train", folder / "tiny.toml", "--out", out, "--resume", *changes)
     assert (code, stdout) == (0, f"{out}\n")
-    assert "train 120/120" in stderr
-    assert "train 1/120" not in stderr
+    assert "train 60/60" in stderr
+    assert "train 1/60" not in stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import emaseg, run, tiny
+from tests.forked import forked, needs_fork
+from tests.helpers import emaseg, main, run, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-PROGRAM = (  # a shell's background job ignores Ctrl-C, and its children inherit that
-    "import signal, sys\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from emaseg.cli import main\n"
-    "sys.exit(main())"
-)
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +105,20 @@ def test_no_mask_on_a_terminal(here: Path, trained: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX terminals")
-def test_a_narrow_terminal_breaks_the_line_of_an_image_between_words(here: Path, trained: Path) -> None:
+def test_a_narrow_terminal_breaks_the_line_of_an_image_between_words(
+    here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Protects names and numbers on 40 columns: none is broken inside, and nothing is lost."""
-    main, side = os.openpty()
-    command = [sys.executable, "-m", "emaseg.cli", "predict", "photo.png", "--weights", str(trained), "--device", "cpu"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "40"}
+    monkeypatch.setenv("COLUMNS", "40")
+    ours, side = os.openpty()
     try:
-        subprocess.run(command, stdout=side, stderr=subprocess.PIPE, timeout=60, check=True, env=env)
-        shown = os.read(main, 10_000).decode()
+        with open(side, "w") as terminal, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", terminal)
+            assert main(["predict", "photo.png", "--weights", str(trained), "--device", "cpu"]) == 0
+            terminal.flush()
+            shown = os.read(ours, 10_000).decode()
     finally:
-        os.close(side)
-        os.close(main)
+        os.close(ours)
     lines = shown.splitlines()
     assert len(lines) > 1
     assert max(map(len, lines)) <= 40
@@ -131,28 +127,21 @@ def test_a_narrow_terminal_breaks_the_line_of_an_image_between_words(here: Path,
     assert shown.split()[-1].endswith("%")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@needs_fork
 def test_ctrl_c_says_how_to_go_on(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the hours of a long job: exit code 130, --resume named, and what was done stays done."""
     (here / "many").mkdir()
-    for number in range(300):
+    for number in range(200):
         os.link(here / "photo.png", here / f"many/{number:03}.png")
-    arguments = ["predict", *(f"many/{number:03}.png" for number in range(300)), "--weights", str(trained)]
+    arguments = ["predict", *(f"many/{number:03}.png" for number in range(200)), "--weights", str(trained)]
     arguments += ["--save", "mask", "--device", "cpu"]
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert "error: interrupted after " in stderr
-    assert stderr.endswith("of 300 images\n  try: go on with the same command and --resume\n")
+    command = forked(arguments)
+    command.stdout.readline()
+    command.interrupt()
+    code, _, stderr = command.ended()
+    assert code == 130, stderr
+    assert b"error: interrupted after " in stderr
+    assert stderr.endswith(b"of 200 images\n  try: go on with the same command and --resume\n")
     code, stdout, _ = emaseg(capsys, *arguments, "--resume", "-q")
     assert code == 0
-    assert 0 < sum(line.endswith("(was there)") for line in stdout.splitlines()) < 300
+    assert 0 < sum(line.endswith("(was there)") for line in stdout.splitlines()) < 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,67 @@ def probe(*arguments: str, cwd: Path | None = None) -> tuple[int, str, str, bool
     return done.returncode, done.stdout, "".join(lines), torch.strip() == "True"
 
 
+# The same for several command lines, one after the other in one interpreter; a JSON list of their results.
+PROBE_SEVERAL = """
+import contextlib, io, json, sys
+from importlib.metadata import entry_points
+(script,) = entry_points(group='console_scripts', name='emaseg')
+results, main = [], script.load()
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    results.append((code, out.getvalue(), err.getvalue(), 'torch' in sys.modules))
+print(json.dumps(results))
+"""
+
+
+Several = dict[tuple[str, ...], tuple[int, str, str, bool]]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Several:
+    """What `probe` finds of each of HELP, USAGE_ERRORS and WRONG_REFERENCES, in an empty folder."""
+    lines = [*HELP, *USAGE_ERRORS, *WRONG_REFERENCES]
+    command = [sys.executable, "-c", PROBE_SEVERAL, json.dumps(lines)]
+    folder = tmp_path_factory.mktemp("empty")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(folder.iterdir()) == []
+    return dict(zip(lines, map(tuple, json.loads(done.stdout)), strict=True))
+
+
+HELP = (
+    ("--help",),
+    ("-h",),
+    ("train", "--help"),
+    ("eval", "-h"),
+    ("predict", "-h"),
+    ("download-weights", "-h"),
+)
+USAGE_ERRORS = {
+    ("trian",): 'error: no such command: trian\n  try: did you mean "train"? see emaseg --help\n',
+    ("xyz",): "error: no such command: xyz\n  try: see emaseg --help\n",
+    ("train",): "error: missing argument 'RECIPE'\n  try: see emaseg train --help\n",
+    ("train", "demo", "--resum"): (
+        'error: no such option: --resum\n  try: did you mean "--resume"? see emaseg train --help\n'
+    ),
+    ("--verison",): 'error: no such option: --verison\n  try: did you mean "--version"? see emaseg --help\n',
+}
+WRONG_REFERENCES = (
+    ("predict", "x.jpg", "--weights", "none.pt"),
+    ("predict", "x.jpg", "--weights", "runs/none"),
+    ("predict", "x.jpg", "--recipe", "voc_r50_d9", "--weights", "none.pt"),
+    ("predict", "x.jpg", "--recipe", "demo", "--weights", "none.pt"),
+    ("eval", "none.pt"),
+    ("export", "none.pt", "--format", "weights"),
+    ("train", "demo", "--init-from", "none.pt"),
+    ("train", "demo", "--init-from", "none.pt", "--dry-run"),
+    ("train", "voc_r50_d8", "--set", "data.root=none"),
+    ("init", "."),
+)
+
+
 def test_help_is_fast() -> None:
     """Best of three whole processes, in CPU seconds (on an idle machine that is the wall time, and load hardly
     changes it); an import of torch or rich at module level would show here."""
@@ -54,12 +116,9 @@ def test_bare_command_says_what_it_is_and_what_to_type() -> None:
         assert f"  emaseg {command}" in out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["-h"], ["train", "--help"], ["eval", "-h"], ["predict", "-h"], ["download-weights", "-h"]],
-)
-def test_help_imports_no_torch(arguments: list[str]) -> None:
-    code, out, err, torch = probe(*arguments)
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_imports_no_torch(arguments: tuple[str, ...], several: Several) -> None:
+    code, out, err, torch = several[arguments]
     assert (code, err, torch) == (0, "", False)
     assert out.startswith("Usage: emaseg")
 
@@ -68,21 +127,9 @@ def test_version() -> None:
     assert probe("--version") == (0, f"emaseg {emaseg.__version__}\n", "", False)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["trian"], 'error: no such command: trian\n  try: did you mean "train"? see emaseg --help\n'),
-        (["xyz"], "error: no such command: xyz\n  try: see emaseg --help\n"),
-        (["train"], "error: missing argument 'RECIPE'\n  try: see emaseg train --help\n"),
-        (
-            ["train", "demo", "--resum"],
-            'error: no such option: --resum\n  try: did you mean "--resume"? see emaseg train --help\n',
-        ),
-        (["--verison"], 'error: no such option: --verison\n  try: did you mean "--version"? see emaseg --help\n'),
-    ],
-)
-def test_usage_errors_name_the_nearest_right_word(arguments: list[str], message: str) -> None:
-    assert probe(*arguments) == (2, "", message, False)
+@pytest.mark.parametrize("arguments", USAGE_ERRORS)
+def test_usage_errors_name_the_nearest_right_word(arguments: tuple[str, ...], several: Several) -> None:
+    assert several[arguments] == (2, "", USAGE_ERRORS[arguments], False)
 
 
 def test_an_option_without_its_value_is_a_usage_error() -> None:
@@ -142,24 +189,10 @@ def test_threads_do_not_spin_for_long_unless_told_to(given: dict[str, str], expe
     assert done.stdout.splitlines()[-1] == expected
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["predict", "x.jpg", "--weights", "none.pt"],
-        ["predict", "x.jpg", "--weights", "runs/none"],
-        ["predict", "x.jpg", "--recipe", "voc_r50_d9", "--weights", "none.pt"],
-        ["predict", "x.jpg", "--recipe", "demo", "--weights", "none.pt"],
-        ["eval", "none.pt"],
-        ["export", "none.pt", "--format", "weights"],
-        ["train", "demo", "--init-from", "none.pt"],
-        ["train", "demo", "--init-from", "none.pt", "--dry-run"],
-        ["train", "voc_r50_d8", "--set", "data.root=none"],
-        ["init", "."],
-    ],
-)
-def test_a_wrong_reference_is_told_before_torch_is_imported(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", WRONG_REFERENCES)
+def test_a_wrong_reference_is_told_before_torch_is_imported(arguments: tuple[str, ...], several: Several) -> None:
     """Protects from seconds of waiting for a typing error, in every command that takes a REF or a folder of data."""
-    code, _, err, torch = probe(*arguments, cwd=tmp_path)
+    code, _, err, torch = several[arguments]
     assert (code, torch) == (2 if "voc_r50_d9" in arguments else 3, False)
     assert "error: " in err
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import zipfile
@@ -32,6 +31,7 @@ from emaseg.resources import shipped_recipe_text, shipped_recipes
 from tests.data.made import image
 from tests.data.sets.test_cityscapes import FRAMES, tree
 from tests.exporting.made import checkpoint, network
+from tests.forked import forked, needs_fork
 from tests.helpers import TINY
 
 main = importlib.import_module("emaseg.cli").main
@@ -293,22 +293,14 @@ def test_options_that_need_scores_are_refused(
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@needs_fork
 def test_ctrl_c_leaves_no_zip(top: Path, weights: Path) -> None:
     """Exit code 130, and neither a ZIP that looks complete nor a temporary file."""
     for number in range(60):
         image(top / f"leftImg8bit/test/berlin/berlin_{number:06}_000020_leftImg8bit.png", (256, 512))
-    # A job in a shell's background is deaf to SIGINT, and so would be the program that it starts.
-    program = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "runpy.run_module('emaseg.cli', run_name='__main__', alter_sys=True)"
-    )
-    command = [sys.executable, "-c", program, "eval", str(weights), "--submit", "results.zip", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("label maps 1/62")
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) == (130, "error: interrupted\n")
+    command = forked(["eval", weights, "--submit", "results.zip", "--device", "cpu"])
+    assert command.stderr.readline().startswith(b"label maps 1/62")
+    command.interrupt()
+    code, _, stderr = command.ended()
+    assert (code, stderr) == (130, b"error: interrupted\n")
     assert list(Path().iterdir()) == []

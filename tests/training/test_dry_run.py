@@ -20,6 +20,8 @@ from emaseg.training import dry_run as engine
 from emaseg.training.dry_run import dry_run
 from tests.helpers import TINY, emaseg, run, tiny
 
+pytestmark = pytest.mark.usefixtures("few_objects")
+
 CPU = torch.device("cpu")
 
 
@@ -84,7 +86,7 @@ def test_a_norm_layer_with_one_value_for_a_channel_is_measured_with_two_crops() 
 
 def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects the machine: memory follows from two small steps, and the answer names the batch that would fit."""
-    sizes = "augment.crop=[256, 256]", "data.size=[256, 256]", "backbone.width=16"
+    sizes = "augment.crop=[192, 192]", "data.size=[192, 192]", "backbone.width=16"
     _, events = forecast(tiny(*sizes, "train.batch=2"))
     two = last(events).needed
     assert two is not None
