@@ -11,7 +11,10 @@ from typing import TypeVar
 import pytest
 from filelock import FileLock  # PyTorch requires it
 
+from tests.parity import filled_file
+
 T = TypeVar("T")
+OFTEN = ("ssseg/emanet_r50d8_voc", "ssseg/memorynet_r50d8_ade20k", "mmseg/mmseg_r50_512x1024")  # up to 370 MB
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
@@ -28,3 +31,10 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) 
             made = pickle.dumps(make(folder))
             result.write_bytes(made)
         return pickle.loads(result.read_bytes())  # type: ignore[no-any-return]
+
+
+def published_file(factory: pytest.TempPathFactory, name: str, folder: Path) -> Path:
+    """`filled_file(name)`: of those that several tests look at the run's own, of others one in `folder`."""
+    if name not in OFTEN:
+        return filled_file(name, folder / "weights.pth")
+    return once(factory, name.replace("/", " "), lambda own: filled_file(name, own / "weights.pth"))

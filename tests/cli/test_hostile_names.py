@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 from emaseg.words import printable
-from tests.helpers import emaseg, run, tiny
+from tests.helpers import emaseg, main, run, tiny
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.skipif(os.name == "nt", reason="POSIX file names")]
 
@@ -202,17 +204,12 @@ def test_json_is_json_in_every_locale(here: Path, locale: dict[str, str]) -> Non
     assert b"\x1b" not in rest
 
 
-def test_a_recipe_of_init_is_utf_8_in_every_locale(here: Path) -> None:
+def test_a_recipe_of_init_is_utf_8_in_every_locale(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects `emaseg init photos > photos.toml` where the locale is not UTF-8: TOML must be."""
     (here / "classes.txt").write_text("caf\u00e9\n\u65e5\x1b\x85\u2028z\nc\nd\n", encoding="utf-8")
-    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "emaseg.cli", "init", ".", "-q", "--device", "cpu"]
-    done = subprocess.run(command, env=env, capture_output=True, check=False)
-    if done.returncode == 0:
-        import tomllib
-
-        text = done.stdout.decode("utf-8")
-        assert TERMINAL.findall(text.replace("\u65e5", "")) == []
-        assert tomllib.loads(text)["data"]["classes"][0] == "caf\u00e9"
-    else:
-        pytest.fail(done.stderr.decode())
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    assert main(["init", ".", "-q", "--device", "cpu"]) == 0
+    text = written.getvalue().decode("utf-8")
+    assert TERMINAL.findall(text.replace("\u65e5", "")) == []
+    assert tomllib.loads(text)["data"]["classes"][0] == "caf\u00e9"

@@ -12,33 +12,34 @@ import emaseg
 from emaseg.engine import Engine, prepare
 from tests.benchmarks.bench_export import MODELS
 from tests.inference.test_protocols import META, hold, published
-from tests.parity import GOLDEN, filled_file, golden, images, worst
+from tests.parity import GOLDEN, golden, images, worst
+from tests.shared import published_file
 
 
-def engine(name: str, folder: Path) -> Engine:
+def engine(name: str, factory: pytest.TempPathFactory, folder: Path) -> Engine:
     recipe, overrides, fixture = MODELS[name]
     with torch.device("meta"):
         model = emaseg.build_model(emaseg.load_recipe(recipe, overrides))
-    emaseg.load_weights(model, filled_file(fixture, folder / "weights.pth"))
+    emaseg.load_weights(model, published_file(factory, fixture, folder))
     return prepare(model.eval())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_golden_logits(name: str, tmp_path: Path) -> None:
+def test_golden_logits(name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Protects every kind of network and backbone at its published size."""
     fixture = MODELS[name][2]
     system, array = ("mmseg", "logits_low") if fixture.startswith("mmseg/") else ("ssseg", "eval_logits")
     height, width = (129, 161) if system == "mmseg" else json.loads((GOLDEN / f"{fixture}.meta.json").read_text())["hw"]
     with torch.inference_mode():
-        logits = engine(name, tmp_path)(images((1, 3, height, width), 0))
+        logits = engine(name, tmp_path_factory, tmp_path)(images((1, 3, height, width), 0))
     reference = golden(f"{fixture}.npz")[array]
     assert worst(logits[: len(reference)], reference) <= 1e-4
 
 
 @pytest.fixture(scope="module")
 def emanet(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return engine("EMANet R-50-D8", tmp_path_factory.mktemp("weights"))
+    return engine("EMANet R-50-D8", tmp_path_factory, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import weakref
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ import emaseg.inference.protocols as engine
 from emaseg.errors import DataError
 from emaseg.inference.protocols import label_map, scores_map, window_spans
 from emaseg.recipe import Inference, PixelStats
-from tests.parity import GOLDEN, filled_file, golden, images, worst
+from tests.parity import GOLDEN, golden, images, worst
+from tests.shared import published_file
 
 META = json.loads((GOLDEN / "inference.json").read_text())
 FINAL = tuple(META["final"])
@@ -34,13 +34,13 @@ SLIDE: dict[str, Any] = {"mode": "slide", "window": (24, 32), "stride": (20, 30)
 @pytest.fixture(scope="module")
 def emanet(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     """EMANet R-50-D8 with the weights that the golden results were made with."""
-    return filled("voc_r50_d8", "ssseg/emanet_r50d8_voc", tmp_path_factory.mktemp("weights"))
+    return filled("voc_r50_d8", "ssseg/emanet_r50d8_voc", tmp_path_factory)
 
 
-def filled(recipe: str, weights: str, folder: Path) -> nn.Module:
+def filled(recipe: str, weights: str, factory: pytest.TempPathFactory) -> nn.Module:
     with torch.device("meta"):
         model = emaseg.build_model(emaseg.load_recipe(recipe))
-    emaseg.load_weights(model, filled_file(weights, folder / "weights.pth"))
+    emaseg.load_weights(model, published_file(factory, weights, factory.mktemp("weights")))
     return model.eval()
 
 
@@ -105,7 +105,7 @@ def test_published_window_on_a_smaller_image(emanet: nn.Module) -> None:
 @pytest.fixture(scope="module")
 def memorynet(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     """MemoryNet R-50-D8 with the weights that the golden results were made with."""
-    return filled("memorynet_ade20k_r50_d8", "ssseg/memorynet_r50d8_ade20k", tmp_path_factory.mktemp("weights"))
+    return filled("memorynet_ade20k_r50_d8", "ssseg/memorynet_r50d8_ade20k", tmp_path_factory)
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_published_protocols_of_memorynet(memorynet: nn.Module, case: str) -> No
 
 
 @pytest.mark.slow
-def test_published_mirroring_of_persons(tmp_path: Path) -> None:
+def test_published_mirroring_of_persons(tmp_path_factory: pytest.TempPathFactory) -> None:
     """LIP: the mirrored image's left and right limbs change places, by the recipe's own protocol."""
     recipe = emaseg.load_recipe("memorynet_lip_r101_d8")
     assert recipe.inference_tta is not None
@@ -128,7 +128,7 @@ def test_published_mirroring_of_persons(tmp_path: Path) -> None:
     inference = Inference(flip=True, flip_pairs=recipe.inference_tta.flip_pairs)
     prefix = "lip/whole_flip_logits/"
     reference = golden("inference_memorynet.npz")
-    model = filled("memorynet_lip_r101_d8", "ssseg/memorynet_r101d8_lip", tmp_path)
+    model = filled("memorynet_lip_r101_d8", "ssseg/memorynet_r101d8_lip", tmp_path_factory)
     hold(model, inference, {k.removeprefix(prefix): v for k, v in reference.items() if prefix in k}, (2, 2))
 
 

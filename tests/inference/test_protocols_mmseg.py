@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,24 +19,25 @@ from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
 from emaseg.inference.protocols import label_map, scores_map, window_spans
 from emaseg.recipe import Inference, PixelStats, Recipe, load_recipe
-from tests.parity import filled_file, golden, images, worst
+from tests.parity import golden, images, worst
+from tests.shared import published_file
 
 STATS = PixelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 # -------------------------------------------------------------------------------------------------- their numbers
-def filled(recipe: Recipe, name: str, folder: Path) -> nn.Module:
+def filled(recipe: Recipe, name: str, factory: pytest.TempPathFactory) -> nn.Module:
     with torch.device("meta"):
         model = emaseg.build_model(recipe)
-    emaseg.load_weights(model, filled_file(name, folder / "weights.pth"))
+    emaseg.load_weights(model, published_file(factory, name, factory.mktemp("weights")))
     return model.eval()
 
 
 @pytest.fixture(scope="module")
 def mmseg(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     recipe = load_recipe("mmseg_cityscapes_r50_d8_512x1024_80k")
-    return filled(recipe, "mmseg/mmseg_r50_512x1024", tmp_path_factory.mktemp("mmseg"))
+    return filled(recipe, "mmseg/mmseg_r50_512x1024", tmp_path_factory)
 
 
 def test_mmseg_whole_and_windows(mmseg: nn.Module) -> None:
@@ -71,10 +71,10 @@ def test_mmseg_from_pixels_to_labels(mmseg: nn.Module) -> None:
 
 
 @pytest.mark.slow  # the network's own numbers are in tests/models/test_emanet_variants.py
-def test_authors_whole_image(tmp_path: Path) -> None:
+def test_authors_whole_image(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Protects the authors' network in their own protocol: padded to 8k + 1 (nothing to pad here), corners aligned."""
     recipe = load_recipe("paper_voc_val_r101_emanet512", ['backbone.kind="resnet50"'])
-    model = filled(recipe, "mmseg/official_r50", tmp_path)
+    model = filled(recipe, "mmseg/official_r50", tmp_path_factory)
     scores = scores_map(model, images((1, 3, 129, 161), 0), recipe.inference, (129, 161))
     assert worst(scores[None, :, ::4, ::4], golden("mmseg/official_r50.npz")["logits_full_s4"]) <= 1e-5
 

@@ -16,7 +16,6 @@ from emaseg.weights.convert import FORMATS, rename
 from tests.parity import (
     GOLDEN,
     blocky_labels,
-    filled_file,
     golden,
     gradient_norms,
     images,
@@ -24,6 +23,7 @@ from tests.parity import (
     no_dropout,
     worst,
 )
+from tests.shared import published_file
 
 R50 = "emanet_r50d8_voc"
 SSSEG = {
@@ -33,16 +33,16 @@ SSSEG = {
 }
 
 
-def filled(name: str, recipe: str, folder: Path) -> EMANet:
+def filled(name: str, recipe: str, factory: pytest.TempPathFactory, folder: Path) -> EMANet:
     model = emaseg.build_model(emaseg.load_recipe(recipe, ["train.seed=0"]))
-    emaseg.load_weights(model, filled_file(name, folder / "weights.pth"))
+    emaseg.load_weights(model, published_file(factory, name, folder))
     return model
 
 
 @pytest.mark.parametrize("name", [R50, *(pytest.param(name, marks=pytest.mark.slow) for name in SSSEG if name != R50)])
-def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
+def test_parity_with_sssegmentation(name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Protects the published numbers: loading by their names, features, logits, losses, gradients, statistics."""
-    model = filled(f"ssseg/{name}", SSSEG[name], tmp_path)
+    model = filled(f"ssseg/{name}", SSSEG[name], tmp_path_factory, tmp_path)
     reference = golden(f"ssseg/{name}.npz")
     meta = json.loads((GOLDEN / f"ssseg/{name}.meta.json").read_text())
     height, width = meta["hw"]
@@ -85,9 +85,9 @@ def test_parity_with_sssegmentation(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gradients_in_float64(tmp_path: Path) -> None:
+def test_gradients_in_float64(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Protects the gradient exactly: in double precision every norm agrees to a millionth."""
-    model = filled("ssseg/emanet_r50d8_voc", "voc_r50_d8", tmp_path).double().train()
+    model = filled("ssseg/emanet_r50d8_voc", "voc_r50_d8", tmp_path_factory, tmp_path).double().train()
     no_dropout(model)
     reference = golden("ssseg/emanet_r50d8_voc.f64.npz")
     labels = blocky_labels((2, 129, 161), 21)

@@ -14,7 +14,8 @@ from emaseg.models.emanet import EMANet
 from emaseg.models.layers import Step
 from emaseg.training.optim import build_optimizer
 from emaseg.weights.convert import FORMATS, rename
-from tests.parity import blocky_labels, filled_file, golden, images, worst
+from tests.parity import blocky_labels, golden, images, worst
+from tests.shared import published_file
 
 MMSEG = (
     "loss.ranks=by_count",
@@ -51,12 +52,12 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_parity(variant: str, tmp_path: Path) -> None:
+def test_parity(variant: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Protects the options: logits, losses, gradients, one optimiser step, bases and statistics of both systems."""
     name, row, overrides = VARIANTS[variant]
     recipe = emaseg.load_recipe(row, overrides)
     model = emaseg.build_model(recipe)
-    assert emaseg.load_weights(model, filled_file(name, tmp_path / "weights.pth")) == variant
+    assert emaseg.load_weights(model, published_file(tmp_path_factory, name, tmp_path)) == variant
     reference = golden(f"{name}.npz")
 
     model.eval()

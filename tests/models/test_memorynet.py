@@ -21,7 +21,6 @@ from tests.parity import (
     GOLDEN,
     blocky_labels,
     fill,
-    filled_file,
     golden,
     gradient_norms,
     images,
@@ -29,6 +28,7 @@ from tests.parity import (
     no_dropout,
     worst,
 )
+from tests.shared import published_file
 
 NAMES = FORMATS["ssseg_memorynet"][2]
 R50 = "memorynet_r50d8_ade20k"
@@ -58,15 +58,20 @@ def empty(recipe: str) -> MemoryNet:
 
 def filled_state(name: str) -> dict[str, torch.Tensor]:
     """The fixture's weights under our names."""
-    known = recognise({"model": {k: fill(k, s, d) for k, s, d in keys_of(f"ssseg/{name}")}})
+    return renamed({k: fill(k, s, d) for k, s, d in keys_of(f"ssseg/{name}")})
+
+
+def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    known = recognise({"model": state})
     assert known is not None
     assert known[0] == "ssseg_memorynet"
     return known[1]
 
 
-def filled(name: str) -> MemoryNet:
+def filled(name: str, factory: pytest.TempPathFactory, folder: Path) -> MemoryNet:
     model = empty(FIXTURES[name])
-    model.load_state_dict(filled_state(name), strict=True, assign=True)
+    file = published_file(factory, f"ssseg/{name}", folder)
+    model.load_state_dict(renamed(torch.load(file, weights_only=True)["model"]), strict=True, assign=True)
     return model
 
 
@@ -149,9 +154,9 @@ def test_key_lists_map_one_to_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [R50, *(pytest.param(n, marks=pytest.mark.slow) for n in FIXTURES if n != R50)])
-def test_logits(name: str) -> None:
+def test_logits(name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Protects prediction: backbone maps and logits of every backbone, and that evaluation writes no memory."""
-    model, reference, meta = filled(name).eval(), golden(f"ssseg/{name}.npz"), meta_of(name)
+    model, reference, meta = filled(name, tmp_path_factory, tmp_path).eval(), golden(f"ssseg/{name}.npz"), meta_of(name)
     before = model.memory.features.clone()
     x = images((1, 3, *meta["hw"]), 0)
     with torch.inference_mode():
@@ -168,13 +173,14 @@ def test_logits(name: str) -> None:
     assert torch.equal(model.memory.features, before)
 
 
-def test_loading_a_published_file_and_a_training_step(tmp_path: Path) -> None:
+def test_loading_a_published_file_and_a_training_step(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """Protects the published second step in float32: a filled memory, half the rate, the memory loss.
 
     The weights come from a file as it was released; ages of its rows are unknown.
     """
     model = empty(FIXTURES[R50])
-    assert emaseg.load_weights(model, filled_file(f"ssseg/{R50}", tmp_path / "weights.pth")) == "ssseg_memorynet"
+    file = published_file(tmp_path_factory, f"ssseg/{R50}", tmp_path)
+    assert emaseg.load_weights(model, file) == "ssseg_memorynet"
     assert (model.memory.age == -1).all()
     no_dropout(model.train())
     check_step(model, R50, 2, model.memory.features.clone(), gradient=2e-2)

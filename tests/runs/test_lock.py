@@ -27,6 +27,7 @@ from emaseg.training.train import train
 from tests.helpers import run, tiny
 
 HERE = this_process()
+MANY = 12
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
@@ -188,7 +189,7 @@ def test_what_is_no_file_in_the_locks_place_is_named(tmp_path: Path, kind: str) 
     [(True, "nothing"), (True, "dead"), (True, "dead heir"), (False, "nothing"), (False, "dead heir")],
 )
 def test_of_many_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool, left: str) -> None:
-    """Protects the take-over: of 20 that start together exactly one gets the lock, where none was, where a dead owner's
+    """Protects the take-over: of many that start together exactly one gets the lock, where none was, where a dead owner's
     is, where an heir died while it took over; with links and on a disk without them."""
     if not links:
         monkeypatch.setattr(os, "link", no_links)
@@ -199,15 +200,15 @@ def test_of_many_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links
     if left == "dead heir":
         (root / ".lock.aa.next").write_text(json.dumps(asdict(replace(HERE, pid=2**30, token="bb"))))
     context = multiprocessing.get_context("fork")
-    go, tell = context.Barrier(20), context.SimpleQueue()
+    go, tell = context.Barrier(MANY), context.SimpleQueue()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # to fork with threads: they do nothing here
-        starts = [context.Process(target=start, args=(root, go, tell)) for _ in range(20)]
+        starts = [context.Process(target=start, args=(root, go, tell)) for _ in range(MANY)]
         for process in starts:
             process.start()
     for process in starts:
         process.join()
-    assert sorted(tell.get() for _ in starts) == [*["refused"] * 19, "won"]
+    assert sorted(tell.get() for _ in starts) == [*["refused"] * (MANY - 1), "won"]
     assert list(root.iterdir()) == []
 
 
@@ -216,7 +217,7 @@ def no_links(*_: object) -> None:
 
 
 def start(root: Path, go: object, tell: object) -> None:
-    """One of the 20: the winner keeps the lock until all have asked."""
+    """One of the many: the winner keeps the lock until all have asked."""
     go.wait()  # type: ignore[attr-defined]
     try:
         with hold(root):

@@ -86,6 +86,11 @@ def train(arguments: Sequence[object], log: Path, before: Callable[[], None] = l
     return code
 
 
+def uninterrupted(arguments: Sequence[object], out: Path, log: Path) -> int:
+    """The exit code of a training that nothing disturbs; of one that is in `out` already, 0."""
+    return 0 if (out / "samples.png").is_file() else train((*arguments, "--out", out), log)
+
+
 def differences(whole: Path, out: Path) -> list[str]:
     """What of a run is not, bit for bit, as in the uninterrupted one; and what should not lie there any more."""
     found = []

@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.stress.common import DEMO, differences, small_recipe, table, train, warm
+from tests.stress.common import DEMO, differences, small_recipe, table, train, uninterrupted, warm
 
 
 def full_disk(count: int, small: bool, top: Path) -> bool:
     """Whether nothing was lost at `count` sizes of the disk."""
     base, log = small_recipe(top) if small else (*DEMO, "--set", "train.keep_every=4"), top / "log"
-    codes = Counter([train((*base, "--out", top / "whole"), log)])
+    codes = Counter([uninterrupted(base, top / "whole", log)])
     files = [path.stat().st_size for path in (top / "whole").rglob("*") if path.is_file()]
     mounted = can_mount(top)
     most = sum(files) + max(files) if mounted else max(files)

@@ -25,9 +25,9 @@ from tests.stress.two_trainers import two_trainers
 
 top = Path(sys.argv[1])
 warm(top)
-for number, call in enumerate(sys.argv[2:]):
-    folder = top / str(number)
-    folder.mkdir()
+folder = top / "runs"  # of all: they compare with the same uninterrupted run
+folder.mkdir()
+for call in sys.argv[2:]:
     with contextlib.redirect_stdout(sys.stderr):
         kept = eval(call)
     print(kept, flush=True)

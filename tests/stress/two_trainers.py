@@ -17,16 +17,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, train, warm
+from tests.stress.common import DEMO, differences, ended, small_recipe, spawn, table, uninterrupted, warm
 
 
 def two_trainers(rounds: int, small: bool, top: Path) -> bool:
     """Whether in every round one trained and the other was told."""
     base, log = small_recipe(top) if small else DEMO, top / "log"
-    codes = Counter([train((*base, "--out", top / "whole"), log)])
+    codes = Counter([uninterrupted(base, top / "whole", log)])
     pairs, told, wrong = Counter[tuple[int | None, ...]](), 0, []
     for i in range(rounds):
-        out, resume = top / f"run{i}", ("--resume",) if i % 2 else ()
+        out, resume = top / f"pair{i}", ("--resume",) if i % 2 else ()
         if resume:
             killed = spawn((*base, "--out", out), log)
             while not (out / "lock").exists():

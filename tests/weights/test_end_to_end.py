@@ -22,6 +22,7 @@ from emaseg.weights.released import by_name
 from tests.data.made import image, label
 from tests.models.test_emanet_variants import AUTHORS
 from tests.parity import GOLDEN, filled_file, golden, images, worst
+from tests.shared import published_file
 from tests.weights.server import Server, entry
 
 main = importlib.import_module("emaseg.cli").main
@@ -36,12 +37,11 @@ SSSEG = {
 }
 
 
-def download_and_run(name: str, fixture: str, array: str, folder: Path, server: Server) -> None:
+def download_and_run(
+    name: str, fixture: str, array: str, factory: pytest.TempPathFactory, folder: Path, server: Server
+) -> None:
     """Serve, `download-weights`, load by the recipe's name alone, compare the logits, `predict` and `eval` an image."""
-    file = folder / "served.pth"
-    filled_file(fixture, file)
-    server.files[f"/{by_name(name).file}"] = file.read_bytes()
-    file.unlink()
+    server.files[f"/{by_name(name).file}"] = published_file(factory, fixture, folder).read_bytes()
     assert main(["download-weights", name, "-q"]) == 0
     server.files.clear()
 
@@ -71,21 +71,31 @@ def download_and_run(name: str, fixture: str, array: str, folder: Path, server: 
 
 @pytest.mark.parametrize("name", MMSEG)
 def test_download_to_logits(
-    name: str, server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    server: Server,
+    cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Protects the whole way with the smallest of the published networks."""
     monkeypatch.setenv("EMASEG_MIRROR", server.url(""))
-    download_and_run(name, *MMSEG[name], tmp_path, server)
+    download_and_run(name, *MMSEG[name], tmp_path_factory, tmp_path, server)
     (cache / by_name(name).file).unlink()  # hundreds of MB that no other test needs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SSSEG)
 def test_download_to_logits_of_sssegmentation(
-    name: str, server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    server: Server,
+    cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EMASEG_MIRROR", server.url(""))
-    download_and_run(name, *SSSEG[name], tmp_path, server)
+    download_and_run(name, *SSSEG[name], tmp_path_factory, tmp_path, server)
     (cache / by_name(name).file).unlink()
 
 
