@@ -20,10 +20,10 @@ from emaseg.engine.packed import (
     PackedLinear,
     attend,
     leaky_relu,
-    packed_conv,
     packed_linear,
     part,
 )
+from emaseg.engine.winograd import best_conv, together
 from emaseg.models.backbones.hrnet import BasicBlock
 from emaseg.models.backbones.resnest import SplitAttention, SplitBottleneck
 from emaseg.models.backbones.resnet import Bottleneck
@@ -57,13 +57,13 @@ def _fused(module: nn.Module) -> nn.Module | None:
         case SplitBottleneck():
             return _SplitBottleneck(module)
         case ConvNormAct() if _folded(module.norm):
-            return packed_conv(module.conv, leaky_relu(module.leak) if module.activate else NONE)
+            return best_conv(module.conv, leaky_relu(module.leak) if module.activate else NONE)
         case PixelAttention():
             return _PixelAttention(module)
         case Layer():
             return _Layer(module)
         case nn.Conv2d():
-            return packed_conv(module)
+            return best_conv(module)
         case nn.Linear():
             return packed_linear(module)
     return None
@@ -74,7 +74,7 @@ def _pack_activations(sequence: nn.Sequential) -> None:
     for i in range(len(sequence) - 2):
         conv, norm, activation = sequence[i], sequence[i + 1], sequence[i + 2]
         if isinstance(conv, nn.Conv2d) and _folded(norm) and isinstance(activation, nn.ReLU):
-            sequence[i], sequence[i + 2] = packed_conv(conv, RELU), nn.Identity()
+            sequence[i], sequence[i + 2] = best_conv(conv, RELU), nn.Identity()
 
 
 def _folded(norm: nn.Module) -> bool:
@@ -88,7 +88,7 @@ class _Bottleneck(nn.Module):
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
         self.conv1 = PackedConv(block.conv1, RELU)
-        self.conv2 = PackedConv(block.conv2, RELU)
+        self.conv2 = best_conv(block.conv2, RELU)
         self.conv3 = PackedConv(block.conv3)
         self.downsample = None if block.downsample is None else PackedConv(_only_conv(block.downsample))
 
@@ -102,8 +102,8 @@ class _BasicBlock(nn.Module):
 
     def __init__(self, block: BasicBlock) -> None:
         super().__init__()
-        self.conv1 = PackedConv(block.conv1, RELU)
-        self.conv2 = PackedConv(block.conv2)
+        self.conv1 = best_conv(block.conv1, RELU)
+        self.conv2 = best_conv(block.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2.add_relu(self.conv1(x), x)
@@ -198,21 +198,21 @@ class _Head(nn.Module):
     def __init__(self, network: EMANet, fuse: nn.Conv2d) -> None:
         super().__init__()
         width = fuse.in_channels - network.bottleneck.conv.out_channels
-        self.reduce = packed_conv(network.reduce.conv, RELU)
-        self.fuse_features = packed_conv(part(fuse, inputs=slice(0, width)))
-        self.fuse = PackedConv(part(fuse, inputs=slice(width, None)))
+        self.reduce = best_conv(network.reduce.conv, RELU)
+        self.fuse_features = best_conv(part(fuse, inputs=slice(0, width)))
+        self.fuse = best_conv(part(fuse, inputs=slice(width, None)))
         self.project = PackedConv(network.project)
         self.attention = network.attention
         self.expand = PackedConv(network.expand.conv)
-        self.bottleneck = PackedConv(network.bottleneck.conv, RELU)
+        self.bottleneck = best_conv(network.bottleneck.conv, RELU)
         self.classifier = network.classifier
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        identity = self.reduce(features)
+        identity, from_features = together(features, self.reduce, self.fuse_features)
         reconstruction, adapted = self.attention(self.project(identity))
         rows = torch.relu_(reconstruction).contiguous(memory_format=torch.channels_last)
         x = self.bottleneck(self.expand.add_relu(rows, identity))
-        return self.classifier(self.fuse.add_relu(x, self.fuse_features(features))), adapted
+        return self.classifier(self.fuse.add_relu(x, from_features)), adapted
 
 
 def _pack_head(network: EMANet) -> None:

@@ -7,6 +7,7 @@ The stages, in `prepare`'s order:
     2  fold      each norm into the convolution before it                                                     slim.py
     3  cast      the weights to the chosen precision; EM iterations, class memory and classifiers stay float32
     4  lay out   channels last; on a CPU packed once for oneDNN, with ReLU, sums and shortcuts fused   packed.py, fused.py
+       and wide 3x3 convolutions with fewer products                                                   winograd.py
     5  compile   only where it is asked for: torch.compile, whose result is kept in the cache folder
 predict, eval, bench and export use these. Training evaluates on the network itself, which it goes on training.
 
@@ -28,6 +29,7 @@ from emaseg.device import full_float32
 from emaseg.engine.fused import pack
 from emaseg.engine.packed import packing_works
 from emaseg.engine.slim import slim
+from emaseg.engine.winograd import WinogradConv
 from emaseg.errors import SystemFault
 from emaseg.models import Network, Report
 from emaseg.models.em_attention import EMAttention
@@ -96,6 +98,16 @@ class Engine(nn.Module):
                 ) from error
             raise
         return logits.float()
+
+    def bytes_to_come(self) -> int:
+        """What the first large image adds to the weights for good."""
+        return sum(module.bytes_to_come() for module in self.modules() if isinstance(module, WinogradConv))
+
+    def save_memory(self) -> None:
+        """Leave out what is quicker with weights that are not there yet."""
+        for module in self.modules():
+            if isinstance(module, WinogradConv) and module.bytes_to_come():
+                module.allowed = False
 
     def report(self, classes: Sequence[str]) -> Report | None:
         """As the network's."""

@@ -21,6 +21,7 @@ from emaseg.data.dataset import Pixels
 from emaseg.data.files.bands import bands_of
 from emaseg.data.label_sets import label_set
 from emaseg.device import pick_device
+from emaseg.engine import Engine
 from emaseg.errors import DataError, need_type
 from emaseg.free_memory import give_back, is_out_of_memory, room
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
@@ -40,6 +41,8 @@ from emaseg.reference import open_engine, resolve
 from emaseg.runs.folder import find_run, pick_checkpoint
 from emaseg.threads import read_ahead
 from emaseg.weights.kind import check_kind
+
+_WEIGHTS_SHARE = 0.25  # of the memory for images: more than that, weights which only save time do not get
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -246,7 +249,7 @@ class Predictor:
         protocol, classes = self.recipe.inference, len(self.classes)
         for exact in (False, True):
             for_pixel = self._for_pixel or float(USUAL_PIXEL)
-            space = room(self.device, self.max_memory)
+            space = self._room()
             if most == SIDES[0] and (space is None or whole_need(size, protocol, classes, for_pixel) <= space):
                 return None
             if not exact:
@@ -256,6 +259,16 @@ class Predictor:
                 )
         budget = (space or 0) - RESULT * size[0] * size[1]
         return tiling(size, protocol, budget, for_pixel, most)
+
+    def _room(self) -> int | None:
+        """Bytes that an image may take, less the weights that the first large one adds. Where those would take much of it,
+        the network does without them."""
+        space = room(self.device, self.max_memory)
+        if space is None or not isinstance(self.model, Engine):
+            return space
+        if self.model.bytes_to_come() > _WEIGHTS_SHARE * space:
+            self.model.save_memory()
+        return space - self.model.bytes_to_come()
 
     def _tiled(self, pixels: Pixels, tiles: Tiling, wanted: Wanted) -> Maps:
         """Each tile's results without its margins."""

@@ -124,7 +124,7 @@ def tile_protocol(tile: Box, size: tuple[int, int], inference: Inference) -> Inf
 @torch.inference_mode()
 def measured_need(model: nn.Module, device: torch.device, channels: int) -> float:
     """What a pixel of the network's input takes, measured on a small one; the usual value where nothing can be measured."""
-    model(torch.zeros(1, channels, 64, 64, device=device))  # what is allocated once is not counted
+    model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))  # what is allocated once is not counted
     reset_peak(device)
     before = peak_memory(device)
     model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))

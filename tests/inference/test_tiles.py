@@ -13,9 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
+from emaseg.engine import Engine
+from emaseg.engine.packed import packing_works
+from emaseg.engine.winograd import best_conv
 from emaseg.errors import DataError
 from emaseg.free_memory import room
+from emaseg.inference import predict
 from emaseg.inference.predict import Predictor
 from emaseg.inference.tiles import _spans, tile_protocol, tiling, whole_need
 from emaseg.recipe import Inference
@@ -122,6 +127,22 @@ def test_the_command_stays_within_a_limit_and_says_so(
     code, _, err = run(capsys, "predict", "photo.png", "--weights", weights, "--max-memory", "much")
     assert code == 2
     assert "3G" in err
+
+
+@pytest.mark.skipif(not packing_works(torch.float32), reason="this processor's PyTorch has no oneDNN")
+@pytest.mark.parametrize(("free", "quick"), [(1_000_000_000, True), (20_000_000, False)])
+def test_weights_that_only_save_time_yield_to_the_image(
+    free: int, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects a small --max-memory: the second set of weights of a wide convolution is made where it has room, else not."""
+    monkeypatch.setattr(predict, "room", lambda *_: free)
+    convs = nn.Sequential(best_conv(nn.Conv2d(3, 256, 3, padding=1)), best_conv(nn.Conv2d(256, 256, 3, padding=1)))
+    convs.num_classes, convs.align_corners = 256, False  # type: ignore[assignment]
+    engine = Engine(convs, "fp32", torch.device("cpu"), packed=True, compiled=False)  # type: ignore[arg-type]
+    to_come = 36 * 256 * 256 * 4
+    assert engine.bytes_to_come() == to_come
+    Predictor(engine, recipe("emanet", "inference.mode='whole'")).predict(photo(64, 64))
+    assert engine.bytes_to_come() == (0 if quick else to_come)
 
 
 def test_room_counts_what_is_held() -> None:

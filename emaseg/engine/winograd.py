@@ -1,0 +1,293 @@
+"""3x3 convolutions of many channels by Winograd's minimal filtering: fewer products, and sums in their place.
+
+Room: engine. Legend: B batch, C O input and output channels, h w feature grid, d dilation, t side of a tile, n m tiles
+down and across.
+
+A tile of t x t results is A^T [(G g G^T) * (D^T x D)] A, with g the 3x3 weights, x the (t + 2) x (t + 2) values under the
+tile and * a product for each of its places (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016;
+their B is D here). Over all tiles and channels, a place is one matrix product. A convolution of dilation d is d * d plain
+ones, each on every d-th row and column.
+
+The matrices follow from t + 1 points and infinity. In float32 t is 4: 36 products for 16 results in the place of 144. The
+paper's points 0, +-1, +-2 lose 20 times as much to rounding as the plain sum; 0, +-sqrt(1/2), +-sqrt(2) lose 4 times as
+much, 2e-6 of the range of the results. In 16 bits t is 2: 16 products for 4 results, with 2.6 times the error.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emaseg.engine.packed import NONE, Activation, PackedConv, SplitConv, packed_conv, product
+
+_BLOCK = (
+    20_000_000  # bytes that a thread holds at once: arrays above 32 MiB malloc takes anew from the system every time
+)
+_NEAR, _FAR = sqrt(0.5), sqrt(2.0)  # the points of the larger tile; their product is 1, which leaves out a factor
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One size of tile: its three transforms, and from where on it is quicker (measured on Zen 4).
+
+    Attributes:
+        tile: t. weights: G, (t + 2, 3).
+        spread: D^T, of t + 2 arrays into as many. gather: A^T, of t + 2 arrays into t.
+        channels: below which the sums take as long as the products they save.
+        tiles: for each thread, below which reading the larger weights takes longer.
+        waste: computed results for each one needed, from which on nothing is saved: tiles reach beyond the image.
+    """
+
+    tile: int
+    weights: Tensor
+    spread: Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+    gather: Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+    channels: int
+    tiles: int
+    waste: float
+
+    @property
+    def side(self) -> int:
+        """t + 2: places of a tile in one direction."""
+        return self.tile + 2
+
+    def count(self, side: int, dilation: int) -> int:
+        """Tiles that cover a side of the image, on each of the grids that a dilation makes of it."""
+        return -(-side // (self.tile * dilation))
+
+    def pays(self, height: int, width: int, dilation: int) -> bool:
+        """Whether it is quicker than the plain sum for images of this size."""
+        tiles = self.count(height, dilation) * self.count(width, dilation) * dilation**2
+        return tiles >= self.tiles * torch.get_num_threads() and self.tile**2 * tiles < self.waste * height * width
+
+
+def best_conv(conv: nn.Conv2d, activation: Activation = NONE) -> Conv:
+    """A convolution and its activation: one that takes Winograd's way where it pays, else the packed one."""
+    scheme = _FOUR if conv.weight.dtype == torch.float32 else _TWO
+    square = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.groups == 1
+    centred = conv.padding == conv.dilation and conv.dilation[0] == conv.dilation[1]
+    many = conv.in_channels >= scheme.channels and conv.out_channels >= min(scheme.channels, 256)
+    if square and centred and many:
+        return WinogradConv(conv, activation, scheme)
+    return packed_conv(conv, activation)
+
+
+class WinogradConv(nn.Module):
+    """A 3x3 convolution and its activation. Images for which it does not pay go through the packed convolution.
+
+    The weights of either way are made when the first image needs them: Winograd's are 2 or 4 times as large.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: Activation, scheme: Scheme) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.activation = activation
+        self.dilation = conv.dilation[0]
+        self.out_channels = conv.out_channels
+        self.allowed = True
+        self._conv = [conv]  # in a list: nothing here is trained or moved
+        self._places: Tensor | None = None
+        self._direct: PackedConv | SplitConv | None = None
+
+    def forward(self, x: Tensor, *, alone: bool = False) -> Tensor:
+        """(B, C, h, w) -> (B, O, h, w), channels last. alone: as for `PackedConv`."""
+        return _computed(x, [self])[0] if self.pays(x) else self._packed()(x)
+
+    def add_relu(self, x: Tensor, total: Tensor) -> Tensor:
+        """relu(convolution + total), written over `total`; the module's own activation must be none."""
+        return total.add_(self(x)).relu_() if self.pays(x) else self._packed().add_relu(x, total)
+
+    def pays(self, x: Tensor) -> bool:
+        """Whether (B, C, h, w) takes Winograd's way."""
+        return self.allowed and self.scheme.pays(x.shape[2], x.shape[3], self.dilation)
+
+    def places(self) -> Tensor:
+        """(places, O, C): the transformed weights."""
+        if self._places is None:
+            weight, g = self._conv[0].weight.detach(), self.scheme.weights
+            pairs = torch.einsum("ai,bj->abij", g, g).reshape(-1, 9).float()  # what each place takes of the nine
+            self._places = (pairs @ weight.reshape(-1, 9).t().float()).to(weight.dtype).view(-1, *weight.shape[:2])
+        return self._places
+
+    def bytes_to_come(self) -> int:
+        """Of the transformed weights, until an image has needed them."""
+        weight = self._conv[0].weight
+        return weight.element_size() * weight[:, :, 0, 0].numel() * self.scheme.side**2 if self._places is None else 0
+
+    def finish(self, y: Tensor) -> None:
+        """Add the bias and apply the activation, to (..., O) in place."""
+        bias, (name, numbers, _) = self._conv[0].bias, self.activation
+        if bias is not None:
+            y.add_(bias.detach())
+        if name != "none":
+            F.leaky_relu_(y, *numbers) if numbers else y.relu_()
+
+    def _packed(self) -> PackedConv | SplitConv:
+        if self._direct is None:
+            self._direct = packed_conv(self._conv[0], self.activation)
+        return self._direct
+
+
+Conv = PackedConv | SplitConv | WinogradConv
+
+
+def together(x: Tensor, *convs: Conv) -> list[Tensor]:
+    """What convolutions make of the same (B, C, h, w). They share its transform where all take Winograd's way."""
+    own = [conv for conv in convs if isinstance(conv, WinogradConv) and conv.pays(x)]
+    if len(own) == len(convs) and len({(conv.dilation, conv.scheme.tile) for conv in own}) == 1:
+        return _computed(x, own)
+    return [conv(x) for conv in convs]
+
+
+def _computed(x: Tensor, convs: Sequence[WinogradConv]) -> list[Tensor]:
+    """Winograd's way through convolutions of one dilation, a block of rows of tiles at a time."""
+    scheme, d, (batch, channels, height, width) = convs[0].scheme, convs[0].dilation, x.shape
+    t, n, m = scheme.tile, scheme.count(height, d), scheme.count(width, d)
+    outs = [x.new_empty(batch, n, t, d, m, t, d, conv.out_channels) for conv in convs]
+    weights = [conv.places() for conv in convs]
+
+    def block(image: int, first: int, last: int) -> None:
+        places = _spread(scheme, _with_border(x[image].permute(1, 2, 0), t, d, first, last, m))
+        for conv, weight, out in zip(convs, weights, outs, strict=True):
+            result = out[image, first:last]
+            _gather(scheme, [product(p, w) for p, w in zip(places, weight, strict=True)], result)
+            conv.finish(result)
+
+    held = x.element_size() * scheme.side**2 * channels * d * d * m  # by one row of tiles
+    _for_all(block, [(image, *span) for image in range(batch) for span in _spans(n, max(1, _BLOCK // held))])
+    whole = (y.view(batch, n * t * d, m * t * d, -1)[:, :height, :width] for y in outs)
+    return [y.contiguous().permute(0, 3, 1, 2) for y in whole]
+
+
+def _spans(length: int, most: int) -> list[tuple[int, int]]:
+    """0..length in equal parts of at most `most`, as many for each thread."""
+    threads = torch.get_num_threads()
+    count = min(length, threads * ceil(length / (threads * most)))
+    edges = [length * i // count for i in range(count + 1)]
+    return list(pairwise(edges))
+
+
+def _for_all(work: Callable[[int, int, int], None], items: Sequence[tuple[int, int, int]]) -> None:
+    """Do the work for all items, one core an item: hundreds of small operators that each wait for all cores take twice as
+    long, and ten times where another program has one of the cores."""
+    threads = min(torch.get_num_threads(), len(items))
+    pool = _pool(torch.get_num_threads(), os.getpid()) if threads > 1 else None
+    if pool is None:
+        for item in items:
+            work(*item)
+        return
+    inference = torch.is_inference_mode_enabled()
+
+    def alone(item: tuple[int, int, int]) -> None:
+        with torch.inference_mode(inference), torch.no_grad():  # both belong to a thread
+            work(*item)
+
+    for _ in pool.map(alone, items):
+        pass
+
+
+@functools.cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor | None:
+    """Threads of this process whose operators run on one core each; None where PyTorch cannot have that."""
+    pool, together = ThreadPoolExecutor(threads, "winograd"), threading.Barrier(threads)
+
+    def start(_: int) -> int:
+        together.wait(10)
+        torch.set_num_threads(1)  # of this thread
+        return torch.get_num_threads()  # the first question settles it
+
+    try:
+        counts = list(pool.map(start, range(threads)))
+    except RuntimeError:  # no more threads are to be had
+        counts = []
+    torch.set_num_threads(threads)  # of this one, and of MKL, which knows one number only
+    if set(counts) == {1} and torch.get_num_threads() == threads and pool.submit(torch.get_num_threads).result() == 1:
+        return pool
+    pool.shutdown(wait=False)
+    return None
+
+
+def _with_border(image: Tensor, t: int, d: int, first: int, last: int, m: int) -> Tensor:
+    """Of (h, w, C), what lies under some rows of m tiles: (t n + 2, d, t m + 2, d, C), zeros beyond the image."""
+    height, width, channels = image.shape
+    top, bottom, right = (t * first - 1) * d, (t * last + 1) * d, (t * m + 1) * d
+    inside = image[max(top, 0) : bottom]
+    padded = F.pad(inside, (0, 0, d, right - width, max(-top, 0), max(bottom - height, 0)))
+    return padded.view(t * (last - first) + 2, d, t * m + 2, d, channels)
+
+
+def _spread(scheme: Scheme, x: Tensor) -> Tensor:
+    """D^T x D of every tile: (t n + 2, d, t m + 2, d, C) -> (places, tiles, C)."""
+    (height, d, width, _, channels), t, side = x.shape, scheme.tile, scheme.side
+    n, m = (height - 2) // t, (width - 2) // t
+    rows = x.new_empty(side, n, d, width, d, channels)
+    scheme.spread([x[row::t][:n] for row in range(side)], rows.unbind())
+    places = x.new_empty(side, side, n, d, m, d, channels)
+    scheme.spread([rows[:, :, :, column::t][:, :, :, :m] for column in range(side)], places.unbind(1))
+    return places.view(side * side, -1, channels)
+
+
+def _gather(scheme: Scheme, places: Sequence[Tensor], out: Tensor) -> None:
+    """A^T y A of every tile, y being the places' (tiles, O), into (n, t, d, m, t, d, O)."""
+    (n, t, d, m, *_, channels), side = out.shape, scheme.side
+    y = torch.stack(list(places)).view(side, side, n, d, m, d, channels)
+    rows = out.new_empty(t, side, n, d, m, d, channels)
+    scheme.gather(y.unbind(), rows.unbind())
+    scheme.gather(rows.unbind(1), out.movedim(1, 0).unbind(4))
+
+
+# ------------------------------------------------------------------------------------------------------- tiles of 4
+def _spread_4(x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
+    """Its rows lack a factor, which the weights have."""
+    y0, y1, y2, y3, y4, y5 = y
+    for plus, minus, point, other in ((y1, y2, _NEAR, _FAR), (y3, y4, _FAR, _NEAR)):
+        torch.sub(x[4], x[2], alpha=other**2, out=plus)
+        torch.sub(x[3], x[1], alpha=other**2, out=y0)
+        torch.sub(plus, y0, alpha=point, out=minus)
+        plus.add_(y0, alpha=point)
+    torch.sub(x[4], x[2], alpha=_NEAR**2 + _FAR**2, out=y0).add_(x[0])
+    torch.sub(x[5], x[3], alpha=_NEAR**2 + _FAR**2, out=y5).add_(x[1])
+
+
+def _gather_4(y: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    near, near_odd = y[1] + y[2], (y[1] - y[2]).mul_(_NEAR)
+    far, far_odd = y[3] + y[4], (y[3] - y[4]).mul_(_FAR)
+    torch.add(y[0], near, out=out[0]).add_(far)
+    torch.add(near_odd, far_odd, out=out[1])
+    torch.add(near.mul_(_NEAR**2), far, alpha=_FAR**2, out=out[2])
+    torch.add(near_odd.mul_(_NEAR**2), far_odd, alpha=_FAR**2, out=out[3]).add_(y[5])
+
+
+def _weights_4() -> Tensor:
+    factors = ((_NEAR, -2 / 3), (-_NEAR, -2 / 3), (_FAR, 1 / 6), (-_FAR, 1 / 6))
+    points = [[factor * point**power for power in range(3)] for point, factor in factors]
+    return torch.tensor([[1.0, 0.0, 0.0], *points, [0.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------------------------------- tiles of 2
+def _spread_2(x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
+    for place, (first, second) in zip(y, ((0, 2), (1, 2), (2, 1), (1, 3)), strict=True):
+        torch.add(x[first], x[second], alpha=1 if (first, second) == (1, 2) else -1, out=place)
+
+
+def _gather_2(y: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    torch.add(y[0], y[1], out=out[0]).add_(y[2])
+    torch.sub(y[1], y[2], out=out[1]).sub_(y[3])
+
+
+def _weights_2() -> Tensor:
+    return torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
+
+
+_FOUR = Scheme(4, _weights_4(), _spread_4, _gather_4, channels=192, tiles=32, waste=1.6)
+_TWO = Scheme(2, _weights_2(), _spread_2, _gather_2, channels=1024, tiles=128, waste=1.2)

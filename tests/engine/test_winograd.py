@@ -1,0 +1,140 @@
+"""Winograd's way computes the convolution that it replaces: for all sizes, dilations, activations and numbers of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from emaseg.engine import winograd
+from emaseg.engine.packed import NONE, RELU, Activation, leaky_relu, packing_works
+from emaseg.engine.winograd import Scheme, WinogradConv, best_conv, together
+
+pytestmark = pytest.mark.skipif(not packing_works(torch.float32), reason="this processor's PyTorch has no oneDNN")
+
+FOUR = replace(winograd._FOUR, tiles=0, waste=1e9)  # always
+TWO = replace(winograd._TWO, tiles=0, waste=1e9)
+
+
+def conv(channels: int, out: int, dilation: int = 1, seed: int = 0) -> nn.Conv2d:
+    torch.manual_seed(seed)
+    return nn.Conv2d(channels, out, 3, padding=dilation, dilation=dilation).requires_grad_(False)
+
+
+def image(*shape: int) -> Tensor:
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(1)).relu()
+    return drawn.contiguous(memory_format=torch.channels_last)
+
+
+def exact(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    weight, bias, step = layer.weight.double(), layer.bias.double(), layer.dilation
+    return F.conv2d(x.double(), weight, bias, padding=step, dilation=step)
+
+
+def error(own: Tensor, reference: Tensor) -> float:
+    """The largest difference as a share of the reference's range."""
+    assert own.shape == reference.shape
+    return float((own.double() - reference).abs().max() / (reference.max() - reference.min()))
+
+
+@pytest.fixture(params=[1, 2], ids="threads={}".format)
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 2), st.integers(1, 21), st.integers(1, 21), st.integers(1, 5), st.sampled_from([FOUR, TWO]))
+def test_every_size_and_dilation(batch: int, height: int, width: int, dilation: int, scheme: Scheme) -> None:
+    """Protects the borders: tiles that reach beyond the image, images smaller than a tile or than the dilation."""
+    layer, x = conv(24, 16, dilation), image(batch, 24, height, width)
+    own = WinogradConv(layer, NONE, scheme)(x)
+    assert own.is_contiguous(memory_format=torch.channels_last) or 1 in (height, width)
+    assert error(own, exact(x, layer)) <= 5e-6
+
+
+def test_rounding_is_that_of_the_good_points() -> None:
+    """Protects the choice of points: 512 channels lose 2e-6 of the range; with 0, 1, -1, 2, -2 it would be 1e-5."""
+    layer, x = conv(512, 64), image(1, 512, 32, 32)
+    assert error(WinogradConv(layer, NONE, FOUR)(x), exact(x, layer)) <= 4e-6
+
+
+def test_16_bits() -> None:
+    """Protects bf16: three times the error of the packed convolution at most."""
+    layer, x = conv(512, 64), image(1, 512, 32, 32).bfloat16()
+    reference = exact(x, layer)
+    layer = layer.bfloat16()
+    own, packed = WinogradConv(layer, NONE, TWO)(x), best_conv(layer)(x)
+    assert own.dtype == torch.bfloat16
+    assert error(own, reference) <= 4 * error(packed, reference)
+
+
+@pytest.mark.parametrize("activation", [NONE, RELU, leaky_relu(0.1)])
+def test_activations_and_sums(activation: Activation) -> None:
+    """Protects what the packed convolutions do in the same pass."""
+    layer, x, total = conv(24, 16), image(1, 24, 9, 13), image(1, 16, 9, 13) - 0.5
+    name, numbers, _ = activation
+    reference = exact(x, layer)
+    expected = reference if name == "none" else F.leaky_relu(reference, *(numbers or (0.0,)))
+    assert error(WinogradConv(layer, activation, FOUR)(x), expected) <= 5e-6
+    if activation == NONE:
+        summed = WinogradConv(layer, NONE, FOUR).add_relu(x, total.clone())
+        assert error(summed, (reference + total.double()).relu()) <= 5e-6
+
+
+def test_blocks_images_and_readers_do_not_matter(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects memory's bound and the threads: parts of an image are computed apart, and convolutions share a transform."""
+    layers = [conv(24, 16, 2, seed) for seed in range(2)]
+    x = image(3, 24, 41, 30)
+    convs = [WinogradConv(layer, activation, FOUR) for layer, activation in zip(layers, (RELU, NONE), strict=True)]
+    whole = together(x, *convs)
+    monkeypatch.setattr(winograd, "_BLOCK", 1)
+    with torch.inference_mode():
+        parts = together(x, *convs)
+    for way, own, part in zip(convs, whole, parts, strict=True):
+        assert error(part, own.double()) <= 2e-6
+        assert torch.equal(way(x), part)
+        assert torch.equal(torch.cat([way(x[i : i + 1]) for i in range(3)]), part)
+
+
+def test_threads_stay_as_they_were(threads: int) -> None:
+    """Protects the rest of the network: operators of the caller still run on all of its cores."""
+    WinogradConv(conv(24, 16), NONE, FOUR)(image(1, 24, 33, 33))
+    assert torch.get_num_threads() == threads
+    assert threads == 1 or winograd._pool(threads, winograd.os.getpid()) is not None
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Protects predict's answer to full memory: it sees the error, and the next image is computed."""
+    way, x = WinogradConv(conv(24, 16), NONE, FOUR), image(1, 24, 33, 33)
+    expected = way(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(winograd, "product", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+        with pytest.raises(MemoryError, match="full"):
+            way(x)
+    assert torch.equal(way(x), expected)
+
+
+def test_only_where_it_pays() -> None:
+    """Protects small and narrow convolutions, for which the sums would take longer than the products."""
+    wide = best_conv(conv(192, 192))
+    assert isinstance(wide, WinogradConv)
+    assert wide.pays(image(1, 192, 32, 32))
+    assert not wide.pays(image(1, 192, 8, 8))
+    assert not isinstance(best_conv(conv(64, 64)), WinogradConv)
+    assert not isinstance(best_conv(nn.Conv2d(192, 192, 3, stride=2, padding=1)), WinogradConv)
+    assert not isinstance(best_conv(nn.Conv2d(192, 192, 3, padding=1, groups=2)), WinogradConv)
+    assert not isinstance(best_conv(nn.Conv2d(192, 192, 3)), WinogradConv)
+    assert not isinstance(best_conv(conv(192, 192).bfloat16()), WinogradConv)
+    far = best_conv(conv(192, 192, dilation=24))
+    assert isinstance(far, WinogradConv)
+    assert not far.pays(image(1, 192, 33, 33))
