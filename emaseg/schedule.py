@@ -33,6 +33,12 @@ class Schedule:
         """Whether an evaluation is due after `step` steps."""
         return self.scored and (step == self.total or bool(self.every and step and step % self.every == 0))
 
+    def evaluations_after(self, step: int) -> int:
+        """Evaluations that are due after more than `step` steps."""
+        if not self.scored or step >= self.total:
+            return 0
+        return -(-self.total // self.every) - step // self.every if self.every else 1
+
 
 def build_schedule(recipe: Recipe, train_images: int, *, scored: bool = True) -> Schedule:
     """Steps of a recipe on so many training images; `scored` as in Schedule.

@@ -30,9 +30,8 @@ from torch import Tensor, nn
 
 from emaseg.engine.packed import NONE, Activation, PackedConv, SplitConv, packed_conv, product
 
-_BLOCK = (
-    20_000_000  # bytes that a thread holds at once: arrays above 32 MiB malloc takes anew from the system every time
-)
+# Bytes that a thread holds at once. Arrays above 32 MiB malloc takes anew from the system every time.
+_BLOCK = 20_000_000
 _NEAR, _FAR = sqrt(0.5), sqrt(2.0)  # the points of the larger tile; their product is 1, which leaves out a factor
 
 

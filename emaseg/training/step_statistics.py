@@ -36,6 +36,7 @@ class StepStatistics:
     steps: int = 0  # since this start
     seconds: float = 0.0  # of one step, smoothed
     waiting: float = 0.0  # of it, for data
+    evaluating: float = 0.0  # seconds of the last evaluation of this start
 
     def event(self, step: int, losses: Mapping[str, float], waited: float, took: float) -> Stepped:
         """The event of a step that is done.
@@ -65,10 +66,14 @@ class StepStatistics:
             lr=learning_rate(step - 1, self.schedule.total, self.recipe.optim),
             images_per_second=self.recipe.train.batch / self.seconds,
             data_wait=min(1.0, self.waiting / self.seconds),
-            seconds_left=None if self.steps <= _WARM_UP else (self.schedule.total - step) * self.seconds,
+            seconds_left=None if self.steps <= _WARM_UP else self._seconds_after(step),
             epochs=self.schedule.epoch(max(0, self.schedule.total - 1)),
             peak_memory=peak_memory(self.device),
         )
+
+    def _seconds_after(self, step: int) -> float:
+        """Of the steps and, from the first one on, of the evaluations to come."""
+        return (self.schedule.total - step) * self.seconds + self.schedule.evaluations_after(step) * self.evaluating
 
     def row(self, event: Stepped) -> dict[str, float] | None:
         """The row of metrics.csv that is due after a step; None where none is, or no step since the last row was finite.

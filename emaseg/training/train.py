@@ -174,7 +174,9 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
             if state.schedule.evaluates_at(state.step) and state.best.get("evaluated") != state.step:
                 if state.step == state.schedule.total:
                     _save(state, state.run.last)
+                began = time.perf_counter()
                 yield from _evaluate(state, stop)
+                statistics.evaluating = time.perf_counter() - began
             if stop.is_set():
                 if state.saved != position(state):
                     _save(state, state.run.last)

@@ -20,7 +20,8 @@ from emaseg.errors import DataError, Diverged, RecipeError, SystemFault, Weights
 from emaseg.events import Evaluated, Finished, Note, Stepped
 from emaseg.recipe import Recipe, load_recipe
 from emaseg.runs.metrics_file import TIMED
-from emaseg.schedule import build_schedule
+from emaseg.schedule import Schedule, build_schedule
+from emaseg.training.step_statistics import StepStatistics
 from emaseg.training.train import train
 from tests.data.made import image, label
 from tests.helpers import equal, run, tiny
@@ -248,6 +249,7 @@ def test_schedule() -> None:
     schedule = build_schedule(tiny(), 20)
     assert (schedule.total, schedule.per_epoch, schedule.epoch(4), schedule.epoch(5)) == (12, 5, 1, 2)
     assert [s for s in range(13) if schedule.evaluates_at(s)] == [5, 10, 12]
+    assert [schedule.evaluations_after(s) for s in (0, 4, 5, 9, 10, 11, 12)] == [3, 3, 2, 2, 1, 1, 0]
 
 
 def fill_disk(path: Path) -> None:
@@ -325,3 +327,12 @@ def test_a_test_set_without_labels_is_trained_on_without_scores(tmp_path: Path) 
     assert (tmp_path / "run" / "samples.png").is_file()
     again = run(recipe, tmp_path / "run", resume=True)
     assert again[-1] == Finished(tmp_path / "run", 3, None, already=True, scored=False)
+
+
+def test_time_left_counts_evaluations_to_come() -> None:
+    """Protects who waits for a run: on large images half of its time is evaluation."""
+    statistics = StepStatistics(tiny("train.iterations=10"), Schedule(10, 5, 2), {}, torch.device("cpu"))
+    before = [statistics.event(step, {"main": 1.0}, 0.0, 3.0).seconds_left for step in (1, 2, 3)]
+    assert before == [None, None, pytest.approx(7 * 3.0)]
+    statistics.evaluating = 20.0
+    assert statistics.event(4, {"main": 1.0}, 0.0, 3.0).seconds_left == pytest.approx(6 * 3.0 + 3 * 20.0)
