@@ -16,10 +16,11 @@ from emaseg.recipe import Recipe, load_recipe, toml_value
 from emaseg.report.charts import Line, chart
 from emaseg.report.history import History, read_history
 from emaseg.report.page import bar, document, heading, percent, table, text
-from emaseg.runs.folder import RunFolder
+from emaseg.runs.folder import RunFolder, find_run
 
 _PLAIN = ("schema", "title")  # of a recipe: they change nothing
 _LONGEST = 60  # letters of a value
+_LISTED = "`emaseg runs` lists the runs here, `emaseg runs FOLDER` those in another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,10 @@ class RunComparison:
 
 
 def compare_runs(paths: Sequence[Path]) -> RunComparison:
-    """Read and compare run folders.
+    """Read and compare run folders; a folder of runs stands for its newest complete one.
 
     Raises:
-        RecipeError: one is no run folder, or its recipe cannot be read.
+        RecipeError: one does not exist or is no run folder, or its recipe cannot be read.
     """
     runs = tuple(map(_read, paths))
     values = [dict(_flat("", run.recipe)) for run in runs]
@@ -71,9 +72,13 @@ def compare_runs(paths: Sequence[Path]) -> RunComparison:
 
 
 def _read(path: Path) -> ComparedRun:
+    """A run, of a folder of runs the newest complete one."""
+    if not path.exists():
+        raise RecipeError(f"{path}: no such folder", _LISTED)
+    path, _ = find_run(path)
     run = RunFolder(path)
     if not run.recipe.is_file():
-        raise RecipeError(f"{path}: is no run folder: it holds no recipe.toml", "`emaseg runs` lists the runs here")
+        raise RecipeError(f"{path}: is no run, for it holds no recipe.toml, nor is a complete run in it", _LISTED)
     history = read_history(path)
     return ComparedRun(path, load_recipe(run.recipe), history, _class_scores(run))
 

@@ -103,6 +103,10 @@ def test_runs_are_compared_by_recipe_and_by_class(tmp_path: Path, capsys: pytest
     for place, miou in enumerate(mious):  # of five classes all occur in the four images, or are predicted
         ious = [row["iou"][place] for row in content["per_class"] if row["iou"][place] is not None]
         assert miou == pytest.approx(sum(ious) / len(ious), rel=1e-5)
+    (tmp_path / "above").mkdir()
+    second.rename(tmp_path / "above" / "b")
+    code, stdout, _ = emaseg(capsys, "runs", first, tmp_path / "above", "--json")
+    assert [run["run"] for run in json.loads(stdout)["runs"]] == [str(first), str(tmp_path / "above" / "b")]
     shown = "".join(ET.fromstring(page.read_text().partition("\n")[2]).itertext())
     assert "<b> & c" in shown
     assert "optim.lr" in shown
@@ -115,7 +119,9 @@ def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "a").mkdir()
     code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", tmp_path / "b")
     assert code == 2
-    assert "is no run folder" in stderr
+    assert "is no run, for it holds no recipe.toml" in stderr
+    code, _, stderr = emaseg(capsys, "runs", tmp_path / "b", tmp_path / "a")
+    assert (code, f"{tmp_path / 'b'}: no such folder" in stderr) == (2, True)
     code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", "--out", tmp_path / "x.html")
     assert (code, "name two runs" in stderr) == (2, True)
 
