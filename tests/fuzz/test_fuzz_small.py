@@ -90,7 +90,7 @@ def test_the_harness_sees_what_must_not_be(seeds: Path, tmp_path: Path, monkeypa
         return code if number in (5, 10) else 0
 
     monkeypatch.setattr(importlib.import_module("emaseg.cli"), "main", command)
-    watched = campaign(seeds, tmp_path, limit=2)
+    watched = campaign(seeds, tmp_path, limit=1)
     watched.run(["checkpoint"], seconds=120, most=max(EVIL), jobs=2)
     tally = watched.tallies["checkpoint"]
     assert tally.cases == len(EVIL)

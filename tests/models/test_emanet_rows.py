@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -47,6 +48,7 @@ def size(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@cache
 def torchvision_size(kind: str) -> int:
     with torch.device("meta"):
         return size(getattr(torchvision.models, kind)(weights=None))

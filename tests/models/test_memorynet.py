@@ -4,6 +4,7 @@ training steps, on every backbone. The large ones are slow."""
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ def empty(recipe: str) -> MemoryNet:
         model = emaseg.build_model(emaseg.load_recipe(recipe))
     assert isinstance(model, MemoryNet)
     return model
+
+
+empty_network = cache(empty)  # for who gives it no values
 
 
 def filled_state(name: str) -> dict[str, torch.Tensor]:
@@ -142,7 +146,7 @@ def test_key_lists_map_one_to_one(name: str) -> None:
 
     The only entry that no published file has is the age of the memory rows.
     """
-    model, meta = empty(FIXTURES[name]), meta_of(name)
+    model, meta = empty_network(FIXTURES[name]), meta_of(name)
     own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     del own["memory.age"]
     mapped = {rename(k, NAMES): s for k, s, _ in keys_of(f"ssseg/{name}")}
@@ -236,7 +240,7 @@ ROWS += ["memorynet_ade20k_vit_large", "memorynet_cocostuff10k_vit_large"]
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_builds(row: str) -> None:
     """Protects all 18 rows: parameter count, logits of the right shape, and which losses there are."""
-    recipe, model = emaseg.load_recipe(row), empty(row).eval()
+    recipe, model = emaseg.load_recipe(row), empty_network(row).eval()
     data = row.split("_")[1]
     classes = CLASSES[data]
     known, known_classes = PARAMETERS[recipe.backbone.kind]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 import torchvision
@@ -18,16 +20,34 @@ def torchvision_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return {k.replace("stem.0.", "conv1.").replace("stem.1.", "bn1."): v for k, v in state.items()}
 
 
+def torchvision_empty(kind: str, stride: int) -> nn.Module:
+    """On the meta device, for whoever brings the weights: random ones would take half of these tests' time."""
+    with torch.device("meta"):
+        network: nn.Module = getattr(torchvision.models, kind)(
+            weights=None, replace_stride_with_dilation=DILATE[stride]
+        )
+    return network.eval()
+
+
+@cache
+def start_weights(kind: str) -> dict[str, torch.Tensor]:
+    """Random weights, which the stride does not change."""
+    torch.manual_seed(0)
+    state: dict[str, torch.Tensor] = ResNet(BLOCKS[kind], output_stride=32, stem_channels=(), norm=Norm()).state_dict()
+    return state
+
+
 @pytest.mark.parametrize(
     ("kind", "stride"),
     [*((kind, stride) for kind in ("resnet50", "resnet101", "resnet152") for stride in (8, 16)), ("resnet50", 32)],
 )
 def test_equals_torchvision(kind: str, stride: int) -> None:
     """Protects every stride, dilation and shortcut: all four stages agree exactly on an odd-sized image."""
-    torch.manual_seed(0)
-    ours = ResNet(BLOCKS[kind], output_stride=stride, stem_channels=(), norm=Norm()).eval()
-    theirs = getattr(torchvision.models, kind)(weights=None, replace_stride_with_dilation=DILATE[stride]).eval()
-    missing = theirs.load_state_dict(torchvision_names(ours.state_dict()), strict=False)
+    with torch.device("meta"):
+        ours = ResNet(BLOCKS[kind], output_stride=stride, stem_channels=(), norm=Norm()).eval()
+    theirs = torchvision_empty(kind, stride)
+    ours.load_state_dict(start_weights(kind), assign=True)
+    missing = theirs.load_state_dict(torchvision_names(start_weights(kind)), strict=False, assign=True)
     assert missing.missing_keys == ["fc.weight", "fc.bias"]
     assert missing.unexpected_keys == []
     images = torch.randn(1, 3, 65, 81)
@@ -42,10 +62,10 @@ def test_deep_stem_replaces_the_7x7() -> None:
     """Protects v1c: the same network as torchvision's with its first convolution replaced by three."""
     torch.manual_seed(0)
     ours = ResNet(BLOCKS["resnet50"], output_stride=8, norm=Norm()).eval()
-    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=DILATE[8]).eval()
+    theirs = torchvision_empty("resnet50", 8)
     theirs.conv1, theirs.bn1, theirs.relu = ours.stem, nn.Identity(), nn.Identity()
     body = {k: v for k, v in ours.state_dict().items() if not k.startswith("stem.")}
-    theirs.load_state_dict(body, strict=False)
+    theirs.load_state_dict(body, strict=False, assign=True)
     images = torch.randn(1, 3, 49, 65)
     with torch.inference_mode():
         x = theirs.layer2(theirs.layer1(theirs.maxpool(theirs.conv1(images))))
