@@ -79,20 +79,21 @@ def test_a_run_starts_at_step_0_with_a_fresh_optimiser(trained: Path, tmp_path: 
     assert not equal(state_of(plain / "checkpoints/last.pt"), state_of(tmp_path / "next/checkpoints/last.pt"))
 
 
-@pytest.mark.parametrize("cut", [1, 2])
-def test_resume_after_init_from_is_bit_for_bit(trained: Path, tmp_path: Path, cut: int) -> None:
+def test_resume_after_init_from_is_bit_for_bit(trained: Path, tmp_path: Path) -> None:
     """Protects the promise of resuming: it ignores init_from, whatever it says now, and keeps it on record."""
     origin = tmp_path / "origin.pt"
     origin.write_bytes((trained / "checkpoints/last.pt").read_bytes())
     run(init(origin), tmp_path / "whole")
-    run(init(origin), tmp_path / "cut", stop_after=cut)
+    for cut in (1, 2):
+        run(init(origin), tmp_path / f"{cut}", stop_after=cut)
     origin.unlink()
-    now = {1: tiny(*SHORT), 2: init("elsewhere")}[cut]
-    events = run(now, tmp_path / "cut", resume=True)
-    assert "train.init_from" not in texts(list(events))
-    a, b = (torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True) for name in ("whole", "cut"))
-    assert equal(a, b)
-    assert (tmp_path / "whole/recipe.toml").read_text() == (tmp_path / "cut/recipe.toml").read_text()
+    for cut, now in ((1, tiny(*SHORT)), (2, init("elsewhere"))):
+        events = run(now, tmp_path / f"{cut}", resume=True)
+        assert "train.init_from" not in texts(list(events))
+        whole, resumed = (tmp_path / "whole", tmp_path / f"{cut}")
+        a, b = (torch.load(out / "checkpoints/last.pt", weights_only=True) for out in (whole, resumed))
+        assert equal(a, b), cut
+        assert (whole / "recipe.toml").read_text() == (resumed / "recipe.toml").read_text()
 
 
 def test_another_class_count_renews_the_classifiers_only(trained: Path) -> None:

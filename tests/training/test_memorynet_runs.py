@@ -67,14 +67,15 @@ def test_train_evaluate_predict(tmp_path: Path) -> None:
     assert equal(held, dict(predictor.model.state_dict()))
 
 
-@pytest.mark.parametrize("cut", [3, 7])
-def test_resumed_equals_uninterrupted(tmp_path: Path, cut: int) -> None:
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     """Protects the promise for the memory too: stopped before or after its loss starts, no bit of last.pt changes."""
     run(memorynet(), tmp_path / "whole")
-    run(memorynet(), tmp_path / "cut", stop_after=cut)
-    run(memorynet(), tmp_path / "cut", resume=True)
-    whole, resumed = (torch.load(tmp_path / p / "checkpoints/last.pt", weights_only=True) for p in ("whole", "cut"))
-    assert equal(whole, resumed)
+    for cut in (3, 7):
+        run(memorynet(), tmp_path / f"{cut}", stop_after=cut)
+        run(memorynet(), tmp_path / f"{cut}", resume=True)
+        runs = (tmp_path / "whole", tmp_path / f"{cut}")
+        whole, resumed = (torch.load(path / "checkpoints/last.pt", weights_only=True) for path in runs)
+        assert equal(whole, resumed), cut
 
 
 def test_a_loss_that_starts_later_leaves_its_cells_empty(tmp_path: Path) -> None:

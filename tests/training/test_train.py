@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,21 @@ def untimed(run: Path) -> list[list[str]]:
     return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run; who writes to it takes a copy."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(tiny(), out)
+    return out
+
+
 @pytest.mark.parametrize("cut", [3, 5, 7])
-def test_resumed_equals_uninterrupted(tmp_path: Path, cut: int) -> None:
+def test_resumed_equals_uninterrupted(whole: Path, tmp_path: Path, cut: int) -> None:
     """Protects the promise: stopping after any step (in mid-epoch, on an evaluation) changes no bit of the result.
 
     Weights, buffers, momentum, generators, sampler, best score: the whole last.pt is compared, and metrics.csv byte for
     byte but for measured time (a row's mean covers the steps before the stop, too).
     """
-    run(tiny(), tmp_path / "whole")
     events = run(tiny(), tmp_path / "cut", stop_after=cut)
     finished = events[-1]
     assert isinstance(finished, Finished)
@@ -59,33 +67,31 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, cut: int) -> None:
     assert finished.step == cut
     events = run(tiny(), tmp_path / "cut", resume=True)
     assert [e.step for e in events if isinstance(e, Stepped)] == list(range(cut + 1, 13))
-    assert equal(last(tmp_path / "whole"), last(tmp_path / "cut"))
-    whole, resumed = (torch.load(tmp_path / p / "checkpoints/best.pt", weights_only=True) for p in ("whole", "cut"))
-    assert equal(whole, resumed)
-    assert untimed(tmp_path / "whole") == untimed(tmp_path / "cut")
+    assert equal(last(whole), last(tmp_path / "cut"))
+    best, resumed = (torch.load(out / "checkpoints/best.pt", weights_only=True) for out in (whole, tmp_path / "cut"))
+    assert equal(best, resumed)
+    assert untimed(whole) == untimed(tmp_path / "cut")
 
 
-def test_many_interruptions_and_another_worker_count(tmp_path: Path) -> None:
+def test_many_interruptions_and_another_worker_count(whole: Path, tmp_path: Path) -> None:
     """Protects against state hidden in the loader: two stops, then a loading process instead of none."""
-    run(tiny(), tmp_path / "whole")
     run(tiny(), tmp_path / "cut", stop_after=2)
     run(tiny(), tmp_path / "cut", resume=True, stop_after=6)
     run(tiny("train.workers=1"), tmp_path / "cut", resume=True)
-    a, b = last(tmp_path / "whole"), last(tmp_path / "cut")
+    a, b = last(whole), last(tmp_path / "cut")
     assert equal({k: v for k, v in a.items() if k != "recipe"}, {k: v for k, v in b.items() if k != "recipe"})
 
 
-def test_resume_after_a_kill_repeats_from_the_last_checkpoint(tmp_path: Path) -> None:
+def test_resume_after_a_kill_repeats_from_the_last_checkpoint(whole: Path, tmp_path: Path) -> None:
     """Protects a run whose process died between checkpoints: rows written after it are replaced, not doubled."""
-    run(tiny(), tmp_path / "whole")
     out = tmp_path / "killed"
     for event in train(tiny("train.save_every=1"), out):  # saved after every step
         if isinstance(event, Stepped) and event.step == 8:
             break
     events = run(tiny(), out, resume=True)
     assert next(e.step for e in events if isinstance(e, Stepped)) == 8
-    assert equal(last(tmp_path / "whole")["model"], last(out)["model"])
-    assert untimed(tmp_path / "whole") == untimed(out)
+    assert equal(last(whole)["model"], last(out)["model"])
+    assert untimed(whole) == untimed(out)
 
 
 def test_run_folder(tmp_path: Path) -> None:
@@ -114,9 +120,9 @@ def test_run_folder(tmp_path: Path) -> None:
     assert set(content) == keys | {"scaler"}
 
 
-def test_finished_run_resumes_to_nothing(tmp_path: Path) -> None:
+def test_finished_run_resumes_to_nothing(whole: Path, tmp_path: Path) -> None:
     """Protects a loop that always passes --resume: a complete run is left as it is."""
-    run(tiny(), tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
     finished = run(tiny(), tmp_path / "run", resume=True)[-1]
     assert isinstance(finished, Finished)
@@ -177,9 +183,9 @@ def folder_recipe(root: Path, images: int) -> Recipe:
     return tiny(data, "train.iterations=40", "train.evaluate_every=0")
 
 
-def test_finished_run_without_its_picture_gets_one(tmp_path: Path) -> None:
+def test_finished_run_without_its_picture_gets_one(whole: Path, tmp_path: Path) -> None:
     """Protects a run that died between its last evaluation and its last file."""
-    run(tiny(), tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run/samples.png").unlink()
     finished = run(tiny(), tmp_path / "run", resume=True)[-1]
     assert isinstance(finished, Finished)
