@@ -50,6 +50,7 @@ def pytest_sessionstart() -> None:
     os.environ["TERM"] = "xterm"
     # For PyTorch here, which nothing has imported yet, and in commands that tests start: the tests' processes fill the cores.
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.fsync = os.fstat  # 9,000 waits for the disk; no test cuts the power, and a descriptor that is none still fails
     for name in ("connect", "connect_ex", "sendto"):
         setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
     for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):

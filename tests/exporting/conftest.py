@@ -13,7 +13,7 @@ from emaseg.data.sets.build import build_dataset
 from emaseg.errors import SystemFault
 from emaseg.exported.extra import check_torch
 from emaseg.exporting.export import Exported
-from tests.exporting.made import FILES, exported, recipe
+from tests.exporting.made import FILES, ONE, ONE_SIZE, exported, recipe
 from tests.shared import once
 
 HERE = Path(__file__).parent
@@ -31,15 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """One of FILES, made at its first use in the run; nobody writes to it."""
+    """One of FILES, or ONE, made at its first use in the run; nobody writes to it."""
 
     @cache
     def make(name: str) -> Exported:
-        kind, format_, include = FILES[name]
+        kind, format_, include = FILES[name] if name != ONE else FILES["plain.pt2"]
+        shape = ONE_SIZE if name == ONE else None
         return once(
             tmp_path_factory,
             f"exported {name}",
-            lambda folder: exported(recipe(kind), folder / name, format_, include=include),
+            lambda folder: exported(recipe(kind), folder / name, format_, include=include, shape=shape),
         )
 
     return make

@@ -20,6 +20,7 @@ from emaseg.exported.info import read_info
 from emaseg.exported.pt2_archive import DIGEST, PROGRAM, WEIGHTS, WEIGHTS_TABLE
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.export import Exported
+from tests.exporting.made import ONE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -142,7 +143,7 @@ def test_a_file_of_the_user_is_not_written_to(made: Make, tmp_path: Path) -> Non
     """Protects the user's files: an operation of PyTorch's own library maps one into memory, another fills it."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    content = members(made("plain.pt2").path)
+    content = members(made(ONE).path)
     new = program(content)
     graph = new["graph_module"]["graph"]
     mapped = {"filename": {"as_string": str(victim)}, "shared": {"as_bool": True}, "size": {"as_int": 8}}
@@ -365,13 +366,13 @@ def test_other_archives(made: Make, tmp_path: Path) -> None:
 
 def test_every_changed_byte_is_noticed(made: Make, tmp_path: Path) -> None:
     """Protects results: bytes of weights that are changed, with the archive's checksums made right again."""
-    content = members(made("plain.pt2").path)
+    content = members(made(ONE).path)
     name = f"{WEIGHTS}weight_30"
     new = bytearray(content[name])
     new[7] ^= 1
     path = packed({**content, name: bytes(new)}, tmp_path / "changed.pt2")
     refused(path, "has been changed")
-    whole = bytearray(made("plain.pt2").path.read_bytes())
+    whole = bytearray(made(ONE).path.read_bytes())
     whole[whole.index(content[name]) + 7] ^= 1
     path.write_bytes(whole)
     refused(path, "checksum of data/weights/weight_30")
@@ -381,7 +382,7 @@ def test_every_changed_byte_is_noticed(made: Make, tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers(made: Make, tmp_path: Path) -> None:
     """Protects from "background 100 %": NaN or infinite weights are named."""
-    content = members(made("plain.pt2").path)
+    content = members(made(ONE).path)
     content.pop(DIGEST)
     for number, odd in enumerate((np.nan, np.inf, -np.inf)):
         values = np.frombuffer(content[f"{WEIGHTS}weight_{2 * number}"], np.float32).copy()
@@ -393,12 +394,12 @@ def test_weights_that_are_no_numbers(made: Make, tmp_path: Path) -> None:
 
 def test_files_of_earlier_versions(made: Make, tmp_path: Path) -> None:
     """Protects what exists: a file without a digest gives the same results."""
-    content = members(made("plain.pt2").path)
+    content = members(made(ONE).path)
     content.pop(DIGEST)
     path = packed(content, tmp_path / "old.pt2")
     images = torch.rand(1, 3, 40, 48)
-    assert torch.equal(open_exported(path)(images), open_exported(made("plain.pt2").path)(images))
-    assert read_info(path) == read_info(made("plain.pt2").path)
+    assert torch.equal(open_exported(path)(images), open_exported(made(ONE).path)(images))
+    assert read_info(path) == read_info(made(ONE).path)
 
 
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
