@@ -154,6 +154,7 @@ _SAVE = """
     mask = Image.fromarray(labels)
     mask.putpalette(np.array(json.loads(about["palette"]), np.uint8).tobytes())
     mask.save("mask.png")
+    print("mask.png")
 """
 
 
