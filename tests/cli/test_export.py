@@ -97,12 +97,19 @@ def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     cases = (
         (2, "--format torch", ["--format", "torch", "--precision", "int8", "--out", tmp_path / "a.pt2"]),
         (2, "sides must be", ["--format", "torch", "--shape", "4x4", "--out", tmp_path / "a.pt2"]),
-        (4, "file", ["--format", "torch", "--out", tmp_path / "file" / "a.pt2"]),
-        (3, "it has 5 classes, the recipe has 2", ["--format", "torch", "--out", tmp_path / "a.pt2", "--set", classes]),
+        (4, "file", ["--format", "weights", "--out", tmp_path / "file" / "a.pt"]),
+        (
+            3,
+            "it has 5 classes, the recipe has 2",
+            ["--format", "weights", "--out", tmp_path / "a.pt", "--set", classes],
+        ),
         (
             3,
             "no such folder",
-            ["--format", "onnx", "--precision", "int8", "--calibrate", tmp_path / "no", "--out", tmp_path / "a.onnx"],
+            [
+                *("--format", "onnx", "--shape", "64x64", "--precision", "int8"),
+                *("--calibrate", tmp_path / "no", "--out", tmp_path / "a.onnx"),
+            ],
         ),
     )
     for wanted, words, arguments in cases:
