@@ -90,7 +90,8 @@ def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch)
     _, events = forecast(tiny(*sizes, "train.batch=2"))
     two = last(events).needed
     assert two is not None
-    monkeypatch.setattr(engine, "device_memory", lambda device: int(two * 1.3))
+    # room for some crops more, whatever the tests before have left in this process
+    monkeypatch.setattr(engine, "device_memory", lambda device: two + 150_000_000)
     monkeypatch.setattr(engine, "allocation_limit", lambda more: allocation_limit(None))
     wide = tiny(*sizes, "train.batch=20")
     plan, events = forecast(wide)
