@@ -198,10 +198,10 @@ def _for_all(work: Callable[[int, int, int], None], items: Sequence[tuple[int, i
 @functools.cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor | None:
     """Threads of this process whose operators run on one core each; None where PyTorch cannot have that."""
-    pool, together = ThreadPoolExecutor(threads, "winograd"), threading.Barrier(threads)
+    pool, all_here = ThreadPoolExecutor(threads, "winograd"), threading.Barrier(threads)
 
     def start(_: int) -> int:
-        together.wait(10)
+        all_here.wait(10)
         torch.set_num_threads(1)  # of this thread
         return torch.get_num_threads()  # the first question settles it
 
