@@ -72,6 +72,7 @@ def few_objects() -> None:
 
 
 def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # what is frozen at the end of Python is never freed, of which PyTorch's compiler complains in 60 lines
     shutil.rmtree(_CACHES, ignore_errors=True)
 
 
