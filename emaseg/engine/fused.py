@@ -18,7 +18,6 @@ from emaseg.engine.packed import (
     RELU,
     PackedConv,
     PackedLinear,
-    attend,
     leaky_relu,
     packed_linear,
     part,
@@ -137,7 +136,7 @@ class _SplitBottleneck(nn.Module):
 
 
 class _PixelAttention(nn.Module):
-    """pixel_attention.PixelAttention: its projections packed, its products through `attend`."""
+    """pixel_attention.PixelAttention with its projections packed."""
 
     def __init__(self, attention: PixelAttention) -> None:
         super().__init__()
@@ -151,7 +150,7 @@ class _PixelAttention(nn.Module):
 
     def forward(self, queries: Tensor, source: Tensor) -> Tensor:
         q, k, v = (_rows(x) for x in (self.query(queries), self.key(source), self.value(source)))
-        gathered = torch.stack([attend(*one) for one in zip(q, k, v, strict=True)])  # (B, N, A)
+        gathered = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])  # (B, 1, N, A)
         batch, _, height, width = queries.shape
         out: Tensor = self.out(gathered.view(batch, height, width, -1).permute(0, 3, 1, 2))
         return out

@@ -1,6 +1,6 @@
 """Convolutions and products whose weights lie as oneDNN wants them, with their activation or sum in the same pass.
 
-Room: engine. Legend: B batch, C channels, h w feature grid, N tokens or pixels, A channels of an attention.
+Room: engine. Legend: B batch, C channels, h w feature grid, N rows of a product.
 
 torch's convolution reorders its weights in every call, and with one thread it sends 1x1 convolutions past oneDNN to a
 matrix product that reaches 40 % of its speed on some processors (measured on Zen 5). The operators here are those that
@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest value, in the trial
-_QUERY_BYTES = 16 << 20  # attention weights held at once: about what the cache keeps between two products
 
 _WIDE = 1024  # input channels from which on a 3x3 convolution is split (Zen 4: 1.2 to 1.5 times as fast in float32)
 _PIECE = 64  # output channels of a part
@@ -148,30 +147,6 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(A)) v for one head: (N, A), (M, A), (M, A) -> (N, A), contiguous.
-
-    torch's own attention multiplies through the slow matrix product named above. Here keys and values are the weights
-    of two 1x1 convolutions, and the queries go through in blocks: N x M numbers are never held.
-    """
-    (queries, width), keys = q.shape, len(k)
-    first, second = (w.contiguous()[:, :, None, None] for w in (k * width**-0.5, v.t()))
-    step = max(16, _QUERY_BYTES // (4 * keys))
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    for start in range(0, queries, step):
-        block = q[start : start + step].contiguous()
-        weights = _product(block, first).softmax(-1)
-        out[start : start + step] = _product(weights, second)
-    return out
-
-
-def _product(rows: Tensor, weight: Tensor) -> Tensor:
-    """(N, C_in) x (C, C_in, 1, 1) -> (N, C), as a convolution over a map of N x 1 pixels."""
-    image = rows.t()[None, :, :, None]  # (1, C_in, N, 1), channels last in memory
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(image, weight, None, [0, 0], [1, 1], [1, 1], 1, "none", [], "")
-    return y[0, :, :, 0].t()
-
-
 @functools.cache
 def packing_works(dtype: torch.dtype) -> bool:
     """Whether this torch on this processor has these operators for `dtype`, and they compute what torch's own do."""
@@ -209,9 +184,7 @@ def _trials(draw: Any) -> list[tuple[Tensor, Tensor]]:
         (PackedLinear(weight, bias, GELU)(tokens), F.gelu(F.linear(tokens.float(), weight.float(), bias.float())))
     )
     pairs.append((product(tokens[0], weight), F.linear(tokens[0].float(), weight.float())))
-    q, k, v = draw(17, 32), draw(21, 32), draw(21, 32)
-    attended = F.scaled_dot_product_attention(*(x.float()[None, None] for x in (q, k, v)))[0, 0]
-    return [*pairs, (attend(q, k, v), attended)]
+    return pairs
 
 
 def _close(own: Tensor, reference: Tensor, dtype: torch.dtype) -> bool:

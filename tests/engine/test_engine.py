@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
 from emaseg.device import full_float32
-from emaseg.engine import engine_lines, packed, prepare
+from emaseg.engine import engine_lines, prepare
 from emaseg.engine.fused import pack
-from emaseg.engine.packed import RELU, PackedConv, SplitConv, attend, packed_conv, packing_works, part
+from emaseg.engine.packed import RELU, PackedConv, SplitConv, packed_conv, packing_works, part
 from emaseg.engine.slim import fold_norms
 from emaseg.errors import SystemFault
 from emaseg.models import Network, build_model
@@ -84,17 +82,6 @@ def test_a_packed_backbone_gives_its_maps(name: str) -> None:
         found = backbone(x)
     assert any(isinstance(module, PackedConv) for module in backbone.modules())
     assert max(difference(a, b) for a, b in zip(found, expected, strict=True)) <= TOLERANCE
-
-
-@settings(max_examples=8, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 50), st.sampled_from([8, 16, 24]))
-def test_attention_in_blocks(queries: int, keys: int, width: int) -> None:
-    """Protects MemoryNet's attention: blocks of queries, the last one shorter, are torch's attention of the whole."""
-    q, k, v = images(queries, width, seed=2), images(keys, width, seed=3), images(keys, width, seed=4)
-    expected = nn.functional.scaled_dot_product_attention(*(x[None, None] for x in (q, k, v)))[0, 0]
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(packed, "_QUERY_BYTES", 16 * 4 * keys)
-        torch.testing.assert_close(attend(q, k, v), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "dilation"), [(96, 1), (130, 2)])
