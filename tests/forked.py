@@ -11,8 +11,9 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, NoReturn
 
 import pytest
@@ -49,26 +50,17 @@ def forked(arguments: Sequence[object], stdin: bytes = b"") -> Forked:
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the test runner's receives messages, no more
         pid = os.fork()
     if not pid:
-        _run([str(argument) for argument in arguments], pipes)
+        run_to_the_end([str(argument) for argument in arguments], partial(_take, pipes))
     for descriptor in (*pipes[0], pipes[1][1], pipes[2][1]):
         os.close(descriptor)
     return Forked(pid, open(pipes[1][0], "rb"), open(pipes[2][0], "rb"))
 
 
-def _run(arguments: list[str], pipes: list[tuple[int, int]]) -> NoReturn:
-    """The fork: the command on these streams, to the end of the process."""
+def run_to_the_end(arguments: Sequence[str], before: Callable[[], None]) -> NoReturn:
+    """In a fork: `before`, then the command, to the end of the process; 99 where it ends in an exception."""
     code = 99
     try:
-        gc.freeze()  # else a collection copies the pages of all that the tests have made
-        for number, end in enumerate((pipes[0][0], pipes[1][1], pipes[2][1])):
-            os.dup2(end, number)
-        for pipe in pipes:
-            for descriptor in pipe:
-                os.close(descriptor)
-        sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
-        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # noqa: SIM115
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is deaf to it
+        before()
         code = main(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -76,3 +68,17 @@ def _run(arguments: list[str], pipes: list[tuple[int, int]]) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _take(pipes: list[tuple[int, int]]) -> None:
+    """Make these the streams of this process."""
+    gc.freeze()  # else a collection copies the pages of all that the tests have made
+    for number, end in enumerate((pipes[0][0], pipes[1][1], pipes[2][1])):
+        os.dup2(end, number)
+    for pipe in pipes:
+        for descriptor in pipe:
+            os.close(descriptor)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is deaf to it

@@ -75,7 +75,7 @@ def best_conv(conv: nn.Conv2d, activation: Activation = NONE) -> Conv:
     scheme = _FOUR if conv.weight.dtype == torch.float32 else _TWO
     square = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.groups == 1
     centred = conv.padding == conv.dilation and conv.dilation[0] == conv.dilation[1]
-    many = conv.in_channels >= scheme.channels and conv.out_channels >= min(scheme.channels, 256)
+    many = conv.in_channels >= scheme.channels and conv.out_channels >= _FOUR.channels
     if square and centred and many:
         return WinogradConv(conv, activation, scheme)
     return packed_conv(conv, activation)

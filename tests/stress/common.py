@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from emaseg.runs.metrics_file import TIMED
+from tests.forked import run_to_the_end
 from tests.helpers import TINY, equal, run, tiny
-
-main = importlib.import_module("emaseg.cli").main
 
 DEMO = (
     "demo", "--device", "cpu", "-q",
@@ -47,24 +44,19 @@ def small_recipe(folder: Path) -> tuple[str, ...]:
 
 def spawn(arguments: Sequence[object], log: Path, before: Callable[[], None] = lambda: None) -> int:
     """Start `emaseg train ...` in a forked process; returns its id. What it says goes to `log`."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    try:
+
+    def prepare() -> None:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
         before()
-        code = main(["train", *map(str, arguments)])
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # noqa: BLE001  (this is the end of the process)
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        run_to_the_end(["train", *map(str, arguments)], prepare)
+    return child
 
 
 def ended(child: int, within: float | None = None) -> int | None:

@@ -69,7 +69,7 @@ def download_and_run(
     assert json.loads((folder / "score/metrics.json").read_text())["images"] == 1
 
 
-@pytest.mark.parametrize("name", MMSEG)
+@pytest.mark.parametrize("name", [*MMSEG, *(pytest.param(name, marks=pytest.mark.slow) for name in SSSEG)])
 def test_download_to_logits(
     name: str,
     server: Server,
@@ -78,25 +78,10 @@ def test_download_to_logits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Protects the whole way with the smallest of the published networks."""
+    """Protects the whole way: by default with the smallest of the published networks, else with one of each kind."""
     monkeypatch.setenv("EMASEG_MIRROR", server.url(""))
-    download_and_run(name, *MMSEG[name], tmp_path_factory, tmp_path, server)
+    download_and_run(name, *(MMSEG | SSSEG)[name], tmp_path_factory, tmp_path, server)
     (cache / by_name(name).file).unlink()  # hundreds of MB that no other test needs
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SSSEG)
-def test_download_to_logits_of_sssegmentation(
-    name: str,
-    server: Server,
-    cache: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("EMASEG_MIRROR", server.url(""))
-    download_and_run(name, *SSSEG[name], tmp_path_factory, tmp_path, server)
-    (cache / by_name(name).file).unlink()
 
 
 @pytest.mark.slow
