@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from emaseg.checkpoint import read_checkpoint
-from tests.helpers import run, tiny
-from tests.stress.common import ended, main, small_recipe, spawn
+from tests.helpers import main, run, tiny
+from tests.stress.common import ended, small_recipe, spawn
 
 train = importlib.import_module("emaseg.cli.train")
 
