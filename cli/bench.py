@@ -72,13 +72,13 @@ def bench(
     from .progress import Meter
     from .render import print_json, print_lines
 
-    keep_freed_memory()
     target = pick_device(device)
     surroundings = environment(target)
     content: dict[str, Any] = {"schema": SCHEMA, "recipe": recipe.name, "environment": surroundings}
     if not quiet and not as_json:
         print_lines([", ".join(f"{key} {value}" for key, value in surroundings.items())])
     if train:
+        keep_freed_memory()  # as `emaseg train` does
         trained = measure_training(recipe, target, steps=passes, warm_up=max(1, warm_up))
         content["train"] = _train_json(trained)
         print_json(content) if as_json else _tell_training(trained)

@@ -173,10 +173,9 @@ def evaluate(
 
         from emaseg.data.files.bands import bands_of
         from emaseg.data.sets.build import build_dataset
-        from emaseg.device import keep_freed_memory, pick_device
+        from emaseg.device import pick_device
         from emaseg.files import make_folder
 
-        keep_freed_memory()
         target = pick_device(device)
         submission = None if submit is None else _submission(submit, data)
         dataset = build_dataset(data, which, bands_of(recipe))

@@ -77,8 +77,13 @@ def room(device: torch.device, most: int | None) -> int | None:
 
 
 def give_back() -> None:
-    """Return what is freed to the system, as far as it can be: `keep_freed_memory` keeps it for the next of its size."""
+    """`trim`, and what only a collection frees."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Return freed blocks to the system, as far as it can be: malloc keeps some for the next of their size."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -92,10 +97,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            ctypes.CDLL(None).malloc_trim(
-                0
-            )  # glibc: else blocks of the last step's sizes stay, beside those of the next
+        trim()  # else blocks of the last step's sizes stay, beside those of the next
         with contextlib.suppress(OSError):
             (PROC / "self/clear_refs").write_text("5", "ascii")  # Linux: resets the peak of the resident size
 

@@ -92,8 +92,8 @@ class _Bottleneck(nn.Module):
         self.downsample = None if block.downsample is None else PackedConv(_only_conv(block.downsample))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.conv3.add_relu(self.conv2(self.conv1(x)), shortcut)
+        y = self.conv2(self.conv1(x))  # before the shortcut, which is four times as large as what is held for it
+        return self.conv3.add_relu(y, x if self.downsample is None else self.downsample(x))
 
 
 class _BasicBlock(nn.Module):
@@ -125,8 +125,8 @@ class _SplitBottleneck(nn.Module):
             pack(self.downsample)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.conv3.add_relu(self.pool(self._attention(self.conv1(x))), shortcut)
+        y = self.pool(self._attention(self.conv1(x)))
+        return self.conv3.add_relu(y, x if self.downsample is None else self.downsample(x))
 
     def _attention(self, x: Tensor) -> Tensor:
         first, second = self.splits(x).chunk(2, dim=1)
@@ -208,6 +208,7 @@ class _Head(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         identity, from_features = together(features, self.reduce, self.fuse_features)
+        del features  # the largest map here: nobody else holds it
         reconstruction, adapted = self.attention(self.project(identity))
         rows = torch.relu_(reconstruction).contiguous(memory_format=torch.channels_last)
         x = self.bottleneck(self.expand.add_relu(rows, identity))

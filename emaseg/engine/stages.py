@@ -31,6 +31,7 @@ from emaseg.engine.packed import packing_works
 from emaseg.engine.slim import slim
 from emaseg.engine.winograd import WinogradConv
 from emaseg.errors import SystemFault
+from emaseg.free_memory import trim
 from emaseg.models import Network, Report
 from emaseg.models.em_attention import EMAttention
 from emaseg.models.memory import ClassMemory
@@ -76,6 +77,7 @@ class Engine(nn.Module):
         self.agreement: Agreement | None = None
         self.network = network
         self.compiled = compiled
+        self._largest = 0  # values of an input, so far
         self._run = torch.compile(network) if compiled else network
         self.eval()
 
@@ -85,6 +87,9 @@ class Engine(nn.Module):
         Raises:
             SystemFault: the network cannot be compiled here.
         """
+        if images.numel() > self._largest:
+            self._largest = images.numel()
+            trim()  # blocks of smaller images are of no use, and would stay beside those of this one
         x = images.to(DTYPES[self.precision], memory_format=torch.channels_last)
         try:
             with full_float32(images.device):

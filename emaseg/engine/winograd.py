@@ -152,20 +152,20 @@ def _computed(x: Tensor, convs: Sequence[WinogradConv]) -> list[Tensor]:
     """Winograd's way through convolutions of one dilation, a block of rows of tiles at a time."""
     scheme, d, (batch, channels, height, width) = convs[0].scheme, convs[0].dilation, x.shape
     t, n, m = scheme.tile, scheme.count(height, d), scheme.count(width, d)
-    outs = [x.new_empty(batch, n, t, d, m, t, d, conv.out_channels) for conv in convs]
+    outs = [x.new_empty(batch, height, width, conv.out_channels) for conv in convs]
     weights = [conv.places() for conv in convs]
 
     def block(image: int, first: int, last: int) -> None:
         places = _spread(scheme, _with_border(x[image].permute(1, 2, 0), t, d, first, last, m))
         for conv, weight, out in zip(convs, weights, outs, strict=True):
-            result = out[image, first:last]
-            _gather(scheme, [product(p, w) for p, w in zip(places, weight, strict=True)], result)
+            result = _gather(scheme, places, weight, (last - first, d, m, d, conv.out_channels))
             conv.finish(result)
+            rows = out[image, first * t * d : last * t * d]
+            rows.copy_(result.view(-1, m * t * d, conv.out_channels)[: len(rows), :width])
 
     held = x.element_size() * scheme.side**2 * channels * d * d * m  # by one row of tiles
     _for_all(block, [(image, *span) for image in range(batch) for span in _spans(n, max(1, _BLOCK // held))])
-    whole = (y.view(batch, n * t * d, m * t * d, -1)[:, :height, :width] for y in outs)
-    return [y.contiguous().permute(0, 3, 1, 2) for y in whole]
+    return [y.permute(0, 3, 1, 2) for y in outs]
 
 
 def _spans(length: int, most: int) -> list[tuple[int, int]]:
@@ -236,13 +236,17 @@ def _spread(scheme: Scheme, x: Tensor) -> Tensor:
     return places.view(side * side, -1, channels)
 
 
-def _gather(scheme: Scheme, places: Sequence[Tensor], out: Tensor) -> None:
-    """A^T y A of every tile, y being the places' (tiles, O), into (n, t, d, m, t, d, O)."""
-    (n, t, d, m, *_, channels), side = out.shape, scheme.side
-    y = torch.stack(list(places)).view(side, side, n, d, m, d, channels)
-    rows = out.new_empty(t, side, n, d, m, d, channels)
-    scheme.gather(y.unbind(), rows.unbind())
+def _gather(scheme: Scheme, places: Tensor, weight: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """A^T y A of every tile, y being the products of (places, tiles, C) and (places, O, C), column by column of a tile's
+    places. grid: (n, d, m, d, O) -> (n, t, d, m, t, d, O)."""
+    (n, d, m, _, channels), t, side = grid, scheme.tile, scheme.side
+    rows = places.new_empty(t, side, *grid)
+    for column in range(side):
+        products = [product(places[k], weight[k]).view(grid) for k in range(column, side * side, side)]
+        scheme.gather(products, rows[:, column].unbind())
+    out = places.new_empty(n, t, d, m, t, d, channels)
     scheme.gather(rows.unbind(1), out.movedim(1, 0).unbind(4))
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------- tiles of 4

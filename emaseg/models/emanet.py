@@ -84,7 +84,7 @@ class EMANet(Network):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised RGB -> logits (B, K, h, w) on the backbone's grid."""
-        return self._head(self.backbone(images)[-1])[0]
+        return self._head(self.backbone(images, only_last=True)[-1])[0]
 
     def training_step(self, images: torch.Tensor, labels: torch.Tensor, step: Step) -> dict[str, torch.Tensor]:
         """Losses of one batch, each already weighted; their sum is what is back-propagated.

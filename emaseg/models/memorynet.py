@@ -123,7 +123,7 @@ class MemoryNet(Network):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised RGB -> logits (B, K, h, w) on the backbone's grid, or half of it."""
-        features = self._features(self._normalised(self.backbone(images)[-1], -1))
+        features = self._features(self._normalised(self.backbone(images, only_last=True)[-1], -1))
         pixels = self.reduce(features)
         logits: torch.Tensor = self.final(self._join(pixels, self.memory(self.coarse(pixels)), self.context(features)))
         return logits

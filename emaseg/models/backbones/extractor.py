@@ -27,9 +27,9 @@ class FeatureExtractor(Recomputing, ABC):
     output_stride: int
 
     @abstractmethod
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor, *, only_last: bool = False) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) normalised RGB, or other channels -> maps (B, C, h, w), shallow to deep; the last grid is
-        ceil(H / stride)."""
+        ceil(H / stride). only_last: no other map is returned, so none is held while the next is computed."""
 
     @abstractmethod
     def norm_values(self, batch: int, height: int, width: int) -> int:

@@ -146,7 +146,7 @@ class HRNet(FeatureExtractor):
         self.stage4 = _stage(widths, modules[2], blocks, norm)
         initialise(self)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor, *, only_last: bool = False) -> tuple[torch.Tensor, ...]:
         """(B, C, H, W) -> one map (B, 15 * width, ceil(H / 4), ceil(W / 4)), fine branches first."""
         x = self.block(self._stem, images)
         for block in self.layer1:

@@ -114,14 +114,15 @@ class ResNet(FeatureExtractor):
             channels = self.channels[i]
         initialise(self)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor, *, only_last: bool = False) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W) -> four maps with `channels` channels; grids of ceil(H / stride)."""
         x = self.block(self._start, images)
         stages = []
         for i in range(4):
             for block in self.get_submodule(f"layer{i + 1}").children():
                 x = self.block(block, x)
-            stages.append(x)
+            if i == 3 or not only_last:
+                stages.append(x)
         return tuple(stages)
 
     def _start(self, images: torch.Tensor) -> torch.Tensor:

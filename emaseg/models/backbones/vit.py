@@ -102,7 +102,7 @@ class ViT(FeatureExtractor):
         self.layers[max(taps) + 1 :].requires_grad_(False)
         _initialise(self)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor, *, only_last: bool = False) -> tuple[torch.Tensor, ...]:
         """(B, 3, H, W), any size -> a map (B, C, ceil(H / patch), ceil(W / patch)) for each tap, not normalised."""
         height, width = images.shape[2:]
         images = F.pad(images, (0, -width % self.output_stride, 0, -height % self.output_stride))
@@ -114,7 +114,7 @@ class ViT(FeatureExtractor):
         maps = []
         for i in range(max(self.taps) + 1):
             x = self.block(self.layers[i], x)
-            if i in self.taps:
+            if i == max(self.taps) or (i in self.taps and not only_last):
                 maps.append(x[:, 1:].transpose(1, 2).reshape(batch, -1, *grid).contiguous())
         return tuple(maps)
 

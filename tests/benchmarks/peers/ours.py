@@ -74,10 +74,15 @@ def plain_and_engines(recipe: str, image: Tensor) -> dict[str, Pass]:
     ways: dict[str, Pass] = {"plain": functools.partial(_resized, _drawn(recipe), image)}
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     for precision in precisions:
-        ways[f"engine {precision}"] = functools.partial(_resized, prepare(_drawn(recipe), precision), image)
+        ways[f"engine {precision}"] = drawn_engine(recipe, image, precision)
     for way in ways.values():
         way()
     return ways
+
+
+def drawn_engine(recipe: str, image: Tensor, precision: Precision) -> Pass:
+    """A pass of the engine of a network with drawn weights."""
+    return functools.partial(_resized, prepare(_drawn(recipe), precision), image)
 
 
 def growing(side: float) -> dict[str, tuple[Sequence[int], list[Callable[[], Pass]]]]:
