@@ -293,4 +293,4 @@ def _weights_2() -> Tensor:
 
 
 _FOUR = Scheme(4, _weights_4(), _spread_4, _gather_4, channels=192, tiles=32, waste=1.6)
-_TWO = Scheme(2, _weights_2(), _spread_2, _gather_2, channels=1024, tiles=128, waste=1.2)
+_TWO = Scheme(2, _weights_2(), _spread_2, _gather_2, channels=256, tiles=128, waste=1.2)
