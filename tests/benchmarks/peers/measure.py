@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -78,7 +79,9 @@ def forward(settings: Settings, height: int, width: int, threads: int) -> list[R
         "onnx": str(onnx),
         "logits": str(settings.folder),
     }
-    with _Peer(settings, options) as peer:
+    (settings.folder / "serve.json").write_text(json.dumps(options))
+    serve = [str(settings.python), str(WORKER), "serve", str(settings.folder / "serve.json")]
+    with _Server(serve, settings.folder / "worker.log") as peer:
         reference = np.load(settings.folder / "mmseg.npy")
         own_logits = {name: way().numpy() for name, way in own.items()}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*peer.ways, *own)}
@@ -92,32 +95,32 @@ def forward(settings: Settings, height: int, width: int, threads: int) -> list[R
     ]
 
 
-class _Peer:
-    """A worker of the peers' environment that waits for orders; its threads sleep meanwhile."""
+class _Server:
+    """Another process that runs a pass for each line it is sent; its threads sleep meanwhile."""
 
-    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
-        config = settings.folder / "serve.json"
-        config.write_text(json.dumps(options))
-        command = [str(settings.python), str(WORKER), "serve", str(config)]
-        self.log = (settings.folder / "worker.log").open("w")
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.log = log.open("w")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=_quiet()
         )
         self.ways: list[str] = self._answer()["ways"]
 
     def time(self, way: str) -> tuple[float, float]:
+        answer = self.ask(way)
+        return answer["wall"], answer["cpu"]
+
+    def ask(self, way: str) -> dict[str, Any]:
         assert self.process.stdin
         self.process.stdin.write(f"{way}\n")
         self.process.stdin.flush()
-        answer = self._answer()
-        return answer["wall"], answer["cpu"]
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout
         for line in self.process.stdout:
             if line.startswith("{"):
                 return dict(json.loads(line))
-        raise SystemExit(f"the peers' worker ended:\n{Path(self.log.name).read_text()[-2000:]}")
+        raise SystemExit(f"a worker ended:\n{Path(self.log.name).read_text()[-2000:]}")
 
     def __enter__(self) -> Self:
         return self
@@ -304,24 +307,23 @@ def memorynet(settings: Settings) -> list[Row]:
         size = settings.size(*shape)
         times: dict[str, list[tuple[float, float]]] = {"published": [], "emaseg fp32": []}
         peaks = dict.fromkeys(times, 0)
-        for way in times:
-            command = [
-                sys.executable,
-                "-m",
-                "tests.benchmarks.peers.ours",
-                what,
-                way,
-                *map(str, size),
-                str(settings.rounds),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=_quiet())
-            if done.returncode:
-                raise SystemExit(f"{way}: {done.stderr[-2000:]}")
-            answer = json.loads(done.stdout.splitlines()[-1])
-            times[way], peaks[way] = [tuple(pair) for pair in answer["times"]], answer["peak"]
+        with ExitStack() as stack:
+            servers = {
+                way: stack.enter_context(_Server(_own(what, way, size), settings.folder / f"{way}.log"))
+                for way in times
+            }
+            for _ in range(settings.rounds):
+                for way, server in servers.items():
+                    answer = server.ask("pass")
+                    times[way].append((answer["wall"], answer["cpu"]))
+                    peaks[way] = answer["peak"]
         name = f"MemoryNet R-50-D8 {what}, {size[0]}x{size[1]}" + (", batch 2" if what == "step" else "")
         rows += [{**_row(name, way, times, "published"), "peak": peaks[way]} for way in times]
     return rows
+
+
+def _own(what: str, way: str, size: tuple[int, int]) -> list[str]:
+    return [sys.executable, "-m", "tests.benchmarks.peers.ours", what, way, *map(str, size)]
 
 
 def growth(settings: Settings) -> list[Row]:

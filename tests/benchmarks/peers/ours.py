@@ -1,6 +1,6 @@
 """The side of emaseg in the comparison, and the published way of MemoryNet where no package has it.
 
-python -m tests.benchmarks.peers.ours forward|step "published"|"emaseg fp32" HEIGHT WIDTH ROUNDS
+python -m tests.benchmarks.peers.ours forward|step "published"|"emaseg fp32" HEIGHT WIDTH     a pass for each line on stdin
 """
 
 from __future__ import annotations
@@ -157,19 +157,19 @@ def _step(height: int, width: int) -> Pass:
 
 
 def main() -> None:
-    what, way, height, width, rounds = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
+    what, way, height, width = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:5])
     torch.set_num_threads(2)
     published = way == "published"
     if published:
         _as_published()
     run = _forward(published, height, width) if what == "forward" else _step(height, width)
     run()
-    times = []
-    for _ in range(rounds):
+    print(json.dumps({"ways": [way]}), flush=True)
+    for _ in sys.stdin:
         began, used = time.perf_counter(), time.process_time()
         run()
-        times.append((time.perf_counter() - began, time.process_time() - used))
-    print(json.dumps({"times": times, "peak": peak_memory(torch.device("cpu"))}))
+        taken = {"wall": time.perf_counter() - began, "cpu": time.process_time() - used}
+        print(json.dumps({**taken, "peak": peak_memory(torch.device("cpu"))}), flush=True)
 
 
 if __name__ == "__main__":
