@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,28 @@ def test_shapes_at_any_size(kind: str) -> None:
         assert [tuple(x.shape) for x in maps] == wanted
 
     shapes()
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_last_map_alone(kind: str) -> None:
+    """Protects inference: the one map that is asked for is the last of all."""
+    network, images = small(kind).eval(), torch.randn(1, 3, 40, 56)
+    with torch.inference_mode():
+        (last,) = network(images, only_last=True)
+        assert torch.equal(last, network(images)[-1])
+
+
+@pytest.mark.parametrize("only_last", [True, False])
+def test_earlier_maps_are_freed_on_the_way(only_last: bool) -> None:
+    """Protects the peak of memory in inference: a stage's map is gone when the next stages compute, unless it is returned."""
+    network = small("resnet").eval()
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+    network.get_submodule("layer1.0").register_forward_hook(lambda m, x, y: made.append(weakref.ref(y)))
+    network.get_submodule("layer4.0").register_forward_pre_hook(lambda m, x: alive.append(made[0]() is not None))
+    with torch.inference_mode():
+        network(torch.randn(1, 3, 40, 56), only_last=only_last)
+    assert alive == [not only_last]
 
 
 @pytest.mark.parametrize("kind", BATCH_NORMED)
