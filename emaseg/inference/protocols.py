@@ -1,12 +1,12 @@
 """From an image to its label map: whole or by windows, at several scales, mirrored, averaged.
 
 Room: inference. Legend: H W size of the result (the original image), h w size of the network's input or of its feature grid,
-K classes. A "term" is the scores (K, h, w) of one scale, plain or mirrored; the result is their mean at (H, W).
+K classes. A "term" is the scores of one scale, plain or mirrored; the result is their mean at (H, W).
 
 The published protocols differ in where the softmax stands, over which sizes the scores travel and what is
-rescaled; each difference is a key of the recipe's `[inference]`. Terms are made and used up one after the
-other, and the last resize works in bands of rows, so that K x H x W floats are held only where several terms
-at input size (windows, or logits_path "via_input") must be averaged - and then once, however many scales there are.
+rescaled; each difference is a key of the recipe's `[inference]`. All resizes after the network work in bands of rows, so
+that K x H x W floats are held only where several terms of windows must be averaged - and then once, however many scales
+there are.
 """
 
 from __future__ import annotations
@@ -143,18 +143,18 @@ def _labels(
     terms = _terms(model, (view.to(device) for view in seen), inference)
     size = (image.shape[0], image.shape[1])
     if getattr(model, "decides", False) and confidence is None:
-        return _nearest(next(terms).argmax(0).to(torch.uint8), size)
+        return _nearest(_whole(next(terms), bool(model.align_corners)).argmax(0).to(torch.uint8), size)
     count = len(inference.scales) * (2 if inference.flip else 1)
     logits = inference.average == "logits"
     finish = None if confidence is None else _Certainty(confidence, probabilities, ranks, count, logits)
-    on_grid = inference.mode == "whole" and not _over_input(inference)
-    if count == 1 or on_grid:
+    if count == 1 or inference.mode == "whole":
         # Terms on the feature grid have 1/64 of the input's pixels (1/16 for HRNet): keeping all of them costs
         # less than one sum at final size, and each band is then finished while it lies in the cache.
         return _arg_max(list(terms), size, inference, bool(model.align_corners), finish)
-    total = _sum(terms, size, inference, bool(model.align_corners))
+    align_corners = bool(model.align_corners)
+    total = _sum((_whole(term, align_corners) for term in terms), size, inference, align_corners)
     plain = dataclasses.replace(inference, average="logits")  # nothing is left to do for each term
-    return _arg_max([total], size, plain, False, finish)
+    return _arg_max([_Term(total)], size, plain, False, finish)
 
 
 @torch.inference_mode()
@@ -169,9 +169,10 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
     Returns:
         (K, H, W) float32: mean logits, or mean probabilities, as `inference.average` says.
     """
-    terms = _terms(model, _rescaled(image, inference.scales), inference)
+    align_corners = bool(model.align_corners)
+    terms = (_whole(term, align_corners) for term in _terms(model, _rescaled(image, inference.scales), inference))
     count = len(inference.scales) * (2 if inference.flip else 1)
-    return _sum(terms, size, inference, bool(model.align_corners)).div_(count)
+    return _sum(terms, size, inference, align_corners).div_(count)
 
 
 def probe(image: Pixels, inference: Inference, stats: PixelStats) -> Tensor:
@@ -228,31 +229,47 @@ def _at_scale(inference: Inference, size: Sequence[int], scale: float) -> Infere
 
 
 # --------------------------------------------------------------------------------------------------- the terms
-def _terms(model: nn.Module, views: Iterable[Tensor], inference: Inference) -> Iterator[Tensor]:
-    """Scores (K, h, w) of every view, and of its mirror image turned back, before the final resize."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Term:
+    """One view's scores on their way to the final size.
+
+    scores: (K, h, w), on the feature grid or at the input's size. through: (h, w) of the padded input over which they
+    travel from the grid; None where they do not. kept: (h, w) of it without the padding. mirrored: they are of the mirror
+    image, and still to be turned back.
+    """
+
+    scores: Tensor
+    through: Size | None = None
+    kept: Size = (0, 0)
+    mirrored: bool = False
+
+
+def _terms(model: nn.Module, views: Iterable[Tensor], inference: Inference) -> Iterator[_Term]:
+    """The term of every view, and of its mirror image."""
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first")
     for view in views:
-        yield _scores(model, view, inference)
+        yield _term(model, view, inference)
         if inference.flip:
-            mirrored = _scores(model, view.flip(-1), inference).flip(-1)
-            yield mirrored[_partners(len(mirrored), inference.flip_pairs)] if inference.flip_pairs else mirrored
+            term = _term(model, view.flip(-1), inference)
+            pairs = inference.flip_pairs
+            scores = term.scores[_partners(len(term.scores), pairs)] if pairs else term.scores
+            yield dataclasses.replace(term, scores=scores, mirrored=True)
 
 
-def _scores(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
-    """One pass, whole or by windows: scores on the feature grid, or at the input's size where the path needs it."""
+def _term(model: nn.Module, image: Tensor, inference: Inference) -> _Term:
+    """One pass, whole or by windows."""
     h, w = image.shape[-2:]
     if inference.pad == "8k+1":
         image = F.pad(image, (0, -(w - 1) % 8, 0, -(h - 1) % 8))  # zeros: the mean colour
     if inference.mode == "slide":
-        return _slide(model, image, inference)[:, :h, :w]
+        return _Term(_slide(model, image, inference)[:, :h, :w])
     scores = _logits(model, image)
     if inference.average == "probs_before_resize":
         scores = scores.softmax(0)
-    if _over_input(inference):
-        input_size = (image.shape[-2], image.shape[-1])
-        scores = _resize(scores, input_size, bool(model.align_corners))[:, :h, :w]
-    return scores
+    # Padding can only be cut off at the input's size.
+    over_input = inference.logits_path == "via_input" or inference.pad != "none"
+    return _Term(scores, (image.shape[-2], image.shape[-1]), (h, w)) if over_input else _Term(scores)
 
 
 def _slide(model: nn.Module, image: Tensor, inference: Inference) -> Tensor:
@@ -296,11 +313,6 @@ def _partners(num_classes: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
     for a, b in pairs:
         partner[a], partner[b] = b, a
     return partner
-
-
-def _over_input(inference: Inference) -> bool:
-    """Whether scores travel over the input's size; padding can only be cut off there."""
-    return inference.logits_path == "via_input" or inference.pad != "none"
 
 
 # ---------------------------------------------------------------------------------------- resize, sum, arg max
@@ -357,7 +369,7 @@ class _Certainty:
 
 
 def _arg_max(
-    terms: Sequence[Tensor], size: Size, inference: Inference, align_corners: bool, certainty: _Certainty | None = None
+    terms: Sequence[_Term], size: Size, inference: Inference, align_corners: bool, certainty: _Certainty | None = None
 ) -> Tensor:
     """The class (H, W) uint8 with the highest sum over `terms`, each resized to (H, W), one band of rows at a time.
 
@@ -365,12 +377,12 @@ def _arg_max(
     the same numbers (up to rounding) as those rows of the whole one, and no more than a band is ever held.
     """
     height, width = size
-    labels = torch.empty(size, dtype=torch.uint8, device=terms[0].device)
+    labels = torch.empty(size, dtype=torch.uint8, device=terms[0].scores.device)
     budget = BAND_BYTES_CPU if labels.device.type == "cpu" else BAND_BYTES_GPU
-    step = max(1, budget // (4 * len(terms[0]) * width))
+    step = max(1, budget // (4 * len(terms[0].scores) * width))
     for start in range(0, height, step):
         stop = min(start + step, height)
-        rows = (_rows(term, start, stop, height, align_corners) for term in terms)
+        rows = (_band(term, start, stop, height, align_corners) for term in terms)
         total = _sum(rows, (stop - start, width), inference, align_corners)
         best = total.max(0)  # several times faster than argmax on a CPU
         labels[start:stop] = best.indices
@@ -379,13 +391,46 @@ def _arg_max(
     return labels
 
 
-def _rows(scores: Tensor, start: int, stop: int, height: int, align_corners: bool) -> Tensor:
-    """Rows [start, stop) of `scores` (K, h, w) resized to (K, height, w): (K, stop - start, w)."""
-    h = scores.shape[1]
+def _band(term: _Term, start: int, stop: int, height: int, align_corners: bool) -> Tensor:
+    """Rows [start, stop) of a term resized to (K, height, w): (K, stop - start, w)."""
+    if term.through is None:
+        rows = _rows(term.scores, start, stop, height, align_corners)
+        return rows.flip(-1) if term.mirrored else rows
+    # The rows of the input that this band lies between, made from the grid's; then the band, made from these.
+    (h, w), (padded_h, padded_w) = term.kept, term.through
+    above, below, _ = _places(start, stop, h, height, align_corners, term.scores.device)
+    first, end = int(above[0]), int(below[-1]) + 1
+    rows = _rows(term.scores, first, end, padded_h, align_corners)
+    rows = _resize(rows, (end - first, padded_w), align_corners)[:, :, :w]
+    rows = rows.flip(-1) if term.mirrored else rows
+    return _rows(rows, start, stop, height, align_corners, h, first)
+
+
+def _whole(term: _Term, align_corners: bool) -> Tensor:
+    """The scores (K, h, w) before the final resize, turned back; at the input's size where they travel over it."""
+    scores = term.scores
+    if term.through is not None:
+        scores = _resize(scores, term.through, align_corners)[:, : term.kept[0], : term.kept[1]]
+    return scores.flip(-1) if term.mirrored else scores
+
+
+def _rows(
+    scores: Tensor, start: int, stop: int, height: int, align_corners: bool, h: int | None = None, first: int = 0
+) -> Tensor:
+    """Rows [start, stop) of `scores` (K, h, w) resized to (K, height, w): (K, stop - start, w). Where not all are at hand, h
+    is said, and `first` is the first one's number."""
+    h = scores.shape[1] if h is None else h
     if h == height:
-        return scores[:, start:stop]
-    at = torch.arange(start, stop, dtype=torch.float32, device=scores.device)
+        return scores[:, start - first : stop - first]
+    above, below, share = _places(start, stop, h, height, align_corners, scores.device)
+    return torch.lerp(scores[:, above - first], scores[:, below - first], share[:, None])
+
+
+def _places(
+    start: int, stop: int, h: int, height: int, align_corners: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For rows [start, stop) of `height`: the two of h rows between which each lies, and the second one's share."""
+    at = torch.arange(start, stop, dtype=torch.float32, device=device)
     at = at * ((h - 1) / max(height - 1, 1)) if align_corners else ((at + 0.5) * (h / height) - 0.5).clamp_(min=0)
     above = at.long().clamp_(max=h - 1)
-    below = (above + 1).clamp_(max=h - 1)
-    return torch.lerp(scores[:, above], scores[:, below], (at - above)[:, None])
+    return above, (above + 1).clamp_(max=h - 1), at - above

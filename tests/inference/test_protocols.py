@@ -81,11 +81,12 @@ def hold(model: nn.Module, inference: Inference, reference: dict[str, np.ndarray
     image = images((1, 3, *META["input"]), META["seed"])
     with torch.inference_mode():
         terms = list(engine._terms(model, engine._rescaled(image, inference.scales), inference))
-        scores = engine._sum(terms, FINAL, inference, False) / len(terms)
+        whole = [engine._whole(term, False) for term in terms]
+        scores = engine._sum(whole, FINAL, inference, False) / len(terms)
         labels = engine._arg_max(terms, FINAL, inference, False)
     every, last = classes
-    assert worst(terms[0][::every, ::2, ::2], reference["first_sub"]) <= 1e-4
-    assert worst(terms[-1][::every, ::4, ::4], reference["last_sub"]) <= 1e-4
+    assert worst(whole[0][::every, ::2, ::2], reference["first_sub"]) <= 1e-4
+    assert worst(whole[-1][::every, ::4, ::4], reference["last_sub"]) <= 1e-4
     assert worst(scores[::last, ::4, ::4], reference["final_sub"]) <= 1e-4
     best = scores.topk(2, dim=0).values
     undecided = (best[0] - best[1]).numpy() <= 1e-5 * scores.abs().max().item()
@@ -196,7 +197,8 @@ def test_bands_change_nothing(name: str, align_corners: bool, monkeypatch: pytes
     model, image, inference = Toy(align_corners=align_corners).eval(), photo(37, 53), PROTOCOLS[name]
     with torch.inference_mode():
         views = engine._image_views(image, inference, STATS)
-        scores = engine._sum(engine._terms(model, views, inference), (37, 53), inference, align_corners)
+        terms = [engine._whole(term, align_corners) for term in engine._terms(model, views, inference)]
+        scores = engine._sum(terms, (37, 53), inference, align_corners)
     best = scores.topk(2, dim=0).values
     decided = (best[0] - best[1]).numpy() > 1e-5
     assert decided.mean() > 0.99

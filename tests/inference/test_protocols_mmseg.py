@@ -59,7 +59,7 @@ def test_mmseg_from_pixels_to_labels(mmseg: nn.Module) -> None:
     with torch.inference_mode():
         views = engine._image_views(bgr[..., ::-1], inference, recipe.backbone.pixel_stats)
         (term,) = engine._terms(mmseg, views, inference)
-        scores = engine._sum([term], (200, 250), inference, False)
+        scores = engine._sum([engine._whole(term, False)], (200, 250), inference, False)
         labels = engine._arg_max([term], (200, 250), inference, False)
     assert worst(scores[:, ::8, ::8], reference["predict_logits_s8"]) <= 1e-5
     best = scores.topk(2, dim=0).values
