@@ -305,7 +305,8 @@ def memorynet(settings: Settings) -> list[Row]:
     rows = []
     for what, shape in (("forward", (512, 512)), ("forward", (1024, 2048)), ("step", (512, 512))):
         size = settings.size(*shape)
-        times: dict[str, list[tuple[float, float]]] = {"published": [], "emaseg fp32": []}
+        ways = ("published", "emaseg fp32") if what == "forward" else tuple(ours.STEPS)
+        times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         peaks = dict.fromkeys(times, 0)
         with ExitStack() as stack:
             servers = {

@@ -1,6 +1,6 @@
 """The side of emaseg in the comparison, and the published way of MemoryNet where no package has it.
 
-python -m tests.benchmarks.peers.ours forward|step "published"|"emaseg fp32" HEIGHT WIDTH     a pass for each line on stdin
+python -m tests.benchmarks.peers.ours forward|step WAY HEIGHT WIDTH     a pass for each line on stdin
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import emaseg
+from emaseg.data.pipeline.transforms import Batch
 from emaseg.engine import Precision, prepare
 from emaseg.exporting.export import export
 from emaseg.exporting.request import make_request
 from emaseg.free_memory import peak_memory
 from emaseg.models import Network, memory, pixel_attention
-from emaseg.models.layers import Step
 from emaseg.recipe import load_recipe
 from emaseg.reference import Resolved, open_network
 from tests.benchmarks.bench_memory_update import direct
+from tests.benchmarks.bench_training import Trained
 
 NETWORKS = {
     "EMANet R-50-D8": "voc_r50_d8",
@@ -34,6 +35,13 @@ NETWORKS = {
     "MemoryNet HRNet-W48": "memorynet_cocostuff10k_hrnetv2p_w48",
     "MemoryNet S-101-D8": "memorynet_cityscapes_s101_d8",
     "MemoryNet ViT-L": "memorynet_ade20k_vit_large",
+}
+# Ways through a training step: the keys that make them.
+STEPS = {
+    "published": (),
+    "emaseg fp32": (),
+    "emaseg fp32, recompute": ("train.recompute=true",),
+    "emaseg bf16, recompute": ("train.recompute=true", 'train.precision="bf16"'),
 }
 Pass = Callable[[], Any]
 
@@ -140,20 +148,12 @@ def _forward(published: bool, height: int, width: int) -> Pass:
     return functools.partial(_resized, model if published else prepare(model), image)  # type: ignore[arg-type]
 
 
-def _step(height: int, width: int) -> Pass:
-    model = _drawn(NETWORKS["MemoryNet R-50-D8"]).train()
-    images = torch.randn(2, 3, height, width)
+def _step(height: int, width: int, keys: tuple[str, ...]) -> Pass:
+    trained = Trained(NETWORKS["MemoryNet R-50-D8"], 2, height, keys)
     blocks = torch.randint(0, 150, (2, -(-height // 16), -(-width // 16)))
     labels = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].contiguous()
-    optimizer = torch.optim.SGD(model.parameters(), 0.001)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        losses = model.training_step(images, labels, Step(0, 1, 0.01))
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+    trained.batch = Batch(torch.randn(2, 3, height, width), labels, ("", ""))
+    return trained.step
 
 
 def main() -> None:
@@ -162,7 +162,7 @@ def main() -> None:
     published = way == "published"
     if published:
         _as_published()
-    run = _forward(published, height, width) if what == "forward" else _step(height, width)
+    run = _forward(published, height, width) if what == "forward" else _step(height, width, STEPS[way])
     run()
     print(json.dumps({"ways": [way]}), flush=True)
     for _ in sys.stdin:
