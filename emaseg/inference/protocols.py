@@ -398,12 +398,12 @@ def _band(term: _Term, start: int, stop: int, height: int, align_corners: bool) 
         return rows.flip(-1) if term.mirrored else rows
     # The rows of the input that this band lies between, made from the grid's; then the band, made from these.
     (h, w), (padded_h, padded_w) = term.kept, term.through
-    above, below, _ = _places(start, stop, h, height, align_corners, term.scores.device)
+    above, below, share = _places(start, stop, h, height, align_corners)
     first, end = int(above[0]), int(below[-1]) + 1
     rows = _rows(term.scores, first, end, padded_h, align_corners)
     rows = _resize(rows, (end - first, padded_w), align_corners)[:, :, :w]
     rows = rows.flip(-1) if term.mirrored else rows
-    return _rows(rows, start, stop, height, align_corners, h, first)
+    return rows[:, : stop - start] if h == height else _between(rows, above - first, below - first, share)
 
 
 def _whole(term: _Term, align_corners: bool) -> Tensor:
@@ -414,23 +414,22 @@ def _whole(term: _Term, align_corners: bool) -> Tensor:
     return scores.flip(-1) if term.mirrored else scores
 
 
-def _rows(
-    scores: Tensor, start: int, stop: int, height: int, align_corners: bool, h: int | None = None, first: int = 0
-) -> Tensor:
-    """Rows [start, stop) of `scores` (K, h, w) resized to (K, height, w): (K, stop - start, w). Where not all are at hand, h
-    is said, and `first` is the first one's number."""
-    h = scores.shape[1] if h is None else h
-    if h == height:
-        return scores[:, start - first : stop - first]
-    above, below, share = _places(start, stop, h, height, align_corners, scores.device)
-    return torch.lerp(scores[:, above - first], scores[:, below - first], share[:, None])
+def _rows(scores: Tensor, start: int, stop: int, height: int, align_corners: bool) -> Tensor:
+    """Rows [start, stop) of `scores` (K, h, w) resized to (K, height, w): (K, stop - start, w)."""
+    h = scores.shape[1]
+    return scores[:, start:stop] if h == height else _between(scores, *_places(start, stop, h, height, align_corners))
 
 
-def _places(
-    start: int, stop: int, h: int, height: int, align_corners: bool, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For rows [start, stop) of `height`: the two of h rows between which each lies, and the second one's share."""
-    at = torch.arange(start, stop, dtype=torch.float32, device=device)
+def _places(start: int, stop: int, h: int, height: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """For rows [start, stop) of `height`: the two of h rows between which each lies, and the second one's share. On the CPU:
+    who needs numbers of them does not wait for a GPU."""
+    at = torch.arange(start, stop, dtype=torch.float32)
     at = at * ((h - 1) / max(height - 1, 1)) if align_corners else ((at + 0.5) * (h / height) - 0.5).clamp_(min=0)
     above = at.long().clamp_(max=h - 1)
     return above, (above + 1).clamp_(max=h - 1), at - above
+
+
+def _between(scores: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
+    """Between two rows each of `scores` (K, h, w): (K, rows, w)."""
+    above, below, share = (x.to(scores.device) for x in (above, below, share))
+    return torch.lerp(scores[:, above], scores[:, below], share[:, None])
