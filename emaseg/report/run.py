@@ -33,8 +33,6 @@ from emaseg.runs.folder import RunFolder, append_log
 from emaseg.visual import UInt8
 from emaseg.words import quoted
 
-NAME = "report.html"
-
 
 def result_of(recipe: Recipe, evaluated: Evaluated, classes: Sequence[str], palette: UInt8) -> Result | None:
     """What a page shows of an evaluation during training; None where nothing was counted."""
@@ -70,7 +68,7 @@ def report_training(
 
     Hours of training are worth more than a page: whatever goes wrong with it is a line in the log and a warning.
     """
-    path = run.root / NAME
+    path = run.report
     try:
         result = None if evaluated is None else result_of(recipe, evaluated, dataset.classes, dataset.palette)
         write_report(path, recipe, result, run.root, step)

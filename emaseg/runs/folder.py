@@ -102,6 +102,10 @@ class RunFolder:
     def samples(self) -> Path:
         return self.root / "samples.png"
 
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
     def nonfinite(self, step: int) -> Path:
         return self.root / f"nonfinite_step_{step:08d}.pt"
 
@@ -242,7 +246,7 @@ def create(run: RunFolder, recipe: Recipe, device: torch.device) -> list[str]:
         SystemFault: disk full, no permission.
     """
     make_folder(run.checkpoints)
-    files = (run.recipe, run.environment, run.log, run.samples)
+    files = (run.recipe, run.environment, run.log, run.samples, run.report)
     notes = [_cleared(path) for path in (*files, run.last, run.previous, run.best)]
     own = [run.root.glob(f".{path.name}.*.part") for path in (*files, run.metrics, run.metrics_lines)]
     for leftover in (*run.checkpoints.glob(".*.part"), *itertools.chain(*own)):  # of a process that was killed

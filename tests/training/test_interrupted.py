@@ -189,7 +189,8 @@ def test_a_broken_env_json_is_kept_and_begun_anew(cut: Path, content: bytes) -> 
 
 def test_leftovers_of_a_killed_writer_go(cut: Path) -> None:
     """Protects the disk; a folder of such a name is somebody's, and no error."""
-    for name in (".metrics.csv.abc.part", "checkpoints/.last.pt.abc.part", ".env.json.abc.part"):
+    files = (".metrics.csv.abc.part", ".env.json.abc.part", ".report.html.abc.part", ".samples.png.abc.part")
+    for name in (*files, "checkpoints/.last.pt.abc.part"):
         (cut / name).write_bytes(b"half")
     (cut / "checkpoints/.mine.part").mkdir()
     run(few(), cut, resume=True)
