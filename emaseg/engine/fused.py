@@ -22,7 +22,8 @@ from emaseg.engine.packed import (
     packed_linear,
     part,
 )
-from emaseg.engine.winograd import best_conv, together
+from emaseg.engine.winograd import best_conv, joined, together
+from emaseg.models.aspp import ASPP
 from emaseg.models.backbones.hrnet import BasicBlock
 from emaseg.models.backbones.resnest import SplitAttention, SplitBottleneck
 from emaseg.models.backbones.resnet import Bottleneck
@@ -57,6 +58,8 @@ def _fused(module: nn.Module) -> nn.Module | None:
             return _SplitBottleneck(module)
         case ConvNormAct() if _folded(module.norm):
             return best_conv(module.conv, leaky_relu(module.leak) if module.activate else NONE)
+        case ASPP() if _folded(module.fuse.norm):
+            return _Context(module)
         case PixelAttention():
             return _PixelAttention(module)
         case Layer():
@@ -133,6 +136,42 @@ class _SplitBottleneck(nn.Module):
         mean = (first.mean((2, 3), keepdim=True)) + second.mean((2, 3), keepdim=True)
         weights = self.fc2(self.fc1(mean)).unflatten(1, (2, -1)).softmax(1)  # (B, 2, C, 1, 1)
         return torch.lerp(second, first, weights[:, 0].expand_as(first))
+
+
+class _Context(nn.Module):
+    """aspp.ASPP. Its image mean is the same at every pixel: what the last convolution makes of it is computed once, and
+    without the weights that lie beyond the image at the border."""
+
+    def __init__(self, context: ASPP) -> None:
+        super().__init__()
+        fuse, mean = context.fuse, context.pooled.conv.out_channels
+        rest = fuse.conv.in_channels - mean
+        self.branches = context.branches
+        self.pooled = context.pooled
+        pack(self)
+        self.fuse = best_conv(part(fuse.conv, inputs=slice(0, rest)))
+        self.of_mean = [fuse.conv.weight.detach()[:, rest:].float()]  # in a list: not to be packed or moved
+        self.leak = fuse.leak
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.pooled(x.mean(dim=(2, 3), keepdim=True))
+        y = joined([branch(x) for branch in self.branches], self.fuse)
+        y.add_(_constant_conv(mean[:, :, 0, 0].float(), self.of_mean[0], x.shape[2], x.shape[3]))
+        return F.leaky_relu_(y, self.leak) if self.leak else y.relu_()
+
+
+def _constant_conv(values: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
+    """What a 3x3 convolution (O, C, 3, 3) with a border of zeros makes of a map with the same (B, C) at every pixel:
+    (B, O, h, w), channels last."""
+    rows, columns = (_inside(side, values) for side in (height, width))
+    weighted = torch.einsum("bc,ocij->bijo", values, weight)
+    return torch.einsum("hi,wj,bijo->bhwo", rows, columns, weighted).permute(0, 3, 1, 2)
+
+
+def _inside(side: int, like: Tensor) -> Tensor:
+    """(side, 3): 1 where the neighbour before a pixel, it itself and the one after it lie in the image, else 0."""
+    neighbours = torch.arange(side)[:, None] + torch.arange(-1, 2)
+    return ((neighbours >= 0) & (neighbours < side)).to(like.dtype)
 
 
 class _PixelAttention(nn.Module):

@@ -21,17 +21,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from math import ceil, sqrt
+from math import ceil, prod, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emaseg.engine.packed import NONE, Activation, PackedConv, SplitConv, packed_conv, product
+from emaseg.engine.packed import NONE, Activation, PackedConv, SplitConv, packed_conv, packed_weight, product
 
-# Bytes that a thread holds at once. Arrays above 32 MiB malloc takes anew from the system every time.
-_BLOCK = 20_000_000
+_BLOCK = 10_000_000  # bytes of transformed values that a thread holds at once
 _NEAR, _FAR = sqrt(0.5), sqrt(2.0)  # the points of the larger tile; their product is 1, which leaves out a factor
 
 
@@ -43,8 +43,11 @@ class Scheme:
         tile: t. weights: G, (t + 2, 3).
         spread: D^T, of t + 2 arrays into as many. gather: A^T, of t + 2 arrays into t.
         channels: below which the sums take as long as the products they save.
-        tiles: for each thread, below which reading the larger weights takes longer.
+        products: of one place, for the square of the number of threads, below which the rest takes longer than they: reading
+            the larger weights, handing small operators to threads.
         waste: computed results for each one needed, from which on nothing is saved: tiles reach beyond the image.
+        part: channels that are transformed at once. More tiles of fewer channels read the weights less often; in 16 bits
+            each part's sum would be rounded.
     """
 
     tile: int
@@ -52,8 +55,9 @@ class Scheme:
     spread: Callable[[Sequence[Tensor], Sequence[Tensor]], None]
     gather: Callable[[Sequence[Tensor], Sequence[Tensor]], None]
     channels: int
-    tiles: int
+    products: int
     waste: float
+    part: int
 
     @property
     def side(self) -> int:
@@ -64,10 +68,11 @@ class Scheme:
         """Tiles that cover a side of the image, on each of the grids that a dilation makes of it."""
         return -(-side // (self.tile * dilation))
 
-    def pays(self, height: int, width: int, dilation: int) -> bool:
-        """Whether it is quicker than the plain sum for images of this size."""
+    def pays(self, height: int, width: int, dilation: int, weights: int) -> bool:
+        """Whether it is quicker than the plain sum for images of this size; weights: C O."""
         tiles = self.count(height, dilation) * self.count(width, dilation) * dilation**2
-        return tiles >= self.tiles * torch.get_num_threads() and self.tile**2 * tiles < self.waste * height * width
+        many = tiles * weights >= self.products * torch.get_num_threads() ** 2
+        return many and self.tile**2 * tiles < self.waste * height * width
 
 
 def best_conv(conv: nn.Conv2d, activation: Activation = NONE) -> Conv:
@@ -75,7 +80,7 @@ def best_conv(conv: nn.Conv2d, activation: Activation = NONE) -> Conv:
     scheme = _FOUR if conv.weight.dtype == torch.float32 else _TWO
     square = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.groups == 1
     centred = conv.padding == conv.dilation and conv.dilation[0] == conv.dilation[1]
-    many = conv.in_channels >= scheme.channels and conv.out_channels >= _FOUR.channels
+    many = conv.in_channels >= scheme.channels and conv.out_channels >= scheme.channels
     if square and centred and many:
         return WinogradConv(conv, activation, scheme)
     return packed_conv(conv, activation)
@@ -95,12 +100,12 @@ class WinogradConv(nn.Module):
         self.out_channels = conv.out_channels
         self.allowed = True
         self._conv = [conv]  # in a list: nothing here is trained or moved
-        self._places: Tensor | None = None
+        self._places: list[list[Tensor]] | None = None
         self._direct: PackedConv | SplitConv | None = None
 
     def forward(self, x: Tensor, *, alone: bool = False) -> Tensor:
         """(B, C, h, w) -> (B, O, h, w), channels last. alone: as for `PackedConv`."""
-        return _computed(x, [self])[0] if self.pays(x) else self._packed()(x)
+        return _computed([x], [self])[0] if self.pays(x) else self._packed()(x)
 
     def add_relu(self, x: Tensor, total: Tensor) -> Tensor:
         """relu(convolution + total), written over `total`; the module's own activation must be none."""
@@ -108,14 +113,18 @@ class WinogradConv(nn.Module):
 
     def pays(self, x: Tensor) -> bool:
         """Whether (B, C, h, w) takes Winograd's way."""
-        return self.allowed and self.scheme.pays(x.shape[2], x.shape[3], self.dilation)
+        weights = self._conv[0].weight[:, :, 0, 0].numel()
+        return self.allowed and self.scheme.pays(x.shape[2], x.shape[3], self.dilation, weights)
 
-    def places(self) -> Tensor:
-        """(places, O, C): the transformed weights."""
+    def places(self) -> list[list[Tensor]]:
+        """The transformed weights: for each part of the channels, for each place, (O, channels) as oneDNN wants it."""
         if self._places is None:
             weight, g = self._conv[0].weight.detach(), self.scheme.weights
             pairs = torch.einsum("ai,bj->abij", g, g).reshape(-1, 9).float()  # what each place takes of the nine
-            self._places = (pairs @ weight.reshape(-1, 9).t().float()).to(weight.dtype).view(-1, *weight.shape[:2])
+            self._places = []
+            for some in torch.split(weight, self.scheme.part, dim=1):
+                places = (pairs @ some.reshape(-1, 9).t().float()).to(weight.dtype).view(-1, *some.shape[:2])
+                self._places.append([packed_weight(place) for place in places])
         return self._places
 
     def bytes_to_come(self) -> int:
@@ -144,26 +153,41 @@ def together(x: Tensor, *convs: Conv) -> list[Tensor]:
     """What convolutions make of the same (B, C, h, w). They share its transform where all take Winograd's way."""
     own = [conv for conv in convs if isinstance(conv, WinogradConv) and conv.pays(x)]
     if len(own) == len(convs) and len({(conv.dilation, conv.scheme.tile) for conv in own}) == 1:
-        return _computed(x, own)
+        return _computed([x], own)
     return [conv(x) for conv in convs]
 
 
-def _computed(x: Tensor, convs: Sequence[WinogradConv]) -> list[Tensor]:
+def joined(maps: Sequence[Tensor], conv: Conv) -> Tensor:
+    """The convolution of maps (B, C_i, h, w), one's channels after the other's. Winograd's way reads them where they are."""
+    if isinstance(conv, WinogradConv) and conv.pays(maps[0]):
+        at_parts = all(x.shape[1] % conv.scheme.part == 0 for x in maps[:-1])
+        return _computed(maps if at_parts else [torch.cat(list(maps), dim=1)], [conv])[0]
+    return conv(torch.cat(list(maps), dim=1))  # type: ignore[no-any-return]
+
+
+def _computed(maps: Sequence[Tensor], convs: Sequence[WinogradConv]) -> list[Tensor]:
     """Winograd's way through convolutions of one dilation, a block of rows of tiles at a time."""
-    scheme, d, (batch, channels, height, width) = convs[0].scheme, convs[0].dilation, x.shape
+    scheme, d, x = convs[0].scheme, convs[0].dilation, maps[0]
+    (batch, _, height, width), parts = x.shape, [part for y in maps for part in torch.split(y, scheme.part, dim=1)]
     t, n, m = scheme.tile, scheme.count(height, d), scheme.count(width, d)
     outs = [x.new_empty(batch, height, width, conv.out_channels) for conv in convs]
     weights = [conv.places() for conv in convs]
 
     def block(image: int, first: int, last: int) -> None:
-        places = _spread(scheme, _with_border(x[image].permute(1, 2, 0), t, d, first, last, m))
-        for conv, weight, out in zip(convs, weights, outs, strict=True):
-            result = _gather(scheme, places, weight, (last - first, d, m, d, conv.out_channels))
-            conv.finish(result)
-            rows = out[image, first * t * d : last * t * d]
-            rows.copy_(result.view(-1, m * t * d, conv.out_channels)[: len(rows), :width])
+        totals: list[list[Tensor | None]] = [[None] * scheme.side**2 for _ in convs]
+        for i, some in enumerate(parts):
+            places = _spread(scheme, _with_border(some[image].permute(1, 2, 0), t, d, first, last, m))
+            for conv, weight, total, out in zip(convs, weights, totals, outs, strict=True):
+                products = partial(_product, places, weight[i], total)
+                if i + 1 < len(parts):
+                    total[:] = map(products, range(scheme.side**2))
+                else:
+                    result = _gather(scheme, products, (last - first, d, m, d, conv.out_channels))
+                    conv.finish(result)
+                    target = out[image, first * t * d : last * t * d]
+                    target.copy_(result.view(-1, m * t * d, conv.out_channels)[: len(target), :width])
 
-    held = x.element_size() * scheme.side**2 * channels * d * d * m  # by one row of tiles
+    held = x.element_size() * scheme.side**2 * max(part.shape[1] for part in parts) * d * d * m  # by one row of tiles
     _for_all(block, [(image, *span) for image in range(batch) for span in _spans(n, max(1, _BLOCK // held))])
     return [y.permute(0, 3, 1, 2) for y in outs]
 
@@ -216,12 +240,39 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor | None:
     return None
 
 
+class _Scratch(threading.local):
+    """Arrays that a thread uses again for its next block. A new array of this size comes from the system page by page,
+    which takes as long as the sums that fill it."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, Tensor] = {}
+
+    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """An array of a shape and of the type of `like`, with whatever was in it; its name is free again at the next call."""
+        size = prod(shape) * like.element_size()
+        held = self._arrays.pop(name, None)
+        if held is None or len(held) < size:
+            held = None  # given back before the larger one is taken
+            with torch.inference_mode(False):  # an array made in this mode could not be written to outside of it
+                held = torch.empty(size, dtype=torch.uint8)
+        self._arrays[name] = held
+        return held[:size].view(like.dtype).view(shape)
+
+
+_SCRATCH = _Scratch()
+
+
 def _with_border(image: Tensor, t: int, d: int, first: int, last: int, m: int) -> Tensor:
     """Of (h, w, C), what lies under some rows of m tiles: (t n + 2, d, t m + 2, d, C), zeros beyond the image."""
-    height, width, channels = image.shape
+    _, width, channels = image.shape
     top, bottom, right = (t * first - 1) * d, (t * last + 1) * d, (t * m + 1) * d
+    padded = _SCRATCH.take("padded", image, bottom - top, right + d, channels)
     inside = image[max(top, 0) : bottom]
-    padded = F.pad(inside, (0, 0, d, right - width, max(-top, 0), max(bottom - height, 0)))
+    above, left = max(-top, 0), d
+    below, beyond = above + len(inside), left + width
+    for border in (padded[:above], padded[below:], padded[above:below, :left], padded[above:below, beyond:]):
+        border.zero_()
+    padded[above:below, left:beyond] = inside
     return padded.view(t * (last - first) + 2, d, t * m + 2, d, channels)
 
 
@@ -229,22 +280,30 @@ def _spread(scheme: Scheme, x: Tensor) -> Tensor:
     """D^T x D of every tile: (t n + 2, d, t m + 2, d, C) -> (places, tiles, C)."""
     (height, d, width, _, channels), t, side = x.shape, scheme.tile, scheme.side
     n, m = (height - 2) // t, (width - 2) // t
-    rows = x.new_empty(side, n, d, width, d, channels)
+    rows = _SCRATCH.take("rows", x, side, n, d, width, d, channels)
     scheme.spread([x[row::t][:n] for row in range(side)], rows.unbind())
-    places = x.new_empty(side, side, n, d, m, d, channels)
+    places = _SCRATCH.take("places", x, side, side, n, d, m, d, channels)
     scheme.spread([rows[:, :, :, column::t][:, :, :, :m] for column in range(side)], places.unbind(1))
     return places.view(side * side, -1, channels)
 
 
-def _gather(scheme: Scheme, places: Tensor, weight: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """A^T y A of every tile, y being the products of (places, tiles, C) and (places, O, C), column by column of a tile's
-    places. grid: (n, d, m, d, O) -> (n, t, d, m, t, d, O)."""
+def _product(places: Tensor, weight: Sequence[Tensor], totals: Sequence[Tensor | None], place: int) -> Tensor:
+    """Of a place's (tiles, C) with its (O, C), added to what the channels before gave."""
+    return product(places[place], weight[place], totals[place])
+
+
+def _gather(scheme: Scheme, products: Callable[[int], Tensor], grid: tuple[int, ...]) -> Tensor:
+    """A^T y A of every tile, y being the product at each place, column by column of a tile's places.
+
+    grid: (n, d, m, d, O) -> (n, t, d, m, t, d, O).
+    """
     (n, d, m, _, channels), t, side = grid, scheme.tile, scheme.side
-    rows = places.new_empty(t, side, *grid)
+    first = products(0)
+    rows = _SCRATCH.take("rows", first, t, side, *grid)
     for column in range(side):
-        products = [product(places[k], weight[k]).view(grid) for k in range(column, side * side, side)]
-        scheme.gather(products, rows[:, column].unbind())
-    out = places.new_empty(n, t, d, m, t, d, channels)
+        own = [products(k).view(grid) if k else first.view(grid) for k in range(column, side * side, side)]
+        scheme.gather(own, rows[:, column].unbind())
+    out = _SCRATCH.take("padded", first, n, t, d, m, t, d, channels)
     scheme.gather(rows.unbind(1), out.movedim(1, 0).unbind(4))
     return out
 
@@ -292,5 +351,5 @@ def _weights_2() -> Tensor:
     return torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
 
 
-_FOUR = Scheme(4, _weights_4(), _spread_4, _gather_4, channels=192, tiles=32, waste=1.6)
-_TWO = Scheme(2, _weights_2(), _spread_2, _gather_2, channels=256, tiles=128, waste=1.2)
+_FOUR = Scheme(4, _weights_4(), _spread_4, _gather_4, channels=96, products=1_500_000, waste=1.6, part=512)
+_TWO = Scheme(2, _weights_2(), _spread_2, _gather_2, channels=256, products=9_000_000, waste=1.2, part=4096)
