@@ -111,8 +111,8 @@ class Engine(nn.Module):
     def save_memory(self) -> None:
         """Leave out what is quicker with weights that are not there yet."""
         for module in self.modules():
-            if isinstance(module, WinogradConv) and module.bytes_to_come():
-                module.allowed = False
+            if isinstance(module, WinogradConv):
+                module.keep_to_what_is_there()
 
     def report(self, classes: Sequence[str]) -> Report | None:
         """As the network's."""

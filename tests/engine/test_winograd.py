@@ -18,8 +18,9 @@ from emaseg.engine.winograd import Scheme, WinogradConv, best_conv, together
 
 pytestmark = pytest.mark.skipif(not packing_works(torch.float32), reason="this processor's PyTorch has no oneDNN")
 
-FOUR = replace(winograd._FOUR, products=0, waste=1e9)  # always
-TWO = replace(winograd._TWO, products=0, waste=1e9)
+FOUR = replace(winograd._FOUR, products=0, weight=0.0)  # always
+SIX = replace(winograd._SIX, products=0, weight=0.0)
+TWO = replace(winograd._TWO, products=0, weight=0.0)
 
 
 def conv(channels: int, out: int, dilation: int = 1, seed: int = 0) -> nn.Conv2d:
@@ -53,11 +54,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @settings(max_examples=25)
-@given(st.integers(1, 2), st.integers(1, 21), st.integers(1, 21), st.integers(1, 5), st.sampled_from([FOUR, TWO]))
+@given(st.integers(1, 2), st.integers(1, 21), st.integers(1, 21), st.integers(1, 5), st.sampled_from([SIX, FOUR, TWO]))
 def test_every_size_and_dilation(batch: int, height: int, width: int, dilation: int, scheme: Scheme) -> None:
     """Protects the borders: tiles that reach beyond the image, images smaller than a tile or than the dilation."""
     layer, x = conv(24, 16, dilation), image(batch, 24, height, width)
-    own = WinogradConv(layer, NONE, scheme)(x)
+    own = WinogradConv(layer, NONE, [scheme])(x)
     assert own.is_contiguous(memory_format=torch.channels_last) or 1 in (height, width)
     assert own.untyped_storage().nbytes() == own.nbytes  # what lies beyond the image is not held
     assert error(own, exact(x, layer)) <= 5e-6
@@ -66,7 +67,7 @@ def test_every_size_and_dilation(batch: int, height: int, width: int, dilation: 
 def test_rounding_is_that_of_the_good_points() -> None:
     """Protects the choice of points: 512 channels lose 2e-6 of the range; with 0, 1, -1, 2, -2 it would be 1e-5."""
     layer, x = conv(512, 64), image(1, 512, 32, 32)
-    assert error(WinogradConv(layer, NONE, FOUR)(x), exact(x, layer)) <= 4e-6
+    assert error(WinogradConv(layer, NONE, [FOUR])(x), exact(x, layer)) <= 4e-6
 
 
 def test_16_bits() -> None:
@@ -74,7 +75,7 @@ def test_16_bits() -> None:
     layer, x = conv(512, 64), image(1, 512, 32, 32).bfloat16()
     reference = exact(x, layer)
     layer = layer.bfloat16()
-    own, packed = WinogradConv(layer, NONE, TWO)(x), best_conv(layer)(x)
+    own, packed = WinogradConv(layer, NONE, [TWO])(x), best_conv(layer)(x)
     assert own.dtype == torch.bfloat16
     assert error(own, reference) <= 4 * error(packed, reference)
 
@@ -86,9 +87,9 @@ def test_activations_and_sums(activation: Activation) -> None:
     name, numbers, _ = activation
     reference = exact(x, layer)
     expected = reference if name == "none" else F.leaky_relu(reference, *(numbers or (0.0,)))
-    assert error(WinogradConv(layer, activation, FOUR)(x), expected) <= 5e-6
+    assert error(WinogradConv(layer, activation, [FOUR])(x), expected) <= 5e-6
     if activation == NONE:
-        summed = WinogradConv(layer, NONE, FOUR).add_relu(x, total.clone())
+        summed = WinogradConv(layer, NONE, [FOUR]).add_relu(x, total.clone())
         assert error(summed, (reference + total.double()).relu()) <= 5e-6
 
 
@@ -96,10 +97,10 @@ def test_blocks_images_and_readers_do_not_matter(threads: int, monkeypatch: pyte
     """Protects memory's bound and the threads: parts of an image are computed apart, and convolutions share a transform."""
     layers = [conv(24, 16, 2, seed) for seed in range(2)]
     x = image(3, 24, 41, 30)
-    convs = [WinogradConv(layer, activation, FOUR) for layer, activation in zip(layers, (RELU, NONE), strict=True)]
+    convs = [WinogradConv(layer, activation, [FOUR]) for layer, activation in zip(layers, (RELU, NONE), strict=True)]
     whole = together(x, *convs)
-    for way in convs:  # places are kept as they were made
-        way.scheme, way._places = replace(FOUR, part=8), None
+    for way in convs:
+        way.schemes = (replace(FOUR, part=8),)
     monkeypatch.setattr(winograd, "_BLOCK", 1)
     with torch.inference_mode():
         parts = together(x, *convs)
@@ -111,14 +112,14 @@ def test_blocks_images_and_readers_do_not_matter(threads: int, monkeypatch: pyte
 
 def test_threads_stay_as_they_were(threads: int) -> None:
     """Protects the rest of the network: operators of the caller still run on all of its cores."""
-    WinogradConv(conv(24, 16), NONE, FOUR)(image(1, 24, 33, 33))
+    WinogradConv(conv(24, 16), NONE, [FOUR])(image(1, 24, 33, 33))
     assert torch.get_num_threads() == threads
     assert threads == 1 or winograd._pool(threads, winograd.os.getpid()) is not None
 
 
 def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """Protects predict's answer to full memory: it sees the error, and the next image is computed."""
-    way, x = WinogradConv(conv(24, 16), NONE, FOUR), image(1, 24, 33, 33)
+    way, x = WinogradConv(conv(24, 16), NONE, [FOUR]), image(1, 24, 33, 33)
     expected = way(x)
     with monkeypatch.context() as patch:
         patch.setattr(winograd, "product", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
@@ -131,14 +132,17 @@ def test_only_where_it_pays(threads: int) -> None:
     """Protects small and narrow convolutions, for which the sums would take longer than the products."""
     wide = best_conv(conv(192, 192))
     assert isinstance(wide, WinogradConv)
-    assert wide.pays(image(1, 192, 32, 32)) == (threads == 1)  # with several, each has too little to do
-    assert wide.pays(image(1, 192, 64, 64))
-    assert not wide.pays(image(1, 192, 8, 8))
+    assert wide.scheme(image(1, 192, 32, 32)) is (winograd._FOUR if threads == 1 else None)  # too little for several
+    assert wide.scheme(image(1, 192, 64, 64)) is winograd._FOUR
+    assert wide.scheme(image(1, 192, 8, 8)) is None
     assert not isinstance(best_conv(conv(64, 64)), WinogradConv)
     assert not isinstance(best_conv(nn.Conv2d(192, 192, 3, stride=2, padding=1)), WinogradConv)
     assert not isinstance(best_conv(nn.Conv2d(192, 192, 3, padding=1, groups=2)), WinogradConv)
     assert not isinstance(best_conv(nn.Conv2d(192, 192, 3)), WinogradConv)
     assert not isinstance(best_conv(conv(192, 192).bfloat16()), WinogradConv)
-    far = best_conv(conv(192, 192, dilation=24))
+    far = best_conv(conv(256, 256, dilation=12))
     assert isinstance(far, WinogradConv)
-    assert not far.pays(image(1, 192, 33, 33))
+    assert far.scheme(image(1, 256, 64, 64)) is winograd._SIX  # grids of 5 and 6; tiles of 4 reach to 8
+    assert far.scheme(image(1, 256, 96, 96)) is winograd._FOUR
+    assert far.scheme(image(1, 256, 72, 144)) is winograd._SIX
+    assert far.scheme(image(1, 256, 33, 33)) is None
