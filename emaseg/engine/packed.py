@@ -40,13 +40,14 @@ class _Packings:
     """The weight of a convolution in the layouts that its inputs' sizes want.
 
     oneDNN chooses the blocks of a weight by the size of the image. A weight in other blocks is reordered in every call, by
-    a loop so slow that it takes longer than the convolution. So a new size packs the plain weight again (some
-    milliseconds for a whole network) and keeps what is a new layout: there are three at most. Large weights of 3x3, and the
-    parts of a `SplitConv`, always lie alike; they are packed once, and the plain ones dropped.
+    a loop so slow that it takes longer than the convolution. So a new size packs the weight again (some milliseconds for a
+    whole network) and keeps what is a new layout: there are three at most. The plain weight is not kept beside them: it is
+    made from one of them, to the bit, when a new size needs it. Large weights of 3x3, and the parts of a `SplitConv`,
+    always lie alike.
     """
 
     def __init__(self, weight: Tensor, geometry: Geometry) -> None:
-        self._plain: Tensor | None = weight.detach().contiguous(memory_format=torch.channels_last)
+        self._plain: Tensor | None = weight.detach()
         self._geometry = geometry
         piece = weight.shape[0] == _PIECE and weight.shape[1] >= _WIDE
         self._fixed = weight.shape[2:].numel() > 1 and (piece or weight.numel() > _LARGE)
@@ -57,16 +58,20 @@ class _Packings:
         """The weight for inputs of a size."""
         packed = self._sizes.get(size)
         if packed is None:
-            packed = next(iter(self._layouts.values())) if self._plain is None else self._pack(self._plain, size)
+            first = next(iter(self._layouts.values()), None)
+            packed = self._pack(size, first) if first is None or not self._fixed else first
             if len(self._sizes) >= _MOST_SIZES:
                 self._sizes.clear()
             self._sizes[size] = packed
         return packed
 
-    def _pack(self, plain: Tensor, size: torch.Size) -> Tensor:
+    def _pack(self, size: torch.Size, first: Tensor | None) -> Tensor:
+        plain = first.to_dense() if self._plain is None and first is not None else self._plain
+        assert plain is not None  # it is given up when there is a first layout
+        plain = plain.contiguous(memory_format=torch.channels_last)
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(plain, *self._geometry, list(size))
         layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
-        if self._fixed:
+        if self._geometry[3] == 1:  # of a grouped one another shape would come back
             self._plain = None
         return self._layouts.setdefault(layout, packed)
 

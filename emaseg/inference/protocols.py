@@ -12,6 +12,7 @@ there are.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -140,7 +141,7 @@ def _labels(
         seen = iter([normalise(resize_image(image, fixed), stats)[None]])
     else:
         seen = _image_views(image, inference, stats)
-    terms = _terms(model, (view.to(device) for view in seen), inference)
+    terms = _terms(model, map(functools.partial(Tensor.to, device=device), seen), inference)
     size = (image.shape[0], image.shape[1])
     if getattr(model, "decides", False) and confidence is None:
         return _nearest(_whole(next(terms), bool(model.align_corners)).argmax(0).to(torch.uint8), size)
@@ -193,12 +194,18 @@ def _nearest(labels: Tensor, size: Size) -> Tensor:
 
 # ---------------------------------------------------------------------------------------- what the network sees
 def _image_views(image: Pixels, inference: Inference, stats: PixelStats) -> Iterator[Tensor]:
-    """The image at each scale, (1, C, h, w) normalised, not padded: each forward pass pads for itself."""
+    """The image at each scale, (1, C, h, w) normalised, channels last as networks want it, not padded: each forward pass
+    pads for itself."""
     if inference.scale_source == "tensor":
-        yield from _rescaled(eval_image(image, inference, stats), inference.scales)
-        return
-    for scale in inference.scales:
-        yield eval_image(image, _at_scale(inference, image.shape[:2], scale), stats)
+        views = _rescaled(eval_image(image, inference, stats), inference.scales)
+    else:
+        targets = (_at_scale(inference, image.shape[:2], scale) for scale in inference.scales)
+        views = (eval_image(image, target, stats) for target in targets)
+    return map(_channels_last, views)  # unlike a loop, map holds no view that it has handed on
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _rescaled(image: Tensor, scales: Sequence[float]) -> Iterator[Tensor]:
@@ -251,7 +258,8 @@ def _terms(model: nn.Module, views: Iterable[Tensor], inference: Inference) -> I
     for view in views:
         yield _term(model, view, inference)
         if inference.flip:
-            term = _term(model, view.flip(-1), inference)
+            view = view.flip(-1)  # in the place of the other, which is not held any more
+            term = _term(model, view, inference)
             pairs = inference.flip_pairs
             scores = term.scores[_partners(len(term.scores), pairs)] if pairs else term.scores
             yield dataclasses.replace(term, scores=scores, mirrored=True)

@@ -115,6 +115,7 @@ def test_layouts_are_kept_and_few() -> None:
             x = images(1, 256, side, side + 1).contiguous(memory_format=torch.channels_last)
             torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
     assert 1 <= len(layer.weights._layouts) <= 4
+    assert layer.weights._plain is None  # it is made from one of them when a size needs it
     assert len(layer.weights._sizes) == 13
 
 

@@ -313,6 +313,22 @@ def test_terms_are_not_piled_up() -> None:
     assert alive == [0, 0, 0, 0, 0]
 
 
+def test_views_are_not_piled_up() -> None:
+    """Protects memory at large scales: of the image as the network sees it, one view is alive, in the layout it wants."""
+    made: list[weakref.ref[Tensor]] = []
+
+    class Watching(Toy):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.is_contiguous(memory_format=torch.channels_last)
+            assert all(ref() is None for ref in made)
+            made.append(weakref.ref(x))
+            return super().forward(x)
+
+    inference = Inference(scales=(0.5, 1.5, 0.75), flip=True, scale_source="image")
+    label_map(Watching().eval(), photo(24, 40), inference, STATS, "cpu")
+    assert len(made) == 6
+
+
 def test_a_training_model_is_refused() -> None:
     """Batch statistics of one image would silently change every score."""
     with pytest.raises(ValueError, match="training mode"):

@@ -41,6 +41,7 @@ STEPS = {
     "published": (),
     "emaseg fp32": (),
     "emaseg fp32, recompute": ("train.recompute=true",),
+    "emaseg bf16": ('train.precision="bf16"',),
     "emaseg bf16, recompute": ("train.recompute=true", 'train.precision="bf16"'),
 }
 Pass = Callable[[], Any]
