@@ -45,7 +45,7 @@ class Scheme:
         channels: below which the sums take as long as the products they save. dilation: the smallest.
         products: of one place, for the square of the number of threads, below which the rest takes longer than they: reading
             the larger weights, handing small operators to threads.
-        weight: of its products against the plain sum's: they have more sums beside them, and lose more to rounding.
+        factor: on its products, when they are compared: for the sums beside them, and for what it loses to rounding.
         part: channels that are transformed at once. More tiles of fewer channels read the weights less often; in 16 bits
             each part's sum would be rounded.
     """
@@ -54,7 +54,7 @@ class Scheme:
     channels: int
     dilation: int
     products: int
-    weight: float
+    factor: float
     part: int
 
     @property
@@ -83,12 +83,12 @@ class Scheme:
         if tiles * weights < self.products * torch.get_num_threads() ** 2:
             return inf
         plain = prod(side + 2 * max(0, side - dilation) for side in (height, width))  # it leaves out what lies beyond
-        return self.weight * self.side**2 * tiles / plain
+        return self.factor * self.side**2 * tiles / plain
 
 
-_TWO = Scheme((1.0,), channels=256, dilation=1, products=9_000_000, weight=1.1, part=4096)
-_FOUR = Scheme((sqrt(0.5), sqrt(2.0)), channels=96, dilation=1, products=1_500_000, weight=1.0, part=512)
-_SIX = Scheme((0.5, 1.0, 2.0), channels=96, dilation=8, products=1_500_000, weight=1.4, part=512)
+_TWO = Scheme((1.0,), channels=256, dilation=1, products=9_000_000, factor=1.1, part=4096)
+_FOUR = Scheme((sqrt(0.5), sqrt(2.0)), channels=96, dilation=1, products=1_500_000, factor=1.0, part=512)
+_SIX = Scheme((0.5, 1.0, 2.0), channels=96, dilation=8, products=1_500_000, factor=1.4, part=512)
 _PAYS = 0.6  # a load below which it is quicker
 
 
@@ -139,10 +139,11 @@ class WinogradConv(nn.Module):
         if scheme not in self._places:
             weight, g = self._conv[0].weight.detach(), _weights(scheme.points)
             pairs = torch.einsum("ai,bj->abij", g, g).reshape(-1, 9).float()  # what each place takes of the nine
-            self._places[scheme] = own = []
+            own = []
             for some in torch.split(weight, scheme.part, dim=1):
                 places = (pairs @ some.reshape(-1, 9).t().float()).to(weight.dtype).view(-1, *some.shape[:2])
                 own.append([packed_weight(place) for place in places])
+            self._places[scheme] = own  # whole or not at all: memory may have been full
         return self._places[scheme]
 
     def bytes_to_come(self) -> int:
@@ -211,15 +212,11 @@ def _computed(maps: Sequence[Tensor], convs: Sequence[WinogradConv], scheme: Sch
                 else:
                     result = _gather(scheme, products, (lines, p, m, d, conv.out_channels))
                     conv.finish(result)
-                    _put(
-                        result.view(-1, m * t * d, conv.out_channels),
-                        out[image],
-                        _row_spans(t * first, t * lines, d, phases),
-                    )
+                    spans = _row_spans(t * first, t * lines, d, phases)
+                    _put(result.view(-1, m * t * d, conv.out_channels), out[image], spans)
 
-    held = (
-        x.element_size() * scheme.side**2 * max(part.shape[1] for part in parts) * d * m
-    )  # by a phase of a row of tiles
+    channels = max(part.shape[1] for part in parts)
+    held = x.element_size() * scheme.side**2 * channels * d * m  # for one phase of a row of tiles
     _for_all(block, [(image, *spans) for image in range(batch) for spans in _blocks(n, d, max(1, _BLOCK // held))])
     return [y.permute(0, 3, 1, 2) for y in outs]
 

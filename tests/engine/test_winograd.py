@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from emaseg.engine import winograd
-from emaseg.engine.packed import NONE, RELU, Activation, leaky_relu, packing_works
+from emaseg.engine.packed import NONE, RELU, Activation, leaky_relu, packed_weight, packing_works
 from emaseg.engine.winograd import Scheme, WinogradConv, best_conv, together
 
 pytestmark = pytest.mark.skipif(not packing_works(torch.float32), reason="this processor's PyTorch has no oneDNN")
 
-FOUR = replace(winograd._FOUR, products=0, weight=0.0)  # always
-SIX = replace(winograd._SIX, products=0, weight=0.0)
-TWO = replace(winograd._TWO, products=0, weight=0.0)
+FOUR = replace(winograd._FOUR, products=0, factor=0.0)  # always
+SIX = replace(winograd._SIX, products=0, factor=0.0)
+TWO = replace(winograd._TWO, products=0, factor=0.0)
 
 
 def conv(channels: int, out: int, dilation: int = 1, seed: int = 0) -> nn.Conv2d:
@@ -126,6 +126,23 @@ def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch, th
         with pytest.raises(MemoryError, match="full"):
             way(x)
     assert torch.equal(way(x), expected)
+
+
+def test_full_memory_leaves_no_part_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the next image: weights of which only some could be made are made again."""
+    way, x = WinogradConv(conv(24, 16), NONE, [replace(FOUR, part=8)]), image(1, 24, 9, 13)
+    expected, made = WinogradConv(conv(24, 16), NONE, [FOUR])(x), iter(range(50))
+
+    def packed(weight: Tensor) -> Tensor:
+        if next(made) == 49:
+            raise MemoryError("full")
+        return packed_weight(weight)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(winograd, "packed_weight", packed)
+        with pytest.raises(MemoryError, match="full"):
+            way(x)
+    torch.testing.assert_close(way(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_only_where_it_pays(threads: int) -> None:
