@@ -156,22 +156,23 @@ class _Context(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = self.pooled(x.mean(dim=(2, 3), keepdim=True))
         y = joined([branch(x) for branch in self.branches], self.fuse)
-        y.add_(_constant_conv(mean[:, :, 0, 0].float(), self.of_mean[0], x.shape[2], x.shape[3]))
+        y.add_(_constant_conv(mean.float(), self.of_mean[0], x.shape[2], x.shape[3]))
         return F.leaky_relu_(y, self.leak) if self.leak else y.relu_()
 
 
 def _constant_conv(values: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
-    """What a 3x3 convolution (O, C, 3, 3) with a border of zeros makes of a map with the same (B, C) at every pixel:
-    (B, O, h, w), channels last."""
-    rows, columns = (_inside(side, values) for side in (height, width))
-    weighted = torch.einsum("bc,ocij->bijo", values, weight)
-    return torch.einsum("hi,wj,bijo->bhwo", rows, columns, weighted).permute(0, 3, 1, 2)
+    """What a 3x3 convolution (O, C, 3, 3) with a border of zeros makes of a map with the same (B, C, 1, 1) at every pixel:
+    (B, O, h, w), channels last. All but the outermost pixels are alike, so a map of 3 x 3 has every value."""
+    small = F.conv2d(values.expand(-1, -1, min(height, 3), min(width, 3)), weight, padding=1)
+    rows, columns = _stretched(height), _stretched(width)
+    return small.permute(0, 2, 3, 1)[:, rows[:, None], columns].permute(0, 3, 1, 2)
 
 
-def _inside(side: int, like: Tensor) -> Tensor:
-    """(side, 3): 1 where the neighbour before a pixel, it itself and the one after it lie in the image, else 0."""
-    neighbours = torch.arange(side)[:, None] + torch.arange(-1, 2)
-    return ((neighbours >= 0) & (neighbours < side)).to(like.dtype)
+def _stretched(side: int) -> Tensor:
+    """(side,): of which of 3 pixels each of a longer side has the value, the middle one for all but the ends."""
+    places = torch.arange(side).clamp_(max=1)
+    places[-1] = min(side, 3) - 1
+    return places
 
 
 class _PixelAttention(nn.Module):

@@ -128,6 +128,12 @@ class SplitConv(nn.Module):
         return total.add_(self(x)).relu_()
 
 
+def packed_weight(weight: Tensor) -> Tensor:
+    """The (C, C_in) of a product as oneDNN wants it, whatever the number of rows: 1.05 to 1.3 times as fast."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
 class PackedLinear(nn.Module):
     """y = activation(x W^T + b) on the last dimension."""
 
@@ -135,7 +141,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.activation = activation
         self.packed: list[Tensor | None] = [
-            torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()),
+            packed_weight(weight.detach().contiguous()),
             None if bias is None else bias.detach(),
         ]
 
@@ -144,12 +150,6 @@ class PackedLinear(nn.Module):
         name, numbers, algorithm = self.activation
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, *self.packed, name, list(numbers), algorithm)
         return y
-
-
-def packed_weight(weight: Tensor) -> Tensor:
-    """The (C, C_in) of a product as oneDNN wants it, whatever the number of rows: 1.05 to 1.3 times as fast."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return packed
 
 
 def product(rows: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:

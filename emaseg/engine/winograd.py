@@ -200,9 +200,9 @@ def _computed(maps: Sequence[Tensor], convs: Sequence[WinogradConv], scheme: Sch
 
     def block(image: int, rows: Span, phases: Span) -> None:
         first, lines, p = rows[0], rows[1] - rows[0], phases[1] - phases[0]
+        under, over = _row_spans(t * first - 1, t * lines + 2, d, phases), _row_spans(t * first, t * lines, d, phases)
         totals: list[list[Tensor | None]] = [[None] * scheme.side**2 for _ in convs]
         for i, some in enumerate(parts):
-            under = _row_spans(t * first - 1, t * lines + 2, d, phases)
             padded = _with_border(some[image].permute(1, 2, 0), under, d, (t * m + 1) * d)
             places = _spread(scheme, padded.view(t * lines + 2, p, t * m + 2, d, -1))
             for conv, weight, total, out in zip(convs, weights, totals, outs, strict=True):
@@ -210,10 +210,9 @@ def _computed(maps: Sequence[Tensor], convs: Sequence[WinogradConv], scheme: Sch
                 if i + 1 < len(parts):
                     total[:] = map(products, range(scheme.side**2))
                 else:
-                    result = _gather(scheme, products, (lines, p, m, d, conv.out_channels))
+                    result = _gather(scheme, products, places, (lines, p, m, d, conv.out_channels))
                     conv.finish(result)
-                    spans = _row_spans(t * first, t * lines, d, phases)
-                    _put(result.view(-1, m * t * d, conv.out_channels), out[image], spans)
+                    _put(result.view(-1, m * t * d, conv.out_channels), out[image], over)
 
     channels = max(part.shape[1] for part in parts)
     held = x.element_size() * scheme.side**2 * channels * d * m  # for one phase of a row of tiles
@@ -351,18 +350,17 @@ def _product(places: Tensor, weight: Sequence[Tensor], totals: Sequence[Tensor |
     return product(places[place], weight[place], totals[place])
 
 
-def _gather(scheme: Scheme, products: Callable[[int], Tensor], grid: tuple[int, ...]) -> Tensor:
+def _gather(scheme: Scheme, products: Callable[[int], Tensor], like: Tensor, grid: tuple[int, ...]) -> Tensor:
     """A^T y A of every tile, y being the product at each place, column by column of a tile's places.
 
-    grid: (n, p, m, d, O) -> (n, t, p, m, t, d, O).
+    like: of their type. grid: (n, p, m, d, O) -> (n, t, p, m, t, d, O).
     """
     (n, p, m, d, channels), t, side = grid, scheme.tile, scheme.side
-    first = products(0)
-    rows = _SCRATCH.take("rows", first, t, side, *grid)
+    rows = _SCRATCH.take("rows", like, t, side, *grid)
     for column in range(side):
-        own = [products(k).view(grid) if k else first.view(grid) for k in range(column, side * side, side)]
+        own = [products(k).view(grid) for k in range(column, side * side, side)]
         _gather_lines(scheme.points, own, rows[:, column].unbind())
-    out = _SCRATCH.take("padded", first, n, t, p, m, t, d, channels)
+    out = _SCRATCH.take("padded", like, n, t, p, m, t, d, channels)
     _gather_lines(scheme.points, rows.unbind(1), out.movedim(1, 0).unbind(4))
     return out
 
