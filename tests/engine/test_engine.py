@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from emaseg.device import full_float32
-from emaseg.engine import engine_lines, prepare
+from emaseg.engine import engine_lines, packed, prepare
 from emaseg.engine.fused import pack
 from emaseg.engine.packed import RELU, PackedConv, SplitConv, packed_conv, packing_works, part
 from emaseg.engine.slim import fold_norms
@@ -104,6 +104,27 @@ def test_wide_convolutions_are_split_over_their_outputs(channels: int, dilation:
     assert isinstance(first, PackedConv)
     assert first.weights._plain is None
     assert not isinstance(packed_conv(nn.Conv2d(1024, 96, 1)), SplitConv)
+
+
+@pytest.mark.parametrize(("units", "parts"), [(True, 2), (False, 5)])
+def test_parts_are_larger_on_matrix_units(units: bool, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the speed of 16 bits: there, larger parts are quicker, and a layout that is right for one size is not for all."""
+    if not packing_works(torch.bfloat16):
+        pytest.skip("this processor has no bf16 convolutions")
+    monkeypatch.setattr(packed, "has_matrix_units", lambda: units)
+    conv = nn.Conv2d(1024, 320, 3, padding=1).requires_grad_(False)
+    x = images(1, 1024, 5, 7).contiguous(memory_format=torch.channels_last)
+    layer = packed_conv(conv.bfloat16())
+    assert isinstance(layer, SplitConv)
+    assert len(layer.pieces) == parts
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x.bfloat16()), conv(x.bfloat16()), rtol=0.02, atol=0.02)
+    first = layer.pieces[0]
+    assert isinstance(first, PackedConv)
+    assert first.weights._fixed != units
+    whole = packed_conv(conv.float())
+    assert isinstance(whole, SplitConv)
+    assert len(whole.pieces) == 5
 
 
 def test_layouts_are_kept_and_few() -> None:

@@ -145,8 +145,9 @@ def test_full_memory_leaves_no_part_of_the_weights(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(way(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_only_where_it_pays(threads: int) -> None:
+def test_only_where_it_pays(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects small and narrow convolutions, for which the sums would take longer than the products."""
+    monkeypatch.setattr(winograd, "has_matrix_units", lambda: False)
     wide = best_conv(conv(192, 192))
     assert isinstance(wide, WinogradConv)
     assert wide.scheme(image(1, 192, 32, 32)) is (winograd._FOUR if threads == 1 else None)  # too little for several
@@ -163,3 +164,15 @@ def test_only_where_it_pays(threads: int) -> None:
     assert far.scheme(image(1, 256, 96, 96)) is winograd._FOUR
     assert far.scheme(image(1, 256, 72, 144)) is winograd._SIX
     assert far.scheme(image(1, 256, 33, 33)) is None
+
+
+def test_where_it_pays_beside_matrix_units(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects processors whose direct convolutions are quicker: in 16 bits Winograd's way would take twice as long there."""
+    monkeypatch.setattr(winograd, "has_matrix_units", lambda: True)
+    assert not isinstance(best_conv(conv(512, 512).bfloat16()), WinogradConv)
+    assert not isinstance(best_conv(conv(192, 192)), WinogradConv)
+    wide = best_conv(conv(512, 512))
+    assert isinstance(wide, WinogradConv)
+    assert wide.scheme(image(1, 512, 64, 64)) is winograd._FOUR_AMX
+    assert wide.scheme(image(1, 512, 32, 32)) is (winograd._FOUR_AMX if threads == 1 else None)
+    assert wide.scheme(image(1, 512, 16, 16)) is None
