@@ -18,7 +18,7 @@ golden network and protocol). That holds on a GPU, too: TF32 is off.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +41,9 @@ from emaseg.words import quoted_path
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+# Pixels of an image from which on Winograd's weights are made for each convolution anew: that takes 2 % of the pass, and
+# they are not beside the largest maps.
+_LARGE = 4_500_000
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"  # the variable by which PyTorch is told where compiled networks are kept
 
 
@@ -78,6 +81,7 @@ class Engine(nn.Module):
         self.network = network
         self.compiled = compiled
         self._largest = 0  # values of an input, so far
+        self._is_large = False  # the input
         self._run = torch.compile(network) if compiled else network
         self.eval()
 
@@ -87,9 +91,7 @@ class Engine(nn.Module):
         Raises:
             SystemFault: the network cannot be compiled here.
         """
-        if images.numel() > self._largest:
-            self._largest = images.numel()
-            trim()  # blocks of smaller images are of no use, and would stay beside those of this one
+        self._make_room(images)
         x = images.to(DTYPES[self.precision], memory_format=torch.channels_last)
         try:
             with full_float32(images.device):
@@ -104,15 +106,28 @@ class Engine(nn.Module):
             raise
         return logits.float()
 
+    def _make_room(self, images: Tensor) -> None:
+        """Give back what images of this size do not need."""
+        is_large = images.shape[2:].numel() > _LARGE
+        if is_large != self._is_large:
+            self._is_large = is_large
+            for conv in self._winograd():
+                conv.hold_weights(not is_large)
+        if is_large or images.numel() > self._largest:
+            self._largest = max(self._largest, images.numel())
+            trim()  # blocks of other sizes are of no use, and would stay beside those of this one
+
     def bytes_to_come(self) -> int:
         """What the first large image adds to the weights for good."""
-        return sum(module.bytes_to_come() for module in self.modules() if isinstance(module, WinogradConv))
+        return sum(conv.bytes_to_come() for conv in self._winograd())
 
     def save_memory(self) -> None:
         """Leave out what is quicker with weights that are not there yet."""
-        for module in self.modules():
-            if isinstance(module, WinogradConv):
-                module.keep_to_what_is_there()
+        for conv in self._winograd():
+            conv.keep_to_what_is_there()
+
+    def _winograd(self) -> Iterator[WinogradConv]:
+        return (module for module in self.modules() if isinstance(module, WinogradConv))
 
     def report(self, classes: Sequence[str]) -> Report | None:
         """As the network's."""

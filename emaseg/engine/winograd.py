@@ -122,7 +122,8 @@ def _known(dtype: torch.dtype) -> tuple[Scheme, ...]:
 class WinogradConv(nn.Module):
     """A 3x3 convolution and its activation. Images for which it does not pay go through the packed convolution.
 
-    The weights of either way are made when the first image needs them: Winograd's are 2 to 7 times as large.
+    The weights of either way are made when the first image needs them: Winograd's are 2 to 7 times as large. For a very
+    large image they are made again, and given back at once (`hold_weights`).
 
     Args:
         schemes: the one with the least load is taken for an image.
@@ -136,6 +137,7 @@ class WinogradConv(nn.Module):
         self.out_channels = conv.out_channels
         self._conv = [conv]  # in a list: nothing here is trained or moved
         self._places: dict[Scheme, list[list[Tensor]]] = {}
+        self._holds = True
         self._direct: PackedConv | SplitConv | None = None
 
     def forward(self, x: Tensor, *, alone: bool = False) -> Tensor:
@@ -170,6 +172,16 @@ class WinogradConv(nn.Module):
         """Of the transformed weights at most, until an image has needed them."""
         weight, places = self._conv[0].weight, max((scheme.side**2 for scheme in self.schemes), default=0)
         return 0 if self._places else weight.element_size() * weight[:, :, 0, 0].numel() * places
+
+    def hold_weights(self, holds: bool) -> None:
+        """Whether the transformed weights are there for the next image, or are made again for each."""
+        self._holds = holds
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Give the transformed weights back, unless they are held."""
+        if not self._holds:
+            self._places.clear()
 
     def keep_to_what_is_there(self) -> None:
         """Take no way whose weights are still to come."""
@@ -237,6 +249,8 @@ def _computed(maps: Sequence[Tensor], convs: Sequence[WinogradConv], scheme: Sch
     channels = max(part.shape[1] for part in parts)
     held = x.element_size() * scheme.side**2 * channels * d * m  # for one phase of a row of tiles
     _for_all(block, [(image, *spans) for image in range(batch) for spans in _blocks(n, d, max(1, _BLOCK // held))])
+    for conv in convs:
+        conv.let_go()
     return [y.permute(0, 3, 1, 2) for y in outs]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from emaseg.engine import winograd
+from emaseg.engine import stages, winograd
 from emaseg.engine.packed import NONE, RELU, Activation, leaky_relu, packed_weight, packing_works
 from emaseg.engine.winograd import Scheme, WinogradConv, best_conv, together
 
@@ -176,3 +176,26 @@ def test_where_it_pays_beside_matrix_units(threads: int, monkeypatch: pytest.Mon
     assert wide.scheme(image(1, 512, 64, 64)) is winograd._FOUR_AMX
     assert wide.scheme(image(1, 512, 32, 32)) is (winograd._FOUR_AMX if threads == 1 else None)
     assert wide.scheme(image(1, 512, 16, 16)) is None
+
+
+def test_weights_are_not_held_beside_the_largest_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the peak of --tta: for a very large image each convolution makes its weights, and gives them back. A smaller
+    image afterwards holds them again; the results are the same to the bit."""
+    monkeypatch.setattr(stages, "_LARGE", 40 * 40)
+    held: list[int] = []
+    ways = nn.Sequential(*(WinogradConv(conv(24, 24, seed=seed), NONE, [FOUR]) for seed in range(2)))
+    ways.num_classes, ways.align_corners = 24, False  # type: ignore[assignment]
+    engine = stages.Engine(ways, "fp32", torch.device("cpu"), packed=True, compiled=False)  # type: ignore[arg-type]
+    for way in ways:
+        way.register_forward_hook(lambda *_: held.append(sum(len(own._places) for own in ways)))
+    small, large = image(1, 24, 40, 40), image(1, 24, 41, 40)
+    with torch.inference_mode():
+        first = engine(small)
+        assert held == [1, 2]
+        whole = engine(large)
+        assert held[2:] == [0, 0]
+        assert engine.bytes_to_come() == 2 * 36 * 24 * 24 * 4
+        assert torch.equal(engine(small), first)
+        assert held[4:] == [1, 2]
+        assert torch.equal(engine(large), whole)
+        assert held[6:] == [0, 0]
