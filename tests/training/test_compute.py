@@ -107,7 +107,7 @@ def test_half_precision_is_near_single(precision: str, network: str) -> None:
     """Protects a run in 16 bits: losses within its rounding; parameters, bases, memory, losses are float32.
 
     The loss on a memory that was updated twice from a few pixels depends on every rounding before: 9 to 22 % off here,
-    by the version of PyTorch. All others are 1 % off at most, its own first value 4 %.
+    by the version of PyTorch. All others are 1 % off at most, its own first value 4 %, on a processor with AMX 6.2 %.
     """
     options = (*NETWORKS[network], "train.iterations=100")
     _, single = steps(tiny(*options), 3)
@@ -115,7 +115,7 @@ def test_half_precision_is_near_single(precision: str, network: str) -> None:
     assert half[-1].finite or precision == "fp16"  # whose first scale may be too large
     for number, (a, b) in enumerate(zip(single, half, strict=True)):
         for name in a.losses.keys() | b.losses.keys():
-            far = (0.3 if number == 2 else 0.06) if name == "memory" else 0.02
+            far = (0.3 if number == 2 else 0.08) if name == "memory" else 0.02
             assert b.losses[name] == pytest.approx(a.losses[name], rel=far), (number, name)
         assert b.losses != a.losses
     assert {x.dtype for x in (*model.parameters(), *model.buffers())} <= {torch.float32, torch.int64}
