@@ -81,7 +81,7 @@ class Engine(nn.Module):
         self.network = network
         self.compiled = compiled
         self._largest = 0  # values of an input, so far
-        self._is_large = False  # the input
+        self._is_large = False  # whether the last input was, and Winograd's weights are not held
         self._run = torch.compile(network) if compiled else network
         self.eval()
 

@@ -88,6 +88,7 @@ OPERATORS: Mapping[str, Sequence[str]] = {
     "GatherND": ("batch_dims",),
     "LayerNormalization": ("axis", "epsilon", "stash_type"),
     "LeakyRelu": ("alpha",),
+    "LessOrEqual": (),
     "MatMul": (),
     "MaxPool": ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"),
     "Mod": ("fmod",),

@@ -100,6 +100,7 @@ OPERATIONS: Mapping[str, Mapping[str, Forms]] = {
     "torch.ops.aten.sum.dim_IntList": {"self": _TENSOR, "dim": _INTS},
     "torch.ops.aten.sym_size.int": {"self": _TENSOR, "dim": _INT},
     "torch.ops.aten.t.default": {"self": _TENSOR},
+    "torch.ops.aten.threshold.default": {"self": _TENSOR, "threshold": _FLOAT, "value": _FLOAT},
     "torch.ops.aten.to.dtype": {"self": _TENSOR, "dtype": _TYPE},
     "torch.ops.aten.transpose.int": {"self": _TENSOR, "dim0": _INT, "dim1": _INT},
     "torch.ops.aten.unbind.int": {"self": _TENSOR},

@@ -116,9 +116,8 @@ class EMAttention(nn.Module):
 
 def _without_denormals(x: torch.Tensor) -> torch.Tensor:
     """0 in the place of positive numbers too small for a full mantissa (below 1e-38 in float32): where pixels are long, a
-    tenth of the responsibilities are such, and a product with them takes some processors 30 times as long. An exported
-    network leaves that to the program that runs it."""
-    return x if torch.compiler.is_exporting() else F.threshold(x, torch.finfo(x.dtype).tiny, 0.0)
+    tenth of the responsibilities are such, and a product with them takes some processors 30 times as long."""
+    return F.threshold(x, torch.finfo(x.dtype).tiny, 0.0)
 
 
 def _unit(x: torch.Tensor, *, dim: int, power: int, add_epsilon: bool) -> torch.Tensor:
