@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import multiprocessing
@@ -84,6 +85,7 @@ def withheld(kind: str, tmp_path: Path) -> None:
                 pass
     elif kind == "processes":
         if os.getuid() == 0:
+            codecs.lookup("ascii")  # the other user may not be able to read Python's own files
             os.setuid(54321)
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     else:
