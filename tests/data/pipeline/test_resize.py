@@ -134,6 +134,23 @@ def test_the_needed_box_is_enough(
     np.testing.assert_array_equal(resize_region(part, new, window, mirrored=mirrored), expected)
 
 
+@settings(max_examples=100, deadline=None)
+@given(old=st.tuples(SIDE, SIDE), new=st.tuples(SIDE, SIDE), channels=st.integers(1, 4), at_once=st.integers(1, 2000))
+def test_images_follow_the_integer_arithmetic(
+    old: tuple[int, int], new: tuple[int, int], channels: int, at_once: int
+) -> None:
+    """The definition, pixel by pixel, for any number of channels and of rows that are computed together."""
+    image = np.random.default_rng(old[0]).integers(0, 256, (*old, channels), np.uint8)
+    (x0, x1), (u0, u1) = resize._bilinear(old[1], new[1], 0, new[1])
+    (y0, y1), (v0, v1) = resize._bilinear(old[0], new[0], 0, new[0], keep_weight=True)
+    wide = image.astype(np.int64)
+    columns = wide[:, x0] * u0[:, None] + wide[:, x1] * u1[:, None] >> 4
+    above, below = columns[y0] * v0[:, None, None] >> 16, columns[y1] * v1[:, None, None] >> 16
+    expected = above + below + 2 >> 2 if old != new else image
+    with mock.patch.object(resize, "_AT_ONCE", at_once):
+        np.testing.assert_array_equal(resize_image(image, new), expected)
+
+
 def test_the_same_size_changes_nothing() -> None:
     image, label = sample_image(20, 30), sample_label(20, 30)
     np.testing.assert_array_equal(resize_image(image, (20, 30)), image)
