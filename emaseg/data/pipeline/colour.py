@@ -30,7 +30,7 @@ Float32 = npt.NDArray[np.float32]
 HUES = 180  # steps of the colour circle
 LOWEST_HUE = -30  # of what the formulas give before a negative H comes round the circle; the highest is 150
 
-_BAND = 1 << 17  # pixels computed at once: few enough for the cache, enough to hide what each call costs
+_BAND = 1 << 16  # pixels computed at once: few enough for the cache, enough to hide what each call costs
 
 
 @dataclass(frozen=True, slots=True)
