@@ -73,7 +73,7 @@ def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Bo
     Args:
         source: a file's path, its bytes, or an open binary file (read from where it stands to its end).
         name: what messages call it; the path, or the open file's own name, when not given.
-        box: only these pixels of the picture, which must have them; None = all.
+        box: only these pixels of the picture, which must have them, and not to be written to; None = all.
 
     Raises:
         DataError: missing, not an image, damaged, too large, or of a kind that has no defined RGB values.
@@ -84,10 +84,11 @@ def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Bo
     with translated(name):
         if colours and picture.mode == "P" and np.asarray(picture).max() >= colours:
             raise DataError(f"{name}: a damaged image: pixels of colours beyond its palette of {colours}", _AGAIN)
-        if box is not None:
-            top, left, height, width = box
-            kind, picture = picture.format, picture.crop((left, top, left + width, top + height))
-            picture.format = kind  # crop() forgets it
+        if box is None:
+            return np.require(_rgb(picture, name), requirements="W")
+        top, left, height, width = box
+        kind, picture = picture.format, picture.crop((left, top, left + width, top + height))
+        picture.format = kind  # crop() forgets it
         return _rgb(picture, name)
 
 
@@ -266,7 +267,7 @@ def _check_tiff(picture: Any, name: str) -> None:
 
 
 def _rgb(picture: Image.Image, name: str) -> UInt8:
-    """(H, W, 3) uint8 of a decoded picture of any mode."""
+    """(H, W, 3) uint8 of a decoded picture of any mode; some may not be written to."""
     if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
         kind = "floating-point" if picture.mode == "F" else "32-bit or signed integer"
         raise DataError(
@@ -279,7 +280,7 @@ def _rgb(picture: Image.Image, name: str) -> UInt8:
         picture = _on_white(picture)
     elif picture.mode != "RGB":
         picture = picture.convert("RGB")
-    return np.array(picture)
+    return np.asarray(picture)
 
 
 def _grey16(picture: Image.Image) -> UInt8:
