@@ -27,7 +27,7 @@ Index = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.int32]
 Size = tuple[int, int]
 
-_AT_ONCE = 100_000  # values, before or after, of the rows computed together: they then stay in the cache, in 32 bits
+_AT_ONCE = 80_000  # values, before or after, of the rows computed together: they then stay in the cache, in 32 bits
 _LANES = 4  # rows of 8 bits in a number of 32
 _PACKED = np.dtype("<u4")  # the first of them is its lowest byte
 _ONE = 2048  # the weight 1
