@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from emaseg.data.dataset import MemorySample
+from emaseg.data.files.file_sample import FileSample
 from emaseg.data.pipeline.augmentations import Turned, add_noise, blur, through_jpeg
 from emaseg.data.pipeline.transforms import collate, sample_rng, train_crop, turn_label
 from emaseg.recipe.training import Augment
-from tests.data.pipeline_golden import sample_image, sample_label
+from tests.data.pipeline_golden import sample_image, sample_label, without_opencv
 from tests.recipe.samples import MINIMAL, complaint
 
 PLAIN = Augment(crop=(48, 48), max_class_share=1.0, flip=0.0, photometric="none")
@@ -73,6 +76,25 @@ def test_a_batch_holds_the_turned_canvas(plain: Augment, size: tuple[int, int]) 
             np.testing.assert_array_equal(turned.pixels(first.labels[0].numpy()), second.labels[0].numpy())
     assert {t.turns for t in seen} == {1, 2, 3}
     assert all(t.upended and not t.mirrored for t in seen)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("off", [("rotation",), ("photometric",), ("rotation", "photometric"), ()])
+def test_a_file_is_never_written_to(kind: str, off: tuple[str, ...]) -> None:
+    """Protects from a step that works in place: pixels as they were decoded, at their own size, refuse that."""
+    file = io.BytesIO()
+    Image.fromarray(sample_image(60, 80)).save(file, kind)
+    every = dataclasses.replace(
+        PLAIN, scale=(1.0, 1.0), resize_long_short=(), flip=0.5, vertical_flip=0.5, quarter_turns=0.5,
+        rotation=1.0, photometric="bgr", blur=1.0, noise=1.0, jpeg=1.0,
+    )  # fmt: skip
+    augment = dataclasses.replace(every, **{name: getattr(PLAIN, name) for name in off})  # type: ignore[arg-type]
+    label = sample_label(60, 80)
+    with without_opencv():
+        crops = [
+            train_crop(FileSample(file.getvalue(), "a", lambda: label), augment, sample_rng(0, 0, i)) for i in range(8)
+        ]
+    assert collate(crops, augment).pixels.shape == (8, 48, 48, 3)
 
 
 def test_off_draws_nothing() -> None:
