@@ -81,7 +81,6 @@ class Engine(nn.Module):
         self.network = network
         self.compiled = compiled
         self._largest = 0  # values of an input, so far
-        self._is_large = False  # whether the last input was, and Winograd's weights are not held
         self._run = torch.compile(network) if compiled else network
         self.eval()
 
@@ -109,10 +108,8 @@ class Engine(nn.Module):
     def _make_room(self, images: Tensor) -> None:
         """Give back what images of this size do not need."""
         is_large = images.shape[2:].numel() > _LARGE
-        if is_large != self._is_large:
-            self._is_large = is_large
-            for conv in self._winograd():
-                conv.hold_weights(not is_large)
+        for conv in self._winograd():
+            conv.hold_weights(not is_large)
         if is_large or images.numel() > self._largest:
             self._largest = max(self._largest, images.numel())
             trim()  # blocks of other sizes are of no use, and would stay beside those of this one
