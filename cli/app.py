@@ -36,6 +36,7 @@ from .export import export
 from .init import init
 from .options import INTERRUPTED, Command, Session
 from .predict import predict
+from .ranks import RankEnd
 from .recipes import recipes
 from .runs import runs
 from .streams import Streams, guarded
@@ -118,7 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _COMPLETION in os.environ:
             return _complete()
         _share_cores()
-    return run(_program(), sys.argv[1:] if arguments is None else list(arguments))
+        end = RankEnd()
+        end.code = run(_program(), sys.argv[1:])
+        return end.code
+    return run(_program(), list(arguments))
 
 
 def _complete() -> int:

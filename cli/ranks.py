@@ -5,11 +5,14 @@ Room: cli. torch is imported only where there are several.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from emaseg.distributed.ranks import Rank, this_rank
+from emaseg.distributed.ranks import ALONE, Rank, this_rank
 from emaseg.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -69,6 +72,32 @@ def as_rank(rank: Rank, device: str) -> Iterator[None]:
         end_with_launcher()
     with joined(rank, pick_device(device)):
         yield
+
+
+class RankEnd:
+    """The end of a process that is one of several: all that Python does at an exit but taking its interpreter down.
+
+    A gloo thread outlives its process group once DistributedDataParallel was made (PyTorch 2.15). One that has yet to
+    drop the tensors of a finished message needs the interpreter for that; where it is down, Python before 3.14 ends the
+    thread, and C++ the process, by SIGABRT: a complete run would count as killed.
+
+    Attributes:
+        code: the exit code; None, and Python ends as ever, until it is known.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        with contextlib.suppress(RecipeError):  # the command says what is wrong with the environment
+            if this_rank() != ALONE:
+                atexit.register(self._leave)  # before any other, so that it is called after them
+
+    def _leave(self) -> None:
+        if self.code is None:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+                stream.flush()
+        os._exit(self.code)
 
 
 def tell_of_gpus(target: torch.device, asked: str, rank: Rank, command: str) -> None:

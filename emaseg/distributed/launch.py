@@ -149,9 +149,11 @@ def _outcome(codes: Mapping[int, int], killed: set[int], asked: Sequence[int]) -
     for rank, code in codes.items():
         if code < 0 and -code not in asked:
             name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+            by_system = name == "SIGKILL"
+            why = "the system does that when memory is short, mostly" if by_system else "lines above may say why"
             raise SystemFault(
                 f"rank {rank} of {len(codes) + len(killed)} was killed by {name}; the others have ended",
-                "the system does that when memory is short, mostly; --resume continues from the newest checkpoint",
+                f"{why}; --resume continues from the newest checkpoint",
             )
     positive = [code for code in codes.values() if code > 0]
     if positive:
