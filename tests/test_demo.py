@@ -48,8 +48,8 @@ def test_demo(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_bases_of_the_second_demo_differ_and_need_their_iterations(tmp_path: Path) -> None:
     """Protects the picture of `predict --bases`: bases that differ, maps that change from iteration to iteration, and a
-    score that needs them. One iteration gave 1.5 points less than three when this was written; a training's rounding
-    differs from processor to processor, so a third of that is asked for."""
+    score that needs them. A training's rounding differs from processor to processor: with three instruction sets one
+    iteration gave 0.8 to 1.0 points less than three, which scored 0.87 and more."""
     for _ in run(load_recipe("demo_bases"), tmp_path / "run"):
         pass
     predictor = Predictor.from_weights(tmp_path / "run", device="cpu")
@@ -66,7 +66,7 @@ def test_the_bases_of_the_second_demo_differ_and_need_their_iterations(tmp_path:
         *_, last = evaluate(predictor.model, dataset, recipe.inference, recipe.backbone.pixel_stats, "cpu")
         assert isinstance(last, Evaluated)
         scores[iterations] = last.scores.miou or 0.0
-    assert scores[3] >= 0.70
+    assert scores[3] >= 0.80
     assert scores[3] - scores[1] >= 0.005
 
 
