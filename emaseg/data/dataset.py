@@ -29,12 +29,14 @@ __all__ = [
     "SizeError",
     "Subset",
     "UInt8",
+    "Words",
     "check_sizes",
     "published_label",
     "read_pair",
 ]
 
 UInt8 = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]  # (H, W): a pixel's channels in the bytes of a number, the first in the lowest
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]  # (H, W, C) on 0..255
 Box = tuple[int, int, int, int]  # top, left, height, width
 Phase = Literal["train", "eval"]  # which of a recipe's images: those it trains on, or those it is scored on
@@ -42,12 +44,17 @@ Phase = Literal["train", "eval"]  # which of a recipe's images: those it trains 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Some of an image's pixels, (h, w, C), from (top, left) on; size: (H, W) of the image."""
+    """Some of an image's pixels, (h, w, C), from (top, left) on.
+
+    size: (H, W) of the image. words: (h, w), the same RGB pixels below a fourth byte of any value, where whatever read
+    them has them so; resizing then need not lay them out itself.
+    """
 
     pixels: Pixels
     top: int
     left: int
     size: tuple[int, int]
+    words: Words | None = None
 
     @staticmethod
     def whole(image: Pixels) -> Region:

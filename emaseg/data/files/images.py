@@ -24,24 +24,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from emaseg.data.dataset import Box, Region, UInt8
 from emaseg.data.files import jpeg, png, tiff
 from emaseg.errors import DataError, SystemFault, UserError
 from emaseg.files import MOST_BYTES, open_file, read_bytes
 from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TIFF, WEBP, XML, ZIP, kind_of
-
-if TYPE_CHECKING:
-    from emaseg.data.dataset import Box, UInt8
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # JPEG opens MPO too; PPM its whole family
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo")
 ARRAY = ".npy"  # read where a recipe declares its channels, or as RGB
 MAX_PIXELS = 178_956_970  # where Pillow too calls a file a decompression bomb: 512 MiB of RGB
 
+_WORD = np.dtype("<u4")
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,29 +66,43 @@ _REMEDIES = {
 _OURS = (JPEG, PNG, WEBP, GIF, TIFF, BMP)
 
 
-def read_image(source: Path | bytes | BinaryIO, name: str | None = None, box: Box | None = None) -> UInt8:
+def read_image(source: Path | bytes | BinaryIO, name: str | None = None) -> UInt8:
     """Read a picture as a (H, W, 3) uint8 RGB array: writable, contiguous, oriented as a viewer shows it.
 
     Args:
         source: a file's path, its bytes, or an open binary file (read from where it stands to its end).
         name: what messages call it; the path, or the open file's own name, when not given.
-        box: only these pixels of the picture, which must have them, and not to be written to; None = all.
 
     Raises:
         DataError: missing, not an image, damaged, too large, or of a kind that has no defined RGB values.
         SystemFault: it does not fit into memory.
     """
     name = name or name_of(source)
-    picture, colours = _decoded(source, name, first_rows=box is not None)
+    picture, colours = _decoded(source, name, first_rows=False)
     with translated(name):
         if colours and picture.mode == "P" and np.asarray(picture).max() >= colours:
             raise DataError(f"{name}: a damaged image: pixels of colours beyond its palette of {colours}", _AGAIN)
-        if box is None:
-            return np.require(_rgb(picture, name), requirements="W")
-        top, left, height, width = box
-        kind, picture = picture.format, picture.crop((left, top, left + width, top + height))
-        picture.format = kind  # crop() forgets it
-        return _rgb(picture, name)
+        return np.require(_rgb(picture, name), requirements="W")
+
+
+def read_box(content: bytes, name: str, box: Box, size: tuple[int, int]) -> Region:
+    """Pixels of a box of an opaque RGB file, as read_image would give them, and not to be written to.
+
+    Args:
+        content: the file's bytes, or its beginning with the box. name: what messages call it.
+        size: (H, W) of the picture, which has the box.
+
+    Raises:
+        DataError, SystemFault: as read_image.
+    """
+    picture, _ = _decoded(content, name, first_rows=True)
+    top, left, height, width = box
+    with translated(name):
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        part = picture.crop((left, top, left + width, top + height))
+        words = np.frombuffer(part.tobytes("raw", "RGBX"), _WORD).reshape(height, width)  # as Pillow holds them
+    pixels: UInt8 = words.view(np.uint8).reshape(height, width, -1)[..., :3]
+    return Region(pixels, top, left, size, words)
 
 
 def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]:

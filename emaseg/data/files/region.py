@@ -16,7 +16,7 @@ from emaseg.data.dataset import Box, Region, UInt8
 from emaseg.data.files import jpeg, png
 from emaseg.data.files.bands import read_pixels
 from emaseg.data.files.decoders import jpeg_decoder, png_decoder
-from emaseg.data.files.images import MAX_PIXELS, file_bytes, plain_jpeg_size, read_image
+from emaseg.data.files.images import MAX_PIXELS, file_bytes, plain_jpeg_size, read_box
 
 _NEARLY_ALL = 7 / 8  # of a PNG's rows: OpenCV, which cannot stop, then decodes all in less time than Pillow these
 
@@ -56,7 +56,7 @@ def _jpeg_region(content: bytes, name: str, box: Box) -> Region | None:
     if not inside:
         return None
     # Pillow, for its part, wants the mark at the end, and does not complain.
-    return Region(read_image(short + jpeg.END if short else content, name, box), box[0], box[1], size)
+    return read_box(short + jpeg.END if short else content, name, box, size)
 
 
 def _ends_well(image: UInt8) -> bool:
@@ -75,7 +75,7 @@ def _png_region(content: bytes, name: str, box: Box) -> Region | None:
     decode = png_decoder() if rows > _NEARLY_ALL * height and not header.unusual else None
     if decode and (image := decode(png.bare(content, header))) is not None:
         return Region.whole(image)
-    return Region(read_image(png.first_rows(content, header, rows), name, box), box[0], box[1], header.size)
+    return read_box(png.first_rows(content, header, rows), name, box, header.size)
 
 
 def _lies_in(box: Box, size: tuple[int, int]) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from emaseg.data.dataset import Box, Pixels, Region, UInt8
+from emaseg.data.dataset import Box, Pixels, Region, UInt8, Words
 from emaseg.data.files.opencv import opencv
 
 Index = npt.NDArray[np.int64]
@@ -28,8 +28,8 @@ Weights = npt.NDArray[np.int32]
 Size = tuple[int, int]
 
 _AT_ONCE = 80_000  # values, before or after, of the rows computed together: they then stay in the cache, in 32 bits
-_LANES = 4  # rows of 8 bits in a number of 32
-_PACKED = np.dtype("<u4")  # the first of them is its lowest byte
+_LANES = 4  # channels of 8 bits in a word of 32
+_WORD = np.dtype("<u4")  # the first of them is its lowest byte
 _ONE = 2048  # the weight 1
 _RGB = 3  # channels for which OpenCV's build is compared with the arithmetic here
 
@@ -69,7 +69,8 @@ def resize_image(image: Pixels, size: Size, window: Box | None = None, *, mirror
         mirrored: swap left and right of that region; costs nothing here.
 
     Returns:
-        (h, w, C) of the image's type, or the window's size. May share memory with `image`.
+        (h, w, C) of the image's type, or the window's size. May share memory with `image`; may lie in memory channel
+        after channel.
     """
     return resize_region(Region.whole(image), size, window or (0, 0, *size), mirrored=mirrored)
 
@@ -138,46 +139,50 @@ def _reach(before: int, after: int, end: int) -> int:
 
 
 def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
-    """resize_region by the arithmetic above, for a size that differs from the image's."""
+    """resize_region by the arithmetic above, for a size that differs from the image's. Each channel is a plane of its own,
+    in memory too: colour jitter and networks want planes."""
     top, left, height, width = window
     (x0, x1), (wx0, wx1) = _bilinear(region.size[1], size[1], left, width)
     (y0, y1), (wy0, wy1) = _bilinear(region.size[0], size[0], top, height, keep_weight=True)
-    source, y0, y1 = _needed(cast(UInt8, region.pixels), 0, y0 - region.top, y1 - region.top)
+    source: UInt8 | Words = cast(UInt8, region.pixels) if region.words is None else region.words
+    source, y0, y1 = _needed(source, 0, y0 - region.top, y1 - region.top)
     source, x0, x1 = _needed(source, 1, x0 - region.left, x1 - region.left)
     if mirrored:
-        x0, x1, wx0, wx1 = x0[::-1], x1[::-1], wx0[::-1], wx1[::-1]
-    channels, wide = source.shape[2], width * source.shape[2]  # a pixel's channels lie side by side
-    across = [torch.from_numpy(weights.repeat(channels)) for weights in (wx0, wx1)]
+        x0, x1, wx0, wx1 = x0[::-1], x1[::-1], wx0[::-1].copy(), wx1[::-1].copy()
+    channels = region.pixels.shape[2]
+    across = [torch.from_numpy(weights) for weights in (wx0, wx1)]
     down = [torch.from_numpy(weights[:, None]) for weights in (wy0, wy1)]
-    step = min(height, max(1, _AT_ONCE * height // (wide * max(height, len(source)))))
+    step = min(height, max(1, _AT_ONCE * height // (width * channels * max(height, len(source)))))
     bands = [slice(start, min(start + step, height)) for start in range(0, height, step)]
     seen = [slice(y0[rows.start], y1[rows.stop - 1] + 1) for rows in bands]  # their rows before
     most = max(rows.stop - rows.start for rows in seen)
-    packed, taken = (np.empty((-(-most // _LANES), n, channels), _PACKED) for n in (source.shape[1], width))
-    columns, lines = np.empty((2, most, wide), np.int32), np.empty((2, step, wide), np.int32)  # each band's in turn
-    result = np.empty((height, wide), np.uint8)
+    packed, taken = np.empty((most, source.shape[1]), _WORD), np.empty((most, width), _WORD)  # each band's in turn
+    columns, lines = (np.empty((2, channels * count * width), np.int32) for count in (most, step))
+    result = np.empty((channels, height, width), np.uint8)
     for rows, before in zip(bands, seen, strict=True):
-        near, far = columns[:, : before.stop - before.start]
-        above, below = lines[:, : rows.stop - rows.start]
-        quarter = slice(-(-len(near) // _LANES))
-        _pack(source[before], packed[quarter])
-        for side, x, weights in ((near, x0, across[0]), (far, x1, across[1])):
-            _unpack(packed[quarter].take(x, 1, taken[quarter], "clip"), side)
+        count, done = before.stop - before.start, rows.stop - rows.start
+        near, far = (part[: channels * count * width].reshape(channels, count, width) for part in columns)
+        above, below = (part[: channels * done * width].reshape(channels, done, width) for part in lines)
+        for first in range(0, channels, _LANES):
+            words = _words(source[before], first, packed[:count])
+            for side, x in ((near, x0), (far, x1)):
+                _unpack(words.take(x, 1, taken[:count], "clip"), side[first : first + _LANES])
+        for side, weights in ((near, across[0]), (far, across[1])):
             torch.from_numpy(side).mul_(weights)  # NumPy takes twice as long to multiply integers
         near += far
         near >>= 4
         for side, y, weights in ((above, y0, down[0]), (below, y1, down[1])):
-            near.take(y[rows] - before.start, 0, side, "clip")
+            near.take(y[rows] - before.start, 1, side, "clip")
             torch.from_numpy(side).mul_(weights[rows])
             side >>= 16
         above += below
         above += 2
         above >>= 2
-        result[rows] = above
-    return result.reshape(height, width, channels)
+        result[:, rows] = above
+    return result.transpose(1, 2, 0)
 
 
-def _needed(source: UInt8, axis: int, lower: Index, upper: Index) -> tuple[UInt8, Index, Index]:
+def _needed(source: UInt8 | Words, axis: int, lower: Index, upper: Index) -> tuple[UInt8 | Words, Index, Index]:
     """The part of an axis that holds both source indices of each result pixel, and these in it. Where most of it is
     passed over, only the pixels at these indices."""
     start, stop = lower[0], upper[-1] + 1
@@ -187,23 +192,25 @@ def _needed(source: UInt8, axis: int, lower: Index, upper: Index) -> tuple[UInt8
     return source.take(np.stack((lower, upper), 1).ravel(), axis), both[::2], both[1::2]
 
 
-def _pack(band: UInt8, packed: npt.NDArray[np.uint32]) -> None:
-    """Lay four rows of a band side by side in the bytes of one: row i of each quarter. Then one step takes a column of
-    four rows, in a quarter of the time."""
+def _words(band: UInt8 | Words, first: int, packed: Words) -> Words:
+    """Up to four channels of a band, from `first` on, as one word a pixel, in `packed` if they are not words already. Then
+    one step takes a whole pixel, in a quarter of the time."""
+    if band.ndim == 2:
+        return cast(Words, band)
     lanes = packed.view(np.uint8).reshape(*packed.shape, _LANES)
-    for lane in range(_LANES):
-        part = band[lane * len(packed) : (lane + 1) * len(packed)]
-        lanes[: len(part), ..., lane] = part
+    for lane in range(min(_LANES, band.shape[2] - first)):
+        lanes[..., lane] = band[..., first + lane]
+    return packed
 
 
-def _unpack(packed: npt.NDArray[np.uint32], band: Weights) -> None:
-    """The rows that _pack laid together, into `band`, (rows, w * C)."""
-    packed, rows = packed.reshape(len(packed), -1), band.view(np.uint32)
-    for lane in range(_LANES):
-        part = rows[lane * len(packed) : (lane + 1) * len(packed)]
-        np.right_shift(packed[: len(part)], 8 * lane, out=part)
-        if lane < _LANES - 1:
-            part &= 255
+def _unpack(words: Words, planes: Weights) -> None:
+    """The channels of some words, into `planes`, (1 to 4, h, w)."""
+    for lane, plane in enumerate(planes.view(np.uint32)):
+        if lane:
+            np.right_shift(words, 8 * lane, out=plane)
+            plane &= 255
+        else:
+            np.bitwise_and(words, 255, out=plane)
 
 
 def _resized_floats(region: Region, size: Size, window: Box, mirrored: bool) -> npt.NDArray[np.float32]:

@@ -159,7 +159,7 @@ def normalise(image: Pixels, stats: PixelStats) -> torch.Tensor:
     Returns:
         (C, H, W) float32, in memory of its own.
     """
-    return _normalised(as_tensor(image).permute(2, 0, 1).contiguous(), stats)
+    return _normalised(as_tensor(image.transpose(2, 0, 1)), stats)
 
 
 def _normalised(planes: torch.Tensor, stats: PixelStats) -> torch.Tensor:
@@ -173,8 +173,9 @@ def _normalised(planes: torch.Tensor, stats: PixelStats) -> torch.Tensor:
 class RawBatch:
     """The crops of a batch before normalisation, on their way to the device.
 
-    pixels: (B, h, w, C) on 0..255, uint8 or float32 as the crops are; 0 in the padding. labels: (B, h, w) uint8,
-    255 = ignore. windows: where each crop lies in it. names: the samples'.
+    pixels: (B, h, w, C) on 0..255, uint8 or float32 as the crops are; 0 in the padding. They lie in memory as the first
+    crop does, pixel after pixel or channel after channel. labels: (B, h, w) uint8, 255 = ignore. windows: where each
+    crop lies in it. names: the samples'.
     """
 
     pixels: torch.Tensor
@@ -194,7 +195,11 @@ def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
     its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
     """
     height, width = augment.crop
-    pixels = np.empty((len(crops), height, width, crops[0].image.shape[2]), crops[0].image.dtype)
+    channels = crops[0].image.shape[2]
+    pixels = np.empty((len(crops), height, width, channels), crops[0].image.dtype)
+    planes = _in_planes(crops[0].image)
+    if planes:
+        pixels = np.empty((len(crops), channels, height, width), pixels.dtype).transpose(0, 2, 3, 1)
     labels = np.empty((len(crops), height, width), np.uint8)
     windows = []
     for i, crop in enumerate(crops):
@@ -207,12 +212,22 @@ def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
             top, left, h, w = crop.turned.place((top, left, h, w), (height, width))
         if (h, w) != (height, width):
             pixels[i], labels[i] = 0, IGNORE
-        pixels[i, top : top + h, left : left + w] = crop.image
+        place = pixels[i, top : top + h, left : left + w]
+        if planes or _in_planes(crop.image):
+            for channel in range(channels):  # one by one: of another order, numpy copies a whole four times slower
+                place[..., channel] = crop.image[..., channel]
+        else:
+            place[...] = crop.image
         labels[i, top : top + h, left : left + w] = crop.label
         windows.append((top, left, h, w))
     return RawBatch(
         torch.from_numpy(pixels), torch.from_numpy(labels), tuple(windows), tuple(crop.name for crop in crops)
     )
+
+
+def _in_planes(image: Pixels) -> bool:
+    """Whether an image lies in memory channel after channel, not pixel after pixel."""
+    return abs(image.strides[2]) > abs(image.strides[1])
 
 
 def normalise_batch(raw: RawBatch, stats: PixelStats, device: torch.device) -> Batch:

@@ -451,26 +451,30 @@ def _picklable(error: Exception) -> Exception:
 # ---------------------------------------------------------------------------------------------------- transport
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A raw batch on its way. pixels, labels: arrays, or data type and shape of those that lie in memory at `offset`."""
+    """A raw batch on its way. pixels, labels: arrays, or data type and shape of those that lie in memory at `offset`, with
+    their axes from the longest stride to the shortest. axes: where the batch has each axis of the pixels."""
 
     pixels: Any
     labels: Any
+    axes: tuple[int, ...]
     meta: tuple[Any, ...]  # the rest of a RawBatch
     offset: int | None
 
 
 def _pack(raw: RawBatch, offset: int, space: memoryview | None) -> _Packed:
     """Leave the raw batch in `space`, which begins at `offset` of the memory, if it is there and large enough."""
-    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in (raw.pixels, raw.labels)]
-    meta = (raw.windows, raw.names)
+    pixels = raw.pixels.numpy()
+    order = sorted(range(pixels.ndim), key=lambda axis: -pixels.strides[axis])
+    axes, meta = tuple(map(order.index, range(pixels.ndim))), (raw.windows, raw.names)
+    arrays = [np.ascontiguousarray(array) for array in (pixels.transpose(order), raw.labels.numpy())]
     if space is None or sum(array.nbytes for array in arrays) > len(space):
-        return _Packed(arrays[0], arrays[1], meta, None)
+        return _Packed(arrays[0], arrays[1], axes, meta, None)
     begin = 0
     for array in arrays:
         np.frombuffer(space, array.dtype, array.size, begin).reshape(array.shape)[...] = array
         begin += array.nbytes
-    pixels, labels = ((array.dtype.str, array.shape) for array in arrays)
-    return _Packed(pixels, labels, meta, offset)
+    left = [(array.dtype.str, array.shape) for array in arrays]
+    return _Packed(left[0], left[1], axes, meta, offset)
 
 
 def _unpack(packed: _Packed, memory: mmap.mmap | None) -> RawBatch:
@@ -483,4 +487,4 @@ def _unpack(packed: _Packed, memory: mmap.mmap | None) -> RawBatch:
             array = np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
             offset += array.nbytes
         tensors.append(torch.from_numpy(array))
-    return RawBatch(tensors[0], tensors[1], *packed.meta)
+    return RawBatch(tensors[0].permute(packed.axes), tensors[1], *packed.meta)

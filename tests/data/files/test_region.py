@@ -94,6 +94,10 @@ def check_equal(content: bytes, box: Box) -> Region:
     assert read.size == whole.shape[:2]
     height, width = read.pixels.shape[:2]
     np.testing.assert_array_equal(read.pixels, whole[read.top : read.top + height, read.left : read.left + width])
+    if read.words is not None:
+        np.testing.assert_array_equal(
+            read.words.astype("<u4").view(np.uint8).reshape(height, width, 4)[..., :3], read.pixels
+        )
     assert read.top <= box[0]
     assert read.left <= box[1]
     if box[0] + box[2] <= read.size[0] and box[1] + box[3] <= read.size[1]:

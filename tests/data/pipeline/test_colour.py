@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emaseg.data.dataset import UInt8
@@ -175,14 +175,29 @@ def test_the_image_itself_is_never_written_to(colours: list[tuple[int, int, int]
 
 
 def test_any_layout_in_memory_gives_the_same() -> None:
-    """Crops are views, mirrored ones too; a plane of one pixel or one row is contiguous in every order."""
+    """Crops are views, mirrored ones too, or planes; one pixel or one row is contiguous in every order."""
     whole = sample_image(37, 41)
-    for image in (whole[5:30, 3:40], whole[:, ::-1], whole[:1, :1], whole[:1], whole[:, :1]):
+    planes = np.ascontiguousarray(whole.transpose(2, 0, 1)).transpose(1, 2, 0)
+    for image in (whole[5:30, 3:40], whole[:, ::-1], whole[:1, :1], whole[:1], whole[:, :1], planes, planes[2:, ::-1]):
         for p in STAGES.values():
             expected = apply_photometric(np.ascontiguousarray(image), p, bgr_as_rgb=True)
             before = image.copy()
             np.testing.assert_array_equal(apply_photometric(image, p, bgr_as_rgb=True), expected)
             np.testing.assert_array_equal(image, before)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    brightness=st.floats(-300, 300)
+    | st.integers(-300, 300).map(lambda whole: float(np.nextafter(np.float32(whole), 0)))
+)
+@example(float(np.nextafter(np.float32(4), 0)))  # 0 becomes 3, but 200 becomes 204
+def test_brightness_is_a_sum_of_32_bit_floats(brightness: float) -> None:
+    """Clipped, then truncated. Protects the claim that whole levels, where they are added instead, change no bit."""
+    levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    image = np.stack([levels, levels[::-1], levels[:, ::-1]], 2)
+    expected = (image.astype(np.float32) + np.float32(brightness)).clip(0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(apply_photometric(image, Photometric(brightness), bgr_as_rgb=True), expected)
 
 
 def test_hue_turns_the_right_way() -> None:

@@ -129,13 +129,15 @@ def test_the_needed_box_is_enough(
     y, x, h, w = box_needed((height, width), new, window)
     assert 0 <= y < y + h <= height
     assert 0 <= x < x + w <= width
-    part = Region(image[y : y + h, x : x + w].copy(), y, x, (height, width))
+    seen, any_byte = image[y : y + h, x : x + w].copy(), np.uint8(data.draw(st.integers(0, 255)))
+    words = np.dstack([seen, np.full((h, w), any_byte)]).view("<u4")[..., 0]
     expected = resize_image(image, new, window, mirrored=mirrored)
-    np.testing.assert_array_equal(resize_region(part, new, window, mirrored=mirrored), expected)
+    for part in (Region(seen, y, x, image.shape[:2]), Region(seen, y, x, image.shape[:2], words)):
+        np.testing.assert_array_equal(resize_region(part, new, window, mirrored=mirrored), expected)
 
 
 @settings(max_examples=100, deadline=None)
-@given(old=st.tuples(SIDE, SIDE), new=st.tuples(SIDE, SIDE), channels=st.integers(1, 4), at_once=st.integers(1, 2000))
+@given(old=st.tuples(SIDE, SIDE), new=st.tuples(SIDE, SIDE), channels=st.integers(1, 9), at_once=st.integers(1, 2000))
 def test_images_follow_the_integer_arithmetic(
     old: tuple[int, int], new: tuple[int, int], channels: int, at_once: int
 ) -> None:
