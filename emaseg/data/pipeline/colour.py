@@ -133,7 +133,9 @@ def _clipped(operation: np.ufunc, values: UInt8 | UInt16, number: float) -> UInt
     """The operation in 32-bit floats, clipped to 0..255 and truncated to 8 bits."""
     x = values.astype(np.float32)
     operation(x, np.float32(number), out=x)
-    return x.clip(0, 255, out=x).astype(np.uint8)
+    if operation is not np.multiply or not 0 <= number <= 1:  # a factor up to 1 leaves them within
+        x.clip(0, 255, out=x)
+    return x.astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------ 8-bit HSV
@@ -167,9 +169,9 @@ def to_hsv(planes: UInt8) -> tuple[UInt16, UInt16, Float32]:
     largest = planes.max(axis=0)
     span = largest - planes.min(axis=0)
     v, d = largest.astype(np.float32), span.astype(np.float32)
-    s = _rounded_quotient(d, 255, v)
-    h = _rounded_quotient(_hue_numerator(planes, largest, span).astype(np.float32), HUES // 6, d)
-    h -= LOWEST_HUE  # above 0, where truncating is what OpenCV's shift to the right does
+    s = _rounded_quotient(d, 255, v, 0)
+    # From LOWEST_HUE on it is above 0, where truncating is what OpenCV's shift to the right does.
+    h = _rounded_quotient(_hue_numerator(planes, largest, span).astype(np.float32), HUES // 6, d, -LOWEST_HUE)
     return h.astype(np.uint16), s.astype(np.uint16), v
 
 
@@ -197,8 +199,8 @@ def _hue_numerator(planes: UInt8, largest: UInt8, span: UInt8) -> Int16:
     return third
 
 
-def _rounded_quotient(n: Float32, scale: int, d: Float32) -> Float32:
-    """n * scale / d + 1/2 for integers, with scale / d rounded to 1/4096. Where d is 0, so is n: 1/2.
+def _rounded_quotient(n: Float32, scale: int, d: Float32, start: int) -> Float32:
+    """n * scale / d + 1/2 + start for integers, with scale / d rounded to 1/4096. Where d is 0, so is n.
 
     OpenCV's `n * round(scale * 4096 / d) + 2048`, in units of 1/4096: below 2^24, so floats hold it exactly.
     """
@@ -207,7 +209,7 @@ def _rounded_quotient(n: Float32, scale: int, d: Float32) -> Float32:
     np.rint(q, out=q)
     q *= n
     q *= 1 / 4096
-    q += 0.5
+    q += 0.5 + start
     return q
 
 
