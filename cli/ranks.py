@@ -75,7 +75,8 @@ def as_rank(rank: Rank, device: str) -> Iterator[None]:
 
 
 class RankEnd:
-    """The end of a process that is one of several: all that Python does at an exit but taking its interpreter down.
+    """The end of a process that is one of several: exit handlers run and stdout and stderr are flushed, as ever, but the
+    interpreter is not taken down. What only that would do is left out: other files must be closed by then.
 
     A gloo thread outlives its process group once DistributedDataParallel was made (PyTorch 2.15). One that has yet to
     drop the tensors of a finished message needs the interpreter for that; where it is down, Python before 3.14 ends the

@@ -46,8 +46,8 @@ Phase = Literal["train", "eval"]  # which of a recipe's images: those it trains 
 class Region:
     """Some of an image's pixels, (h, w, C), from (top, left) on.
 
-    size: (H, W) of the image. words: (h, w), the same RGB pixels below a fourth byte of any value, where whatever read
-    them has them so; resizing then need not lay them out itself.
+    size: (H, W) of the image. words: (h, w), the same RGB pixels below a fourth byte of any value, if the reader has
+    them, else None; resizing then lays them out itself.
     """
 
     pixels: Pixels

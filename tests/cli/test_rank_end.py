@@ -46,7 +46,7 @@ def test_only_a_rank_ends_with_its_interpreter_up(
     variables: dict[str, str], down: bool, arguments: tuple[str, ...], code: int
 ) -> None:
     """Protects complete runs from counting as killed: a gloo thread that still needs the interpreter aborts without it.
-    The exit code is the command's, temporary files are removed and what was printed is written, as ever."""
+    The exit code is the command's, exit handlers run and what was printed is written, as ever."""
     found, out = end(variables, *arguments)
     assert found == code
     assert out.endswith("not flushed;exit handler\n" + ("interpreter taken down\n" if down else ""))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from emaseg.data.dataset import UInt8
-from emaseg.data.files import label_files, region
+from emaseg.data.files import images, label_files, region
 from emaseg.data.pipeline import resize
 from emaseg.data.pipeline.transforms import Batch, Crop, collate, normalise_batch
 from emaseg.recipe import Augment, PixelStats
@@ -58,6 +58,7 @@ def without_opencv() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module, name in (
             (resize, "_opencv_resize"),
+            (images, "opencv"),
             (region, "jpeg_decoder"),
             (region, "png_decoder"),
             (label_files, "numbers_decoder"),

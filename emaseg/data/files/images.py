@@ -31,6 +31,7 @@ from PIL import Image, UnidentifiedImageError
 
 from emaseg.data.dataset import Box, Region, UInt8
 from emaseg.data.files import jpeg, png, tiff
+from emaseg.data.files.opencv import opencv
 from emaseg.errors import DataError, SystemFault, UserError
 from emaseg.files import MOST_BYTES, open_file, read_bytes
 from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TIFF, WEBP, XML, ZIP, kind_of
@@ -100,6 +101,8 @@ def read_box(content: bytes, name: str, box: Box, size: tuple[int, int]) -> Regi
     with translated(name):
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
         part = picture.crop((left, top, left + width, top + height))
+        if opencv() is not None:  # it resizes, and reads packed pixels in a fifth of the time
+            return Region(np.asarray(part), top, left, size)
         words = np.frombuffer(part.tobytes("raw", "RGBX"), _WORD).reshape(height, width)  # as Pillow holds them
     pixels: UInt8 = words.view(np.uint8).reshape(height, width, -1)[..., :3]
     return Region(pixels, top, left, size, words)

@@ -121,7 +121,7 @@ def _shift(brightness: float) -> int | None:
 
 
 def _shifted(values: UInt8, shift: int) -> UInt8:
-    """values + shift, clipped to 0..255. The limits are arrays: beside a number numpy takes ten times as long."""
+    """values + shift, clipped to 0..255. Limits are arrays: np.minimum and np.maximum are much slower with a number."""
     if shift < 0:
         least: UInt8 = np.maximum(values, np.full_like(values, -shift))
         return np.subtract(least, np.uint8(-shift), out=least)
@@ -170,7 +170,7 @@ def to_hsv(planes: UInt8) -> tuple[UInt16, UInt16, Float32]:
     span = largest - planes.min(axis=0)
     v, d = largest.astype(np.float32), span.astype(np.float32)
     s = _rounded_quotient(d, 255, v, 0)
-    # From LOWEST_HUE on it is above 0, where truncating is what OpenCV's shift to the right does.
+    # Counted from LOWEST_HUE, H is positive, and truncating is what OpenCV's shift to the right does.
     h = _rounded_quotient(_hue_numerator(planes, largest, span).astype(np.float32), HUES // 6, d, -LOWEST_HUE)
     return h.astype(np.uint16), s.astype(np.uint16), v
 

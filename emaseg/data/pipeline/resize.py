@@ -31,8 +31,8 @@ _AT_ONCE = 80_000  # values, before or after, of the rows computed together: the
 _LANES = 4  # channels of 8 bits in a word of 32
 _WORD = np.dtype("<u4")  # the first of them is its lowest byte
 _ONE = 2048  # the weight 1
-_TRUNCATED = ~0xFFFF  # what a shift to the right by 16 leaves, where it is
-_HALF = 2 << 16  # of what is shifted out by 2 more
+_TRUNCATED = ~0xFFFF  # the bits that a shift by 16 keeps, left in place
+_HALF = 2 << 16  # rounds the shift by 2 that follows the one by 16
 _RGB = 3  # channels for which OpenCV's build is compared with the arithmetic here
 
 
@@ -176,7 +176,7 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
         for side, y, weights in ((above, y0, down[0]), (below, y1, down[1])):
             near.take(y[rows] - before.start, 1, side, "clip")
             torch.from_numpy(side).mul_(weights[rows])
-        below &= _TRUNCATED  # from above's lower bits nothing is carried now: the sum truncates both
+        below &= _TRUNCATED  # above's low bits then carry nothing: one shift of the sum truncates both
         above += below
         above += _HALF
         above >>= 18

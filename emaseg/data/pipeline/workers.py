@@ -451,8 +451,8 @@ def _picklable(error: Exception) -> Exception:
 # ---------------------------------------------------------------------------------------------------- transport
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A raw batch on its way. pixels, labels: arrays, or data type and shape of those that lie in memory at `offset`, with
-    their axes from the longest stride to the shortest. axes: where the batch has each axis of the pixels."""
+    """A raw batch on its way. pixels, labels: arrays, or data type and shape of those that lie in memory at `offset`. The
+    axes of pixels go from the longest stride to the shortest; `axes` permutes them back."""
 
     pixels: Any
     labels: Any

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg.data.dataset import MemorySample, Sample
+from emaseg.data.dataset import MemorySample, Sample, UInt8
 from emaseg.data.pipeline.augmentations import Turned
+from emaseg.data.pipeline.colour import Photometric, apply_photometric
 from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import Crop, collate, flip_label, normalise, sample_rng, train_crop
 from emaseg.recipe.data import IGNORE
 from emaseg.recipe.training import Augment
-from tests.data.pipeline_golden import STATS, batch_of
+from tests.data.pipeline_golden import STATS, batch_of, without_opencv
 
 AUGMENT = Augment(resize_long_short=(64, 24), scale=(0.5, 2.0), crop=(16, 20), photometric="none")
 SIDES = st.integers(1, 30)
@@ -65,6 +67,15 @@ def test_a_crop_invents_nothing(height: int, width: int, seed: int) -> None:
     assert crop.image.max() <= source.image().max()
 
 
+def test_resized_and_jittered_pixels_are_planes() -> None:
+    """Protects loading from rearranging a sample's pixels, three times in all."""
+    with without_opencv():
+        resized = resize_image(sample(20, 30, 0).image(), (33, 17))
+    for p in (Photometric(brightness=9.0, contrast=1.2), Photometric(saturation=1.2), Photometric(hue=3)):
+        for image in (resized, apply_photometric(cast(UInt8, resized), p, bgr_as_rgb=True)):
+            assert image.transpose(2, 0, 1).flags.c_contiguous
+
+
 @few
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 16), st.integers(1, 20)), min_size=1, max_size=3),
@@ -77,7 +88,8 @@ def test_a_batch_is_its_crops_normalised_one_by_one(
     """Bit for bit, however a crop lies in memory; the padding is 0 and ignored; and until then a batch is 8 bits a
     value."""
     crops = [Crop(s.image(), s.label(), Turned(), s.name) for s in (sample(h, w, seed) for h, w in sizes)]
-    for i, planes in enumerate(data.draw(st.lists(st.booleans(), min_size=len(crops), max_size=len(crops)))):
+    in_planes = data.draw(st.lists(st.booleans(), min_size=len(crops), max_size=len(crops)))
+    for i, planes in enumerate(in_planes):
         if planes:
             image = np.ascontiguousarray(crops[i].image.transpose(2, 0, 1)).transpose(1, 2, 0)
             crops[i] = replace(crops[i], image=image)
@@ -85,6 +97,7 @@ def test_a_batch_is_its_crops_normalised_one_by_one(
         augment = replace(AUGMENT, pad=pad)  # type: ignore[arg-type]
         raw, batch = collate(crops, augment), batch_of(crops, augment)
         assert (raw.pixels.dtype, raw.labels.dtype) == (torch.uint8, torch.uint8)
+        assert raw.pixels.permute(0, 3, 1, 2).is_contiguous() or not in_planes[0]
         for i, (crop, (top, left, h, w)) in enumerate(zip(crops, raw.windows, strict=True)):
             images, labels = torch.zeros(3, *augment.crop), torch.full(augment.crop, IGNORE)
             images[:, top : top + h, left : left + w] = normalise(crop.image, STATS)
