@@ -18,6 +18,7 @@ from emaseg.errors import DataError
 from emaseg.recipe.data import IGNORE
 
 __all__ = [
+    "WORD",
     "Box",
     "Dataset",
     "LabelError",
@@ -37,6 +38,7 @@ __all__ = [
 
 UInt8 = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]  # (H, W): a pixel's channels in the bytes of a number, the first in the lowest
+WORD = np.dtype("<u4")  # of Words, whatever byte order the machine has
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]  # (H, W, C) on 0..255
 Box = tuple[int, int, int, int]  # top, left, height, width
 Phase = Literal["train", "eval"]  # which of a recipe's images: those it trains on, or those it is scored on

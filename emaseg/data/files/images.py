@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from emaseg.data.dataset import Box, Region, UInt8
+from emaseg.data.dataset import WORD, Box, Region, UInt8
 from emaseg.data.files import jpeg, png, tiff
 from emaseg.data.files.opencv import opencv
 from emaseg.errors import DataError, SystemFault, UserError
@@ -41,7 +41,6 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
 ARRAY = ".npy"  # read where a recipe declares its channels, or as RGB
 MAX_PIXELS = 178_956_970  # where Pillow too calls a file a decompression bomb: 512 MiB of RGB
 
-_WORD = np.dtype("<u4")
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,7 +102,7 @@ def read_box(content: bytes, name: str, box: Box, size: tuple[int, int]) -> Regi
         part = picture.crop((left, top, left + width, top + height))
         if opencv() is not None:  # it resizes, and reads packed pixels in a fifth of the time
             return Region(np.asarray(part), top, left, size)
-        words = np.frombuffer(part.tobytes("raw", "RGBX"), _WORD).reshape(height, width)  # as Pillow holds them
+        words = np.frombuffer(part.tobytes("raw", "RGBX"), WORD).reshape(height, width)  # as Pillow holds them
     pixels: UInt8 = words.view(np.uint8).reshape(height, width, -1)[..., :3]
     return Region(pixels, top, left, size, words)
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from emaseg.data.dataset import Box, Pixels, Region, UInt8, Words
+from emaseg.data.dataset import WORD, Box, Pixels, Region, UInt8, Words
 from emaseg.data.files.opencv import opencv
 
 Index = npt.NDArray[np.int64]
@@ -29,7 +29,6 @@ Size = tuple[int, int]
 
 _AT_ONCE = 80_000  # values, before or after, of the rows computed together: they then stay in the cache, in 32 bits
 _LANES = 4  # channels of 8 bits in a word of 32
-_WORD = np.dtype("<u4")  # the first of them is its lowest byte
 _ONE = 2048  # the weight 1
 _TRUNCATED = ~0xFFFF  # the bits that a shift by 16 keeps, left in place
 _HALF = 2 << 16  # rounds the shift by 2 that follows the one by 16
@@ -158,7 +157,7 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
     bands = [slice(start, min(start + step, height)) for start in range(0, height, step)]
     seen = [slice(y0[rows.start], y1[rows.stop - 1] + 1) for rows in bands]  # their rows before
     most = max(rows.stop - rows.start for rows in seen)
-    packed, taken = np.empty((most, source.shape[1]), _WORD), np.empty((most, width), _WORD)  # each band's in turn
+    packed, taken = np.empty((most, source.shape[1]), WORD), np.empty((most, width), WORD)  # each band's in turn
     columns, lines = (np.empty((2, channels * count * width), np.int32) for count in (most, step))
     result = np.empty((channels, height, width), np.uint8)
     for rows, before in zip(bands, seen, strict=True):

@@ -196,10 +196,11 @@ def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
     """
     height, width = augment.crop
     channels = crops[0].image.shape[2]
-    pixels = np.empty((len(crops), height, width, channels), crops[0].image.dtype)
     planes = _in_planes(crops[0].image)
+    shape = (len(crops), channels, height, width) if planes else (len(crops), height, width, channels)
+    pixels = np.empty(shape, crops[0].image.dtype)
     if planes:
-        pixels = np.empty((len(crops), channels, height, width), pixels.dtype).transpose(0, 2, 3, 1)
+        pixels = pixels.transpose(0, 2, 3, 1)
     labels = np.empty((len(crops), height, width), np.uint8)
     windows = []
     for i, crop in enumerate(crops):
