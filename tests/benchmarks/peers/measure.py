@@ -5,7 +5,9 @@
 
 Parts (default: all): forward-2 forward-1 predict eval tta memorynet backbones growth. What is in the results file is not
 measured again (`--again` does); the table is that of the file. `--rounds`, `--count` and `--side` make a part small enough
-to try it. PHOTOS is any folder of pictures, searched with its sub-folders: they are resized to the sizes that are named below.
+to try it. Whole commands (predict, eval, tta) take minutes to hours: each finished round of theirs goes to a file beside the
+results, and the same command goes on after it. PHOTOS is any folder of pictures, searched with its sub-folders: they are
+resized to the sizes that are named below.
 
 The weights are drawn by a rule (tests/parity.py), in the peer's own file. Ways take turns round by round; a ratio is the
 median of the rounds' ratios. Run it on a machine that does nothing else: the load before each part is printed with it.
@@ -53,6 +55,7 @@ class Settings:
     count: float  # factor on numbers of images
     side: float  # factor on image sides
     folder: Path
+    finished: Path  # where finished rounds of whole commands are kept until their part is done
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         return tuple(max(64, round(s * self.side / 32) * 32) for s in (height, width))  # type: ignore[return-value]
@@ -228,22 +231,35 @@ def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
 
 
 def _commands(settings: Settings, what: str, ways: dict[str, list[str]]) -> list[Row]:
-    """Whole processes in turn, with the peak memory of each with its children."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    peaks = dict.fromkeys(ways, 0)
-    for _ in range(max(1, settings.rounds // 2)):
-        for name, command in ways.items():
-            log = settings.folder / "command.log"
-            with log.open("w") as file:
-                began = time.perf_counter()
-                process = subprocess.Popen(command, stdout=file, stderr=file)
-                _, status, usage = os.wait4(process.pid, 0)
-                wall = time.perf_counter() - began
-            if status:
-                raise SystemExit(f"{name}: failed\n{log.read_text()[-3000:]}")
-            times[name].append((wall, usage.ru_utime + usage.ru_stime))
-            peaks[name] = max(peaks[name], usage.ru_maxrss * 1024)
-    return [{**_row(what, name, times, "mmseg"), "peak": peaks[name]} for name in ways]
+    """Whole processes in turn, with the peak memory of each with its children.
+
+    A round is kept with what it measured and on what: rounds of another machine or of other versions are not taken over."""
+    about = {"what": what, **environment(torch.device("cpu"))}
+    kept = (
+        [json.loads(line) for line in settings.finished.read_text().splitlines()] if settings.finished.exists() else []
+    )
+    rounds = [line["ways"] for line in kept if line["about"] == about][: settings.rounds]
+    while len(rounds) < settings.rounds:
+        rounds.append(
+            {name: _process(name, command, settings.folder / "command.log") for name, command in ways.items()}
+        )
+        with settings.finished.open("a") as file:
+            file.write(json.dumps({"about": about, "ways": rounds[-1]}) + "\n")
+        print(f"  round {len(rounds)} of {settings.rounds}", file=sys.stderr, flush=True)
+    times = {name: [(done[name]["wall"], done[name]["cpu"]) for done in rounds] for name in ways}
+    return [{**_row(what, name, times, "mmseg"), "peak": max(done[name]["peak"] for done in rounds)} for name in ways]
+
+
+def _process(name: str, command: list[str], log: Path) -> dict[str, float]:
+    """Runs a command to its end: seconds of wall and CPU time, and peak memory in bytes."""
+    with log.open("w") as file:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+    if status:
+        raise SystemExit(f"{name}: failed\n{log.read_text()[-3000:]}")
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss * 1024}
 
 
 def _photos(settings: Settings, count: int, size: tuple[int, int], folder: Path, ending: str, first: int = 0) -> Path:
@@ -402,7 +418,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="emaseg-peers-") as folder:
             python = options.environment.absolute() / "bin" / "python"
-            settings = Settings(python, options.images, options.rounds, options.count, options.side, Path(folder))
+            finished = options.results.with_suffix(f".{name}.rounds")
+            settings = Settings(
+                python, options.images, options.rounds, options.count, options.side, Path(folder), finished
+            )
             load = os.getloadavg()[0]
             rows = PARTS[name](settings)
         about = environment(torch.device("cpu"))
@@ -411,6 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             about |= json.loads(done.stdout)
         results[name] = {"date": str(date.today()), "load": load, "environment": about, "rows": rows}
         options.results.write_text(json.dumps(results, indent=1) + "\n")
+        finished.unlink(missing_ok=True)
     print(table(results))
 
 
