@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -27,7 +28,7 @@ Index = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.int32]
 Size = tuple[int, int]
 
-_AT_ONCE = 80_000  # values, before or after, of the rows computed together: they then stay in the cache, in 32 bits
+_AT_ONCE = 60_000  # values, before or after, of the rows computed together: they then stay in the cache, in 32 bits
 _LANES = 4  # channels of 8 bits in a word of 32
 _ONE = 2048  # the weight 1
 _TRUNCATED = ~0xFFFF  # the bits that a shift by 16 keeps, left in place
@@ -151,36 +152,54 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
     if mirrored:
         x0, x1, wx0, wx1 = x0[::-1], x1[::-1], wx0[::-1].copy(), wx1[::-1].copy()
     channels = region.pixels.shape[2]
-    across = [torch.from_numpy(weights) for weights in (wx0, wx1)]
-    down = [torch.from_numpy(weights[:, None]) for weights in (wy0, wy1)]
-    step = min(height, max(1, _AT_ONCE * height // (width * channels * max(height, len(source)))))
-    bands = [slice(start, min(start + step, height)) for start in range(0, height, step)]
-    seen = [slice(y0[rows.start], y1[rows.stop - 1] + 1) for rows in bands]  # their rows before
-    most = max(rows.stop - rows.start for rows in seen)
-    packed, taken = np.empty((most, source.shape[1]), WORD), np.empty((most, width), WORD)  # each band's in turn
-    columns, lines = (np.empty((2, channels * count * width), np.int32) for count in (most, step))
+    # The rows are computed in bands, all of one shape: the last one begins sooner, and does some rows once more.
+    bands = min(height, -(-width * channels * max(height, len(source)) // _AT_ONCE))
+    step = -(-height // bands)
+    starts = [min(start, height - step) for start in range(0, height, step)]
+    count = max(int(y1[start + step - 1] + 1 - y0[start]) for start in starts)  # rows that a band is made from
+    packed, taken = np.empty((count, source.shape[1]), WORD), np.empty((count, width), WORD)
+    columns = _sides((channels, count, width), (x0, x1), (wx0, wx1))
+    lines = _sides((channels, step, width), (y0, y1), (wy0[:, None], wy1[:, None]))
+    (near, far), (above, below) = ([side.values for side in axis] for axis in (columns, lines))
     result = np.empty((channels, height, width), np.uint8)
-    for rows, before in zip(bands, seen, strict=True):
-        count, done = before.stop - before.start, rows.stop - rows.start
-        near, far = (part[: channels * count * width].reshape(channels, count, width) for part in columns)
-        above, below = (part[: channels * done * width].reshape(channels, done, width) for part in lines)
+    for start in starts:
+        rows, top = slice(start, start + step), min(int(y0[start]), len(source) - count)
         for first in range(0, channels, _LANES):
-            words = _words(source[before], first, packed[:count])
-            for side, x in ((near, x0), (far, x1)):
-                _unpack(words.take(x, 1, taken[:count], "clip"), side[first : first + _LANES])
-        for side, weights in ((near, across[0]), (far, across[1])):
-            torch.from_numpy(side).mul_(weights)  # NumPy takes twice as long to multiply integers
+            words = _words(source[top : top + count], first, packed)
+            for side in columns:
+                _unpack(words.take(side.index, 1, taken, "clip"), side.values[first : first + _LANES])
+        for side in columns:
+            side.tensor.mul_(side.weights)  # NumPy takes twice as long to multiply integers
         near += far
         near >>= 4
-        for side, y, weights in ((above, y0, down[0]), (below, y1, down[1])):
-            near.take(y[rows] - before.start, 1, side, "clip")
-            torch.from_numpy(side).mul_(weights[rows])
+        for side in lines:
+            near.take(side.index[rows] - top, 1, side.values, "clip")
+            side.tensor.mul_(side.weights[rows])
         below &= _TRUNCATED  # above's low bits then carry nothing: one shift of the sum truncates both
         above += below
         above += _HALF
         above >>= 18
         result[:, rows] = above
     return result.transpose(1, 2, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the two source pixels of each result pixel along an axis: where they are in a band, their weights, and room
+    for their values, (C, h, w), which `tensor` shares."""
+
+    values: Weights
+    tensor: torch.Tensor
+    index: Index
+    weights: torch.Tensor
+
+
+def _sides(shape: tuple[int, int, int], indices: tuple[Index, Index], weights: tuple[Weights, Weights]) -> list[_Side]:
+    room = np.empty((2, *shape), np.int32)
+    return [
+        _Side(values, torch.from_numpy(values), index, torch.from_numpy(weight))
+        for values, index, weight in zip(room, indices, weights, strict=True)
+    ]
 
 
 def _needed(source: UInt8 | Words, axis: int, lower: Index, upper: Index) -> tuple[UInt8 | Words, Index, Index]:
