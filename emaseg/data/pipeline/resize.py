@@ -204,11 +204,9 @@ def _sides(shape: tuple[int, int, int], indices: tuple[Index, Index], weights: t
 
 def _needed(source: UInt8 | Words, axis: int, lower: Index, upper: Index) -> tuple[UInt8 | Words, Index, Index]:
     """The part of an axis that holds both source indices of each result pixel, and these in it. Where most of it is
-    passed over, only the pixels at these indices. Rows of words stay whole: of cut ones NumPy would make copies."""
+    passed over, only the pixels at these indices."""
     start, stop = lower[0], upper[-1] + 1
     if stop - start <= 2 * len(lower):
-        if axis == 1 and source.ndim == 2:
-            return source, lower, upper
         return source[(slice(None),) * axis + (slice(start, stop),)], lower - start, upper - start
     both = np.arange(2 * len(lower))
     return source.take(np.stack((lower, upper), 1).ravel(), axis), both[::2], both[1::2]
