@@ -77,7 +77,7 @@ def test_batches(channels: int, dtype: type) -> None:
     label = np.random.default_rng(1).integers(0, 3, (20, 30)).astype(np.uint8)
     sample = MemorySample("a", image(channels, dtype), label)
     crops = [train_crop(sample, AUGMENT, sample_rng(0, 0, index)) for index in range(3)]
-    raw = collate(crops, AUGMENT)
+    raw = collate(crops, len(crops), AUGMENT)
     assert raw.pixels.shape == (3, 24, 24, channels)
     assert raw.pixels.numpy().nbytes + raw.labels.numpy().nbytes == raw_batch_bytes(
         AUGMENT, 3, channels, floats=dtype is np.float32

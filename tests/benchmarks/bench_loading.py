@@ -36,7 +36,7 @@ import torch
 from PIL import Image
 
 from emaseg.data.files.label_files import index_rule
-from emaseg.data.pipeline.transforms import collate, sample_rng, train_crop
+from emaseg.data.pipeline.transforms import Crop, collate, sample_rng, train_crop
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.device import keep_freed_memory
 from emaseg.recipe.training import Augment
@@ -99,16 +99,16 @@ def frames(root: Path) -> Pairs:
 
 # ---------------------------------------------------------------------------------------------------- the sides
 def own(items: Pairs, augment: Augment) -> Draw:
-    """This package: read, crop, and (at each BATCH-th sample) collate the batch."""
+    """This package: at each BATCH-th sample all of the batch are read, cropped and laid together, as the loader does."""
     rule = replace(index_rule(tuple(map(str, range(CLASSES)))), lut=bytes(min(v, 255) for v in range(256)))
     dataset = PairedFiles(items, rule, np.zeros((CLASSES, 3), np.uint8))
-    waiting = []
+
+    def crop(i: int) -> Crop:
+        return train_crop(dataset.open(i % len(items)), augment, sample_rng(0, i // len(items), i))
 
     def draw(i: int) -> object:
-        waiting.append(train_crop(dataset.open(i % len(items)), augment, sample_rng(0, i // len(items), i)))
-        if len(waiting) == BATCH:
-            collate(waiting, augment)
-            waiting.clear()
+        if i % BATCH == BATCH - 1:
+            collate(map(crop, range(i + 1 - BATCH, i + 1)), BATCH, augment)
         return None
 
     return draw

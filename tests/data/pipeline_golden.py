@@ -30,7 +30,7 @@ STATS = PixelStats((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 def batch_of(crops: Sequence[Crop], augment: Augment) -> Batch:
     """The batch of some crops, on the CPU."""
-    return normalise_batch(collate(crops, augment), STATS, torch.device("cpu"))
+    return normalise_batch(collate(crops, len(crops), augment), STATS, torch.device("cpu"))
 
 
 def sample_image(height: int, width: int) -> UInt8:

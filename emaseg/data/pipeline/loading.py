@@ -23,7 +23,16 @@ import numpy.typing as npt
 import torch
 
 from emaseg.data.dataset import Dataset
-from emaseg.data.pipeline.transforms import Batch, Crop, RawBatch, collate, normalise_batch, sample_rng, train_crop
+from emaseg.data.pipeline.transforms import (
+    Batch,
+    Crop,
+    Empty,
+    RawBatch,
+    collate,
+    normalise_batch,
+    sample_rng,
+    train_crop,
+)
 from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, without_workers
 from emaseg.distributed.ranks import check_division
 from emaseg.recipe.backbones import PixelStats
@@ -185,17 +194,14 @@ class _Fetcher:
     augment: Augment
     sampler: _BatchSampler
 
-    def __call__(self, step: int, on_sample: OnSample) -> RawBatch:
-        crops = []
-        for sample in self.sampler.samples(step):
-            on_sample(sample[1])
-            crops.append(_crop(self.dataset, self.augment, self.sampler.seed, sample))
-        return collate(crops, self.augment)
+    def __call__(self, step: int, on_sample: OnSample, empty: Empty) -> RawBatch:
+        samples = self.sampler.samples(step)
+        return collate(self._crops(samples, on_sample), len(samples), self.augment, empty)
 
-
-def _crop(dataset: Dataset, augment: Augment, seed: int, sample: EpochSample) -> Crop:
-    epoch, index = sample
-    return train_crop(dataset.open(index), augment, sample_rng(seed, epoch, index))
+    def _crops(self, samples: list[EpochSample], on_sample: OnSample) -> Iterator[Crop]:
+        for epoch, index in samples:
+            on_sample(index)
+            yield train_crop(self.dataset.open(index), self.augment, sample_rng(self.sampler.seed, epoch, index))
 
 
 # ------------------------------------------------------------------------------------------- to the device

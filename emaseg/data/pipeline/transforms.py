@@ -14,11 +14,12 @@ weights sum to 1, so to normalise last gives the same numbers; until then the im
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -40,6 +41,8 @@ from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.data import IGNORE
 from emaseg.recipe.inference import Inference
 from emaseg.recipe.training import Augment
+
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]]  # an array that is not filled, such as np.empty's
 
 _CROPS = 1  # keeps the samples' generators apart from that of the epoch's order (loading.py) under one seed
 
@@ -188,22 +191,23 @@ class RawBatch:
         return replace(self, pixels=self.pixels.pin_memory(), labels=self.labels.pin_memory())
 
 
-def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
-    """Crops of one data type as a batch of augment.crop, padded.
+def collate(crops: Iterable[Crop], count: int, augment: Augment, empty: Empty = np.empty) -> RawBatch:
+    """`count` crops of one data type as a batch of augment.crop, padded.
+
+    Each is laid in its place when it comes: of crops that are made one by one only one is held beside the batch.
 
     The published padding transposes its target for a portrait crop and a landscape target. That never happens on
     its data sets, and such crops could not share a batch; here every crop is padded to augment.crop as it stands.
+
+    Args:
+        empty: makes room for the batch, first for its pixels.
     """
     height, width = augment.crop
-    channels = crops[0].image.shape[2]
-    planes = _in_planes(crops[0].image)
-    shape = (len(crops), channels, height, width) if planes else (len(crops), height, width, channels)
-    pixels = np.empty(shape, crops[0].image.dtype)
-    if planes:
-        pixels = pixels.transpose(0, 2, 3, 1)
-    labels = np.empty((len(crops), height, width), np.uint8)
-    windows = []
+    windows, names = [], []
     for i, crop in enumerate(crops):
+        if i == 0:
+            pixels = _pixels_like(crop.image, (count, height, width), empty)
+            labels = empty((count, height, width), np.dtype(np.uint8))
         h, w = crop.label.shape
         before = augment.pad_before_crop  # then the padding is mirrored and turned with the image
         if before and crop.turned.turns % 2:
@@ -214,16 +218,24 @@ def collate(crops: Sequence[Crop], augment: Augment) -> RawBatch:
         if (h, w) != (height, width):
             pixels[i], labels[i] = 0, IGNORE
         place = pixels[i, top : top + h, left : left + w]
-        if planes or _in_planes(crop.image):
-            for channel in range(channels):  # one by one: numpy takes up to four times as long to reorder them at once
+        if _in_planes(place) or _in_planes(crop.image):
+            for channel in range(place.shape[2]):  # one by one: numpy takes up to four times as long to reorder all
                 place[..., channel] = crop.image[..., channel]
         else:
             place[...] = crop.image
         labels[i, top : top + h, left : left + w] = crop.label
         windows.append((top, left, h, w))
-    return RawBatch(
-        torch.from_numpy(pixels), torch.from_numpy(labels), tuple(windows), tuple(crop.name for crop in crops)
-    )
+        names.append(crop.name)
+    return RawBatch(torch.from_numpy(pixels), torch.from_numpy(labels), tuple(windows), tuple(names))
+
+
+def _pixels_like(image: Pixels, shape: tuple[int, int, int], empty: Empty) -> Pixels:
+    """(B, h, w, C), not filled, that lies in memory as an image (H, W, C) does."""
+    batch, height, width = shape
+    channels = image.shape[2]
+    if _in_planes(image):
+        return empty((batch, channels, height, width), image.dtype).transpose(0, 2, 3, 1)
+    return empty((batch, height, width, channels), image.dtype)
 
 
 def _in_planes(image: Pixels) -> bool:

@@ -37,12 +37,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from emaseg.data.pipeline.transforms import RawBatch
+from emaseg.data.pipeline.transforms import Empty, RawBatch
+from emaseg.data.pipeline.transport import Slot, pack, unpack
 from emaseg.errors import DataError
 from emaseg.free_memory import free_memory
 
 OnSample = Callable[[int], None]  # called with the number of each sample before it is read
-Fetch = Callable[[int, OnSample], RawBatch]  # prepares a batch by its number
+Fetch = Callable[[int, OnSample, Empty], RawBatch]  # prepares a batch by its number, where there is room for its arrays
 
 AHEAD = 2  # batches that each process prepares before they are asked for
 METHOD = (
@@ -137,7 +138,7 @@ def from_workers(
 def without_workers(fetch: Fetch, steps: range) -> Generator[RawBatch | Waiting, None, None]:
     """The same without any process."""
     for step in steps:
-        yield fetch(step, _ignore)
+        yield fetch(step, _ignore, np.empty)
 
 
 def _ignore(index: int) -> None:
@@ -291,7 +292,7 @@ def _read_answers(pool: _Pool, worker: _Worker, ready: dict[int, RawBatch | Exce
         start += _LENGTH.size
         with memoryview(buffer) as view, view[start : start + length] as answer:
             step, content = pickle.loads(answer)  # from our own child
-        ready[step] = content if isinstance(content, Exception) else _unpack(content, pool.memory)
+        ready[step] = content if isinstance(content, Exception) else unpack(content, pool.memory)
         start += length
     del buffer[:start]
 
@@ -430,7 +431,8 @@ def _answer(fetch: Fetch, step: int, row: npt.NDArray[np.int64], offset: int, sp
         row[1] += 1
 
     try:
-        content: object = _pack(fetch(step, on_sample), offset, space)
+        slot = Slot(space, offset)
+        content: object = pack(fetch(step, on_sample, slot.empty), slot)
     except Exception as error:  # noqa: BLE001  (it is raised on the other side)
         content = _picklable(error)
     finally:
@@ -446,45 +448,3 @@ def _picklable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001  (whatever a library's exception does when it is copied)
         return RuntimeError(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()))
     return error
-
-
-# ---------------------------------------------------------------------------------------------------- transport
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    """A raw batch on its way. pixels, labels: arrays, or data type and shape of those that lie in memory at `offset`. The
-    axes of pixels go from the longest stride to the shortest; `axes` permutes them back."""
-
-    pixels: Any
-    labels: Any
-    axes: tuple[int, ...]
-    meta: tuple[Any, ...]  # the rest of a RawBatch
-    offset: int | None
-
-
-def _pack(raw: RawBatch, offset: int, space: memoryview | None) -> _Packed:
-    """Leave the raw batch in `space`, which begins at `offset` of the memory, if it is there and large enough."""
-    pixels = raw.pixels.numpy()
-    order = sorted(range(pixels.ndim), key=lambda axis: -pixels.strides[axis])
-    axes, meta = tuple(map(order.index, range(pixels.ndim))), (raw.windows, raw.names)
-    arrays = [np.ascontiguousarray(array) for array in (pixels.transpose(order), raw.labels.numpy())]
-    if space is None or sum(array.nbytes for array in arrays) > len(space):
-        return _Packed(arrays[0], arrays[1], axes, meta, None)
-    begin = 0
-    for array in arrays:
-        np.frombuffer(space, array.dtype, array.size, begin).reshape(array.shape)[...] = array
-        begin += array.nbytes
-    left = [(array.dtype.str, array.shape) for array in arrays]
-    return _Packed(left[0], left[1], axes, meta, offset)
-
-
-def _unpack(packed: _Packed, memory: mmap.mmap | None) -> RawBatch:
-    """The other side of _pack; in shared memory the tensors lie where they were left."""
-    tensors, offset = [], packed.offset or 0
-    for one in (packed.pixels, packed.labels):
-        array = one
-        if packed.offset is not None and memory is not None:
-            dtype, shape = one
-            array = np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
-            offset += array.nbytes
-        tensors.append(torch.from_numpy(array))
-    return RawBatch(tensors[0].permute(packed.axes), tensors[1], *packed.meta)

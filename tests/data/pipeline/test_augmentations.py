@@ -72,7 +72,7 @@ def test_a_batch_holds_the_turned_canvas(plain: Augment, size: tuple[int, int]) 
         np.testing.assert_array_equal(turned.pixels(one.image), two.image)
         np.testing.assert_array_equal(turned.pixels(one.label), two.label)
         if plain.pad_before_crop:
-            first, second = (collate([crop], augment) for crop in (one, two))
+            first, second = (collate([crop], 1, augment) for crop in (one, two))
             np.testing.assert_array_equal(turned.pixels(first.labels[0].numpy()), second.labels[0].numpy())
     assert {t.turns for t in seen} == {1, 2, 3}
     assert all(t.upended and not t.mirrored for t in seen)
@@ -94,7 +94,7 @@ def test_a_file_is_never_written_to(kind: str, off: tuple[str, ...]) -> None:
         crops = [
             train_crop(FileSample(file.getvalue(), "a", lambda: label), augment, sample_rng(0, 0, i)) for i in range(8)
         ]
-    assert collate(crops, augment).pixels.shape == (8, 48, 48, 3)
+    assert collate(crops, len(crops), augment).pixels.shape == (8, 48, 48, 3)
 
 
 def test_off_draws_nothing() -> None:

@@ -95,7 +95,7 @@ def test_a_batch_is_its_crops_normalised_one_by_one(
             crops[i] = replace(crops[i], image=image)
     for pad in ("centre", "bottom_right"):
         augment = replace(AUGMENT, pad=pad)  # type: ignore[arg-type]
-        raw, batch = collate(crops, augment), batch_of(crops, augment)
+        raw, batch = collate(crops, len(crops), augment), batch_of(crops, augment)
         assert (raw.pixels.dtype, raw.labels.dtype) == (torch.uint8, torch.uint8)
         assert raw.pixels.permute(0, 3, 1, 2).is_contiguous() or not in_planes[0]
         for i, (crop, (top, left, h, w)) in enumerate(zip(crops, raw.windows, strict=True)):

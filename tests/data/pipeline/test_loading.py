@@ -307,7 +307,7 @@ def test_the_memory_of_a_batch_is_counted() -> None:
     """Protects the slots in shared memory: a batch must fit in one."""
     for augment in (AUGMENT, FLOATS):
         plan = loading._BatchSampler(10, 4, 0, 1, 0, 0, 1, 0)
-        raw = loading._Fetcher(Pictures(), augment, plan)(0, lambda _: None)
+        raw = loading._Fetcher(Pictures(), augment, plan)(0, lambda _: None, np.empty)
         assert raw.pixels.nbytes + raw.labels.nbytes == raw_batch_bytes(augment, 4)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import ctypes
-import mmap
 import multiprocessing
 import multiprocessing.popen_fork  # else imported when files of the system cannot be read any more
 import os
@@ -146,21 +145,6 @@ def alike(a: list[RawBatch], b: list[RawBatch]) -> bool:
         torch.equal(x.pixels, y.pixels) and torch.equal(x.labels, y.labels) and x.windows == y.windows
         for x, y in zip(a, b, strict=True)
     )
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2), (3, 2, 1, 0)])
-def test_a_batch_keeps_its_order_in_memory(order: tuple[int, ...], shared: bool) -> None:
-    """Protects planes from being laid out pixel by pixel on their way, and back again."""
-    pixels = torch.arange(2 * 5 * 7 * 3, dtype=torch.uint8).view(2, 5, 7, 3)
-    back = tuple(map(order.index, range(4)))
-    raw = RawBatch(
-        pixels.permute(order).contiguous().permute(back), torch.ones(2, 5, 7), ((0, 0, 5, 7),) * 2, ("a", "b")
-    )
-    memory = mmap.mmap(-1, 10**5) if shared else None
-    got = workers._unpack(workers._pack(raw, 64, memoryview(memory)[64:] if memory else None), memory)
-    assert alike([got], [raw])
-    assert got.pixels.stride() == raw.pixels.stride()
 
 
 @pytest.mark.parametrize(("method", "size"), [("fork", 1), ("spawn", 10**6)])
