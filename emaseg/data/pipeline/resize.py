@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -144,37 +143,39 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
     """resize_region by the arithmetic above, for a size that differs from the image's. Each channel is a plane of its own,
     in memory too: colour jitter and networks want planes."""
     top, left, height, width = window
-    (x0, x1), (wx0, wx1) = _bilinear(region.size[1], size[1], left, width)
-    (y0, y1), (wy0, wy1) = _bilinear(region.size[0], size[0], top, height, keep_weight=True)
+    x, across = _bilinear(region.size[1], size[1], left, width)
+    y, down = _bilinear(region.size[0], size[0], top, height, keep_weight=True)
     source: UInt8 | Words = cast(UInt8, region.pixels) if region.words is None else region.words
-    source, y0, y1 = _needed(source, 0, y0 - region.top, y1 - region.top)
-    source, x0, x1 = _needed(source, 1, x0 - region.left, x1 - region.left)
+    source, y = _needed(source, 0, y - region.top)
+    source, x = _needed(source, 1, x - region.left)
     if mirrored:
-        x0, x1, wx0, wx1 = x0[::-1], x1[::-1], wx0[::-1].copy(), wx1[::-1].copy()
+        x, across = x[:, ::-1], across[:, ::-1].copy()
     channels = region.pixels.shape[2]
     # The rows are computed in bands, all of one shape: the last one begins sooner, and does some rows once more.
     bands = min(height, -(-width * channels * max(height, len(source)) // _AT_ONCE))
     step = -(-height // bands)
     starts = [min(start, height - step) for start in range(0, height, step)]
-    count = max(int(y1[start + step - 1] + 1 - y0[start]) for start in starts)  # rows that a band is made from
-    packed, taken = np.empty((count, source.shape[1]), WORD), np.empty((count, width), WORD)
-    columns = _sides((channels, count, width), (x0, x1), (wx0, wx1))
-    lines = _sides((channels, step, width), (y0, y1), (wy0[:, None], wy1[:, None]))
-    (near, far), (above, below) = ([side.values for side in axis] for axis in (columns, lines))
+    count = max(int(y[1, start + step - 1] + 1 - y[0, start]) for start in starts)  # rows that a band is made from
+    packed, taken = np.empty((count, source.shape[1]), WORD), np.empty((2, count, width), WORD)
+    columns, lines = np.empty((2, channels, count, width), np.int32), np.empty((channels, 2, step, width), np.int32)
+    near, far = columns
+    above, below = lines[:, 0], lines[:, 1]
+    column_values, line_values = torch.from_numpy(columns), torch.from_numpy(lines)
+    column_weights, line_weights = torch.from_numpy(across[:, None, None]), torch.from_numpy(down[..., None])
+    lanes = [columns.view(np.uint32)[:, channel] for channel in range(channels)]
     result = np.empty((channels, height, width), np.uint8)
     for start in starts:
-        rows, top = slice(start, start + step), min(int(y0[start]), len(source) - count)
+        rows, top = slice(start, start + step), min(int(y[0, start]), len(source) - count)
         for first in range(0, channels, _LANES):
             words = _words(source[top : top + count], first, packed)
-            for side in columns:
-                _unpack(words.take(side.index, 1, taken, "clip"), side.values[first : first + _LANES])
-        for side in columns:
-            side.tensor.mul_(side.weights)  # NumPy takes twice as long to multiply integers
+            words.take(x[0], 1, taken[0], "clip")
+            words.take(x[1], 1, taken[1], "clip")
+            _unpack(taken, lanes[first : first + _LANES])
+        column_values.mul_(column_weights)  # NumPy takes twice as long to multiply integers
         near += far
         near >>= 4
-        for side in lines:
-            near.take(side.index[rows] - top, 1, side.values, "clip")
-            side.tensor.mul_(side.weights[rows])
+        near.take(y[:, rows] - top, 1, lines, "clip")
+        line_values.mul_(line_weights[:, rows])
         below &= _TRUNCATED  # above's low bits then carry nothing: one shift of the sum truncates both
         above += below
         above += _HALF
@@ -183,33 +184,13 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
     return result.transpose(1, 2, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One of the two source pixels of each result pixel along an axis: where they are in a band, their weights, and room
-    for their values, (C, h, w), which `tensor` shares."""
-
-    values: Weights
-    tensor: torch.Tensor
-    index: Index
-    weights: torch.Tensor
-
-
-def _sides(shape: tuple[int, int, int], indices: tuple[Index, Index], weights: tuple[Weights, Weights]) -> list[_Side]:
-    room = np.empty((2, *shape), np.int32)
-    return [
-        _Side(values, torch.from_numpy(values), index, torch.from_numpy(weight))
-        for values, index, weight in zip(room, indices, weights, strict=True)
-    ]
-
-
-def _needed(source: UInt8 | Words, axis: int, lower: Index, upper: Index) -> tuple[UInt8 | Words, Index, Index]:
-    """The part of an axis that holds both source indices of each result pixel, and these in it. Where most of it is
+def _needed(source: UInt8 | Words, axis: int, index: Index) -> tuple[UInt8 | Words, Index]:
+    """The part of an axis that holds both source indices (2, n) of each result pixel, and these in it. Where most of it is
     passed over, only the pixels at these indices."""
-    start, stop = lower[0], upper[-1] + 1
-    if stop - start <= 2 * len(lower):
-        return source[(slice(None),) * axis + (slice(start, stop),)], lower - start, upper - start
-    both = np.arange(2 * len(lower))
-    return source.take(np.stack((lower, upper), 1).ravel(), axis), both[::2], both[1::2]
+    start, stop, count = index[0, 0], index[1, -1] + 1, index.shape[1]
+    if stop - start > 2 * count:
+        return source.take(index.T.ravel(), axis), np.arange(2 * count).reshape(count, 2).T
+    return source[(slice(None),) * axis + (slice(start, stop),)], index - start
 
 
 def _words(band: UInt8 | Words, first: int, packed: Words) -> Words:
@@ -223,14 +204,14 @@ def _words(band: UInt8 | Words, first: int, packed: Words) -> Words:
     return packed
 
 
-def _unpack(words: Words, planes: Weights) -> None:
-    """The channels of some words, into `planes`, (1 to 4, h, w)."""
-    for lane, plane in enumerate(planes.view(np.uint32)):
+def _unpack(words: Words, lanes: Sequence[Words]) -> None:
+    """The channels of some words, each into an array of their shape."""
+    for lane, values in enumerate(lanes):
         if lane:
-            np.right_shift(words, 8 * lane, out=plane)
-            plane &= 255
+            np.right_shift(words, 8 * lane, out=values)
+            values &= 255
         else:
-            np.bitwise_and(words, 255, out=plane)
+            np.bitwise_and(words, 255, out=values)
 
 
 def _resized_floats(region: Region, size: Size, window: Box, mirrored: bool) -> npt.NDArray[np.float32]:
@@ -318,10 +299,8 @@ def _nearest(before: int, after: int, start: int, count: int) -> Index:
     return index
 
 
-def _bilinear(
-    before: int, after: int, start: int, count: int, *, keep_weight: bool = False
-) -> tuple[tuple[Index, Index], tuple[Weights, Weights]]:
-    """Both source indices (count,) of each result pixel of one axis, and their integer weights (count,), 2048 in all.
+def _bilinear(before: int, after: int, start: int, count: int, *, keep_weight: bool = False) -> tuple[Index, Weights]:
+    """Both source indices (2, count) of each result pixel of one axis, and their integer weights, 2048 in all.
 
     Beyond the first and last pixel centre both indices are clamped to the edge. Columns give all weight to one of
     them there, rows (`keep_weight`) go on splitting it: no difference in the ideal value, but in its truncation.
@@ -332,9 +311,8 @@ def _bilinear(
     if not keep_weight:
         t[(first < 0) | (first >= before - 1)] = 0
     index = first.astype(np.int64)
-    lower, upper = (np.minimum(np.maximum(i, 0), before - 1) for i in (index, index + 1))
-    w0, w1 = (np.rint(_ONE * w).astype(np.int32) for w in (1 - t, t))
-    return (lower, upper), (w0, w1)
+    both = np.minimum(np.maximum(np.stack((index, index + 1)), 0), before - 1)
+    return both, np.rint(_ONE * np.stack((1 - t, t))).astype(np.int32)
 
 
 def _ends(before: int, after: int, at: int) -> tuple[int, int]:
