@@ -99,7 +99,8 @@ def read_box(content: bytes, name: str, box: Box, size: tuple[int, int]) -> Regi
     top, left, height, width = box
     with translated(name):
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        part = picture.crop((left, top, left + width, top + height))
+        whole = box == (0, 0, picture.height, picture.width)
+        part = picture if whole else picture.crop((left, top, left + width, top + height))
         if opencv() is not None:  # it resizes, and reads packed pixels in a fifth of the time
             return Region(np.asarray(part), top, left, size)
         words = np.frombuffer(part.tobytes("raw", "RGBX"), WORD).reshape(height, width)  # as Pillow holds them
@@ -243,8 +244,9 @@ def _check_png(file: BinaryIO, picture: Image.Image, name: str, first_rows: bool
     parts = png.read_parts(content)
     if isinstance(parts, str):
         raise DataError(f"{name}: a damaged image ({parts})", _AGAIN)
-    last = np.asarray(picture.crop((0, picture.height - 1, *picture.size)))
-    if (parts.unusual or not last.any()) and not png.holds_rows(content, parts, more=first_rows):
+    last_row = (0, picture.height - 1, *picture.size)
+    black = not any(_last_pixel(picture)) and not np.asarray(picture.crop(last_row)).any()
+    if (parts.unusual or black) and not png.holds_rows(content, parts, more=first_rows):
         raise DataError(f"{name}: a damaged image: its pixels end early, or differ from their checksum", _AGAIN)
     return parts.colours
 
@@ -253,15 +255,23 @@ def _check_jpeg(file: BinaryIO, picture: Image.Image, name: str) -> None:
     """Stop if a JPEG's pixels end early. Missing ones are grey, so only a file with a grey end is decoded again."""
     file.seek(0)
     content = file.read()
+    short = jpeg.looks_short(_last_pixel(picture))
+    if not short and content.endswith(jpeg.END):  # as nearly all: where the first picture ends is of no interest
+        return
     end = jpeg.end_of(content)
     if end is None:
         raise DataError(f"{name}: the image file is cut short (its end is missing)", _AGAIN)
-    last = picture.getpixel((picture.width - 1, picture.height - 1))
-    if not jpeg.looks_short(last if isinstance(last, tuple) else (int(last or 0),)):
+    if not short:
         return
     with Image.open(io.BytesIO(jpeg.lengthened(content, end)), formats=("JPEG",)) as other:
         if other.tobytes() != picture.tobytes():
             raise DataError(f"{name}: a damaged image: its pixels end early", _AGAIN)
+
+
+def _last_pixel(picture: Image.Image) -> tuple[float, ...]:
+    """The values at the right end of the last row, a number for each band."""
+    values = picture.getpixel((picture.width - 1, picture.height - 1))
+    return values if isinstance(values, tuple) else (values or 0,)
 
 
 def _check_bands(picture: Any, name: str) -> None:

@@ -98,7 +98,7 @@ def first_rows(content: bytes, frame: Frame, rows: int) -> bytes | None:
 
 
 # ------------------------------------------------------------------------------------------------ whole or not
-def looks_short(corner: Iterable[int]) -> bool:
+def looks_short(corner: Iterable[float]) -> bool:
     """Whether the values of the last pixel are those that a decoder makes up where a scan ends too early."""
     return all(value in _GREY for value in corner)
 
