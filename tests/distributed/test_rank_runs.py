@@ -233,12 +233,15 @@ def test_a_full_disk_ends_all(tmp_path: Path, recipe: Path) -> None:
 
 def test_rank_1s_full_disk(tmp_path: Path, recipe: Path) -> None:
     """Protects from a hang where only rank 1's disk is full. Of a training it writes no file, so that this goes on; of a
-    prediction it writes its share of the masks: one message, and rank 0's masks are there. torchrun ends with 1."""
+    prediction it writes its share of the masks: one message, and rank 0's masks are there. torchrun ends with 1; it ends
+    the others as soon as one fails, so rank 1 begins its share when rank 0 has written its own."""
     program = tmp_path / "limited.py"
     program.write_text(
-        "import os, resource, runpy, sys\n"
+        "import os, pathlib, resource, runpy, sys, time\n"
         "if os.environ['RANK'] == '1':\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))\n"
+        f"    while 'predict' in sys.argv and len(list(pathlib.Path({str(tmp_path / 'masks')!r}).glob('*_mask.png'))) < 3:\n"
+        "        time.sleep(0.1)\n"
         "sys.argv[0] = 'emaseg'\n"
         "runpy.run_module('emaseg.cli', run_name='__main__')\n"
     )
