@@ -29,9 +29,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from emaseg.data.dataset import WORD, Box, Region, UInt8
+from emaseg.data.dataset import Box, Region, UInt8
 from emaseg.data.files import jpeg, png, tiff
 from emaseg.data.files.opencv import opencv
+from emaseg.data.files.pillow_memory import words_of
 from emaseg.errors import DataError, SystemFault, UserError
 from emaseg.files import MOST_BYTES, open_file, read_bytes
 from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TIFF, WEBP, XML, ZIP, kind_of
@@ -86,7 +87,7 @@ def read_image(source: Path | bytes | BinaryIO, name: str | None = None) -> UInt
 
 
 def read_box(content: bytes, name: str, box: Box, size: tuple[int, int]) -> Region:
-    """Pixels of a box of an opaque RGB file, as read_image would give them, and not to be written to.
+    """At least the pixels of a box of an opaque RGB file, as read_image would give them, and not to be written to.
 
     Args:
         content: the file's bytes, or its beginning with the box. name: what messages call it.
@@ -99,12 +100,10 @@ def read_box(content: bytes, name: str, box: Box, size: tuple[int, int]) -> Regi
     top, left, height, width = box
     with translated(name):
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        whole = box == (0, 0, picture.height, picture.width)
-        part = picture if whole else picture.crop((left, top, left + width, top + height))
         if opencv() is not None:  # it resizes, and reads packed pixels in a fifth of the time
-            return Region(np.asarray(part), top, left, size)
-        words = np.frombuffer(part.tobytes("raw", "RGBX"), WORD).reshape(height, width)  # as Pillow holds them
-    pixels: UInt8 = words.view(np.uint8).reshape(height, width, -1)[..., :3]
+            return Region(np.asarray(picture.crop((left, top, left + width, top + height))), top, left, size)
+        words, top, left = words_of(picture, box)
+    pixels: UInt8 = words.view(np.uint8).reshape(*words.shape, -1)[..., :3]
     return Region(pixels, top, left, size, words)
 
 

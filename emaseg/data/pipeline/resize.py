@@ -188,10 +188,12 @@ def _resized(region: Region, size: Size, window: Box, mirrored: bool) -> UInt8:
 
 def _needed(source: UInt8 | Words, axis: int, index: Index) -> tuple[UInt8 | Words, Index]:
     """The part of an axis that holds both source indices (2, n) of each result pixel, and these in it. Where most of it is
-    passed over, only the pixels at these indices."""
+    passed over, only the pixels at these indices. Rows of words stay whole: of cut ones NumPy would make copies."""
     start, stop, count = index[0, 0], index[1, -1] + 1, index.shape[1]
     if stop - start > 2 * count:
         return source.take(index.T.ravel(), axis), np.arange(2 * count).reshape(count, 2).T
+    if axis == 1 and source.ndim == 2:
+        return source, index
     return source[(slice(None),) * axis + (slice(start, stop),)], index - start
 
 
