@@ -243,9 +243,7 @@ def _check_png(file: BinaryIO, picture: Image.Image, name: str, first_rows: bool
     parts = png.read_parts(content)
     if isinstance(parts, str):
         raise DataError(f"{name}: a damaged image ({parts})", _AGAIN)
-    last_row = (0, picture.height - 1, *picture.size)
-    black = not any(_last_pixel(picture)) and not np.asarray(picture.crop(last_row)).any()
-    if (parts.unusual or black) and not png.holds_rows(content, parts, more=first_rows):
+    if (parts.unusual or _ends_black(picture)) and not png.holds_rows(content, parts, more=first_rows):
         raise DataError(f"{name}: a damaged image: its pixels end early, or differ from their checksum", _AGAIN)
     return parts.colours
 
@@ -265,6 +263,12 @@ def _check_jpeg(file: BinaryIO, picture: Image.Image, name: str) -> None:
     with Image.open(io.BytesIO(jpeg.lengthened(content, end)), formats=("JPEG",)) as other:
         if other.tobytes() != picture.tobytes():
             raise DataError(f"{name}: a damaged image: its pixels end early", _AGAIN)
+
+
+def _ends_black(picture: Image.Image) -> bool:
+    """Whether the last row is black."""
+    last_row = (0, picture.height - 1, *picture.size)
+    return not any(_last_pixel(picture)) and not np.asarray(picture.crop(last_row)).any()
 
 
 def _last_pixel(picture: Image.Image) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -23,11 +23,15 @@ Packed = npt.NDArray[Any] | tuple[str, tuple[int, ...], int]  # or data type, sh
 
 @dataclass(slots=True)
 class Slot:
-    """Room for a batch in the shared memory, from `offset` on: arrays are made there, one behind the other."""
+    """Room for a batch in the shared memory, from `offset` on: arrays are made there, one behind the other.
+
+    made: where each begins, by its address.
+    """
 
     space: memoryview | None
     offset: int
     used: int = 0
+    made: dict[int, int] = field(default_factory=dict)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Not filled; in memory of its own where the slot has no room."""
@@ -35,15 +39,16 @@ class Slot:
         if self.space is None or begin + size * dtype.itemsize > len(self.space):
             return np.empty(shape, dtype)
         self.used += size * dtype.itemsize
-        return np.frombuffer(self.space, dtype, size, begin).reshape(shape)
+        array = np.frombuffer(self.space, dtype, size, begin).reshape(shape)
+        self.made[array.ctypes.data] = begin
+        return array
 
     def packed(self, array: npt.NDArray[Any]) -> Packed:
         """An array as the other side will read it."""
-        if self.space is not None and self.used and array.flags.c_contiguous:
-            begin = array.ctypes.data - np.frombuffer(self.space, np.uint8).ctypes.data
-            if 0 <= begin <= len(self.space) - array.nbytes:
-                return array.dtype.str, array.shape, self.offset + begin
-        return np.ascontiguousarray(array)
+        begin = self.made.get(array.ctypes.data)
+        if begin is None or not array.flags.c_contiguous:
+            return np.ascontiguousarray(array)
+        return array.dtype.str, array.shape, self.offset + begin
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -35,6 +35,7 @@ import torch
 from PIL import Image
 
 from emaseg.bench import environment
+from emaseg.files import append_text
 from tests.benchmarks.peers import ours
 from tests.parity import filled_file
 
@@ -235,19 +236,22 @@ def _commands(settings: Settings, what: str, ways: dict[str, list[str]]) -> list
 
     A round is kept with what it measured and on what: rounds of another machine or of other versions are not taken over."""
     about = {"what": what, **environment(torch.device("cpu"))}
-    kept = (
-        [json.loads(line) for line in settings.finished.read_text().splitlines()] if settings.finished.exists() else []
-    )
-    rounds = [line["ways"] for line in kept if line["about"] == about][: settings.rounds]
+    rounds = [kept["ways"] for kept in _kept(settings.finished) if kept["about"] == about][: settings.rounds]
     while len(rounds) < settings.rounds:
         rounds.append(
             {name: _process(name, command, settings.folder / "command.log") for name, command in ways.items()}
         )
-        with settings.finished.open("a") as file:
-            file.write(json.dumps({"about": about, "ways": rounds[-1]}) + "\n")
+        append_text(settings.finished, json.dumps({"about": about, "ways": rounds[-1]}) + "\n")
         print(f"  round {len(rounds)} of {settings.rounds}", file=sys.stderr, flush=True)
     times = {name: [(done[name]["wall"], done[name]["cpu"]) for done in rounds] for name in ways}
     return [{**_row(what, name, times, "mmseg"), "peak": max(done[name]["peak"] for done in rounds)} for name in ways]
+
+
+def _kept(path: Path) -> Iterator[dict[str, Any]]:
+    """The rounds in a file; a line that a crash left half written counts for nothing."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def _process(name: str, command: list[str], log: Path) -> dict[str, float]:
