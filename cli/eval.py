@@ -62,7 +62,8 @@ def evaluate(
         typer.Argument(
             metavar="REF",
             autocompletion=recipe_names,
-            help="A run folder, a checkpoint, or a recipe together with --weights.",
+            help="A run folder, a checkpoint, an exported file, or a recipe: its released weights, else its newest run, "
+            "or --weights.",
         ),
     ],
     weights: Annotated[
@@ -99,7 +100,7 @@ def evaluate(
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help=f"Exit 1 if mIoU is over {CHECK_TOLERANCE} points below the recipe's published."),
+        typer.Option("--check", help=f"Exit 1 if mIoU is more than {CHECK_TOLERANCE} points below the published one."),
     ] = False,
     submit: Annotated[
         Path | None,

@@ -25,7 +25,7 @@ def export(
         typer.Argument(
             metavar="REF",
             autocompletion=recipe_names,
-            help="A run folder, a checkpoint, or a recipe together with --weights.",
+            help="A run folder, a checkpoint, or a recipe: its released weights, else its newest run, or --weights.",
         ),
     ],
     format_: Annotated[

@@ -87,7 +87,8 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="auto|fp32|bf16|fp16",
-        help="What the network computes in; auto: the recipe's inference.precision, else fp32. -v tells the loss.",
+        help="What the network computes in; auto: the recipe's inference.precision, else fp32. With -v, predict and "
+        "eval say how far results are from fp32.",
     ),
 ]
 Compile = Annotated[

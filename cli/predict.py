@@ -55,7 +55,8 @@ def predict(
         typer.Option(
             "--weights",
             metavar="REF",
-            help="A run folder, a checkpoint, or with --recipe a weight file [default: a released EMANet].",
+            help="A run folder, a checkpoint, an exported file, a recipe's name (its released weights, else its newest run), "
+            "or with --recipe a weight file [default: a released EMANet].",
         ),
     ] = None,
     recipe: Annotated[
