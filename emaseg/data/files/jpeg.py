@@ -48,6 +48,8 @@ def read_frame(content: bytes) -> Frame | None:
     at, found, size, bare, in_order = len(START), 0, (0, 0), True, True
     while content.startswith(START) and len(content) > at + 10 and content[at] == 0xFF:
         marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        if end > len(content):
+            return None
         if marker == _SCAN:
             in_order = in_order and content[at + 4] == 3 and content.startswith(_ALL, at + 11)
             return Frame(found, end, size, bare, in_order) if found else None

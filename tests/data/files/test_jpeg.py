@@ -148,6 +148,17 @@ def test_any_bytes_have_a_frame_or_none(data: st.DataObject) -> None:
     assert frame is None or (frame.size[0] > 0 and frame.size[1] > 0)
 
 
+def test_a_file_that_ends_anywhere_in_its_header_has_no_frame() -> None:
+    """Segments of programs are looked into: JFIF's, and Adobe's, which is 14 bytes long."""
+    content = stored()
+    assert content[2:4] == b"\xff\xe0"
+    adobe = b"\xff\xee\x00\x0eAdobe\0d\0\0\0\0\1"
+    content = content[:20] + adobe + content[20:]
+    frame = read_frame(content)
+    assert frame is not None
+    assert all(read_frame(content[:end]) is None for end in range(frame.scan))
+
+
 def test_other_files_have_no_frame() -> None:
     for mode in ("L", "CMYK"):
         file = io.BytesIO()
