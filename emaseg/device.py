@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,9 @@ from emaseg.errors import RecipeError, SystemFault, nearest
 
 _KINDS = ("auto", "cpu", "cuda", "mps")
 _ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}  # what people write; by its letters gpu is next to cpu
+# The process's setting of TF32, once for each thread that is in a block of full_float32.
+_before: list[tuple[bool, bool]] = []
+_turning = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
@@ -58,17 +62,22 @@ def pick_device(name: str) -> torch.device:
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Within the block, float32 products on a GPU keep all their bits: PyTorch's convolutions compute in TF32 otherwise,
-    whose numbers have 10 bits of float32's 23. It is a setting of the whole process, and is then what it was."""
+    whose numbers have 10 bits of float32's 23. It is a setting of the whole process, and is what it was when the last of
+    the threads that are in such a block has left it."""
     if device.type != "cuda":
         yield
         return
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    try:
+    with _turning:
+        _before.append(_before[-1] if _before else (matmul.allow_tf32, cudnn.allow_tf32))
         matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        with _turning:
+            before = _before.pop()
+            if not _before:
+                matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def keep_freed_memory() -> None:

@@ -15,9 +15,8 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from io import BufferedReader, FileIO
+from io import BufferedRandom, BufferedReader, FileIO
 from pathlib import Path
-from typing import IO
 
 from emaseg.errors import SystemFault
 
@@ -89,7 +88,7 @@ def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
         return file.read(size)
 
 
-def sha256_of(file: FileIO | BufferedReader, start: int = 0, count: int | None = None) -> str:
+def sha256_of(file: FileIO | BufferedReader | BufferedRandom, start: int = 0, count: int | None = None) -> str:
     """SHA-256 of an open file's bytes from `start`, `count` of them or all, as 64 hexadecimal digits.
 
     Raises:
@@ -107,10 +106,10 @@ def sha256_of(file: FileIO | BufferedReader, start: int = 0, count: int | None =
 
 # ---------------------------------------------------------------------------------------------------------- writing
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
+def atomic(path: Path) -> Iterator[BufferedRandom]:
     """A binary file that appears under `path` only when the block ends well; otherwise nothing changes.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and are renamed over `path`.
+    It may also be read. The bytes go to a temporary file in the same folder, reach the disk, and are renamed over `path`.
 
     Raises:
         SystemFault: disk full, no permission, or another operating-system error.
@@ -120,7 +119,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

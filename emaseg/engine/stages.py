@@ -18,7 +18,8 @@ golden network and protocol). That holds on a GPU, too: TF32 is off.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,12 +60,12 @@ class Agreement:
 
 
 class Engine(nn.Module):
-    """A prepared network: normalised images in, logits out, in eval mode for good.
+    """A prepared network: normalised images in, logits out, in eval mode for good. Of several threads one computes at a time.
 
     Attributes:
         num_classes: K. align_corners: how its logits are resized.
         precision: what it computes in. device: where it was prepared for. packed: whether oneDNN's own layouts are used.
-        compiled: whether it runs stage 5.
+        compiled: whether it runs stage 5. lock: held while it computes; who looks inside holds it, too.
         agreement: with the network before, on the probe image; None where there was none.
     """
 
@@ -80,6 +81,7 @@ class Engine(nn.Module):
         self.agreement: Agreement | None = None
         self.network = network
         self.compiled = compiled
+        self.lock = threading.RLock()
         self._largest = 0  # values of an input, so far
         self._run = torch.compile(network) if compiled else network
         self.eval()
@@ -90,11 +92,18 @@ class Engine(nn.Module):
         Raises:
             SystemFault: the network cannot be compiled here.
         """
-        self._make_room(images)
+        return self._computed(images, self._run)
+
+    def eager(self, images: Tensor) -> Tensor:
+        """The same without stage 5, whose result passes by the hooks of the network's parts."""
+        return self._computed(images, self.network)
+
+    def _computed(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         x = images.to(DTYPES[self.precision], memory_format=torch.channels_last)
         try:
-            with full_float32(images.device):
-                logits: Tensor = self._run(x)
+            with self.lock, full_float32(images.device):
+                self._make_room(images)
+                logits = run(x)
         except Exception as error:
             if self.compiled and _is_of_compiler(error):
                 raise SystemFault(
@@ -199,7 +208,8 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     Raises:
         SystemFault: the device does not compute in this precision.
     """
-    if precision == "fp16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+    fp16_works = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)  # not there without oneDNN
+    if precision == "fp16" and device.type == "cpu" and not (fp16_works and fp16_works()):
         raise SystemFault("--precision fp16: this processor has no instructions for it", "use bf16, or a GPU")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise SystemFault("--precision bf16: this GPU has no instructions for it", "use fp16")

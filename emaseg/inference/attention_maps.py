@@ -9,7 +9,7 @@ adds: maps of several views would have no common meaning.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from emaseg.data.dataset import Pixels
 from emaseg.data.label_sets import LabelSet
 from emaseg.data.pipeline.transforms import eval_image
+from emaseg.engine import Engine
 from emaseg.errors import RecipeError
 from emaseg.inference.attention_sheet import sheet
 from emaseg.models.em_attention import EMAttention, e_step, m_step
@@ -99,8 +100,9 @@ def attention_maps(
         raise RecipeError(
             "--bases: the inside of an exported file cannot be seen", "name the run or the checkpoint it was made from"
         )
-    with _seen(part) as seen:
-        model(eval_image(image, inference, stats).to(device))
+    prepared = eval_image(image, inference, stats).to(device)
+    with _opened(model) as run, _seen(part) as seen:
+        run(prepared)
     (given,) = seen
     if isinstance(part, EMAttention):
         values = _responsibilities(part, given, iterations or part.iterations_eval)
@@ -154,6 +156,16 @@ def _responsibilities(attention: EMAttention, features: Tensor, iterations: int)
 
 
 @contextlib.contextmanager
+def _opened(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The network's pass, whose parts may be given hooks: other threads wait, and nothing compiled passes by the hooks."""
+    if isinstance(model, Engine):
+        with model.lock:
+            yield model.eager
+    else:
+        yield model
+
+
+@contextlib.contextmanager
 def _seen(part: nn.Module) -> Iterator[list[Tensor]]:
     """What a part of the network is given while the block runs."""
     seen: list[Tensor] = []
@@ -174,11 +186,11 @@ def _without_memory(
     """The labels (h, w) on the feature grid with the class memory, and with nothing in its place."""
     (memory,) = (part for part in model.modules() if isinstance(part, ClassMemory))
     prepared = eval_image(image, inference, stats).to(device)
-    with torch.inference_mode():
-        own = model(prepared)[0].argmax(0)
+    with torch.inference_mode(), _opened(model) as run:
+        own = run(prepared)[0].argmax(0)
         handle = memory.register_forward_hook(lambda _module, _given, read: torch.zeros_like(read))
         try:
-            without = model(prepared)[0].argmax(0)
+            without = run(prepared)[0].argmax(0)
         finally:
             handle.remove()
     return own.to(torch.uint8).cpu().numpy(), without.to(torch.uint8).cpu().numpy()

@@ -18,13 +18,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
+from io import BufferedRandom
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from emaseg.data.files.signed import signed, signed_archive, signed_json
+from emaseg.data.files.signed import sign_archive, signed, signed_json
 from emaseg.data.sets.own_values import own_values
 from emaseg.inference.prediction import Prediction
 from emaseg.recipe import Data
@@ -49,15 +50,21 @@ DEFAULT: tuple[Output, ...] = ("mask", "overlay")
 _SPARE = 256 - 1  # index of ignored pixels
 
 
-def encoded(output: Output, prediction: Prediction, data: Data, report: Mapping[str, Any]) -> bytes:
+def write_output(
+    file: BufferedRandom, output: Output, prediction: Prediction, data: Data, report: Mapping[str, Any]
+) -> None:
     """The content of one file, with the mark by which `predict` knows its own.
 
     Args:
+        file: empty.
         prediction: with probabilities or confidence where they are to be written.
         data: the recipe's section, which says what its masks hold.
         report: the JSON line of the image.
     """
-    return _ENCODERS[output](prediction, data, report)
+    if output == "probabilities":
+        _write_probabilities(file, prediction)
+    else:
+        file.write(_ENCODERS[output](prediction, data, report))
 
 
 def mask_png(labels: UInt8, palette: UInt8) -> bytes:
@@ -90,15 +97,14 @@ def _values(prediction: Prediction, data: Data, report: Mapping[str, Any]) -> by
     return _png(Image.fromarray(table[prediction.labels]), level=6)
 
 
-def _probabilities(prediction: Prediction, data: Data, report: Mapping[str, Any]) -> bytes:
+def _write_probabilities(file: BufferedRandom, prediction: Prediction) -> None:
     assert prediction.probabilities is not None  # predict_files asks for what it writes
-    file = io.BytesIO()
     names = np.array(prediction.classes)
     if prediction.indices is None:
         np.savez(file, probabilities=prediction.probabilities, classes=names)
     else:
         np.savez(file, probabilities=prediction.probabilities, indices=prediction.indices, classes=names)
-    return signed_archive(file.getvalue())
+    sign_archive(file)
 
 
 def _confidence(prediction: Prediction, data: Data, report: Mapping[str, Any]) -> bytes:
@@ -120,7 +126,6 @@ _ENCODERS: dict[Output, Callable[[Prediction, Data, Mapping[str, Any]], bytes]] 
     "overlay": _overlay,
     "color": _color,
     "values": _values,
-    "probabilities": _probabilities,
     "confidence": _confidence,
     "json": _json,
     "bases": _bases,

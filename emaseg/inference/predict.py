@@ -5,8 +5,10 @@ Room: inference; never torchvision. Legend: H W image height and width, K classe
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -23,7 +25,7 @@ from emaseg.data.label_sets import label_set
 from emaseg.device import pick_device
 from emaseg.engine import Engine
 from emaseg.errors import DataError, need_type
-from emaseg.free_memory import give_back, is_out_of_memory, room
+from emaseg.free_memory import free_memory, give_back, is_out_of_memory, room
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
 from emaseg.inference.prediction import (
     Maps,
@@ -35,7 +37,7 @@ from emaseg.inference.prediction import (
     pixels_of,
 )
 from emaseg.inference.protocols import label_and_confidence, label_and_probabilities, label_map
-from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_protocol, tiling, whole_need
+from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_size, tiling, whole_need
 from emaseg.recipe import Inference, Recipe
 from emaseg.reference import open_engine, resolve
 from emaseg.runs.folder import find_run, pick_checkpoint
@@ -49,6 +51,8 @@ UInt8 = npt.NDArray[np.uint8]
 
 class Predictor:
     """A trained model together with its recipe: pictures in, label maps out.
+
+    Several threads may share one made by `from_weights`; its network then works for one after the other.
 
     Attributes:
         classes: K names. palette: (K, 3) uint8 RGB, a colour for each class.
@@ -183,17 +187,19 @@ class Predictor:
             image: as for `predict`. iterations: T; None = as many as the network runs.
 
         Raises:
-            DataError: as `predict`. RecipeError: the network is an exported file.
+            DataError: as `predict`, or the image does not fit into memory. RecipeError: the network is an exported file.
         """
         stats, protocol = self.recipe.backbone.pixel_stats, self.recipe.inference
         pixels = pixels_of(image, self.bands)
-        return attention_maps(self.model, pixels, protocol, stats, self.device, self.classes, iterations)
+        with self._undivided(pixels):
+            return attention_maps(self.model, pixels, protocol, stats, self.device, self.classes, iterations)
 
     def bases_picture(self, image: Picture, choice: int | Sequence[int], iterations: int | None = None) -> Image.Image:
         """The maps of `bases` as one picture: of the `choice` most used bases, or of those listed, counted from 0."""
         stats, protocol, labels = self.recipe.backbone.pixel_stats, self.recipe.inference, label_set(self.recipe.data)
         pixels = pixels_of(image, self.bands)
-        return attention_picture(self.model, pixels, protocol, stats, self.device, labels, choice, iterations)
+        with self._undivided(pixels):
+            return attention_picture(self.model, pixels, protocol, stats, self.device, labels, choice, iterations)
 
     def check_limits(self, classes: Collection[str], min_confidence: float, top_k: int | None = None) -> None:
         """RecipeError for what `predict` would refuse."""
@@ -223,42 +229,89 @@ class Predictor:
         Raises:
             DataError: not even a small tile fits.
         """
-        most = SIDES[0]
+        most, size = SIDES[0], (pixels.shape[0], pixels.shape[1])
+        self._check_kept(size, wanted)
         while True:
-            tiles = self._tiling((pixels.shape[0], pixels.shape[1]), most)
+            tiles = self._tiling(size, most, wanted)
             try:
-                return tiles, self._whole(pixels, self.recipe.inference, wanted) if tiles is None else self._tiled(
-                    pixels, tiles, wanted
-                )
+                return tiles, self._whole(pixels, wanted) if tiles is None else self._tiled(pixels, tiles, wanted)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if most <= SIDES[-1]:
-                    height, width = pixels.shape[:2]
+                if most <= SIDES[-1] or self._takes_one_size():
                     raise DataError(
-                        f"out of memory with an image of {width} x {height} pixels",
+                        f"out of memory with an image of {size[1]} x {size[0]} pixels",
                         "use a smaller image, or free memory",
                     ) from error
             self._for_pixel = self._for_pixel or float(USUAL_PIXEL)
             most = max(SIDES[-1], most // 2 if tiles is not None else SIDES[2])
             give_back()
 
-    def _tiling(self, size: tuple[int, int], most: int) -> Tiling | None:
+    def _tiling(self, size: tuple[int, int], most: int, wanted: Wanted) -> Tiling | None:
         """How an image of (H, W) must be divided; None where it fits whole. most: pixels of a tile's side, SIDES[0] unless
         memory has run out before."""
-        protocol, classes = self.recipe.inference, len(self.classes)
-        for exact in (False, True):
-            for_pixel = self._for_pixel or float(USUAL_PIXEL)
-            space = self._room()
-            if most == SIDES[0] and (space is None or whole_need(size, protocol, classes, for_pixel) <= space):
-                return None
-            if not exact:
+        protocol = self.recipe.inference
+        kept = wanted.bytes_kept(size, len(self.classes)) if self.device.type == "cpu" else 0
+        if self._takes_one_size() or (most == SIDES[0] and self._fits(size, protocol, kept)):
+            return None
+        budget = (self._room() or 0) - RESULT * size[0] * size[1] - kept
+        return tiling(size, protocol, budget, self._for_pixel or float(USUAL_PIXEL), most)
+
+    def _takes_one_size(self) -> bool:
+        """Whether the model is an exported file that takes images of one size: to it large ones are small."""
+        return getattr(self.model, "input_size", None) is not None
+
+    def _fits(self, size: tuple[int, int], protocol: Inference, kept: int = 0) -> bool:
+        """Whether there is room for an image of (H, W), whole. What the network takes is measured before that is denied.
+
+        Args:
+            kept: bytes that are held beside it.
+        """
+        for measured in (False, True):
+            if measured:
                 give_back()
-                self._for_pixel = self._for_pixel or measured_need(
-                    self.model, self.device, self.recipe.backbone.in_channels
-                )
-        budget = (space or 0) - RESULT * size[0] * size[1]
-        return tiling(size, protocol, budget, for_pixel, most)
+                channels = self.recipe.backbone.in_channels
+                self._for_pixel = self._for_pixel or measured_need(self.model, self.device, channels)
+            space = self._room()
+            need = whole_need(size, protocol, len(self.classes), self._for_pixel or float(USUAL_PIXEL))
+            if space is None or need + kept <= space:
+                return True
+        return False
+
+    def _check_kept(self, size: tuple[int, int], wanted: Wanted) -> None:
+        """
+        Raises:
+            DataError: there is no room for the probabilities, which are held whole.
+        """
+        kept, free = wanted.bytes_kept(size, len(self.classes)), free_memory()
+        if free is not None and kept > free:
+            raise DataError(
+                f"out of memory: the probabilities of {size[1]} x {size[0]} pixels take {kept / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB are free",
+                "keep fewer of them with --top-k 3, use a smaller image, or free memory",
+            )
+
+    @contextlib.contextmanager
+    def _undivided(self, pixels: Pixels) -> Iterator[None]:
+        """Within the block the network sees an image whole, once.
+
+        Raises:
+            DataError: it does not fit into memory.
+        """
+        size = (pixels.shape[0], pixels.shape[1])
+        once = dataclasses.replace(self.recipe.inference, mode="whole", scales=(1.0,), flip=False)
+        too_large = DataError(
+            f"bases are shown of an image as a whole, and one of {size[1]} x {size[0]} pixels does not fit into memory",
+            "use a smaller image, leave --bases out, or give it more with --max-memory",
+        )
+        if not self._takes_one_size() and not self._fits(size, once):
+            raise too_large
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise too_large from error
+            raise
 
     def _room(self) -> int | None:
         """Bytes that an image may take, less the weights that the first large one adds. Where those would take much of it,
@@ -276,7 +329,7 @@ class Predictor:
         whole = wanted.empty(size, len(self.classes))
         for tile, kept in tiles.boxes:
             part = pixels[tile[0] : tile[0] + tile[2], tile[1] : tile[1] + tile[3]].copy()
-            found = self._whole(part, tile_protocol(tile, size, self.recipe.inference), wanted)
+            found = self._whole(part, wanted, tile_size(tile, size, self.recipe.inference))
             top, left = kept[0] - tile[0], kept[1] - tile[1]
             for own, one in zip(whole, found, strict=True):
                 if own is not None and one is not None:
@@ -284,11 +337,12 @@ class Predictor:
                     place[...] = one[..., top : top + kept[2], left : left + kept[3]]
         return whole
 
-    def _whole(self, pixels: Pixels, protocol: Inference, wanted: Wanted) -> Maps:
-        stats = self.recipe.backbone.pixel_stats
+    def _whole(self, pixels: Pixels, wanted: Wanted, resized: tuple[int, int] | None = None) -> Maps:
+        """resized: as for `label_map`."""
+        protocol, stats = self.recipe.inference, self.recipe.backbone.pixel_stats
         if wanted.probabilities:
             count, ranked = wanted.top_k or len(self.classes), wanted.top_k is not None
-            return label_and_probabilities(self.model, pixels, protocol, stats, self.device, count, ranked)
+            return label_and_probabilities(self.model, pixels, protocol, stats, self.device, count, ranked, resized)
         if wanted.confidence:
-            return *label_and_confidence(self.model, pixels, protocol, stats, self.device), None, None
-        return label_map(self.model, pixels, protocol, stats, self.device), None, None, None
+            return *label_and_confidence(self.model, pixels, protocol, stats, self.device, resized), None, None
+        return label_map(self.model, pixels, protocol, stats, self.device, resized), None, None, None

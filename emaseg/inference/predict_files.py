@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from emaseg.data.files.bands import bands_of, read_pixels
+from emaseg.data.files.images import decode
 from emaseg.data.files.signed import Identity, check_place, identities
 from emaseg.errors import DataError, SystemFault
 from emaseg.files import atomic
 from emaseg.inference.image_inputs import ImageInput
-from emaseg.inference.outputs import DEFAULT, ENDINGS, Output, encoded
+from emaseg.inference.outputs import DEFAULT, ENDINGS, Output, write_output
 from emaseg.inference.predict import Predictor
 from emaseg.inference.prediction import Decoded, Prediction, Share, class_shares
 from emaseg.inference.protocols import probe
@@ -31,6 +31,7 @@ from emaseg.threads import read_ahead, write_behind
 
 JSON_SCHEMA = 1
 _LARGE = 16_000_000  # pixels: of such images one is held until it is written
+_LARGE_ARRAY = 250_000_000  # bytes: of such probabilities, too
 # What goes wrong with the name of one result. Disks and permissions concern them all.
 _OF_ONE_NAME = {
     getattr(errno, name) for name in ("ENAMETOOLONG", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "EILSEQ", "EINVAL")
@@ -155,6 +156,7 @@ class _Job:
             return work
         done, image = work
         try:
+            drawn = None if self.bases is None else self.predictor.bases_picture(image, self.bases)
             prediction = self.predictor.predict(
                 image,
                 confidence="confidence" in done.files,
@@ -163,9 +165,7 @@ class _Job:
                 min_confidence=self.min_confidence,
                 top_k=self.top_k,
             )
-            if self.bases is not None:
-                drawn = self.predictor.bases_picture(image, self.bases)
-                prediction = dataclasses.replace(prediction, bases=drawn)
+            prediction = dataclasses.replace(prediction, bases=drawn)
         except DataError as error:
             return ImageDone(done.image, error=f"{done.image}: {error.message}", hint=error.hint)
         height, width = prediction.labels.shape
@@ -174,7 +174,10 @@ class _Job:
 
     def is_large(self, work: ImageDone | tuple[ImageDone, Prediction]) -> bool:
         """Whether two such images must not be held beside each other."""
-        return not isinstance(work, ImageDone) and work[1].labels.size > _LARGE
+        if isinstance(work, ImageDone):
+            return False
+        every = work[1].probabilities
+        return work[1].labels.size > _LARGE or (every is not None and every.nbytes > _LARGE_ARRAY)
 
     def write(self, work: ImageDone | tuple[ImageDone, Prediction]) -> ImageDone:
         """In the writing thread.
@@ -188,8 +191,10 @@ class _Job:
         report = done.json()
         try:
             for output in reversed(list(done.files)):  # the mask last: it tells a resume that the others are there
-                content = encoded(output, prediction, self.predictor.recipe.data, report)
-                _save(content, done.files[output], self.taken)
+                path = done.files[output]
+                check_place(path, self.taken)  # the network took its time
+                with atomic(path) as file:
+                    write_output(file, output, prediction, self.predictor.recipe.data, report)
         except DataError as error:
             return ImageDone(done.image, error=error.message, hint=error.hint)
         except SystemFault as fault:
@@ -200,12 +205,6 @@ class _Job:
         return done
 
 
-def _save(content: bytes, path: Path, taken: Collection[Identity]) -> None:
-    check_place(path, taken)  # the network took its time
-    with atomic(path) as file:
-        file.write(content)
-
-
 def _already(done: ImageDone, classes: Sequence[str]) -> ImageDone | None:
     """The report of an earlier run's files, or None when one is missing or is no mask."""
     if not all(path.is_file() for path in done.files.values()):
@@ -213,9 +212,8 @@ def _already(done: ImageDone, classes: Sequence[str]) -> ImageDone | None:
     if done.mask is None:
         return dataclasses.replace(done, skipped=True)
     try:
-        with Image.open(done.mask) as picture:
-            labels = np.array(picture)
-    except OSError:
+        labels = np.array(decode(done.mask))
+    except (DataError, SystemFault):
         return None
     if labels.dtype != np.uint8 or labels.ndim != 2:
         return None

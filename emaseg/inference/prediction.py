@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from emaseg.data.dataset import Pixels
 from emaseg.data.files.bands import Bands, from_array, read_pixels, stored_values
-from emaseg.data.files.images import read_image
+from emaseg.data.files.images import read_image, translated
 from emaseg.errors import DataError, RecipeError, nearest
 from emaseg.recipe.data import IGNORE
 from emaseg.visual import label_counts, overlay
@@ -54,6 +54,11 @@ class Wanted:
     confidence: bool
     probabilities: bool
     top_k: int | None = None
+
+    def bytes_kept(self, size: tuple[int, int], classes: int) -> int:
+        """What the probabilities of an image of (H, W) take."""
+        each = 3 * self.top_k if self.top_k else 2 * classes
+        return each * size[0] * size[1] if self.probabilities else 0
 
     def empty(self, size: tuple[int, int], classes: int) -> Maps:
         """Room for it."""
@@ -190,7 +195,7 @@ def pixels_of(image: Picture, bands: Bands | None = None) -> Pixels:
 def _declared(image: Picture, bands: Bands) -> Pixels:
     """pixels_of what lies in memory."""
     if isinstance(image, Image.Image):
-        return from_array(stored_values(ImageOps.exif_transpose(image)), bands, f"a picture of mode {image.mode}")
+        return from_array(stored_values(_upright(image)), bands, f"a picture of mode {image.mode}")
     if _is_tensor(image):
         what, array = f"a tensor of shape {tuple(image.shape)}", _channels_last(image.detach().cpu(), (bands.channels,))
     elif isinstance(image, np.ndarray):
@@ -234,12 +239,23 @@ def _from_array(array: npt.NDArray[Any], what: str) -> UInt8:
         raise DataError(f"{what} and type {array.dtype} is no image", "give uint8, or floats in 0..1")
     if array.shape[2] == 4:
         return _from_pillow(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
-    return np.ascontiguousarray(array) if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
+    # A copy: the caller may read the next picture into the same memory.
+    return np.array(array, order="C") if array.shape[2] == 3 else np.repeat(array, 3, axis=2)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """As a viewer shows it; a picture that was opened, but not yet read, is read now.
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    with translated("picture"):
+        return ImageOps.exif_transpose(picture)
 
 
 def _from_pillow(picture: Image.Image) -> UInt8:
     """As read_image would give it from a file: upright, transparency on white, 16 bits scaled to 8."""
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "HSV", "LAB") and not picture.has_transparency_data:
         return np.array(picture.convert("RGB"))
     file = io.BytesIO()

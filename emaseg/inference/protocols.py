@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emaseg.data.dataset import Pixels
-from emaseg.data.pipeline.resize import resize_image
+from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import eval_image, normalise
 from emaseg.errors import DataError
 from emaseg.recipe.backbones import PixelStats
@@ -46,6 +46,7 @@ def label_map(
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
+    resized: Size | None = None,
 ) -> UInt8:
     """The class of every pixel of an image.
 
@@ -55,6 +56,7 @@ def label_map(
             `decides`: its scores are 1 and 0 at the input's size, and labels are resized instead (nearest).
         image: (H, W, C) on 0..255; uint8 RGB unless the recipe declares others.
         stats: mean and standard deviation of the channels.
+        resized: (h, w) of the network's input at scale 1; None = by the protocol's limits, which are for whole images.
 
     Returns:
         (H, W) uint8 train ids.
@@ -63,7 +65,7 @@ def label_map(
         DataError: the image is so small that nothing is left of it at one of the scales.
         ValueError: the model is in training mode.
     """
-    result: UInt8 = _labels(model, image, inference, stats, device, None).cpu().numpy()
+    result: UInt8 = _labels(model, image, inference, stats, device, resized, None).cpu().numpy()
     return result
 
 
@@ -74,6 +76,7 @@ def label_and_confidence(
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
+    resized: Size | None = None,
 ) -> tuple[UInt8, Float32]:
     """As `label_map`, and how sure the network is of each pixel: the probability of its class.
 
@@ -84,7 +87,7 @@ def label_and_confidence(
         (H, W) uint8 train ids, and (H, W) float32 in 0..1.
     """
     confidence = torch.empty(image.shape[:2], dtype=torch.float32, device=device)
-    labels = _labels(model, image, inference, stats, device, confidence)
+    labels = _labels(model, image, inference, stats, device, resized, confidence)
     return labels.cpu().numpy(), confidence.cpu().numpy()
 
 
@@ -97,6 +100,7 @@ def label_and_probabilities(
     device: torch.device | str,
     count: int,
     ranked: bool = False,
+    resized: Size | None = None,
 ) -> tuple[UInt8, Float32, Float16, UInt8 | None]:
     """As `label_and_confidence`, and the probability of each class: (K, H, W) float16, the one large array that is held.
 
@@ -112,7 +116,7 @@ def label_and_probabilities(
     confidence = torch.empty((height, width), dtype=torch.float32, device=device)
     probabilities = torch.empty((count, height, width), dtype=torch.float16)
     ranks = torch.empty((count, height, width), dtype=torch.uint8) if ranked else None
-    labels = _labels(model, image, inference, stats, device, confidence, probabilities, ranks)
+    labels = _labels(model, image, inference, stats, device, resized, confidence, probabilities, ranks)
     return (
         labels.cpu().numpy(),
         confidence.cpu().numpy(),
@@ -127,6 +131,7 @@ def _labels(
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
+    resized: Size | None,
     confidence: Tensor | None,
     probabilities: Tensor | None = None,
     ranks: Tensor | None = None,
@@ -140,7 +145,7 @@ def _labels(
     if fixed is not None and inference.mode == "whole" and inference.scales == (1.0,):
         seen = iter([normalise(resize_image(image, fixed), stats)[None]])
     else:
-        seen = _image_views(image, inference, stats)
+        seen = _image_views(image, inference, stats, resized)
     terms = _terms(model, map(functools.partial(Tensor.to, device=device), seen), inference)
     size = (image.shape[0], image.shape[1])
     if getattr(model, "decides", False) and confidence is None:
@@ -178,7 +183,7 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
 
 def probe(image: Pixels, inference: Inference, stats: PixelStats) -> Tensor:
     """A part of an image as the network sees it, (1, C, h, w), small enough to be looked at beside the real work."""
-    view = next(_image_views(image, inference, stats))
+    view = next(_image_views(image, inference, stats, None))
     top, left = (max(0, (side - PROBE_SIDE) // 2) for side in view.shape[2:])
     return view[:, :, top : top + PROBE_SIDE, left : left + PROBE_SIDE].contiguous()
 
@@ -193,14 +198,15 @@ def _nearest(labels: Tensor, size: Size) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------- what the network sees
-def _image_views(image: Pixels, inference: Inference, stats: PixelStats) -> Iterator[Tensor]:
+def _image_views(image: Pixels, inference: Inference, stats: PixelStats, resized: Size | None) -> Iterator[Tensor]:
     """The image at each scale, (1, C, h, w) normalised, channels last as networks want it, not padded: each forward pass
     pads for itself."""
     if inference.scale_source == "tensor":
-        views = _rescaled(eval_image(image, inference, stats), inference.scales)
+        views = _rescaled(eval_image(image, inference, stats, resized), inference.scales)
     else:
-        targets = (_at_scale(inference, image.shape[:2], scale) for scale in inference.scales)
-        views = (eval_image(image, target, stats) for target in targets)
+        own = (image.shape[0], image.shape[1])
+        sizes = (_at_scale(inference, own, resized, scale) for scale in inference.scales)
+        views = (eval_image(image, inference, stats, size) for size in sizes)
     return map(_channels_last, views)  # unlike a loop, map holds no view that it has handed on
 
 
@@ -224,15 +230,20 @@ def _rescaled(image: Tensor, scales: Sequence[float]) -> Iterator[Tensor]:
             yield F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
-def _at_scale(inference: Inference, size: Sequence[int], scale: float) -> Inference:
-    """The same protocol with its target size, or the image's own, multiplied by `scale` (mmsegmentation, mmcv)."""
+def _at_scale(inference: Inference, size: Size, resized: Size | None, scale: float) -> Size:
+    """The target size, or the image's own, multiplied by `scale` (mmsegmentation, mmcv)."""
+    if resized is not None:
+        return _times(resized[0], scale), _times(resized[1], scale)
     if inference.resize_long_short:
-        limits = tuple(max(1, int(limit * scale + 0.5)) for limit in inference.resize_long_short)
-        return dataclasses.replace(inference, resize_long_short=limits)
+        limits = [_times(limit, scale) for limit in inference.resize_long_short]
+        return limit_size(size, limits, inference.keep_ratio)
     if scale == 1:
-        return inference
-    sides = [max(1, int(side * scale + 0.5)) for side in size]
-    return dataclasses.replace(inference, resize_long_short=(max(sides), min(sides)), keep_ratio=True)
+        return size
+    return limit_size(size, [_times(side, scale) for side in size], keep_ratio=True)
+
+
+def _times(side: int, scale: float) -> int:
+    return max(1, int(side * scale + 0.5))
 
 
 # --------------------------------------------------------------------------------------------------- the terms

@@ -10,7 +10,6 @@ only where the image does not fit otherwise, and told with the result.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from torch import nn
 
 from emaseg.data.dataset import Box
 from emaseg.data.pipeline.resize import limit_size
-from emaseg.free_memory import peak_memory, reset_peak
+from emaseg.free_memory import is_out_of_memory, peak_memory, reset_peak
 from emaseg.recipe import Inference
 
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # pixels of the network's input, of a tile with its margins
@@ -112,23 +111,25 @@ def _spans(length: int, side: int) -> list[tuple[int, int, int, int]]:
     return spans
 
 
-def tile_protocol(tile: Box, size: tuple[int, int], inference: Inference) -> Inference:
-    """The recipe's protocol for one tile of an image of (H, W): resized by the image's own factor."""
-    if not inference.resize_long_short:
-        return inference
-    scaled = limit_size(size, inference.resize_long_short, inference.keep_ratio)
-    sides = [max(1, round(part * after / before)) for part, after, before in zip(tile[2:], scaled, size, strict=True)]
-    return dataclasses.replace(inference, resize_long_short=(max(sides), min(sides)), keep_ratio=False)
+def tile_size(tile: Box, size: tuple[int, int], inference: Inference) -> tuple[int, int]:
+    """(h, w) that a tile of an image of (H, W) is resized to: by the image's own factors."""
+    h, w = limit_size(size, inference.resize_long_short, inference.keep_ratio)
+    return max(1, round(tile[2] * h / size[0])), max(1, round(tile[3] * w / size[1]))
 
 
 @torch.inference_mode()
 def measured_need(model: nn.Module, device: torch.device, channels: int) -> float:
     """What a pixel of the network's input takes, measured on a small one; the usual value where nothing can be measured."""
-    model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))  # what is allocated once is not counted
-    reset_peak(device)
-    before = peak_memory(device)
-    model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))
-    after = peak_memory(device)
+    try:
+        model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))  # what is allocated once is not counted
+        reset_peak(device)
+        before = peak_memory(device)
+        model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))
+        after = peak_memory(device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return float(USUAL_PIXEL)
     if before is None or after is None or after <= before:
         return float(USUAL_PIXEL)
     return _SPARE * (after - before) / _TRIAL**2

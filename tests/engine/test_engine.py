@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from emaseg.device import full_float32
-from emaseg.engine import engine_lines, packed, prepare
+from emaseg.engine import check_precision, engine_lines, packed, prepare
 from emaseg.engine.fused import pack
 from emaseg.engine.packed import RELU, PackedConv, SplitConv, packed_conv, packing_works, part
 from emaseg.engine.slim import fold_norms
@@ -181,6 +181,23 @@ def test_float32_on_a_gpu_is_float32() -> None:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+def test_float32_lasts_until_the_last_thread_is_done() -> None:
+    """Protects two threads on a GPU: the one that ends first must not turn TF32 on for the other, or off for good."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    try:
+        cudnn.allow_tf32 = True
+        first, second = full_float32(torch.device("cuda")), full_float32(torch.device("cuda"))
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not cudnn.allow_tf32
+        second.__exit__(None, None, None)
+        assert cudnn.allow_tf32
+    finally:
+        cudnn.allow_tf32 = before
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_an_engine_on_a_gpu_agrees_with_the_cpu() -> None:
     """Protects the same thing end to end: rounding, and nothing that TF32 would leave."""
@@ -225,6 +242,12 @@ def test_what_a_processor_lacks_is_said() -> None:
         pytest.skip("this processor has fp16")
     with pytest.raises(SystemFault, match="fp16"):
         prepare(network("memorynet"), "fp16")
+
+
+def test_a_pytorch_without_onednn_has_no_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    with pytest.raises(SystemFault, match="fp16"):
+        check_precision("fp16", torch.device("cpu"))
 
 
 # -------------------------------------------------------------------------------------------------------- the trial

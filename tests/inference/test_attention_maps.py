@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 import emaseg
-from emaseg.engine import prepare
+from emaseg.engine import Engine, prepare
 from emaseg.errors import RecipeError
 from emaseg.inference.image_inputs import find_images
 from emaseg.inference.predict import Predictor
@@ -57,6 +59,43 @@ def test_the_engine_shows_the_same_maps(recipe: Recipe) -> None:
     plain = made(recipe).bases(IMAGE).values
     fast = Predictor(prepare(made(recipe).model), recipe).bases(IMAGE).values  # type: ignore[arg-type]
     assert np.abs(plain - fast).max() < 1e-4
+
+
+@pytest.mark.parametrize("recipe", [tiny(), memorynet()], ids=["bases", "memory"])
+def test_a_compiled_network_shows_the_same_picture(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled passes by the hooks of the network's parts, as a copy does."""
+    plain = Predictor(prepare(made(recipe).model), recipe)  # type: ignore[arg-type]
+    monkeypatch.setattr(torch, "compile", lambda network: copy.deepcopy(network).forward)
+    compiled = Predictor(prepare(made(recipe).model, compiled=True), recipe)  # type: ignore[arg-type]
+    compiled.predict(IMAGE)
+    assert np.abs(plain.bases(IMAGE).values - compiled.bases(IMAGE).values).max() < 1e-4
+    one, other = (np.array(predictor.bases_picture(IMAGE, 2)) for predictor in (plain, compiled))
+    assert (one == other).mean() > 0.99
+
+
+def test_others_wait_while_the_memory_is_taken_out() -> None:
+    """A network without its class memory would give a thread that predicts wrong labels, without a word."""
+    predictor = Predictor(prepare(made(memorynet()).model), memorynet())  # type: ignore[arg-type]
+    assert isinstance(predictor.model, Engine)
+    other = threading.Thread(target=predictor.predict, args=[IMAGE])
+    with predictor.model.lock:
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        predictor.bases_picture(IMAGE, 2)
+    other.join(60)
+    assert not other.is_alive()
+
+
+def test_an_image_that_does_not_fit_is_an_error_of_its_own(tmp_path: Path) -> None:
+    """Maps are made of whole images: one that would fill the memory is refused, and the next ones are predicted."""
+    recipe = tiny()
+    predictor = Predictor(made(recipe).model, recipe, max_memory=1)
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    (done,) = predict_files(predictor, find_images([str(tmp_path / "a.png")]), tmp_path / "out", ("mask",), bases=2)
+    assert done.error is not None
+    assert "one of 56 x 40 pixels does not fit into memory" in done.error
+    assert "--max-memory" in done.hint
 
 
 def test_the_most_used_come_first_and_others_can_be_named() -> None:

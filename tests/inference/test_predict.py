@@ -44,6 +44,23 @@ def test_pillow_pictures_are_read_like_their_files(predictor: Predictor, tmp_pat
             assert np.array_equal(predictor.predict(opened).labels, predictor.predict(tmp_path / name).labels), name
 
 
+def test_a_picture_that_cannot_be_read_is_a_data_error(predictor: Predictor, tmp_path: Path) -> None:
+    """Pillow reads an opened file only when its pixels are wanted."""
+    content = picture(tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(DataError, match="picture: "):
+        predictor.predict(opened)
+
+
+def test_a_prediction_keeps_its_own_picture(predictor: Predictor) -> None:
+    """A camera's next frame may come in the same array."""
+    frame = np.full((40, 56, 3), 7, np.uint8)
+    prediction = predictor.predict(frame)
+    shown = np.array(prediction.overlay())
+    frame[:] = 200
+    np.testing.assert_array_equal(np.array(prediction.overlay()), shown)
+
+
 def test_arrays_that_are_no_images_are_refused(predictor: Predictor) -> None:
     """Channels first in an array, floats beyond 1 and 16 bits would give a silent wrong answer."""
     floats = np.full((8, 8, 3), 200, np.float32)

@@ -75,6 +75,30 @@ def test_resume_skips_what_is_there(predictor: Predictor, tmp_path: Path) -> Non
     assert all(isinstance(r, ImageDone) and r.error is None for r in second)
 
 
+def test_resume_meets_a_damaged_mask(predictor: Predictor, tmp_path: Path) -> None:
+    """A crash may leave zeros in a file: it is no result, and not as we wrote it, so it is told and kept."""
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    out, inputs = tmp_path / "out", find_images([str(tmp_path / "in")])
+    assert all(done.error is None for done in predict_files(predictor, inputs, out))
+    mask = out / "a_mask.png"
+    content = mask.read_bytes()
+    at = content.index(b"IDAT") - 1
+    wrong_length = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]  # Pillow calls it a SyntaxError
+    for damage in (
+        wrong_length,
+        content.replace(b"IDAT", bytes(4)),
+        content[:60],
+        content[: len(content) // 2] + bytes(len(content) // 2),
+    ):
+        mask.write_bytes(damage)
+        first, second = predict_files(predictor, inputs, out, resume=True)
+        assert first.error is not None
+        assert "a_mask.png" in first.error
+        assert mask.read_bytes() == damage
+        assert second.skipped
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder_is_a_system_fault(predictor: Predictor, tmp_path: Path) -> None:
     """A full disk or a missing permission ends the run instead of failing image by image."""

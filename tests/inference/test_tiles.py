@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,11 +24,12 @@ from emaseg.errors import DataError
 from emaseg.free_memory import room
 from emaseg.inference import predict
 from emaseg.inference.predict import Predictor
-from emaseg.inference.tiles import _spans, tile_protocol, tiling, whole_need
+from emaseg.inference.protocols import label_map
+from emaseg.inference.tiles import _spans, tile_size, tiling, whole_need
 from emaseg.recipe import Inference
 from tests.exporting.made import checkpoint, recipe
 from tests.helpers import emaseg as run
-from tests.inference.test_protocols import Toy, photo
+from tests.inference.test_protocols import STATS, Toy, photo
 
 TIGHT = 1  # byte: nothing fits but the smallest tile
 
@@ -67,11 +70,53 @@ def test_a_network_that_sees_a_neighbour_gives_the_whole_images_result(wanted: d
 def test_a_tile_is_resized_by_the_images_factor() -> None:
     """Protects recipes that resize: a tile must not be blown up to the whole image's limits."""
     inference = Inference(resize_long_short=(2000, 500))
-    assert tile_protocol((0, 0, 400, 600), (1000, 3000), inference).resize_long_short == (300, 200)
-    assert tile_protocol((0, 0, 400, 600), (1000, 3000), Inference()) == Inference()
+    assert tile_size((0, 0, 400, 600), (1000, 3000), inference) == (200, 300)
+    assert tile_size((0, 0, 400, 600), (1000, 3000), Inference()) == (400, 600)
     tiles = tiling((1000, 3000), inference, 1e4 * 128 * 128, 1e4, 2048)
     assert tiles.side == (256, 256)
     assert {tile[2:] for tile, _ in tiles.boxes} <= {(h, w) for h in range(256, 320) for w in range(256, 320)}
+
+
+@pytest.mark.parametrize("source", ["tensor", "image"])
+def test_a_tile_of_another_shape_than_its_image(source: Literal["tensor", "image"]) -> None:
+    """Protects recipes that do not keep the ratio: a high tile of a wide image is not turned into a wide input's sides."""
+    inference = Inference(resize_long_short=(2048, 512), keep_ratio=False, scale_source=source)
+    tile, size = (0, 0, 2000, 1050), (2000, 2100)
+    assert tile_size(tile, size, inference) == (512, 1024)
+    for scale in (1.0, 0.5):
+        network = Toy()
+        protocol = replace(inference, scales=(scale,))
+        label_map(network.eval(), photo(2000, 1050), protocol, STATS, "cpu", tile_size(tile, size, protocol))
+        assert network.sizes == [(1, 3, int(512 * scale), int(1024 * scale))]
+
+
+def test_a_file_of_one_size_takes_images_of_any() -> None:
+    """Protects exported files: a large image is brought to their size, so it needs neither tiles nor another size's trial."""
+
+    class Fixed(Toy):
+        input_size, full = (96, 128), False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[2:] == self.input_size
+            if self.full:
+                raise MemoryError
+            return super().forward(x)
+
+    network = Fixed()
+    assert Predictor(network, recipe("emanet"), max_memory=TIGHT).predict(photo(300, 410)).tiles is None
+    network.full = True
+    with pytest.raises(DataError, match="out of memory with an image of 410 x 300 pixels"):
+        Predictor(network, recipe("emanet"), max_memory=TIGHT).predict(photo(300, 410))
+
+
+def test_probabilities_that_do_not_fit_are_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "free_memory", lambda: 10**6)
+    predictor = Predictor(Toy(), recipe("emanet"))
+    assert predictor.predict(photo(300, 400)).probabilities is None
+    with pytest.raises(DataError, match="the probabilities of 400 x 300 pixels") as caught:
+        predictor.predict(photo(300, 400), probabilities=True)
+    assert "--top-k" in caught.value.hint
+    assert predictor.predict(photo(300, 400), probabilities=True, top_k=2).probabilities is not None
 
 
 def test_what_an_image_takes() -> None:
@@ -136,6 +181,7 @@ def test_weights_that_only_save_time_yield_to_the_image(
 ) -> None:
     """Protects a small --max-memory: the second set of weights of a wide convolution is made where it has room, else not."""
     monkeypatch.setattr(predict, "room", lambda *_: free)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # more threads want larger images
     convs = nn.Sequential(best_conv(nn.Conv2d(3, 256, 3, padding=1)), best_conv(nn.Conv2d(256, 256, 3, padding=1)))
     convs.num_classes, convs.align_corners = 256, False  # type: ignore[assignment]
     engine = Engine(convs, "fp32", torch.device("cpu"), packed=True, compiled=False)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterable
+from io import BufferedRandom
 from pathlib import Path
 
 from emaseg.data.files import png
@@ -37,20 +38,26 @@ def signed(content: bytes | memoryview) -> bytes:
     return b"".join((head, _mark(head, rest), rest))
 
 
-def signed_archive(content: bytes) -> bytes:
-    """The ZIP archive, which has no comment yet, with our mark as its comment."""
-    if not content.endswith(_NO_COMMENT):
+def sign_archive(file: BufferedRandom) -> None:
+    """Give a ZIP archive, which has no comment yet, our mark as its comment. It may be larger than the memory."""
+    file.seek(-len(_NO_COMMENT), os.SEEK_END)
+    if file.read() != _NO_COMMENT:
         raise ValueError("not a ZIP archive without a comment")
-    return _marked(content[:-2] + (len(_NAME) + 64).to_bytes(2, "little"))
+    file.seek(-len(_NO_COMMENT), os.SEEK_END)
+    file.write((len(_NAME) + 64).to_bytes(2, "little"))
+    mark = _NAME + sha256_of(file).encode()
+    file.seek(0, os.SEEK_END)
+    file.write(mark)
 
 
 def signed_json(content: bytes) -> bytes:
     """The JSON object, not empty, with our mark as its last key."""
-    return _marked(content.rstrip().removesuffix(b"}").rstrip() + b',\n  "written_by": "') + _JSON_END
+    content = content.rstrip().removesuffix(b"}").rstrip() + b',\n  "written_by": "'
+    return b"".join((content, _NAME, hashlib.sha256(content).hexdigest().encode(), _JSON_END))
 
 
 def is_signed(path: Path) -> bool:
-    """Whether an ordinary file, no link, is as `signed`, `signed_archive` or `signed_json` made it.
+    """Whether an ordinary file, no link, is as `signed`, `sign_archive` or `signed_json` made it.
 
     Raises:
         OSError: it cannot be read.
@@ -109,10 +116,6 @@ def check_place(path: Path, taken: Collection[Identity]) -> None:
     except OSError as error:
         problem = f"no result can be called that ({error.strerror})"
     raise DataError(f"{path}: {problem}", "move it away, or choose another folder with --out")
-
-
-def _marked(content: bytes) -> bytes:
-    return content + _NAME + hashlib.sha256(content).hexdigest().encode()
 
 
 def _mark(head: bytes, rest: bytes | memoryview) -> bytes:

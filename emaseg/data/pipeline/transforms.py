@@ -257,16 +257,19 @@ def normalise_batch(raw: RawBatch, stats: PixelStats, device: torch.device) -> B
     return Batch(images, labels, raw.names)
 
 
-def eval_image(image: Pixels, inference: Inference, stats: PixelStats) -> torch.Tensor:
+def eval_image(
+    image: Pixels, inference: Inference, stats: PixelStats, size: tuple[int, int] | None = None
+) -> torch.Tensor:
     """An image as evaluation and prediction feed it to the network, at scale 1.
 
     Args:
         image: (H, W, C).
         inference: its limits are applied. Padding is not: each forward pass pads what it reads for itself.
         stats: mean and standard deviation of the channels.
+        size: (h, w), where the limits are not meant.
 
     Returns:
         (1, C, h, w) float32.
     """
-    size = limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
+    size = size or limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
     return normalise(resize_image(image, size), stats)[None]
