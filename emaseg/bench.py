@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from emaseg.data.pipeline.loading import Stream, batches
+from emaseg.data.pipeline.loading import Stream, batches, worker_count
 from emaseg.engine import Engine, Precision, check_precision, prepare
 from emaseg.errors import DataError
 from emaseg.free_memory import peak_memory, reset_peak
@@ -253,7 +253,7 @@ def measure_training(recipe: Recipe, device: torch.device, *, steps: int, warm_u
         start=0,
         total=warm_up + steps,
         seed=recipe.train.seed,
-        workers=recipe.train.workers,
+        workers=worker_count(recipe.train, device),
         device=device,
         floats=bool(ranges(recipe.data)),
     )

@@ -61,11 +61,15 @@ def test_the_command_measures_what_it_is_asked_for(tmp_path: Path, capsys: pytes
     assert "1 of 32x32" in out
 
 
-def test_a_training_step_by_its_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("workers", [0, -1])  # -1: as many as suit the machine
+def test_a_training_step_by_its_stages(workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects --train: the trainer's own step, none of its stages negative or missing."""
     file = tmp_path / "tiny.toml"
     file.write_text(TINY)
-    code, out, _ = emaseg(capsys, "bench", file, "--train", "--passes", "2", "--warm-up", "1", "--json")
+    workers = f"train.workers={workers}"
+    code, out, _ = emaseg(
+        capsys, "bench", file, "--train", "--passes", "2", "--warm-up", "1", "--json", "--set", workers
+    )
     assert code == 0
     found = json.loads(out)["train"]
     assert tuple(found["seconds"]) == STAGES
