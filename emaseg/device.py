@@ -27,7 +27,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 def pick_device(name: str) -> torch.device:
     """The device called `name`: auto (CUDA, else CPU), cpu, cuda, cuda:N or mps.
 
-    Of several processes on a machine each gets a GPU of its own.
+    Of several processes on a machine each gets a GPU of its own; where Slurm has bound one to each, that is the first.
 
     Raises:
         RecipeError: no such name.
@@ -45,7 +45,8 @@ def pick_device(name: str) -> torch.device:
     if kind == "auto" and not torch.cuda.is_available():
         return torch.device("cpu")
     if rank.world > 1 and kind in ("auto", "cuda"):
-        kind, number, name = "cuda", str(rank.local), f"cuda:{rank.local}"
+        own = 0 if rank.bound and torch.cuda.device_count() == 1 else rank.local
+        kind, number, name = "cuda", str(own), f"cuda:{own}"
     if kind == "auto":
         return torch.device("cuda")
     if kind == "cuda":

@@ -27,7 +27,7 @@ class Rank:
     """One of the processes of a run.
 
     number: from 0. world: how many there are. local: the number on this machine, from 0. address, port: where they
-    meet. supervised: `--nproc` started it, and tells what became of the others.
+    meet. supervised: `--nproc` started it, and tells what became of the others. bound: Slurm shows it GPUs of its own only.
     """
 
     number: int
@@ -36,6 +36,7 @@ class Rank:
     address: str
     port: int
     supervised: bool = False
+    bound: bool = False
 
     @property
     def leads(self) -> bool:
@@ -75,7 +76,9 @@ def _of_slurm(environ: Mapping[str, str]) -> Rank:
     port = _FIRST_PORT + _number(environ, "SLURM_JOB_ID") % _PORTS if "SLURM_JOB_ID" in environ else _FIRST_PORT
     if "MASTER_PORT" in environ:
         port = _number(environ, "MASTER_PORT")
-    return Rank(_number(environ, "SLURM_PROCID"), world, _number(environ, "SLURM_LOCALID"), address, port)
+    number, local = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_LOCALID")
+    bound = "SLURM_GPUS_PER_TASK" in environ or "SLURM_GPU_BIND" in environ
+    return Rank(number, world, local, address, port, bound=bound)
 
 
 def first_node(nodes: str) -> str:

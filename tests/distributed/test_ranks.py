@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from emaseg.device import pick_device
 from emaseg.distributed.ranks import ALONE, Rank, check_ranks, first_node, this_rank
-from emaseg.errors import RecipeError
+from emaseg.errors import RecipeError, SystemFault
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 SLURM = {
@@ -36,6 +38,22 @@ def test_slurm_is_recognised() -> None:
     assert (rank.number, rank.world, rank.local, rank.address) == (5, 8, 1, "gpu007")
     assert 1024 < rank.port < 32768
     assert this_rank({**SLURM, "MASTER_ADDR": "head", "MASTER_PORT": "7"}).address == "head"
+
+
+def test_a_task_with_a_gpu_of_its_own_uses_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects `srun --gpus-per-task 1`: each task sees one GPU, which is number 0 whatever its place on the node; without
+    that option two tasks must not share a GPU in silence."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    for seen, device in ((1, "cuda:0"), (4, "cuda:1")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda seen=seen: seen)
+        monkeypatch.setenv("SLURM_GPUS_PER_TASK", "1")
+        assert pick_device("auto") == torch.device(device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("SLURM_GPUS_PER_TASK")
+    with pytest.raises(SystemFault, match="1 CUDA device"):
+        pick_device("auto")
 
 
 def test_a_batch_script_is_no_rank() -> None:
