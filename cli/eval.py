@@ -5,6 +5,7 @@ Room: cli.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emaseg.errors import RecipeError
+from emaseg.errors import RecipeError, SystemFault
 from emaseg.files import fault
 from emaseg.words import quoted_path
 
@@ -150,7 +151,7 @@ def evaluate(
     if nproc and nproc > 1:
         return launched(session.arguments, nproc)
     quiet, verbose = quiet or not rank.leads, verbose and rank.leads
-    with as_rank(rank, device):
+    with contextlib.ExitStack() as stack, as_rank(rank, device):
         from emaseg.reference import check_precision_name, hash_of_weights, resolve, with_em_iterations, with_precision
 
         from .render import print_lines, print_notes, print_path
@@ -176,6 +177,7 @@ def evaluate(
         from emaseg.data.sets.build import build_dataset
         from emaseg.device import pick_device
         from emaseg.files import make_folder
+        from emaseg.runs.lock import reserve
 
         target = pick_device(device)
         submission = None if submit is None else _submission(submit, data)
@@ -186,11 +188,14 @@ def evaluate(
         comparison = on_images(comparison, data, which, len(dataset))
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
-        file = (out or _default_folder(resolved.run, recipe.name)) / "metrics.json"
+        folder = out or _default_folder(resolved.run, recipe.name)
         model, weights_hash = _engine(resolved, dataset, target, compile_, verbose), hash_of_weights(resolved.weights)
-        if not dataset.withheld_by and rank.leads:
-            _check_metrics(file)
-            make_folder(file.parent)  # before the work, not after it
+        if not dataset.withheld_by and rank.leads:  # the folder is made before the work, not after it
+            if out is None:
+                folder = stack.enter_context(reserve(folder))
+            else:
+                _check_metrics(folder / "metrics.json")
+                make_folder(folder)
         evaluated = _score(model, dataset, recipe, target, submission, calibration, quiet)
         if not rank.leads:
             return 0
@@ -199,7 +204,7 @@ def evaluate(
                 _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
             return 0
         subject = Subject(recipe, resolved.run, dataset, comparison, way, weights_hash, model.report(dataset.classes))
-        _tell(evaluated, subject, file, as_json, quiet)
+        _tell(evaluated, subject, folder / "metrics.json", as_json, quiet)
         if submission is not None and not as_json:
             print_path(submission.path)
         if not check or comparison.miou is None:
@@ -288,8 +293,12 @@ def _tell(evaluated: Evaluated, subject: Subject, file: Path, as_json: bool, qui
         seen = Result(
             scores, details, tally, dataset.classes, dataset.palette, subject.comparison, subject.protocol, remarks
         )
-        for folder in {file.parent, subject.run or file.parent}:
-            write_report(folder / "report.html", recipe, seen, subject.run)
+        write_report(file.parent / "report.html", recipe, seen, subject.run)
+        if subject.run is not None and subject.run != file.parent:
+            try:
+                write_report(subject.run / "report.html", recipe, seen, subject.run)
+            except SystemFault as fault:  # somebody else's run
+                print_lines([f"warning: the run's own page is not written anew: {fault.message}"])
         if not quiet:
             print_lines([f"report: {file.parent / 'report.html'}"])
     if not as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,29 @@ def test_eval_prints_one_object_and_keeps_it_in_the_run(run: Path, capsys: pytes
     assert [row["image"] for row in images] == [f"shapes/eval/{index:05d}" for index in range(4)]
     counts = list(csv.reader((folder / "confusion.csv").read_text().splitlines()))
     assert sum(int(cell) for row in counts[1:] for cell in row[1:]) == sum(int(row["pixels"]) for row in images)
+
+
+def test_eval_of_somebody_elses_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the scores: the run's own page cannot be written anew, which is no reason to end without a result."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(run, theirs)
+    (theirs / "report.html").unlink()
+    (theirs / "report.html").mkdir()
+    code, stdout, stderr = emaseg(capsys, "eval", theirs, "--out", tmp_path / "mine", "--device", "cpu")
+    assert code == 0
+    assert stdout.endswith(f"{tmp_path / 'mine/metrics.json'}\n")
+    assert "warning: the run's own page" in stderr
+    assert (tmp_path / "mine/report.html").is_file()
+
+
+def test_evals_that_start_at_once_have_folders_of_their_own(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects both results: their folders are called by the second."""
+    monkeypatch.setattr("emaseg.cli.eval._default_folder", lambda *_: tmp_path / "eval" / "now")
+    for name in ("now", "now-2"):
+        code, stdout, _ = emaseg(capsys, "eval", run, "--device", "cpu", "-q")
+        assert (code, stdout.splitlines()[-1]) == (0, str(tmp_path / "eval" / name / "metrics.json"))
 
 
 def test_eval_shows_every_class_and_the_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
