@@ -204,13 +204,19 @@ def folders() -> Iterator[Finding]:
         "temporary": "set TMPDIR to a folder that you may write to",
     }
     for name, folder in places.items():
-        there = next(above for above in (folder, *folder.absolute().parents) if above.exists())
+        there = next(above for above in (folder, *folder.absolute().parents) if os.path.exists(above))
         shown = str(folder.absolute())
         fault = _write_fault(there)
         if fault:
             yield Finding(f"{name} folder", f"{shown}: {fault}", "error", remedies[name])
             continue
-        free = shutil.disk_usage(there).free
+        try:
+            free = shutil.disk_usage(there).free
+        except OSError as error:
+            yield Finding(
+                f"{name} folder", f"{shown}: its free space is not told ({error.strerror})", "warning", remedies[name]
+            )
+            continue
         if free < _LEAST_DISK:
             hint = f"free some space ({quoted_path(there)}), or choose another disk"
             yield Finding(f"{name} folder", f"{shown}: {size(free)} free", "warning", hint)

@@ -122,6 +122,12 @@ def test_folders_that_cannot_be_written(
     assert "EMASEG_CACHE" in found["cache folder"].remedy
 
 
+def test_a_folder_that_cannot_be_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the other findings: the system may answer with an error, as below a folder that one may not enter."""
+    monkeypatch.setenv("EMASEG_CACHE", str(home / ("x" * 300) / "cache"))
+    assert set(by_name(list(folders()))) == {"cache folder", "runs folder", "temporary folder"}
+
+
 def test_a_full_disk_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects checkpoints: little space is told with the folder."""
     usage = os.statvfs(home)
