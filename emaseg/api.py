@@ -290,7 +290,7 @@ def load_weights(model: nn.Module, path: PathLike) -> str:
     _check("model", model, nn.Module, "a network from emaseg.build_model")
     _check("path", path, (str, os.PathLike), "a run folder, a checkpoint, a weight file or a recipe's name")
     text = os.fspath(path)
-    return load(model, Path(text) if Path(text).is_file() else resolve(text).weights)
+    return load(model, Path(text) if os.path.isfile(text) else resolve(text).weights)
 
 
 def _check(what: str, value: object, kinds: type | tuple[type, ...], expected: str) -> None:

@@ -90,13 +90,13 @@ def resolve(
             raise RecipeError(f"{what}: an empty name was given", "is it a shell variable that is not set?")
     path = expanded(ref)
     named = ref in shipped_recipes()  # a folder of that name must be written with a separator: ./demo
-    if checkpoint is not None and (named or not path.is_dir()):
-        hint = f"the folder here is ./{ref}; write it so" if path.is_dir() else "name the checkpoint file itself"
+    if checkpoint is not None and (named or not os.path.isdir(path)):
+        hint = f"the folder here is ./{ref}; write it so" if os.path.isdir(path) else "name the checkpoint file itself"
         raise RecipeError(f"--checkpoint {checkpoint}: {ref} is not a run folder", hint)
     if holds_weights(ref):
         if weights is not None:
             raise RecipeError(f"--weights {weights}: {ref} has weights of its own", "drop one of the two")
-        if path.is_dir():
+        if os.path.isdir(path):
             return _of_run(*find_run(path), checkpoint, overrides, tta)
         return _of_file(path, _run_of(path), "", overrides, tta)
     if not named:
@@ -109,7 +109,7 @@ def resolve(
         run = newest_run(runs_folder(recipe.name))
         if run is None:
             hint = f"train it: emaseg train {quoted_path(ref)}; or give --weights FILE or a RUN folder"
-            if path.is_dir():
+            if os.path.isdir(path):
                 hint = f"the folder here is ./{ref}; write it so, or {hint}"
             raise WeightsError(f"{recipe.name}: this recipe has no released weights, and no complete run here", hint)
         note = f"{recipe.name}: no released weights; its newest complete run is {run}"
@@ -121,7 +121,7 @@ def resolve(
 def holds_weights(ref: str) -> bool:
     """Whether a REF is a run folder or a weight file, which `resolve` may have to read whole; a recipe takes a moment."""
     path = expanded(ref)
-    return ref not in shipped_recipes() and (path.is_dir() or _is_weight_file(path))
+    return ref not in shipped_recipes() and (os.path.isdir(path) or _is_weight_file(path))
 
 
 def _notes(note: str, overrides: Sequence[str], recipe: str = "") -> tuple[str, ...]:
@@ -155,10 +155,10 @@ def _named_weights(weights: str) -> tuple[Path, str]:
         WeightsError: there is none. RecipeError: an exported file.
     """
     file, note = expanded(weights), ""
-    if file.is_dir():
+    if os.path.isdir(file):
         run, note = find_run(file)
         file = pick_checkpoint(run)
-    if not file.is_file():
+    if not os.path.isfile(file):
         hint = beside(file) or "name a checkpoint, a weight file or a run folder"
         raise WeightsError(f"--weights {weights}: no such file", hint)
     if is_exported(file):
@@ -374,7 +374,12 @@ def _check_there(ref: str, *, alone: bool) -> None:
         RecipeError: it is written like a recipe's name, and there is none.
     """
     path = expanded(ref)
-    if path.suffix == ".toml" or path.exists() or path.name in shipped_recipes() or Path(f"{ref}.toml").is_file():
+    if (
+        path.suffix == ".toml"
+        or os.path.exists(path)
+        or path.name in shipped_recipes()
+        or os.path.isfile(f"{ref}.toml")
+    ):
         return  # load_recipe reads it, or knows better what to say
     separated = os.sep in ref or bool(os.altsep and os.altsep in ref)
     if alone and (separated or path.suffix):
@@ -387,7 +392,7 @@ def _check_there(ref: str, *, alone: bool) -> None:
 
 
 def _is_weight_file(path: Path) -> bool:
-    return path.is_file() and path.suffix != ".toml"
+    return os.path.isfile(path) and path.suffix != ".toml"
 
 
 def _run_of(file: Path) -> Path | None:

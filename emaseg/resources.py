@@ -73,7 +73,7 @@ def data_root(root: str) -> Path:
     below = expanded(os.environ.get("EMASEG_DATA") or "data")
     places = [path] if path.is_absolute() else [(below / path).absolute(), path.absolute()]
     for place in places:
-        if place.is_dir():
+        if os.path.isdir(place):
             return place
     looked = " and ".join(map(str, dict.fromkeys(places)))
     where = "" if path.is_absolute() else ", or the folder above it: export EMASEG_DATA=/path"
@@ -98,7 +98,7 @@ def expanded(path: str) -> Path:
 
 def beside(path: Path) -> str:
     """`did you mean "a/best.pt"?` of what lies in the folder of a path that is not there, or of the nearest that is."""
-    while path.parent != path and not path.parent.is_dir():
+    while path.parent != path and not os.path.isdir(path.parent):
         path = path.parent
     try:
         there = sorted(other.name for other in path.parent.iterdir() if not other.name.startswith("."))

@@ -15,6 +15,7 @@ from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.reference import hash_of_weights, open_model, resolve
 from emaseg.resources import shipped_recipes
+from emaseg.weights.backbone import backbone_file
 from emaseg.weights.init_from import init_from_file
 from tests.helpers import TINY, run, tiny
 
@@ -216,6 +217,20 @@ def test_an_unknown_name_lists_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(RecipeError) as caught:
         resolve("demos")
     assert caught.value.hint == "the file here is ./demos.toml; write it so"
+
+
+def test_names_that_no_file_can_have_are_not_there(trained: Path, tmp_path: Path) -> None:
+    """Protects long names and signed addresses: systems refuse to look for them, which is no fault of the program."""
+    long = "x" * 300
+    with pytest.raises(RecipeError, match="no shipped recipe"):
+        resolve(long)
+    with pytest.raises(WeightsError, match="no such file"):
+        resolve("demo", weights=str(tmp_path / long))
+    with pytest.raises(WeightsError, match="no such"):
+        init_from_file(str(tmp_path / long))
+    address = f"https://bucket/r50.pth?signature={long}"
+    with pytest.raises(WeightsError, match="is not here"):
+        backbone_file(tiny(f'backbone.weights="{address}"'))
 
 
 def test_empty_names_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

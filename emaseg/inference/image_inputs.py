@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from emaseg.data.files.images import EXTENSIONS, image_names, images_apart
-from emaseg.data.sets.folder import count_endings, walk
+from emaseg.data.sets.folder import count_endings
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import read_bytes
 from emaseg.inference.outputs import ENDINGS
@@ -143,10 +143,23 @@ def _lines(name: str) -> list[str]:
 
 
 def unread_files(inputs: Sequence[str]) -> list[str]:
-    """Of each argument that is a folder, the number and the endings of files that find_images leaves out, as sentences."""
-    folders = [expanded(text) for text in inputs if text not in ("", "-") and expanded(text).is_dir()]
-    counts = [(folder, count_endings(images_apart(walk(folder, None))[1], texts=False)) for folder in folders]
+    """Of each argument that is a folder, the number and the endings of files that find_images leaves out, as sentences.
+
+    It searches where find_images does; what that cannot read is told by it.
+    """
+    folders = [expanded(text) for text in inputs if text not in ("", "-") and os.path.isdir(expanded(text))]
+    counts = [(folder, count_endings(images_apart(_names_below(folder))[1], texts=False)) for folder in folders]
     return [f"{folder}: files that are not read: {text}" for folder, text in counts if text]
+
+
+def _names_below(folder: Path) -> list[str]:
+    """The files in a folder and its sub-folders, but hidden ones."""
+    return [
+        os.path.join(root, name)
+        for root, _, names in os.walk(folder)
+        for name in sorted(names)
+        if not name.startswith(".")
+    ]
 
 
 def _problem(name: str, message: str, hint: str) -> _Found:
@@ -196,7 +209,7 @@ def _out_of_scope(text: str) -> tuple[str, str] | None:
 
 
 def _search(text: str, results: Path | None, listed: bool) -> Iterator[_Found]:
-    if (reason := _out_of_scope(text)) is not None and not expanded(text).is_dir():
+    if (reason := _out_of_scope(text)) is not None and not os.path.isdir(expanded(text)):
         yield _problem(text, *reason)
         return
     endings = f"images end in {' '.join(EXTENSIONS)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,7 +208,7 @@ class _Job:
 
 def _already(done: ImageDone, classes: Sequence[str]) -> ImageDone | None:
     """The report of an earlier run's files, or None when one is missing or is no mask."""
-    if not all(path.is_file() for path in done.files.values()):
+    if not all(map(os.path.isfile, done.files.values())):
         return None
     if done.mask is None:
         return dataclasses.replace(done, skipped=True)

@@ -249,8 +249,8 @@ def _neighbours(path: Path) -> str:
 
 
 def _unknown_name(name: str) -> RecipeError:
-    if Path(name).is_file() or Path(f"{name}.toml").is_file():
-        file = name if Path(name).is_file() else f"{name}.toml"
+    if os.path.isfile(name) or os.path.isfile(f"{name}.toml"):
+        file = name if os.path.isfile(name) else f"{name}.toml"
         return RecipeError(f"no shipped recipe is called `{name}`", f"the file here is ./{file}; write it so")
     hint = nearest(name, shipped_recipes()) or f"shipped: {', '.join(shipped_recipes())}"
     return RecipeError(f"no shipped recipe is called `{name}`", hint)

@@ -5,6 +5,7 @@ Room: weights; never torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -27,12 +28,12 @@ def backbone_file(recipe: Recipe) -> Path:
     """
     weights = recipe.backbone.weights
     path = expanded(weights)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path's, it takes names that no file can have, such as signed addresses
         return path
     entry = by_reference(weights)
     if entry is None:
         path = cache_folder() / Path(weights).name
-        if path.is_file():
+        if os.path.isfile(path):
             return path
         remedy = f"save it as {path}"
     else:
@@ -52,7 +53,7 @@ def fetchable(recipe: Recipe) -> Released | None:
     """The released backbone that training would fetch first; None when it is here, not released or not wanted."""
     weights = recipe.backbone.weights
     entry = by_reference(weights)
-    if entry is None or recipe.train.init_from or expanded(weights).is_file() or locate(entry) is not None:
+    if entry is None or recipe.train.init_from or os.path.isfile(expanded(weights)) or locate(entry) is not None:
         return None
     return entry if sources(entry) and not offline() else None
 

@@ -5,6 +5,7 @@ Room: weights; never torch.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from emaseg.errors import WeightsError, nearest
@@ -32,11 +33,11 @@ def init_from_file(ref: str) -> Path:
     if path.suffix == ".toml":
         return _newest_run(load_recipe(path).name, ref)
     plain = path.name == ref and ref not in (".", "..")
-    if plain and (ref in shipped_recipes() or runs_folder(ref).is_dir()):
+    if plain and (ref in shipped_recipes() or os.path.isdir(runs_folder(ref))):
         return _newest_run(ref, ref)
-    if path.is_dir():
+    if os.path.isdir(path):
         return pick_checkpoint(find_run(path)[0])
-    if not path.is_file():
+    if not os.path.isfile(path):
         hint = beside(path) or (nearest(ref, shipped_recipes(), HINTS) if plain else "")
         raise WeightsError(
             f'train.init_from = "{ref}": no such recipe, run folder or file',

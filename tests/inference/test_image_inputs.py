@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emaseg.errors import DataError, RecipeError
-from emaseg.inference.image_inputs import find_images
+from emaseg.inference.image_inputs import find_images, unread_files
 from emaseg.inference.predict import Predictor
 from emaseg.inference.predict_files import predict_files
 from tests.inference.made import picture
@@ -109,6 +109,18 @@ def test_a_folder_with_nothing_but_results_says_where_it_looked(tmp_path: Path) 
     picture(tmp_path / "out/a.png")
     with pytest.raises(DataError, match=r"no images in this folder outside of .*out, where results go"):
         find_images([str(tmp_path)], tmp_path / "out")
+
+
+def test_what_cannot_be_read_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """Protects the other images: a name that no file can have, and a link to a folder, which no search follows."""
+    picture(tmp_path / "in/a.png")
+    (tmp_path / "in/b.heic").write_bytes(b"x")
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else/c.nef").write_bytes(b"x")
+    (tmp_path / "in/link").symlink_to(tmp_path / "else")
+    given = [str(tmp_path / "in"), str(tmp_path / ("x" * 300))]
+    assert unread_files(given) == [f"{tmp_path / 'in'}: files that are not read: 1 .heic"]
+    assert [one.problem is None for one in find_images(given)] == [True, False]
 
 
 def test_an_empty_name_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,14 @@ def test_resume_meets_a_damaged_mask(predictor: Predictor, tmp_path: Path) -> No
         assert second.skipped
 
 
+def test_resume_meets_a_name_that_results_cannot_have(predictor: Predictor, tmp_path: Path) -> None:
+    """A name that is as long as names may be leaves no room for `_mask.png`: that image's error, with --resume as without."""
+    picture(tmp_path / "in" / f"{'x' * 250}.png")
+    for resume in (False, True):
+        (done,) = predict_files(predictor, find_images([str(tmp_path / "in")]), tmp_path / "out", resume=resume)
+        assert done.error is not None
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder_is_a_system_fault(predictor: Predictor, tmp_path: Path) -> None:
     """A full disk or a missing permission ends the run instead of failing image by image."""
