@@ -96,11 +96,11 @@ def train(
         check_ranks(steps.batch, steps.ranks, nproc)
         return launched(session.arguments, nproc)
     if not rank.leads:
-        return _follow(rank, device)
+        return 0 if dry_run else _follow(rank, device)  # rank 0 forecasts alone
     if dry_run:
         plain = _loaded(recipe, overrides, init_from, resume, verbose, quiet).recipe
         run = out or _known_run(recipe, plain.name) if resume else None
-        return _dry_run(plain, run, device, output, nproc or 1)
+        return _dry_run(plain, run, device, output, nproc or rank.world)
     with stop_on_signals() as stop:  # before anything that takes long
         run, others = out, False
         try:

@@ -62,8 +62,10 @@ class _Run:
 
     @property
     def share(self) -> int:
-        """Crops of a step that one rank computes; no fewer than one rank alone can."""
-        return max(smallest_batch(self.model, self.recipe.augment.crop), self.recipe.train.batch // self.ranks)
+        """Crops of a step that one rank computes; no fewer than one rank alone can, in as many parts."""
+        train = self.recipe.train
+        fewest = smallest_batch(self.model, self.recipe.augment.crop) * train.accumulate
+        return max(fewest, train.batch // self.ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def dry_run(
     schedule = build_schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe)
-    check_batch(model, recipe)
+    check_batch(model, recipe, ranks)
     if (
         recipe.loss.class_balance != "none" and not recipe.loss.class_weights
     ):  # any weights take the same time and memory

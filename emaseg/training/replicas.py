@@ -31,9 +31,9 @@ from emaseg.recipe import Recipe
 Forward = Callable[[torch.Tensor, torch.Tensor, Step], Mapping[str, torch.Tensor]]
 
 
-def own_shares(recipe: Recipe) -> int:
-    """How many processes of train.ranks this one stands for."""
-    return max(1, recipe.train.ranks // world_size())
+def own_shares(recipe: Recipe, ranks: int | None = None) -> int:
+    """How many processes of train.ranks one stands for, of those that train, or of `ranks` that would."""
+    return max(1, recipe.train.ranks // (ranks or world_size()))
 
 
 def replicate(model: Network, recipe: Recipe, device: torch.device) -> Forward:

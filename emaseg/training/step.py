@@ -145,16 +145,19 @@ def smallest_batch(model: Network, crop: tuple[int, int]) -> int:
     return 1 if model.norm_values(1, *crop) >= 2 else 2
 
 
-def check_batch(model: Network, recipe: Recipe) -> None:
+def check_batch(model: Network, recipe: Recipe, ranks: int | None = None) -> None:
     """Refuse a batch that leaves a norm layer a single value for a channel: its variance would be undefined.
+
+    Args:
+        ranks: processes that would train; None = those that do.
 
     Raises:
         RecipeError: with the remedy.
     """
     height, width = recipe.augment.crop
     images, parts = recipe.train.batch, recipe.train.accumulate
-    world = world_size()
-    shares = own_shares(recipe)
+    world = ranks or world_size()
+    shares = own_shares(recipe, world)
     if images % (world * parts) or max(shares, parts) % min(shares, parts):
         of = f" of {shares} processes' plain means" if shares > 1 else ""
         raise RecipeError(

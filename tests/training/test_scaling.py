@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,9 +13,10 @@ from emaseg.events import Forecast, Measuring, Planned
 from emaseg.models import build_model
 from emaseg.training.dry_run import dry_run
 from emaseg.training.scaling import LINKS, RANKS, Link, Message, Traffic, efficiency, traffic
-from tests.helpers import tiny
+from tests.helpers import TINY, emaseg, tiny
 
 CPU = torch.device("cpu")
+SMALL = ("augment.crop=[8, 8]", "data.size=[16, 16]")  # one value a crop for each channel of a norm
 
 
 def test_the_formula() -> None:
@@ -64,3 +68,46 @@ def test_a_dry_run_measures_one_ranks_share() -> None:
 def test_a_dry_run_refuses_what_ranks_cannot_share() -> None:
     with pytest.raises(RecipeError, match="cannot be shared by 3 processes"):
         list(dry_run(tiny(), device=CPU, ranks=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("train.batch=6", "train.accumulate=2"), "parts cannot be made of 3 images"),
+        (("train.batch=2", 'model.norm="batch"', *SMALL), "of 2 processes, leaves one value"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_training_refuses(options: tuple[str, ...], message: str) -> None:
+    """Protects from a forecast of a run that cannot start: parts and norms are checked for one rank's share."""
+    with pytest.raises(RecipeError, match=message):
+        list(dry_run(tiny(*options), device=CPU, ranks=2))
+
+
+def test_a_dry_run_measures_parts_that_one_rank_can_compute_alone() -> None:
+    """Protects norms over two ranks with one crop in each part: a training can, and so must its forecast."""
+    events = list(dry_run(tiny("train.accumulate=2", 'model.norm="sync"', *SMALL), device=CPU, ranks=2))
+    assert max(event.crops for event in events if isinstance(event, Measuring)) == 4
+    assert next(event for event in events if isinstance(event, Forecast)).fits
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_dry_run_of_a_launcher_is_rank_0s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """Protects `torchrun ... --dry-run` from ranks that wait for one that has ended, and from one process's forecast."""
+    command = importlib.import_module("emaseg.cli.train")
+    asked: list[object] = []
+
+    def forecast(*arguments: object) -> int:
+        asked.append(arguments[-1])
+        return 0
+
+    monkeypatch.setattr(command, "_dry_run", forecast)
+    monkeypatch.setattr(command, "_follow", lambda *_: pytest.fail("waits for rank 0"))
+    surroundings = {"RANK": number, "WORLD_SIZE": 2, "LOCAL_RANK": number, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, str(value))
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    code, out, _ = emaseg(capsys, "train", path, "--dry-run")
+    assert (code, out, asked) == (0, "", [2] if number == 0 else [])
