@@ -22,6 +22,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _IN_INFERENCE = re.compile(r"^\s*inference(?=\s*[.=])")
 _EXAMPLE = "--set optim.lr=0.02"
 _MOST = 64 << 10  # characters of one --set; all of a [data] section with 255 classes has less
+_RULE, _WEIGHTS = "loss.class_balance", "loss.class_weights"
 _DEPTH = 8  # parts of a key, and tables and arrays inside each other
 # Never back over what it has matched: a word of a megabyte is looked at once.
 _PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -88,6 +89,19 @@ def replaced_kinds(table: Mapping[str, Any], overrides: Sequence[Override]) -> d
         if name == "kind" and section not in whole and isinstance(given, dict) and isinstance(given.get("kind"), str):
             kinds[section] = given["kind"]
     return kinds
+
+
+def with_rule_alone(table: Mapping[str, Any], overrides: Sequence[Override]) -> tuple[Override, ...]:
+    """The overrides, and where they change loss.class_balance but no class weight, one that empties loss.class_weights:
+    what the file has there, as a run's own recipe does, came from the rule before."""
+    loss = table.get("loss")
+    rules = [override for override in overrides if override.key == _RULE]
+    given = any(override.key == "loss" or f"{override.key}.".startswith(f"{_WEIGHTS}.") for override in overrides)
+    if not rules or given or not isinstance(loss, dict) or not loss.get("class_weights"):
+        return tuple(overrides)
+    if rules[-1].value == loss.get("class_balance", "none"):
+        return tuple(overrides)
+    return (*overrides, Override(_WEIGHTS, [], rules[-1].written))
 
 
 def _parse(item: str) -> Override | str:

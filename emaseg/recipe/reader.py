@@ -22,7 +22,15 @@ from emaseg.errors import RecipeError, nearest, need_type
 from emaseg.files import open_file
 from emaseg.recipe.check import BACKSLASHES, check
 from emaseg.recipe.lines import dotted, key_lines
-from emaseg.recipe.overrides import Override, apply_overrides, has_long_key, nested, parse_overrides, replaced_kinds
+from emaseg.recipe.overrides import (
+    Override,
+    apply_overrides,
+    has_long_key,
+    nested,
+    parse_overrides,
+    replaced_kinds,
+    with_rule_alone,
+)
 from emaseg.recipe.renamed import RENAMED, note, with_new_names
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem, read_section
@@ -102,8 +110,9 @@ def _read_recipe(text: str, source: str, overrides: Sequence[str], *, noted: boo
     """
     problems: list[Problem] = []
     sets = parse_overrides(overrides)
-    places = _Places(text, source, sets)
     file_table, old_keys = with_new_names(_parse_toml(text, source), "", problems)
+    sets = with_rule_alone(file_table, sets)
+    places = _Places(text, source, sets)
     table = apply_overrides(file_table, sets, problems)
     recipe = read_section(Recipe, table, "", problems, replaced_kinds(file_table, sets))
     if recipe is not None and not problems:

@@ -52,20 +52,29 @@ class ClassCounts:
 def with_class_weights(recipe: Recipe, train_set: Dataset) -> tuple[Recipe, list[Note]]:
     """The recipe with the weights that loss.class_balance asks for in loss.class_weights, and a line that says which.
 
-    Weights that are there already stay: they were computed when the run started.
+    Weights that the recipe lists win over a rule, and a line says so.
 
     Raises:
         DataError: a label cannot be read.
     """
     rule = recipe.loss.class_balance
     if rule == "none" or recipe.loss.class_weights:
-        return recipe, []
+        return recipe, given_weights(recipe)
     counts = count_classes(train_set, recipe.data)
     weights = median_frequency(counts) if rule == "median_frequency" else inverse_log(counts)
     names = [f"{name} {weight:g}" for name, weight in zip(train_set.classes, weights, strict=True)]
     shown = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
     text = f"class weights ({rule}, labels of {counts.read} of {len(train_set)} images): {shown}"
     return replace(recipe, loss=replace(recipe.loss, class_weights=weights)), [Note(text)]
+
+
+def given_weights(recipe: Recipe) -> list[Note]:
+    """A line where a recipe lists class weights, so that its loss.class_balance counts no labels."""
+    rule = recipe.loss.class_balance
+    if rule == "none" or not recipe.loss.class_weights:
+        return []
+    text = f"class weights: the recipe's own list (loss.class_weights), not counted anew for loss.class_balance = {toml_value(rule)}"
+    return [Note(f"{text}; to count the labels: --set 'loss.class_weights=[]'")]
 
 
 def median_frequency(counts: ClassCounts) -> tuple[float, ...]:

@@ -28,6 +28,7 @@ from emaseg.recipe import Recipe
 from emaseg.recipe.channels import ranges
 from emaseg.runs.folder import RunFolder
 from emaseg.schedule import Schedule, build_schedule
+from emaseg.training.class_balance import given_weights
 from emaseg.training.compute import LossScale, notes_on, place, switches
 from emaseg.training.optim import build_optimizer, learning_rate
 from emaseg.training.resuming import origin_of
@@ -149,6 +150,7 @@ def _start(
             step = origin.checkpoint.step
             return step, [*origin.notes, Note(f"continuing at step {step} of {schedule.total} from {origin.path}")]
         notes.append(Note(f"{folder.root}: no checkpoint here; starting at step 0"))
+    notes += given_weights(recipe)
     missing = fetchable(recipe)
     if missing is None:
         return 0, notes + load_start_weights(model, recipe)

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from emaseg.checkpoint import read_checkpoint
 from emaseg.data.sets.build import build_dataset
 from emaseg.events import Note
-from emaseg.recipe import FolderData, Recipe
+from emaseg.recipe import FolderData, Recipe, parse_recipe, recipe_to_toml
 from emaseg.resources import cache_folder
 from emaseg.training import class_balance
 from emaseg.training.class_balance import ClassCounts, count_classes, inverse_log, median_frequency, with_class_weights
+from emaseg.training.dry_run import dry_run
 from tests.helpers import equal, run, tiny
 
 
@@ -113,6 +115,37 @@ def test_a_run_says_keeps_and_repeats_its_weights(tmp_path: Path) -> None:
     assert two.recipe.loss == one.recipe.loss
     plain = read_checkpoint(_trained(tmp_path / "plain"))
     assert not equal(one.model, plain.model)
+
+
+RUN = "loss.class_balance='inverse_log'", "loss.class_weights=[1.0, 2.0, 3.0, 4.0, 5.0]"  # of a run's own recipe
+
+
+def _of_a_run(*overrides: str) -> Recipe:
+    """A finished run's own recipe, which holds the rule and the weights that were computed, with `--set` values."""
+    return parse_recipe(recipe_to_toml(tiny(*RUN)), "recipe.toml", overrides).recipe
+
+
+@pytest.mark.parametrize("rule", ["none", "median_frequency"])
+def test_another_rule_leaves_the_weights_of_the_one_before_out(rule: str) -> None:
+    """Protects a run that starts from another run's recipe.toml: it has the weights of the rule that was asked for."""
+    assert _of_a_run(f"loss.class_balance={rule}").loss.class_weights == ()
+    given = _of_a_run(f"loss.class_balance={rule}", "loss.class_weights=[1, 1, 1, 1, 2]")
+    assert given.loss.class_weights == (1.0, 1.0, 1.0, 1.0, 2.0)
+    assert _of_a_run("loss.class_balance=inverse_log").loss == tiny(*RUN).loss  # a resume with the --set of the start
+    assert _of_a_run("loss.focal_gamma=2").loss.class_weights == tiny(*RUN).loss.class_weights
+    origins = parse_recipe(recipe_to_toml(tiny(*RUN)), "recipe.toml", [f"loss.class_balance={rule}"]).origins
+    assert origins["loss.class_weights"] == "--set"
+
+
+def test_weights_that_win_over_a_rule_are_told() -> None:
+    """Protects from the weights of another data set: the rule counts nothing where weights are given, and says so."""
+    data = build_dataset(_of_a_run().data, "train")
+    recipe, (note,) = with_class_weights(_of_a_run(), data)
+    assert recipe == _of_a_run()
+    assert "--set 'loss.class_weights=[]'" in note.text
+    assert note in list(dry_run(_of_a_run(), device=torch.device("cpu")))
+    weights = _of_a_run("loss.class_balance=none", "loss.class_weights=[1, 1, 1, 1, 2]")
+    assert with_class_weights(weights, data) == (weights, [])
 
 
 def _trained(out: Path) -> Path:
