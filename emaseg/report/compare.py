@@ -113,7 +113,7 @@ def _flat(prefix: str, section: object) -> Iterator[tuple[str, str]]:
         value, key = getattr(section, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
             yield from _flat(f"{key}.", value)
-        elif value is not None and key not in _PLAIN and not _has_sections(value):
+        elif value is not None and key not in _PLAIN:
             yield key, toml_value(value)
 
 
@@ -121,10 +121,6 @@ def _comparable(key: str, values: Sequence[dict[str, str]]) -> bool:
     """Whether a key means the same in every run: sections of another kind have other keys, and differ by kind alone."""
     kind = f"{key.rpartition('.')[0]}.kind"
     return key == kind or len({own.get(kind, "") for own in values}) == 1
-
-
-def _has_sections(value: object) -> bool:
-    return isinstance(value, tuple) and any(is_dataclass(one) for one in value)
 
 
 # --------------------------------------------------------------------------------------------------------- the page

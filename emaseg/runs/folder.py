@@ -184,6 +184,19 @@ def is_complete(run: Path) -> bool:
     return folder.recipe.is_file() and folder.samples.is_file()
 
 
+def not_complete_yet(run: RunFolder) -> None:
+    """Remove the samples of a run that goes on: they tell that it has come to its end.
+
+    Raises:
+        SystemFault: no permission.
+    """
+    if is_file(run.samples):
+        try:
+            run.samples.unlink()
+        except OSError as error:
+            raise fault(error, run.samples, "removing it") from error
+
+
 def find_run(folder: Path) -> tuple[Path, str]:
     """The run that a folder means: itself, or of a folder of runs the newest complete one.
 

@@ -74,7 +74,7 @@ def summary(root: Path) -> RunSummary:
     epoch, best = _metrics(run.metrics)
     step = max(last_step(run.metrics), interrupted_at(run))
     owner = alive_owner(root)
-    state = _state(run, recipe, owner, step)
+    state = _state(run, recipe, owner)
     train = recipe.train if recipe else None
     total = (train.iterations or train.epochs) if train else None
     return RunSummary(
@@ -108,13 +108,12 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
         yield from _runs_below(Path(path), depth - 1)
 
 
-def _state(run: RunFolder, recipe: Recipe | None, owner: str, step: int) -> State:
+def _state(run: RunFolder, recipe: Recipe | None, owner: str) -> State:
     if owner:
         return "training"
     if recipe is None:
         return "damaged"
-    longer = recipe.train.iterations > step > 0  # a finished run whose recipe asks for more by now
-    if is_complete(run.root) and not longer:
+    if is_complete(run.root):  # also with fewer steps than the recipe's: train.hours or train.patience ended it
         return "complete"
     return "interrupted" if can_resume(run.root) else "not started"
 

@@ -18,7 +18,7 @@ from emaseg.distributed.lockstep import Lead
 from emaseg.events import Note, TrainingStarted
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe
-from emaseg.runs.folder import RunFolder, append_log, create
+from emaseg.runs.folder import RunFolder, append_log, create, not_complete_yet
 from emaseg.runs.lock import RunLock
 from emaseg.runs.records import repair_records
 from emaseg.schedule import Schedule, build_schedule
@@ -169,6 +169,8 @@ def prepare_folder(state: RunState, origin: Origin | None, messages: list[Note])
     run, notes = state.run, []
     if origin is not None:
         notes.append(put_away(run, origin.path))
+    if not state.complete:
+        not_complete_yet(run)
     notes += create(run, state.recipe, state.device)
     evaluated = int(state.best.get("evaluated", 0))
     notes += repair_records(run, state.model.loss_names, state.step, evaluated)

@@ -10,6 +10,9 @@ import pytest
 
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.events import Finished, Note, Stepped
+from emaseg.recipe import recipe_to_toml
+from emaseg.report.compare import compare_runs
+from emaseg.runs.folder import newest_run
 from emaseg.runs.listing import list_runs
 from emaseg.runs.lock import hold
 from emaseg.training.train import train
@@ -78,6 +81,30 @@ def test_a_finished_run_goes_on(finished: Path) -> None:
     assert (run.state, run.step, run.total) == ("complete", 6, 6)
 
 
+def test_a_run_that_ended_early_is_complete(tmp_path: Path) -> None:
+    """Protects runs that train.patience or train.hours ended: the list offers no --resume, which would do nothing."""
+    options = "train.iterations=40", "train.evaluate_every=1", "train.patience=1", "optim.lr=1e-30", "optim.power=0"
+    train_until(tiny(*options), tmp_path / "run")
+    (run,) = list_runs(tmp_path)
+    assert run.step < 40
+    assert (run.state, run.next) == ("complete", f"emaseg eval {run.path}")
+
+
+def test_a_finished_run_that_goes_on_is_complete_no_more(tmp_path: Path) -> None:
+    """Protects what stands for the newest complete run: a run that was extended and killed is none until its new end."""
+    short, longer = (
+        tiny(f"train.epochs={epochs}", "train.iterations=0", "train.evaluate_every=0") for epochs in (1, 2)
+    )
+    train_until(short, tmp_path / "run")
+    assert newest_run(tmp_path) == tmp_path / "run"
+    train_until(longer, tmp_path / "run", resume=True, stop_after=7)
+    (cut,) = list_runs(tmp_path)
+    assert (cut.state, cut.next.endswith("--resume")) == ("interrupted", True)
+    assert newest_run(tmp_path) is None
+    train_until(longer, tmp_path / "run", resume=True)
+    assert list_runs(tmp_path)[0].state == "complete"
+
+
 # ------------------------------------------------------------------------------------------------------ several runs
 def test_runs_are_compared_by_recipe_and_by_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What differs and nothing else, each class held against the first run, and one page that needs no other file."""
@@ -111,6 +138,18 @@ def test_runs_are_compared_by_recipe_and_by_class(tmp_path: Path, capsys: pytest
     assert "<b> & c" in shown
     assert "optim.lr" in shown
     assert "optim.momentum" not in shown
+
+
+def test_runs_that_differ_in_a_group_are_not_equal(tmp_path: Path) -> None:
+    """Protects from "The recipes are equal" of two runs whose groups of parameters learn at different rates."""
+    for name, scale in (("a", 2), ("b", 10)):
+        (tmp_path / name).mkdir()
+        recipe = tiny('optim.groups=[{match="backbone"}]', f"optim.groups.0.lr_scale={scale}")
+        (tmp_path / name / "recipe.toml").write_text(recipe_to_toml(recipe))
+    ((key, values),) = compare_runs([tmp_path / "a", tmp_path / "b"]).keys
+    assert key == "optim.groups"
+    assert "lr_scale = 2" in values[0]
+    assert "lr_scale = 10" in values[1]
 
 
 def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
