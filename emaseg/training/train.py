@@ -166,8 +166,6 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
     """Steps, evaluations and checkpoints until the end or until `stop`."""
     statistics = StepStatistics(state.recipe, state.schedule, state.running, state.device)
     stream = _stream(state)
-    protocol = state.recipe.inference, state.recipe.backbone.pixel_stats
-    evaluation = partial(evaluation_seconds, state.model, state.eval_set, *protocol, state.device)
     saved = state.step
     try:
         while True:
@@ -196,7 +194,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
             waited = time.perf_counter() - began
             losses, skipped = _step(state, batch)
             state.step += 1
-            yield from _said(state, state.length.after_step(state.step, evaluation))
+            yield from _said(state, state.length.after_step(state.step, partial(_evaluation_seconds, state)))
             statistics.schedule = state.schedule
             event = statistics.event(state.step, losses, waited, time.perf_counter() - began)
             row = statistics.row(event)
@@ -223,12 +221,19 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
     finally:
         stream.close()
         state.saver.close()
-    with averaged(state.average, state.model):
+    with evaluating(state.recipe.train), averaged(state.average, state.model):
         samples = write_samples(state.model, state.recipe, state.eval_set, state.run, state.device)
     if not state.schedule.scored:
         yield from report_training(state.run, state.recipe, state.eval_set, None, state.step)
     yield Saved(samples, "samples")
     yield Finished(state.run.root, state.step, state.best.get("miou"), scored=state.schedule.scored)
+
+
+def _evaluation_seconds(state: RunState) -> float:
+    """What an evaluation takes, measured as one is made."""
+    protocol = state.recipe.inference, state.recipe.backbone.pixel_stats
+    with evaluating(state.recipe.train):
+        return evaluation_seconds(state.model, state.eval_set, *protocol, state.device)
 
 
 def _said(state: RunState, text: str, *, warning: bool = False) -> Iterator[Note]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +17,13 @@ from hypothesis import strategies as st
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import WeightsError
 from emaseg.events import Evaluated, Finished, Note, Stepped, TrainEvent
+from emaseg.recipe.training import Train
 from emaseg.runs.folder import is_complete
 from emaseg.schedule import Schedule
 from emaseg.training import run_steps
 from emaseg.training.optim import learning_rate
 from emaseg.training.run_steps import shortened, time_after
+from emaseg.training.sample_sheet import write_samples
 from emaseg.training.train import train
 from tests.helpers import equal, run, tiny
 
@@ -112,6 +117,36 @@ def test_a_limit_that_is_far_away_changes_nothing(tmp_path: Path, monkeypatch: p
     one, two = (read_checkpoint(tmp_path / hours / "checkpoints/last.pt") for hours in ("0", "1000"))
     assert equal(one.model, two.model)
     assert (one.sampler.get("steps"), two.sampler.get("steps")) == (None, 7)
+
+
+def test_what_evaluates_does_so_as_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects compiled runs: the timed evaluation, and the samples at the end, compile no network for their images.
+
+    With train.hours, the minutes of that would be multiplied by the evaluations, and the run be as short as can be.
+    """
+    inside: list[Train] = []
+    seen: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def evaluating(train: Train) -> Iterator[None]:
+        inside.append(train)
+        yield
+        inside.pop()
+
+    def samples(*arguments: Any) -> Path:
+        seen["samples"] = len(inside)
+        return write_samples(*arguments)
+
+    def seconds(*_: object) -> float:
+        seen["seconds"] = len(inside)
+        return 0.01
+
+    wind(monkeypatch)
+    monkeypatch.setattr("emaseg.training.train.evaluating", evaluating)
+    monkeypatch.setattr("emaseg.training.train.write_samples", samples)
+    monkeypatch.setattr("emaseg.training.train.evaluation_seconds", seconds)
+    run(tiny(*_timed()), tmp_path / "run")
+    assert seen == {"samples": 1, "seconds": 1}
 
 
 STALLING = ("train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "optim.power=0")
