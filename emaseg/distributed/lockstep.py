@@ -38,11 +38,17 @@ class Action(IntEnum):
 class Lead:
     """Rank 0's side; on a single process nothing happens.
 
-    between: nobody is in the middle of an action, so that END will be heard.
+    between: nobody is in the middle of an action, so that END will be heard. action: the last one that was begun.
     """
 
     stop: threading.Event
     between: bool = True
+    action: Action = Action.NONE
+
+    @property
+    def whole(self) -> bool:
+        """Whether nobody is in the middle of a step: what an evaluation that failed leaves can be saved."""
+        return self.between or self.action == Action.EVALUATE
 
     @contextlib.contextmanager
     def doing(self, action: Action, total: int = 0) -> Iterator[None]:
@@ -58,7 +64,7 @@ class Lead:
             yield
             return
         self._say(action, total)
-        self.between = False
+        self.between, self.action = False, action
         with peers():
             yield
         self.between = True

@@ -108,6 +108,7 @@ def evaluate(
             labels, confidence = _predicted(model, image, inference, stats, device, calibration)
             tally.add(index, dataset.name(index), label, labels, confidence, as_picture(image))
         if stop is not None and (largest_over_ranks([int(stop.is_set())])[0] if shared else stop.is_set()):
+            stop.set()  # another process may have been asked: the caller sees here that this was no end
             pairs.close()
             return
         done = min(total, (turn + 1) * each)

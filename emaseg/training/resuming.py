@@ -142,15 +142,22 @@ def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.Optimi
     return ""
 
 
-def with_remedy(error: DataError, run: RunFolder, step: int) -> DataError:
-    """The error of an image met after `step` steps with what is saved, and commands that find all such images and continue."""
-    saved = f"after step {step}, which is saved in {run.last}" if run.last.exists() else "before the first step"
+def with_remedy(error: DataError, run: RunFolder, step: int, saved: int | None) -> DataError:
+    """The error of an image met after `step` steps with what is saved, and commands that find all such images and continue.
+
+    saved: the step that last.pt holds; None = there is none.
+    """
+    where = f"after step {step}, which is saved in {run.last}"
+    if saved is None:
+        where = "before the first step"
+    elif saved != step:
+        where = f"after step {step}; {run.last} holds step {saved}"
     commands = (
         f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
         f"  then continue with: {resume_command(run)}",
     )
     hint = error.hint or "repair or replace the file"
-    return DataError(Lines(error.message, f"stopped {saved}"), Lines(hint, *commands))
+    return DataError(Lines(error.message, f"stopped {where}"), Lines(hint, *commands))
 
 
 def put_away(run: RunFolder, origin: Path) -> str:

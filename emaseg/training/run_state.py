@@ -219,3 +219,8 @@ def snapshot(state: RunState) -> Checkpoint:
 def position(state: RunState) -> tuple[float, ...]:
     """What tells the checkpoints of a run apart."""
     return state.step, state.best.get("evaluated", -1)
+
+
+def saved_step(state: RunState) -> int | None:
+    """The step that last.pt holds; None where this start has not written one and went on from none."""
+    return int(state.saved[0]) if state.saved else None

@@ -43,7 +43,7 @@ from emaseg.training.compute import MOST_SKIPPED, evaluating, switches
 from emaseg.training.follow import Beginning, follow
 from emaseg.training.replicas import evaluated_network, replicate, whole_batch
 from emaseg.training.resuming import with_remedy
-from emaseg.training.run_state import RunState, open_run, position, prepare_folder, snapshot, started
+from emaseg.training.run_state import RunState, open_run, position, prepare_folder, saved_step, snapshot, started
 from emaseg.training.sample_sheet import write_samples
 from emaseg.training.step import memory_errors, training_step
 from emaseg.training.step_statistics import StepStatistics
@@ -209,7 +209,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
             _save_if_due(state)
             yield from state.saver.written()
     except (DataError, PeerFailed) as error:  # a damaged image costs itself, not the steps since the last checkpoint
-        if state.step > saved and state.lead.between:
+        if state.step > saved and state.lead.whole:
             _save(state, state.run.last)
             yield from state.saver.finish()
         if isinstance(error, PeerFailed):
@@ -217,7 +217,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
             raise
         first, *rest = lines_of(error.message)
         append_log(state.run, Lines(f"after step {state.step}: {first}", *rest))
-        raise with_remedy(error, state.run, state.step) from error
+        raise with_remedy(error, state.run, state.step, saved_step(state)) from error
     finally:
         stream.close()
         state.saver.close()
