@@ -49,7 +49,8 @@ _CROP_UNIT = 32  # crops are made smaller by this many pixels: the coarsest grid
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is measured. start: the step that the run begins with, above 0 where it is resumed."""
+    """What is measured. start: the step that the run begins with, above 0 where it is resumed. decided: train.hours has
+    made the schedule what it is, or train.patience."""
 
     recipe: Recipe
     device: torch.device
@@ -60,6 +61,7 @@ class _Run:
     start: int
     scale: LossScale | None
     ranks: int = 1
+    decided: bool = False
 
     @property
     def share(self) -> int:
@@ -108,7 +110,8 @@ def dry_run(
     ):  # any weights take the same time and memory
         model.loss = replace(recipe.loss, class_weights=(1.0,) * model.num_classes)
     optimizer = build_optimizer(model, recipe.optim)
-    start, remarks = _start(recipe, model, optimizer, schedule, len(train_set), run)
+    start, end, remarks = _start(recipe, model, optimizer, schedule, len(train_set), run)
+    schedule = replace(schedule, total=end or schedule.total)
     yield from remarks
     yield Planned(tuple(_plan(recipe, model, train_set, eval_set, schedule, start, device)))
     yield from notes_on(recipe, device)
@@ -123,7 +126,7 @@ def dry_run(
     try:
         scale = LossScale.of(recipe.train, device)
         with switches(recipe.train, device):
-            measured = _Run(recipe, device, model, optimizer, schedule, train_set, start, scale, ranks)
+            measured = _Run(recipe, device, model, optimizer, schedule, train_set, start, scale, ranks, bool(end))
             for event in _measure(measured):
                 yield event
                 if isinstance(event, Forecast) and ranks > 1 and event.seconds_per_step:
@@ -139,24 +142,27 @@ def _start(
     schedule: Schedule,
     train_images: int,
     run: Path | None,
-) -> tuple[int, list[Note]]:
-    """The step that the run begins with, and what it begins from. Weights are read as `train` would, to check them."""
+) -> tuple[int, int, list[Note]]:
+    """The step that the run begins with, the one that it was decided to end with (0 = none was), and what it begins from.
 
+    Weights are read as `train` would, to check them.
+    """
     notes = []
     if run is not None:
         folder = RunFolder(run)
         origin = origin_of(folder, recipe, model, optimizer, schedule.total, train_images)
         if origin is not None:
-            step = origin.checkpoint.step
-            return step, [*origin.notes, Note(f"continuing at step {step} of {schedule.total} from {origin.path}")]
+            step, end = origin.checkpoint.step, int(origin.checkpoint.sampler.get("steps", 0))
+            text = f"continuing at step {step} of {end or schedule.total} from {origin.path}"
+            return step, end, [*origin.notes, Note(text)]
         notes.append(Note(f"{folder.root}: no checkpoint here; starting at step 0"))
     notes += given_weights(recipe)
     missing = fetchable(recipe)
     if missing is None:
-        return 0, notes + load_start_weights(model, recipe)
+        return 0, 0, notes + load_start_weights(model, recipe)
     # a dry run measures as well without them
     text = f"backbone: {missing.name} would be downloaded first (at least {missing.megabytes} MB)"
-    return 0, [*notes, Note(text)]
+    return 0, 0, [*notes, Note(text)]
 
 
 def _plan(
@@ -367,7 +373,7 @@ def _way_lines(ways: tuple[LessMemory, ...]) -> Iterator[tuple[str, str]]:
 def _time_limit(run: _Run, pace: float) -> Iterator[tuple[str, str]]:
     """What train.hours will make of the schedule at this pace; evaluations, which take time too, are not measured here."""
     hours, total = run.recipe.train.hours, run.schedule.total
-    if not hours:
+    if not hours or run.decided:
         return
     steps = shortened(run.schedule, run.start, pace, 0.0, 3600 * hours).total
     yield (

@@ -211,6 +211,21 @@ def test_a_resumed_run_is_forecast_from_where_it_stopped(tmp_path: Path) -> None
     assert not any(isinstance(event, Measuring) for event in events)
 
 
+def test_a_run_that_ends_early_is_forecast_to_that_end(tmp_path: Path) -> None:
+    """Protects `--resume --dry-run` of a run that train.patience or train.hours has made shorter than its recipe."""
+    recipe, out = tiny("train.hours=9"), tmp_path / "run"
+    run(recipe, out, stop_after=5)
+    content = torch.load(out / "checkpoints/last.pt", weights_only=True)
+    for end, left in ((8, 3), (5, 0)):
+        content["sampler"]["steps"] = end
+        torch.save(content, out / "checkpoints/last.pt")
+        plan, events = forecast(recipe, run=out)
+        assert last(events).steps_left == left
+        assert any(isinstance(event, Note) and f"continuing at step 5 of {end}" in event.text for event in events)
+        assert plan["steps"].startswith(f"{end} (5 an epoch")
+        assert "time limit" not in plan  # what there was to decide is decided
+
+
 def test_resume_of_nothing_says_so(tmp_path: Path) -> None:
     """Protects a script that always passes --resume."""
     plan, events = forecast(tiny(), run=tmp_path / "none")
