@@ -55,7 +55,7 @@ def follow(device: torch.device, stop: threading.Event) -> None:
         beginning = from_rank_0(None)
     if not isinstance(beginning, Beginning):
         raise TypeError(f"rank 0 sent {type(beginning).__name__} for a beginning")
-    recipe, step = beginning.recipe, beginning.step
+    recipe, step, total = beginning.recipe, beginning.step, beginning.total
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
@@ -71,13 +71,14 @@ def follow(device: torch.device, stop: threading.Event) -> None:
             scale = LossScale.of(recipe.train, device)
             if scale is not None:
                 scale.restore(beginning.scale or {})
+            del beginning  # else its copy of the optimiser's state stays to the end of the run
             stream = batches(
                 train_set,
                 recipe.augment,
                 recipe.backbone.pixel_stats,
                 batch=recipe.train.batch,
                 start=step,
-                total=beginning.total,
+                total=total,
                 seed=recipe.train.seed,
                 workers=worker_count(recipe.train, device),
                 rank=rank_number(),

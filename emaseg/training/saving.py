@@ -54,7 +54,7 @@ class Saver:
         """
         self._wait()
         self._check()
-        copy = Checkpoint(**{field.name: _copied(getattr(checkpoint, field.name)) for field in fields(checkpoint)})
+        copy = Checkpoint(**{field.name: copied(getattr(checkpoint, field.name)) for field in fields(checkpoint)})
         self._job = Background(lambda: self._write(copy, paths))
 
     def written(self) -> Iterator[Saved]:
@@ -99,13 +99,13 @@ class Saver:
             remove_old(run, self._keep_last, checkpoint.step)
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """`value` with copies of its tensors, on the CPU, so that nothing changes them and any machine reads the file."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
 
 
 def remove_old(run: RunFolder, most: int, step: int) -> None:

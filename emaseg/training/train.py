@@ -45,6 +45,7 @@ from emaseg.training.replicas import evaluated_network, replicate, whole_batch
 from emaseg.training.resuming import with_remedy
 from emaseg.training.run_state import RunState, open_run, position, prepare_folder, saved_step, snapshot, started
 from emaseg.training.sample_sheet import write_samples
+from emaseg.training.saving import copied
 from emaseg.training.step import memory_errors, training_step
 from emaseg.training.step_statistics import StepStatistics
 from emaseg.training.weight_average import averaged
@@ -156,7 +157,7 @@ def _gather(state: RunState, *, resumed: bool) -> None:
             beginning = Beginning(state.recipe, state.step, state.schedule.total)
             if resumed:
                 scale = None if state.scale is None else state.scale.state()
-                beginning = replace(beginning, optimizer=state.optimizer.state_dict(), scale=scale)
+                beginning = replace(beginning, optimizer=copied(state.optimizer.state_dict()), scale=scale)
             from_rank_0(beginning)
     with state.lead.doing(Action.READY):
         state.forward = replicate(state.model, state.recipe, state.device)

@@ -20,7 +20,7 @@ from emaseg.open_datasets import open_datasets
 from emaseg.runs.folder import RunFolder, is_complete
 from emaseg.training.resuming import with_remedy
 from emaseg.training.step import StepResult, training_step
-from tests.helpers import run, tiny
+from tests.helpers import equal, run, tiny
 from tests.training.test_resume import own_data
 
 LENGTH = ("train.iterations=6", "train.evaluate_every=4", "train.save_every=3", "train.save_seconds=1000")
@@ -31,6 +31,22 @@ def of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 0 tells another one what it does, which agrees to everything."""
     monkeypatch.setattr(lockstep, "world_size", lambda: 2)
     monkeypatch.setattr(lockstep, "largest_over_ranks", lambda values: values)
+
+
+@pytest.mark.usefixtures("of_two")
+def test_what_others_go_on_from_is_a_copy_without_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the memory of rank 0's GPU: what is sent of a resume lies on no device, so it is restored on none."""
+    recipe = tiny(*LENGTH)
+    sent: list[Any] = []
+    run(recipe, tmp_path / "run", stop_after=2)
+    there = read_checkpoint(RunFolder(tmp_path / "run").last).optimizer
+    with monkeypatch.context() as patch:
+        patch.setattr("emaseg.training.train.world_size", lambda: 2)
+        patch.setattr("emaseg.training.train.from_rank_0", sent.append)
+        run(recipe, tmp_path / "run", resume=True)
+    (beginning,) = sent
+    assert beginning.step == 2
+    assert equal(beginning.optimizer["state"], there["state"])  # and not what the steps since then made of it
 
 
 @pytest.mark.parametrize("every", [0, 2])
