@@ -17,7 +17,7 @@ from typing import Any
 
 from emaseg.convert.export import Codes, ColumnRuns, Export, Item, Label, Left, Object, Objects, Outline, Shape
 from emaseg.convert.numbers import Malformed, size_of, text_of, whole
-from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, split_of_file, state_of
+from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, split_of_file, state_of
 from emaseg.data.files.mask_values import Colour
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
@@ -60,15 +60,28 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
         )
     contents = yield from read_all("annotations", lambda name: read_json(source.root / name), names)
     for name, content in zip(names, contents, strict=True):
-        _read_file(source, name, content, len(names) > 1, found)
+        _check(source, name, content)
+    stated = [
+        (image.get("file_name"), name)
+        for name, content in zip(names, contents, strict=True)
+        for image in content["images"]
+        if isinstance(image, dict)
+    ]
+    place = finder(source, stated)
+    for name, content in zip(names, contents, strict=True):
+        _read_file(place, name, content, len(names) > 1, found)
     labels = [found.labels[key] for key in sorted(found.labels, key=int)]
     return Export(tuple(labels), tuple(found.items), tuple(found.left), tuple(found.notes))
 
 
-def _read_file(source: Source, name: str, content: Any, several: bool, found: _Found) -> None:
+def _check(source: Source, name: str, content: Any) -> None:
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise DataError(f"{source.root / name}: no COCO JSON: {', '.join(keys)} should be lists", "export it again")
+
+
+def _read_file(place: Finder, name: str, content: _Table, several: bool, found: _Found) -> None:
+    source = place.source
     try:
         labels, note = _labels(content["categories"], content["annotations"])
     except ValueError as error:
@@ -91,7 +104,7 @@ def _read_file(source: Source, name: str, content: Any, several: bool, found: _F
     state = state_of(source, name)
     for image in content["images"]:
         _read_image(
-            source,
+            place,
             name,
             image,
             notes.pop(_key(image.get("id")) if isinstance(image, dict) else None, []),
@@ -115,11 +128,11 @@ def _key(value: Any) -> Any:
 
 
 def _read_image(
-    source: Source, name: str, image: Any, notes: Sequence[_Table], split: str, state: str, found: _Found
+    place: Finder, name: str, image: Any, notes: Sequence[_Table], split: str, state: str, found: _Found
 ) -> None:
     said = image.get("file_name") if isinstance(image, dict) else None
     try:
-        path = find_image(source, said, name)
+        path = place.image(said, name)
         if path in found.images:
             other = found.images[path]
             where = "twice" if other == name else f"in {other}, too, which is the one used"
@@ -129,7 +142,7 @@ def _read_image(
         found.left.append(Left(excerpt(said) if isinstance(said, str) else name, str(error)))
         return
     found.images[path] = name
-    read_ = partial(_panoptic, source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
+    read_ = partial(_panoptic, place.source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
     found.items.append(Item(path, split or split_of(path), size, read_, state))
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, RowRuns, Shape
 from emaseg.convert.numbers import Malformed, number, size_of, text_of, whole
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Source, find_image, read_xml, split_of, split_of_file, state_of
+from emaseg.convert.source import Finder, Source, finder, read_xml, split_of, split_of_file, state_of
 from emaseg.data.files.mask_values import Colour
 from emaseg.errors import DataError
 from emaseg.files import open_file
@@ -55,9 +55,26 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     found = _Found()
     for name in names:
         _read_file(source, name, len(names) > 1, found)
+    place = finder(source, ((one.said, one.file) for one in found.images))
+    for one in found.images:
+        _read_image(place, one, found)
     for name in sorted(found.used):
         found.labels.setdefault(name, Label(name, name))
     return Export(tuple(found.labels.values()), tuple(found.items.values()), tuple(found.left))
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image as a file has it. part: of its subset, which comes before the file's split."""
+
+    file: str
+    said: str
+    part: str
+    split: str
+    height: str | None
+    width: str | None
+    shapes: _Raw
+    state: str
 
 
 @dataclass(slots=True)
@@ -65,6 +82,7 @@ class _Found:
     """What was read so far, of all files."""
 
     labels: dict[str, Label] = field(default_factory=dict)
+    images: list[_Image] = field(default_factory=list)
     items: dict[str, Item] = field(default_factory=dict)
     left: list[Left] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
@@ -81,24 +99,25 @@ def _read_file(source: Source, name: str, several: bool, found: _Found) -> None:
         for label in _labels(element) if element.tag == "meta" else ():
             found.labels.setdefault(label.key, label)
         if element.tag == "image":
-            _read_image(source, name, element, state, split, found)
+            part = split_of(f"{element.get('subset', '')}/x")
+            shapes: _Raw = tuple((shape.tag, dict(shape.attrib)) for shape in element)
+            size = element.get("height"), element.get("width")
+            found.images.append(_Image(name, element.get("name", ""), part, split, *size, shapes, state))
 
 
-def _read_image(source: Source, name: str, element: ET.Element, state: str, split: str, found: _Found) -> None:
-    said = element.get("name", "")
+def _read_image(place: Finder, one: _Image, found: _Found) -> None:
     try:
-        image = find_image(source, said, name)
-        size = size_of(element.get("height"), element.get("width"))
-        raw: _Raw = tuple((shape.tag, dict(shape.attrib)) for shape in element)
-        labels = {one.label for one in _objects(raw).objects}
+        image = place.image(one.said, one.file)
+        size = size_of(one.height, one.width)
+        labels = {object_.label for object_ in _objects(one.shapes).objects}
         if image in found.items:
-            raise Malformed(f"{name} describes it a second time")
+            raise Malformed(f"{one.file} describes it a second time")
     except ValueError as error:
-        found.left.append(Left(excerpt(said), str(error)))
+        found.left.append(Left(excerpt(one.said), str(error)))
         return
-    part = split_of(f"{element.get('subset', '')}/x") or split or split_of(said) or split_of(image)
+    part = one.part or one.split or split_of(one.said) or split_of(image)
     found.used |= labels
-    found.items[image] = Item(image, part, size, partial(_objects, raw), state)
+    found.items[image] = Item(image, part, size, partial(_objects, one.shapes), one.state)
 
 
 def _labels(meta: ET.Element) -> list[Label]:

@@ -8,6 +8,7 @@ which image a task is of.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -17,12 +18,13 @@ from collections.abc import Generator, Mapping
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from emaseg.convert.export import BrushRuns, Export, Item, Label, Left, MaskFile, Object, Objects, Outline, Shape
 from emaseg.convert.labelme import in_order
 from emaseg.convert.numbers import Malformed, number, pairs, size_of, text_of
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, state_of
+from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, state_of
 from emaseg.data.sets.pairs import first_few, read_text
 from emaseg.errors import DataError
 from emaseg.threads import Reading, read_all
@@ -55,33 +57,38 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     items, left, found, images, notes = [], [], Counter[str](), set[str](), Counter[str]()
     contents = yield from read_all("annotations", lambda name: read_json(source.root / name), names)
     for name, content in zip(names, contents, strict=True):
-        state = state_of(source, name)
         if not isinstance(content, list):
             raise DataError(
                 f"{source.root / name}: no JSON export of Label Studio: its top is no list", "export it again"
             )
-        for task in map(_whole, content):
-            said = _image_of(task)
-            try:
-                image = _find(source, said, name)
-                results, several = _results(task)
-                if results is None:
-                    left.append(Left(image, "its task has no annotation", fault=False))
-                    continue
-                objects, size = _objects(results), _size(results)
-                if image in images:
-                    raise Malformed(f"{name} describes it a second time")
-            except ValueError as error:
-                left.append(Left(excerpt(said), str(error)))
+    tasks = [(name, _whole(task)) for name, content in zip(names, contents, strict=True) for task in content]
+    place = finder(source, ((_path(_image_of(task)), name) for name, task in tasks))
+    states = {name: state_of(source, name) for name in names}
+    for name, task in tasks:
+        said = _image_of(task)
+        try:
+            image = _find(place, said, name)
+            results, several = _results(task)
+            if results is None:
+                left.append(Left(image, "its task has no annotation", fault=False))
                 continue
-            images.add(image)
-            notes["several"] += several
-            found.update(one.label for one in objects.objects)
-            items.append(Item(image, split_of(image), size, partial(_objects, results), state))
+            objects, size = _objects(results), _size(results)
+            if image in images:
+                raise Malformed(f"{name} describes it a second time")
+        except ValueError as error:
+            left.append(Left(excerpt(said), str(error)))
+            continue
+        images.add(image)
+        notes["several"] += several
+        found.update(one.label for one in objects.objects)
+        items.append(Item(image, split_of(image), size, partial(_objects, results), states[name]))
     ordered, remarks = in_order(source, sorted(found))
-    if notes["several"]:
-        remarks = (*remarks, f"{notes['several']:,} tasks have several annotations: the first of each is used.")
+    remarks = (*remarks, *_several(notes["several"]))
     return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
+
+
+def _several(tasks: int) -> tuple[str, ...]:
+    return (f"{tasks:,} tasks have several annotations: the first of each is used.",) if tasks else ()
 
 
 def _whole(task: Any) -> Any:
@@ -111,17 +118,27 @@ def _image_of(task: Any) -> str:
     return next(iter([*keys, *named]), "")
 
 
-def _find(source: Source, said: str, near: str) -> str:
-    """Uploaded files have eight letters and a hyphen in front, files on a disk a path after `?d=`."""
+def _path(said: str) -> str:
+    """Of a file on a disk the path after `?d=`, of an uploaded one or one in a store its name."""
     said = said.partition("?d=")[2] or said
-    last = said.replace("\\", "/").rpartition("/")[2]
-    said = last if said.startswith(("/data/", "s3:", "gs:")) or "://" in said else said
-    try:
-        return find_image(source, said, near)
-    except ValueError:
-        if not _PREFIX.match(last):
-            raise
-        return find_image(source, _PREFIX.sub("", last, count=1), near)
+    return _name(said) if said.startswith(("/data/", "s3:", "gs:")) or "://" in said else said
+
+
+def _name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def _find(place: Finder, said: str, near: str) -> str:
+    """Uploaded files have eight letters and a hyphen in front of their names; a path after `?d=` may be of an address."""
+    path = _path(said)
+    last = _name(path)
+    forms = [path, unquote(path)] if "?d=" in said else [path]
+    if _PREFIX.match(last):
+        forms.append(path.removesuffix(last) + _PREFIX.sub("", last, count=1))
+    for form in dict.fromkeys(forms[:-1]):
+        with contextlib.suppress(ValueError):
+            return place.image(form, near)
+    return place.image(forms[-1], near)
 
 
 def _results(task: Mapping[str, Any]) -> tuple[list[Any] | None, bool]:
@@ -201,29 +218,31 @@ def _shape(kind: str, value: Mapping[str, Any], one: Mapping[str, Any]) -> Shape
 
 # ---------------------------------------------------------------------------------------------------- brush exports
 def read_brushes(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
-    """The PNGs of each task, with the image that a JSON or CSV export names for it.
+    """The PNGs of each task's first annotation, with the image that a JSON or CSV export names for it.
 
     Raises:
         DataError: nothing says which image a task is of.
     """
     yield from ()
     images = _tasks(source)
-    by_task: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    drawn: dict[int, dict[int, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         if match := BRUSH.fullmatch(name):
-            by_task[int(match[1])].append((match[3], name))
+            drawn[int(match[1])][int(match[2])].append((match[3], name))
+    by_task = {task: annotations[min(annotations)] for task, annotations in drawn.items()}
     if not images:
         raise DataError(
             f"{source.root}: {len(names):,} brush exports of Label Studio ({PurePosixPath(names[0]).name}), whose names say "
             "the task and the label but not the image",
             "put the JSON or CSV export of the same project into the folder, too: it says which image each task is of",
         )
+    place = finder(source, ((_path(images[task]), "x") for task in by_task if task in images))
     items, left = [], []
     for task, masks in sorted(by_task.items()):
         try:
             if task not in images:
                 raise Malformed(f"task {task} is in no export, so its image is not known")
-            image = _find(source, images[task], "x")
+            image = _find(place, images[task], "x")
         except ValueError as error:
             left.append(Left(f"task {task}: {first_few(name for _, name in masks)}", str(error)))
             continue
@@ -231,6 +250,7 @@ def read_brushes(source: Source, names: list[str]) -> Generator[Reading, None, E
         state = " ".join(state_of(source, name) for _, name in masks)
         items.append(Item(image, split_of(image), None, partial(_same, objects), state))
     ordered, notes = in_order(source, sorted({tag for masks in by_task.values() for tag, _ in masks}))
+    notes = (*notes, *_several(sum(len(annotations) > 1 for annotations in drawn.values())))
     labels = tuple(Label(tag, tag) for tag in ordered)
     return Export(labels, tuple(items), tuple(left), notes, masks=frozenset(names))
 

@@ -8,12 +8,13 @@ endless or nested a million deep; XML may define entities that grow without end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import unicodedata
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +28,18 @@ from emaseg.errors import DataError, SystemFault
 from emaseg.files import read_bytes
 from emaseg.words import excerpt
 
-__all__ = ["Source", "find_image", "json_files", "read_json", "read_xml", "scan", "split_of", "state_of"]
+__all__ = [
+    "Finder",
+    "Source",
+    "find_image",
+    "finder",
+    "json_files",
+    "read_json",
+    "read_xml",
+    "scan",
+    "split_of",
+    "state_of",
+]
 
 MOST_BYTES = 1 << 30  # of one annotation file
 _DEPTH = 64  # of XML elements in each other
@@ -56,6 +68,7 @@ class Source:
     only: str
     images: Mapping[str, str]  # NFC relative path -> relative path
     by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
+    folders: frozenset[str]  # below the root, that hold images
 
     def ending(self, *endings: str) -> list[str]:
         """The annotation files with these endings: all, or the one that was named."""
@@ -80,15 +93,57 @@ def scan(named: Path) -> Source:
     by_name: dict[str, list[str]] = defaultdict(list)
     for form, name in images.items():
         by_name[PurePosixPath(form).name.lower()].append(name)
-    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()})
+    folders = frozenset(str(PurePosixPath(name).parent) for name in images.values()) - {"."}
+    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()}, folders)
 
 
 def _form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Finder:
+    """Finds the images of an export, whose other paths say how far one of them is to be believed.
+
+    foldered: the folders in its paths are folders here, so that a path in one never means an image of another.
+    stated: image -> the paths that mean it, where there are several.
+    """
+
+    source: Source
+    foldered: bool
+    stated: Mapping[str, frozenset[str]]
+
+    def image(self, said: object, near: str) -> str:
+        """As `find_image`."""
+        path = _path(said)
+        if (found := _exact(self.source, path, near)) is not None:
+            return found
+        found = _by_name(self.source, path, said, near, self.foldered)
+        if others := self.stated.get(found, frozenset()) - {_plain(path)}:
+            raise Malformed(
+                f"no image {excerpt(said)}: {found} has its name, and {excerpt(min(others))} means that, too"
+            )
+        return found
+
+
+def finder(source: Source, stated: Iterable[tuple[object, str]]) -> Finder:
+    """The finder of an export: all its paths of images, each with the annotation's file."""
+    paths: list[tuple[str, str]] = []
+    for said, near in stated:
+        with contextlib.suppress(Malformed):
+            paths.append((_path(said), near))
+    foldered = any("/" in _plain(path) and _at_its_place(source, path, near) for path, near in paths)
+    found: dict[str, set[str]] = defaultdict(set)
+    for path, near in paths:
+        with contextlib.suppress(Malformed):
+            found[_exact(source, path, near) or _by_name(source, path, path, near, foldered)].add(_plain(path))
+    return Finder(source, foldered, {image: frozenset(some) for image, some in found.items() if len(some) > 1})
+
+
 def find_image(source: Source, said: object, near: str) -> str:
     """The image that an annotation means: relative to its own folder or to the root, else the only one of that name.
+
+    A name alone never leads out of an annotation's own folder that holds images: there one was not copied.
 
     Args:
         said: the path as the annotation has it, perhaps of another machine.
@@ -97,27 +152,67 @@ def find_image(source: Source, said: object, near: str) -> str:
     Raises:
         ValueError: there is none, or there are several; the text says which.
     """
+    return Finder(source, False, {}).image(said, near)
+
+
+def _path(said: object) -> str:
     if not isinstance(said, str) or not said.strip():
         raise Malformed("no name of an image")
-    path = _form(unquote(said.partition("?")[0]) if "://" in said else said).replace("\\", "/")
-    folder = PurePosixPath(near).parent
-    inside = [name for name in (_below(folder, path), _below(PurePosixPath("."), path)) if name is not None]
-    for name in inside:
-        if name in source.images:
-            return source.images[name]
-    last = path.rpartition("/")[2].lower()
-    candidates = list(source.by_name.get(last, ()))
+    return _form(unquote(said.partition("?")[0]) if "://" in said else said).replace("\\", "/")
+
+
+def _plain(path: str) -> str:
+    """A path without the ways up in front, as which it is told from others."""
+    return re.sub(r"^(\.*/)+", "", path)
+
+
+def _inside(path: str, near: str) -> list[str]:
+    """The places that a path may mean, seen from the annotation's folder and from the root; none = it leads out."""
+    places = (_below(PurePosixPath(near).parent, path), _below(PurePosixPath("."), path))
+    return [name for name in places if name is not None]
+
+
+def _exact(source: Source, path: str, near: str) -> str | None:
+    return next((source.images[name] for name in _inside(path, near) if name in source.images), None)
+
+
+def _at_its_place(source: Source, path: str, near: str) -> bool:
+    """Whether an image lies in the folders that its path names, be it with others above them."""
+    return _exact(source, path, near) is not None or bool(_ending(_of_name(source, path), _inside(path, near)))
+
+
+def _of_name(source: Source, path: str) -> tuple[str, ...]:
+    return source.by_name.get(path.rpartition("/")[2].lower(), ())
+
+
+def _ending(names: Iterable[str], inside: Sequence[str]) -> list[str]:
+    return [name for name in names if any(_form(name).endswith(f"/{part}") for part in inside)]
+
+
+def _by_name(source: Source, path: str, said: object, near: str, foldered: bool) -> str:
+    """The only image of a path's name.
+
+    Raises:
+        ValueError: as `find_image`.
+    """
+    last, inside = path.rpartition("/")[2].lower(), _inside(path, near)
+    candidates = list(_of_name(source, path))
+    own = str(PurePosixPath(near).parent)
+    if inside and own in source.folders:
+        candidates = [name for name in candidates if name.startswith(f"{own}/")]
+    if inside and foldered and "/" in _plain(path):
+        candidates = _ending(candidates, inside)
     if len(candidates) > 1 and (split := split_of_file(near)):
         candidates = [name for name in candidates if split_of(name) == split] or candidates
     if len(candidates) > 1:
-        ending = [name for name in candidates if any(_form(name).endswith(f"/{part}") for part in inside)]
+        ending = _ending(candidates, inside)
         candidates = ending if len(ending) == 1 else candidates
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
         raise Malformed(f"several images are called {excerpt(last)}: {', '.join(candidates[:2])}")
     unread = [name for name in source.files if _form(name).rpartition("/")[2].lower() == last]
-    if unread:
+    if unread and not _of_name(source, path):
         raise Malformed(f"the image {unread[0]} is of a kind that is not read; convert it to PNG or JPEG")
     outside = "" if inside else " (its path leads out of the folder, and is not followed)"
     raise Malformed(f"no image {excerpt(said)}{outside}")

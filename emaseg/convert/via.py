@@ -20,7 +20,7 @@ from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Ou
 from emaseg.convert.labelme import in_order
 from emaseg.convert.numbers import Malformed, number, text_of
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, split_of_file, state_of
+from emaseg.convert.source import Source, finder, json_files, read_json, split_of, split_of_file, state_of
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 from emaseg.threads import Reading, read_all
@@ -59,12 +59,13 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     """
     items, left, found, images = [], [], Counter[str](), set[str]()
     contents = yield from read_all("annotations", partial(_rows_of, source), names)
+    place = finder(source, ((said, name) for name, rows in zip(names, contents, strict=True) for said in rows))
     for name, rows in zip(names, contents, strict=True):
         state, split = state_of(source, name), split_of_file(name) if len(names) > 1 else split_of(name)
         key = _class_key(source, name, rows)
         for said, regions in rows.items():
             try:
-                image = find_image(source, said, name)
+                image = place.image(said, name)
                 if image in images:
                     raise Malformed(f"{name} describes it a second time")
                 found.update(one.label for one in _objects(regions, key).objects)

@@ -1,0 +1,108 @@
+"""Which image an annotation means: never one of another folder, and never one that another annotation means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.convert import made
+from tests.convert.made import SCENE, SIZE, SQUARE, TRIANGLE, Polygon, expected, masks, run, write
+
+
+def coco(root: Path, images: dict[str, Polygon], file: str = "a.json") -> None:
+    """A COCO JSON of these paths, each with one cat; no images."""
+    listed = [
+        {"id": place, "file_name": path, "height": SIZE[0], "width": SIZE[1]} for place, path in enumerate(images)
+    ]
+    notes = [
+        {"id": place, "image_id": place, "category_id": 1, "segmentation": [polygon]}
+        for place, polygon in enumerate(images.values())
+    ]
+    write(root / file, {"images": listed, "annotations": notes, "categories": [{"id": 1, "name": "cat"}]})
+
+
+def cvat(root: Path, images: dict[str, Polygon]) -> None:
+    write(root / "a.xml", made.cvat_xml({path: [("cat", polygon)] for path, polygon in images.items()}))
+
+
+def via(root: Path, images: dict[str, Polygon]) -> None:
+    content = {}
+    for path, polygon in images.items():
+        shape = {"name": "polygon", "all_points_x": polygon[::2], "all_points_y": polygon[1::2]}
+        regions = [{"shape_attributes": shape, "region_attributes": {"class": "cat"}}]
+        content[path] = {"filename": path, "size": 1, "regions": regions}
+    write(root / "a.json", {"_via_img_metadata": content})
+
+
+@pytest.mark.parametrize("export", [coco, cvat, via])
+def test_an_image_that_was_not_copied_is_never_another_folders(export: type, tmp_path: Path) -> None:
+    """Protects cam1's photos from the masks of cam2, whose folder is not there, in whatever order the file lists them."""
+    root = tmp_path / "in"
+    for name in ("0001.jpg", "0002.jpg"):
+        made.photo(root / "cam1" / name)
+    export(root, {"cam2/0001.jpg": SQUARE, "cam1/0001.jpg": TRIANGLE, "cam2/0002.jpg": SQUARE})
+    done = run(root, tmp_path / "out")
+    found = masks(tmp_path / "out")
+    assert list(found) == ["0001"]
+    np.testing.assert_array_equal(found["0001"], expected([("cat", TRIANGLE)], ["cat"]))
+    assert [one.name for one in done.left if one.fault] == ["cam2/0001.jpg", "cam2/0002.jpg"]
+    assert all(one.reason.startswith("no image cam2/000") for one in done.left if one.fault)
+
+
+def test_two_paths_never_mean_one_image_by_its_name(tmp_path: Path) -> None:
+    """Protects an image that no path names with its folder: of two that may mean it, neither is drawn on it."""
+    root = tmp_path / "in"
+    made.photo(root / "photos/a.jpg")
+    made.photo(root / "photos/b.jpg")
+    coco(root, {"x/a.jpg": SQUARE, "y/a.jpg": TRIANGLE, r"C:\Users\me\b.jpg": SQUARE})
+    done = run(root, tmp_path / "out")
+    assert list(masks(tmp_path / "out")) == ["b"]
+    reasons = {one.name: one.reason for one in done.left if one.fault}
+    assert set(reasons) == {"x/a.jpg", "y/a.jpg"}
+    assert "y/a.jpg means that, too" in reasons["x/a.jpg"]
+
+
+@pytest.mark.parametrize("folder", ["C:\\Users\\me\\", "/home/me/", "https://host/", "../photos/", "upload/"])
+def test_paths_of_another_machine_lead_to_the_images_here(folder: str, tmp_path: Path) -> None:
+    """Protects exports whose folders are not those here: the names are enough where each is there once."""
+    root = tmp_path / "in"
+    made.photo(root / "images/a.jpg")
+    made.photo(root / "images/more/b.jpg")
+    coco(root, {f"{folder}a.jpg": SQUARE, f"{folder}b.jpg": TRIANGLE}, "annotations/a.json")
+    assert run(root, tmp_path / "out").ok
+    assert set(masks(tmp_path / "out")) == {"a", "more/b"}
+
+
+# ----------------------------------------------------------------------------------------------------- Label Studio
+def test_label_studio_paths_may_be_written_as_an_address(tmp_path: Path) -> None:
+    """Protects local files with a blank in their name, which an export may write as %20, and those with a % in it."""
+    made.labelstudio(tmp_path / "in", {"my img.jpg": SCENE["a.jpg"], "50%20.jpg": SCENE["c.jpg"]})
+    text = (tmp_path / "in/export.json").read_text().replace("my img", "my%20img")
+    write(tmp_path / "in/export.json", text.replace("/data/upload/1/1234abcd-", "/data/local-files/?d="))
+    assert run(tmp_path / "in", tmp_path / "out").ok
+    np.testing.assert_array_equal(masks(tmp_path / "out")["my img"], expected(SCENE["a.jpg"]))
+    np.testing.assert_array_equal(masks(tmp_path / "out")["50%20"], expected(SCENE["c.jpg"]))
+
+
+def test_label_studio_folders_are_kept_apart(tmp_path: Path) -> None:
+    """Protects local files of one name in two folders, one of which was not copied."""
+    made.labelstudio(tmp_path / "in", {"cam2/a.jpg": SCENE["a.jpg"], "cam1/b.jpg": SCENE["c.jpg"]})
+    (tmp_path / "in/cam2/a.jpg").rename(tmp_path / "in/cam1/a.jpg")
+    text = (tmp_path / "in/export.json").read_text()
+    write(tmp_path / "in/export.json", text.replace("/data/upload/1/1234abcd-", "/data/local-files/?d="))
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert [one.reason for one in done.left if one.fault] == ["no image cam2/a.jpg"]
+
+
+def test_brush_exports_of_two_people_are_not_mixed(tmp_path: Path) -> None:
+    """Protects the mask of a task that two people drew: the first annotation counts, as in the JSON export, and it is
+    told."""
+    made.brush_pngs(tmp_path / "in", {"a.jpg": [("cat", TRIANGLE)], "b.jpg": [("cat", SQUARE)]})
+    second = tmp_path / "in/export/task-0-annotation-12-by-2-tag-dog-0.png"
+    second.write_bytes(made.png(made.mask_of(SQUARE)))
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert made.names(tmp_path / "out") == ["background", "cat"]
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", TRIANGLE)], ["cat"]))
+    assert "1 tasks have several annotations: the first of each is used." in done.notes
