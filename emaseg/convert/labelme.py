@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,10 +36,24 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
         DataError: labels.txt cannot be read.
     """
     found = yield from read_all("annotations", partial(_one, source), names)
-    items = [one for one, _ in found if isinstance(one, Item)]
     left = [one for one, _ in found if isinstance(one, Left)]
     ordered, notes = in_order(source, sorted({label for _, labels in found for label in labels}))
-    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), notes)
+    items: dict[str, Item] = {}
+    rest = [(name, one) for name, (one, _) in zip(names, found, strict=True) if isinstance(one, Item)]
+    for mine in (True, False):  # the files that have their image's name come first: the others are copies
+        for name, one in rest:
+            if mine == (_beside(source, name) == one.image) and items.setdefault(one.image, one) is not one:
+                left += _second(source, name, one, items)
+    return Export(tuple(Label(label, label) for label in ordered), tuple(items.values()), tuple(left), notes)
+
+
+def _second(source: Source, name: str, one: Item, items: dict[str, Item]) -> list[Left]:
+    """Take a second file of an image for the one beside it that has the file's own name; else leave it out."""
+    beside = _beside(source, name)
+    if beside is None or beside in items:
+        return [Left(name, f"a second file for {one.image}")]
+    items[beside] = replace(one, image=beside, split=split_of(beside))
+    return []
 
 
 def _one(source: Source, name: str) -> tuple[Item | Left, set[str]]:
@@ -66,13 +81,18 @@ def _image(source: Source, content: dict[str, Any], name: str) -> str:
     try:
         return find_image(source, content.get("imagePath"), name)
     except ValueError as error:
-        stem = name.removesuffix(".json")
-        beside = [f"{stem}{ending}" for ending in (*EXTENSIONS, *map(str.upper, EXTENSIONS))]
-        found = next((source.images[one] for one in beside if one in source.images), None)
+        found = _beside(source, name)
         if found is None or "leads out of the folder" in str(error):
             inside = "; a copy of it is in the JSON file, imageData" if content.get("imageData") else ""
             raise Malformed(f"{error}{inside}") from None
         return found
+
+
+def _beside(source: Source, name: str) -> str | None:
+    """The image beside an annotation file that has its name."""
+    stem = name.removesuffix(".json")
+    beside = [f"{stem}{ending}" for ending in (*EXTENSIONS, *map(str.upper, EXTENSIONS))]
+    return next((source.images[one] for one in beside if one in source.images), None)
 
 
 def in_order(source: Source, labels: list[str]) -> tuple[list[str], tuple[str, ...]]:

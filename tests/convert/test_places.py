@@ -106,3 +106,37 @@ def test_brush_exports_of_two_people_are_not_mixed(tmp_path: Path) -> None:
     assert made.names(tmp_path / "out") == ["background", "cat"]
     np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", TRIANGLE)], ["cat"]))
     assert "1 tasks have several annotations: the first of each is used." in done.notes
+
+
+# ---------------------------------------------------------------------------------------------------------- labelme
+@pytest.mark.parametrize("copy", ["a - Copy.json", "z.json"])
+def test_a_second_labelme_file_of_an_image_is_left_out(copy: str, tmp_path: Path) -> None:
+    """Protects a mask from a copy of its annotations, which another thread drew over it: the file of the image's own name
+    counts, and the copy is named."""
+    made.labelme(tmp_path / "in", {"a.jpg": [("cat", TRIANGLE)]})
+    text = (tmp_path / "in/a.json").read_text()
+    write(tmp_path / "in" / copy, text.replace("cat", "dog"))
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert [(one.name, one.reason) for one in done.left] == [(copy, "a second file for a.jpg")]
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", TRIANGLE)], ["cat"]))
+
+
+def test_a_labelme_file_is_never_of_another_folders_image(tmp_path: Path) -> None:
+    """Protects day1's image from the annotations of day2's, which was not copied though others of day2 were."""
+    for folder, image, polygon in (("day1", "1.jpg", TRIANGLE), ("day2", "1.jpg", SQUARE), ("day2", "2.jpg", SQUARE)):
+        made.labelme(tmp_path / "in" / folder, {image: [("cat", polygon)]})
+    for missing in ("day1/1.json", "day2/1.jpg"):
+        (tmp_path / "in" / missing).unlink()
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert ("day2/1.json", "no image 1.jpg") in [(one.name, one.reason) for one in done.left]
+    assert set(masks(tmp_path / "out")) == {"2"}
+
+
+def test_a_labelme_file_that_names_the_image_it_was_copied_from(tmp_path: Path) -> None:
+    """Protects the second of two images, whose file was made from the first one's and still names it."""
+    made.labelme(tmp_path / "in", {"a.jpg": SCENE["a.jpg"], "b.jpg": SCENE["c.jpg"]})
+    text = (tmp_path / "in/b.json").read_text()
+    write(tmp_path / "in/b.json", text.replace("b.jpg", "a.jpg"))
+    assert run(tmp_path / "in", tmp_path / "out").ok
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected(SCENE["a.jpg"]))
+    np.testing.assert_array_equal(masks(tmp_path / "out")["b"], expected(SCENE["c.jpg"]))
