@@ -19,6 +19,7 @@ from emaseg.convert.labelme import in_order
 from emaseg.convert.source import Source, split_of, state_of
 from emaseg.data.sets.folder import walk
 from emaseg.data.sets.names import MASK_EXTENSIONS, stem_of
+from emaseg.data.sets.pairs import first_few
 from emaseg.starter.layout import find_several
 from emaseg.starter.several import class_of
 from emaseg.threads import Reading
@@ -40,18 +41,19 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     yield from ()
     places = find_several(source.root)
     masks_of: dict[str, list[tuple[str, Path]]] = defaultdict(list)
-    splits, found_labels = dict[str, str](), set[str]()
+    splits, kinds_of = dict[str, str](), defaultdict[str, set[str]](set)
     for split, found in places.items():
         names = [name for name in walk(found.images, None) if name.lower().endswith(tuple(_images(source)))]
         stems = {stem_of(name): name for name in reversed(names)}
         for kind in found.kinds:
-            label = class_of(kind)
+            label = class_of(kind, found.how)
             for stem, mask in sorted(_masks(found.masks, found.how, kind, stems)):
                 image = _relative(source, found.images / stems[stem])
                 masks_of[image].append((label, mask))
                 splits[image] = split_of(f"{split}/x") or split_of(image)
-                found_labels.add(label)
-    ordered, notes = in_order(source, sorted(found_labels))
+                kinds_of[label].add(kind)
+    ordered, notes = in_order(source, sorted(kinds_of))
+    notes = (*notes, *(_merged(label, kinds_of[label]) for label in ordered if len(kinds_of[label]) > 1))
     items = [
         Item(image, splits[image], None, partial(_objects, masks, ordered), _state(source, masks))
         for image, masks in sorted(masks_of.items())
@@ -59,6 +61,11 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     labels = tuple(Label(label, label) for label in ordered)
     used = frozenset(_relative(source, mask) for masks in masks_of.values() for _, mask in masks)
     return Export(labels, tuple(items), (), notes, masks=used)
+
+
+def _merged(label: str, kinds: set[str]) -> str:
+    named = first_few(sorted(kinds))
+    return f"One class, {label}: the masks {named}. If they are several, put each into a folder of its own."
 
 
 def _images(source: Source) -> set[str]:

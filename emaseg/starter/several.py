@@ -78,10 +78,14 @@ def class_folders(images: Iterable[str], masks: Iterable[str]) -> list[str]:
     return sorted(folder for folder, count in counts.items() if count >= max(1, len(known) / 10))
 
 
-def class_of(kind: str) -> str:
-    """The class that an ending or folder names: _car, car_, _car_2, car_masks and mask_car are car."""
+def class_of(kind: str, how: How) -> str:
+    """The class that an ending or folder names: _car, car_, _car_2, car_masks and mask_car are car.
+
+    The number of an ending counts the objects of an image; a folder's is its name: class_1 and class_2 are two.
+    """
     plain = re.sub(r"^[\W_]+|[\W_]+$", "", kind)
-    for extra in (r"[\W_]+\d+$", r"[\W_]+(masks?|labels?|segs?|gt)$", r"^(masks?|labels?|segs?|gt)[\W_]+"):
+    number = () if how == "folder" else (r"[\W_]+\d+$",)
+    for extra in (*number, r"[\W_]+(masks?|labels?|segs?|gt)$", r"^(masks?|labels?|segs?|gt)[\W_]+"):
         plain = re.sub(extra, "", plain, flags=re.IGNORECASE) or plain
     return plain or kind
 
@@ -93,7 +97,7 @@ class SeveralMasks(DataError):
     """
 
     def __init__(self, root: Path, images: Path, masks: Path, kinds: Sequence[str], how: How) -> None:
-        names = list(dict.fromkeys(map(class_of, kinds)))
+        names = list(dict.fromkeys(class_of(kind, how) for kind in kinds))
         numbered = ", ".join(f"{place} {name}" for place, name in enumerate(names[:8], 1))
         super().__init__(
             f"{masks}: each image has {len(kinds)} masks, told apart by {_HOW[how]}: {first_few(kinds, 8)}; a recipe reads "

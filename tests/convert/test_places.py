@@ -140,3 +140,24 @@ def test_a_labelme_file_that_names_the_image_it_was_copied_from(tmp_path: Path) 
     assert run(tmp_path / "in", tmp_path / "out").ok
     np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected(SCENE["a.jpg"]))
     np.testing.assert_array_equal(masks(tmp_path / "out")["b"], expected(SCENE["c.jpg"]))
+
+
+# --------------------------------------------------------------------------------------------- one mask for each class
+def test_folders_with_a_number_are_classes_of_their_own(tmp_path: Path) -> None:
+    """Protects class_2 from being drawn as class_1: the number is what tells the two folders apart."""
+    made.by_folder(tmp_path / "in", SCENE, "masks/class_{name}/{stem}.png")
+    for number, name in enumerate(made.CLASSES, 1):
+        (tmp_path / "in/masks" / f"class_{name}").rename(tmp_path / "in/masks" / f"class_{number}")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert made.names(tmp_path / "out") == ["background", "class_1", "class_2"]
+    assert not any("One class" in note for note in done.notes)
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected(SCENE["a.jpg"]))
+
+
+def test_endings_that_are_taken_for_one_class_are_told(tmp_path: Path) -> None:
+    """Protects layer_1 and layer_2 of an image from becoming one class without a word; car_1 and car_2 are two cars."""
+    objects = {"a.jpg": [("car_1", TRIANGLE), ("car_2", SQUARE)], "b.jpg": [("car_1", SQUARE), ("car_2", TRIANGLE)]}
+    made.by_folder(tmp_path / "in", objects, "masks/{stem}_{name}.png")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert made.names(tmp_path / "out") == ["background", "car"]
+    assert any(note.startswith("One class, car: the masks _car_1, _car_2.") for note in done.notes)
