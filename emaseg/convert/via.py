@@ -23,6 +23,7 @@ from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Source, finder, json_files, read_json, split_of, split_of_file, state_of
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
+from emaseg.files import open_file
 from emaseg.threads import Reading, read_all
 from emaseg.words import excerpt
 
@@ -44,7 +45,7 @@ def files(source: Source) -> list[str]:
 
 def _heading(source: Source, name: str) -> bool:
     try:
-        with (source.root / name).open("rb") as file:
+        with open_file(source.root / name) as file:
             first = file.readline(1 << 12)
     except OSError:
         return False

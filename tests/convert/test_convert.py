@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -434,6 +435,15 @@ def test_hostile_files_are_refused(kind: str, file: str, content: str, words: st
         run(root, tmp_path / "out")
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Protects from a conversion without end: a pipe among the files is none of them."""
+    made.labelme(tmp_path / "in", SCENE)
+    for name in ("x.csv", "y.json", "z.txt"):
+        os.mkfifo(tmp_path / "in" / name)
+    assert run(tmp_path / "in", tmp_path / "out").images == 3
 
 
 @pytest.mark.slow
