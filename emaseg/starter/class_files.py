@@ -3,7 +3,7 @@
 Room: starter.
 
     car                       one name a line; its position is its mask value (labelme's __ignore__ is number -1)
-    3: car    3,car    3 car  the value first; car: 3, car,3 and car (3) too; 3. car, 3) car, 3 - car, 3 -> car, 3|car
+    3: car    3,car    3 car  the value first; car: 3, car,3 and car (3) too, and car 3 where these are all values; 3. car, 3) car, 3 - car, 3 -> car, 3|car
     64 0 128 car              a colour first or last, with or without a value in front; #ff0000 is a colour
     car:64,0,128::            CVAT's labelmap.txt
     Pixel Value, Class        a heading (Roboflow's _classes.csv), by which the columns are told apart
@@ -69,9 +69,13 @@ _FORMS = (
 )
 _CVAT = _form("CVAT's name:colour:parts:actions", r"([^:]*[^:\s][^:]*):(\d+),(\d+),(\d+):[^:]*:[^:]*", "nrgb")
 
+_BEHIND = _form("name and value", rf"{_NAME}\s(\d{{1,6}})", "nv")  # car 1, which may be a name, as stage 1 is
+
+_LONGEST = 500  # characters of a line; the patterns take a time that grows with the third power of it
+_LONGEST_LIST = 100_000  # of all names in one line
 _MARKS = (",", ";", "\t", "|")  # between columns
 _RULE = re.compile(r"[-|:+=\s]+")  # the line below the heading of a drawn table
-_REMARK = re.compile(r"\s+(#|//)\s.*$")  # behind a name; #ff0000 is a colour
+_REMARK = re.compile(r"(?<!\s)\s+(#|//)\s.*$")  # behind a name; #ff0000 is a colour
 _NAMES = {"name", "names", "class", "classes", "label", "labels", "class name", "label name", "category", "title"}
 _VALUES = {
     "id",
@@ -145,6 +149,8 @@ def read_lines(path: Path) -> Names | None:
     filled = [(number, _bare(line)) for number, line in lines if line and not _RULE.fullmatch(line)]
     if not filled or all(line.lower().endswith(EXTENSIONS) for _, line in filled):
         return None
+    if any(len(line) > _LONGEST_LIST for _, line in filled):
+        return None
     kept = [(number, line) for number, line in filled if not _is_comment(line)]
     remarks = []
     if kept and _is_heading(kept):
@@ -155,7 +161,7 @@ def read_lines(path: Path) -> Names | None:
         heading = []
     if len(kept) == 1 and not heading:
         kept = _one_line(*kept[0])
-    if not kept:
+    if not kept or any(len(line) > _LONGEST for _, line in kept):
         return None
     entries = (_table(path, kept, heading) if heading else None) or _entries(path, kept)
     if not all(entry.value is not None for entry in entries):
@@ -317,6 +323,7 @@ def _entries(path: Path, lines: list[tuple[int, str]]) -> list[Entry]:
     Raises:
         DataError: some lines have a form and others not.
     """
+    lines = [(number, re.sub(r"\s+", _blank, line)) for number, line in lines]
     most: tuple[int, _Form] | None = None
     for form in (_CVAT, *_FORMS):
         fitting = sum(form.pattern.fullmatch(line) is not None for _, line in lines)
@@ -333,6 +340,10 @@ def _entries(path: Path, lines: list[tuple[int, str]]) -> list[Entry]:
             f"{path}:{number}: {line!r} {what} the other lines, so the values of the classes are unclear",
             "write all lines alike, for example `0: road`; or rename the file if it does not name the classes",
         )
+    if all(_BEHIND.pattern.fullmatch(line) for _, line in lines):
+        entries = [_entry(_BEHIND, line) for _, line in lines]
+        if _are_values(entries):
+            return entries
     if path.suffix.lower() == ".csv" and any("," in line for _, line in lines):
         raise DataError(
             f"{path}:{lines[0][0]}: columns without a heading that says which holds the names: {lines[0][1]!r}",
@@ -344,6 +355,16 @@ def _entries(path: Path, lines: list[tuple[int, str]]) -> list[Entry]:
                 f"{path}:{number}: {line!r} is no name of a class", "write one name a line, `0: road` for example"
             )
     return [Entry(clean(line)) for _, line in lines]
+
+
+def _blank(run: re.Match[str]) -> str:
+    return "\t" if "\t" in run[0] else " "
+
+
+def _are_values(entries: Sequence[Entry]) -> bool:
+    """Whether numbers behind names are values: all from 0 on, each once, and the names differ without them."""
+    values = sorted(-1 if entry.value is None else entry.value for entry in entries)
+    return values == list(range(len(entries))) and len({entry.name for entry in entries}) == len(entries)
 
 
 def _entry(form: _Form, line: str) -> Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,48 @@ def test_what_is_no_list_of_classes_is_passed_over_and_said_so(text: str, tmp_pa
     names, remarks = find_names(tmp_path, coloured=False)
     assert names is None
     assert remarks == ("labels.txt names no classes that can be used here.",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0" + "\t" * 8000 + "x\n1 b\n",
+        "0" + " " * 8000 + "road" + "\t" * 8000 + "x\n1 b\n",
+        "0" + " ," * 400 + "x\n1 b\n",
+        "x" * 200_000 + "," + "y" * 10,
+        ",".join(["x" * 501, "y"]),
+    ],
+)
+def test_long_lines_are_no_names_and_take_no_time(text: str, tmp_path: Path) -> None:
+    """Protects from a line that holds the program for half an hour, and from a column that the csv module refuses: the file
+    is passed over, as every other that names no classes."""
+    (tmp_path / "labels.txt").write_text(text)
+    start = time.process_time()
+    assert find_names(tmp_path, coloured=False) == (None, ("labels.txt names no classes that can be used here.",))
+    assert time.process_time() - start < 5
+
+
+def test_runs_of_blanks_are_one(tmp_path: Path) -> None:
+    """Protects columns that were drawn up with blanks, however many, from a time that grows with their third power."""
+    blanks = " " * 150
+    text = f"0{blanks}bg{blanks}0 0 0\n1{blanks}car{blanks}\t255 0 0\n"
+    start = time.process_time()
+    assert rows(read(tmp_path, "classes.txt", text)) == BOTH
+    assert time.process_time() - start < 1
+
+
+def test_all_names_in_one_line_may_be_many(tmp_path: Path) -> None:
+    names = [f"a name of some length, number {place}".replace(",", "") for place in range(200)]
+    assert [name for name, _, _ in rows(read(tmp_path, "classes.txt", ", ".join(names)))] == names
+
+
+def test_values_behind_a_blank(tmp_path: Path) -> None:
+    """Protects each name's value where it stands behind a blank; and names that end in a number, which is no value."""
+    found = read(tmp_path, "classes.txt", "car 1\nroad sign 2\nbackground 0\n")
+    assert rows(found) == [("car", 1, None), ("road sign", 2, None), ("background", 0, None)]
+    for names in (["stage 1", "stage 0"], ["grade 1", "grade 2"], ["car 1", "road 3"], ["zone 1", "area 0", "bus"]):
+        found = read(tmp_path, "classes.txt", "\n".join(names))
+        assert rows(found) == [(name, None, None) for name in names]
 
 
 def test_text_of_windows_is_read(tmp_path: Path) -> None:
