@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import math
 import re
 from collections import Counter, defaultdict
@@ -24,7 +23,7 @@ from emaseg.convert.export import BrushRuns, Export, Item, Label, Left, MaskFile
 from emaseg.convert.labelme import in_order
 from emaseg.convert.numbers import Malformed, number, pairs, size_of, text_of
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, state_of
+from emaseg.convert.source import Finder, Source, csv_rows, finder, json_files, read_json, split_of, state_of
 from emaseg.data.sets.pairs import first_few, read_text
 from emaseg.errors import DataError
 from emaseg.threads import Reading, read_all
@@ -268,9 +267,10 @@ def _tasks(source: Source) -> dict[int, str]:
             rows = content if isinstance(content, list) else []
         elif name.lower().endswith(".csv"):
             try:
-                rows = list(csv.DictReader(io.StringIO(read_text(source.root / name))))
+                heading, *body = list(csv_rows(read_text(source.root / name))) or [[]]
             except csv.Error as error:
                 raise DataError(f"{source.root / name}: no CSV export ({excerpt(error)})", "export it again") from error
+            rows = [dict(zip(heading, row, strict=False)) for row in body]
         else:
             continue
         for row in rows:

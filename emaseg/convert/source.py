@@ -9,6 +9,8 @@ endless or nested a million deep; XML may define entities that grow without end.
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import re
 import unicodedata
@@ -296,6 +298,20 @@ def _holds(path: Path, words: Sequence[bytes], none_of: Sequence[bytes]) -> bool
     except (OSError, MemoryError):
         return False
     return all(b'"%s"' % word in content for word in words) and not any(b'"%s"' % word in content for word in none_of)
+
+
+def csv_rows(text: str) -> Iterator[list[str]]:
+    """The rows of a CSV file; a cell may be as long as a line, beyond the csv module's own limit.
+
+    Raises:
+        csv.Error: malformed.
+    """
+    longest = max(map(len, text.splitlines()), default=0)
+    before = csv.field_size_limit(max(longest, csv.field_size_limit()) + 1)
+    try:
+        yield from csv.reader(io.StringIO(text))
+    finally:
+        csv.field_size_limit(before)
 
 
 def read_xml(path: Path) -> Iterator[ET.Element]:

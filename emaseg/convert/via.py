@@ -9,10 +9,9 @@ or category.
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Ou
 from emaseg.convert.labelme import in_order
 from emaseg.convert.numbers import Malformed, number, text_of
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Source, finder, json_files, read_json, split_of, split_of_file, state_of
+from emaseg.convert.source import Source, csv_rows, finder, json_files, read_json, split_of, split_of_file, state_of
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 from emaseg.files import open_file
@@ -158,7 +157,7 @@ def _from_csv(source: Source, name: str) -> dict[str, list[_Region]]:
     text = read_text(source.root / name)
     found: dict[str, list[_Region]] = defaultdict(list)
     try:
-        heading, *rows = list(_rows(text))
+        heading, *rows = list(csv_rows(text))
         places = [[cell.strip().lstrip("#") for cell in heading].index(column) for column in _COLUMNS]
         for row in rows:
             if row:
@@ -171,16 +170,6 @@ def _from_csv(source: Source, name: str) -> dict[str, list[_Region]]:
     except (csv.Error, ValueError, IndexError, RecursionError) as error:
         raise _no_via(source, name, excerpt(error)) from error
     return dict(found)
-
-
-def _rows(text: str) -> Iterator[list[str]]:
-    """The rows of a CSV file; a cell may be as long as a line, beyond the csv module's own limit."""
-    longest = max(map(len, text.splitlines()), default=0)
-    before = csv.field_size_limit(max(longest, csv.field_size_limit()) + 1)
-    try:
-        yield from csv.reader(io.StringIO(text))
-    finally:
-        csv.field_size_limit(before)
 
 
 def _no_via(source: Source, name: str, reason: str) -> DataError:

@@ -108,6 +108,17 @@ def test_brush_exports_of_two_people_are_not_mixed(tmp_path: Path) -> None:
     assert "1 tasks have several annotations: the first of each is used." in done.notes
 
 
+def test_the_tables_of_brush_projects_have_long_cells(tmp_path: Path) -> None:
+    """Protects a project's CSV export, whose brush drawings stand in cells longer than the csv module takes."""
+    made.brush_pngs(tmp_path / "in", {"a.jpg": [("cat", TRIANGLE)], "b.jpg": [("cat", SQUARE)]})
+    (tmp_path / "in/tasks.json").unlink()
+    drawing = "255, " * 30_000
+    rows = [f'{place},/data/upload/1/1234abcd-{name}.jpg,"[{drawing}]"' for place, name in enumerate("ab")]
+    write(tmp_path / "in/project.csv", "\n".join(["id,image,tag", *rows]))
+    assert run(tmp_path / "in", tmp_path / "out").ok
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", TRIANGLE)], ["cat"]))
+
+
 # ---------------------------------------------------------------------------------------------------------- labelme
 @pytest.mark.parametrize("copy", ["a - Copy.json", "z.json"])
 def test_a_second_labelme_file_of_an_image_is_left_out(copy: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from emaseg.data.files.images import EXTENSIONS, images_apart
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.label_sets import label_set
 from emaseg.data.sets.folder_index import Found, Visited, found_files, index_file, read_index, write_index
-from emaseg.data.sets.holdout import group_count, held
+from emaseg.data.sets.holdout import group_count, held, held_places
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of
 from emaseg.data.sets.pair_lists import PairList, read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
@@ -116,15 +116,15 @@ def _left_some(data: FolderData, phase: Phase, found: list[Found]) -> list[Found
 def _of_list(table: PairList, data: FolderData, root: Path, *, train: bool) -> Found:
     """The pairs of one phase."""
     images = (*(image for image, _ in table.pairs), *table.background)
-    stems = {
-        stem_of(image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)): image
-        for image in images
-    }
-    chosen = {stems[stem] for stem in held(list(stems), data.holdout, data.holdout_group, root, train=train)}
+    stems = [
+        stem_of(image.relative_to(root).as_posix() if image.is_relative_to(root) else str(image)) for image in images
+    ]
+    places = held_places(stems, data.holdout, data.holdout_group, root, train=train)
+    chosen = {images[place] for place in places}
     return found_files(
         [pair for pair in table.pairs if pair[0] in chosen],
         [image for image in table.background if image in chosen],
-        groups=group_count(list(stems), data.holdout_group),
+        groups=group_count(stems, data.holdout_group),
     )
 
 

@@ -14,11 +14,16 @@ from pathlib import Path
 
 from emaseg.errors import DataError
 
-__all__ = ["group_count", "group_of", "held"]
+__all__ = ["group_count", "group_of", "held", "held_places"]
 
 
 def held(stems: Sequence[str], every: int, group: str, images: Path, *, train: bool) -> list[str]:
-    """The images of one phase: all, or those that every `every`-th is, or is not.
+    """The images of one phase, as `held_places`, by their stems."""
+    return [stems[place] for place in held_places(stems, every, group, images, train=train)]
+
+
+def held_places(stems: Sequence[str], every: int, group: str, images: Path, *, train: bool) -> list[int]:
+    """The images of one phase: all, or those that every `every`-th is, or is not; as their places in `stems`.
 
     Args:
         stems: relative paths without their extensions, in order.
@@ -31,17 +36,17 @@ def held(stems: Sequence[str], every: int, group: str, images: Path, *, train: b
         DataError: the regular expression fits no image.
     """
     if not every:
-        return list(stems)
+        return list(range(len(stems)))
     if not group:
-        return [stem for place, stem in enumerate(stems) if (place % every != every // 2) == train]
+        return [place for place in range(len(stems)) if (place % every != every // 2) == train]
     groups = [group_of(stem, group) for stem in stems]
     if group != "folder" and not any(re.search(group, stem) for stem in stems):
         raise DataError(
             f"{images}: data.holdout_group = {group!r} fits none of the names, such as {stems[0]}",
             "it is searched in the path below the image folder, without the extension",
         )
-    place = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-    return [stem for stem, name in zip(stems, groups, strict=True) if (place[name] % every != every // 2) == train]
+    number = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    return [place for place, name in enumerate(groups) if (number[name] % every != every // 2) == train]
 
 
 def group_of(stem: str, group: str) -> str:

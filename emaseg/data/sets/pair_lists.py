@@ -91,7 +91,12 @@ def mostly_there(path: Path, root: Path) -> bool:
 
 def _rows(path: Path, lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, str]] | None:
     """(line, image, mask or "") of a list of pairs; None of another list."""
-    table = _table(lines)
+    try:
+        table = _table(lines)
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: no list of images and masks ({error})", "write `image,mask` and two paths on a line"
+        ) from error
     if table is not None:
         return table
     if len(lines) > 1 and not any(map(_is_picture, re.split(r"[\s,;]+", lines[0][1].replace('"', "")))):
@@ -111,7 +116,7 @@ def _rows(path: Path, lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, 
 def _table(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, str]] | None:
     """The columns image and mask of a CSV with a heading; None where there is none."""
     for mark in (",", ";", "\t"):
-        heading = [cell.strip().lower() for cell in next(csv.reader([lines[0][1]], delimiter=mark))] if lines else []
+        heading = _heading(lines[0][1], mark) if lines else []
         image = next((place for place, word in enumerate(heading) if word in _IMAGE_WORDS), None)
         mask = next((place for place, word in enumerate(heading) if word in _MASK_WORDS), None)
         if image is None or mask is None:
@@ -121,6 +126,14 @@ def _table(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, str]] | Non
         rows = [row + [""] * (max(image, mask) + 1 - len(row)) for row in rows]
         return [(number, row[image], row[mask]) for (number, _), row in zip(lines[1:], rows, strict=False)]
     return None
+
+
+def _heading(line: str, mark: str) -> list[str]:
+    """The words of a first line; none where a cell is longer than the csv module takes, as no word of a heading is."""
+    try:
+        return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=mark))]
+    except csv.Error:
+        return []
 
 
 def _parts(line: str) -> list[str]:
@@ -140,11 +153,19 @@ def _there(path: Path, number: int, name: str, folders: Sequence[Path]) -> Path:
     """The file of a name, below the first folder that has it."""
     plain = name.replace("\\", "/").lstrip("/").removeprefix("./")
     for folder in folders:
-        if (folder / plain).is_file():
+        if _is_file(folder / plain):
             return folder / plain
-    if Path(name).is_absolute() and Path(name).is_file():
+    if Path(name).is_absolute() and _is_file(Path(name)):
         return Path(name)
     raise DataError(
         f"{path}:{number}: no file {name} in {' or '.join(dict.fromkeys(map(str, folders)))}",
         "write paths relative to data.root",
     )
+
+
+def _is_file(path: Path) -> bool:
+    """False also where the name is one that no file can have: longer than the system's longest, for example."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -113,6 +113,33 @@ def test_lists_of_pairs(lines: str, tmp_path: Path) -> None:
     assert found == [("image/a.jpg", "mask/b.png"), ("image/b.jpg", "mask/a.png")]
 
 
+@pytest.mark.parametrize("holdout", [0, 2])
+def test_images_of_one_stem_are_each_in_a_list_of_pairs(holdout: int, tmp_path: Path) -> None:
+    """Protects a.png beside a.jpg: each has its own line and mask, and none is dropped in silence."""
+    root = draw(tmp_path, "image/a.jpg", "image/a.png", "image/b.jpg", "mask/1.png", "mask/2.png", "mask/3.png")
+    (root / "list.txt").write_text("image/a.jpg mask/1.png\nimage/a.png mask/2.png\nimage/b.jpg mask/3.png\n")
+    section = data(root, **HERE, eval_list="list.txt", eval_images=".", eval_masks=".", holdout=holdout)
+    found = [[image.relative_to(root).as_posix() for image, _ in folder(section, p).items] for p in ("train", "eval")]
+    everything = ["image/a.jpg", "image/a.png", "image/b.jpg"]
+    assert found == ([["image/a.jpg", "image/b.jpg"], ["image/a.png"]] if holdout else [everything, everything])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,mask\n" + "A" * 400 + ",3\n", "list.txt:2: no file AAAA"),
+        ("id,image,mask\n1,image/a.jpg," + "1 " * 80_000 + "\n", "list.txt: no list of images and masks"),
+    ],
+)
+def test_lists_with_endless_cells_are_errors(text: str, words: str, tmp_path: Path) -> None:
+    """Protects from a traceback: a cell longer than a name can be, or than the csv module takes."""
+    root = draw(tmp_path, "image/a.jpg", "mask/a.png")
+    (root / "list.txt").write_text(text)
+    fails(root, words, train_list="list.txt")
+    (root / "list.txt").write_text("x" * 140_000 + "\nimage/a.jpg mask/a.png\n")
+    assert names(root, train_list="list.txt") == ["image/a.jpg"]
+
+
 def test_names_with_blanks_and_commas_are_no_pairs(tmp_path: Path) -> None:
     root = draw(tmp_path, "image/a b.jpg", "image/c,d.jpg", "mask/a b.png", "mask/c,d.png")
     (root / "list.txt").write_text("c,d.jpg\na b.jpg\n")
