@@ -258,7 +258,10 @@ class _Opened:
 def _look(dataset: Dataset, index: int) -> _Look:
     """Read the label and the whole image of a sample, each whatever is wrong with the other."""
     problems: list[tuple[str, DataError]] = []
-    sample = dataset.open(index)
+    try:
+        sample = dataset.open(index)
+    except DataError as error:  # of a packed file
+        return _Look(None, None, None, (("image", error),))
     counts: Counts | None = None
     size: Size | None = None
     signs: int | None = None

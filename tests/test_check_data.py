@@ -10,7 +10,10 @@ import pytest
 from emaseg.cli.app import main
 from PIL import Image
 
-from emaseg.check_data import DataReport, check_data, class_shares, report_json
+from emaseg.check_data import DataReport, _look, check_data, class_shares, report_json
+from emaseg.data.sets.build import build_dataset
+from emaseg.data.sets.packed import open_packed, pack
+from emaseg.data.sets.pairs import PairedFiles
 from emaseg.recipe import Recipe, parse_recipe
 from tests.data.made import label, real
 from tests.helpers import TINY
@@ -74,6 +77,22 @@ def test_a_sound_data_set_has_no_findings_and_is_counted(tmp_path: Path) -> None
     assert [c["images"] for c in content["parts"]["train"]["classes"]] == [4, 4, 4]
     assert content["parts"]["train"]["ignored_share"] == 0.25
     assert [c["share"] for c in content["parts"]["eval"]["classes"]] == pytest.approx([1 / 3] * 3)
+
+
+def test_a_damaged_sample_of_a_packed_file_is_a_finding(tmp_path: Path) -> None:
+    """Protects the promise for packed files, too: a damaged sample is told with the others, and the rest is read."""
+    recipe = recipe_of(tree(tmp_path))
+    dataset = build_dataset(recipe.data, "train")
+    assert isinstance(dataset, PairedFiles)
+    for _ in pack(dataset, tmp_path / "train.h5"):
+        pass
+    image = dataset.items[1][0].read_bytes()
+    content = (tmp_path / "train.h5").read_bytes()
+    place = content.index(image) + len(image) // 2
+    (tmp_path / "train.h5").write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+    look = _look(open_packed(tmp_path / "train.h5"), 1)
+    assert [kind for kind, _ in look.problems] == ["image"]
+    assert not _look(open_packed(tmp_path / "train.h5"), 0).problems
 
 
 def test_every_problem_is_told_in_one_run(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Objects lie in the order of the file, crowds like the others. Of several files t
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Generator, Mapping, Sequence
@@ -142,6 +143,9 @@ def _read_image(
         found.left.append(Left(excerpt(said) if isinstance(said, str) else name, str(error)))
         return
     found.images[path] = name
+    if _is_panoptic(notes):
+        with contextlib.suppress(Malformed):  # said when it is read
+            state = f"{state} {state_of(place.source, _png_of(place.source, name, notes[0]))}"
     read_ = partial(_panoptic, place.source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
     found.items.append(Item(path, split or split_of(path), size, read_, state))
 
@@ -216,11 +220,16 @@ def _panoptic(source: Source, name: str, notes: Sequence[_Table]) -> Objects:
         if not 0 < code < 1 << 24:
             raise Malformed(f"a segment {code}, which no colour can be")
         table[(code & 255) << 16 | (code & 0xFF00) | code >> 16] = str(_key(segment.get("category_id")))
-    file = text_of(notes[0].get("file_name"), "the name of the panoptic PNG").replace("\\", "/")
+    png = _png_of(source, name, notes[0])
+    return Objects([Object("", Codes(source.root / png, table))], {})
+
+
+def _png_of(source: Source, name: str, note: _Table) -> str:
+    file = text_of(note.get("file_name"), "the name of the panoptic PNG").replace("\\", "/")
     last = PurePosixPath(file).name
     places = [one for one in source.files if PurePosixPath(one).name == last and one != name]
     if len(places) != 1 and (near := [one for one in places if one.endswith(".png") and "panoptic" in one]):
         places = near
     if len(places) != 1:
         raise Malformed(f"{len(places) or 'no'} files are called {excerpt(last)}, the panoptic PNG")
-    return Objects([Object("", Codes(source.root / places[0], table))], {})
+    return places[0]

@@ -29,7 +29,6 @@ __all__ = ["Patch", "ellipse", "patch", "rectangle"]
 
 Patch = tuple[int, int, Bool]  # top, left, (h, w) pixels; inside the image
 
-_LONGEST = 1_600_000  # pixels along an outline: beyond it memory is for something else
 _CORNERS = 90  # of the polygon that stands for an ellipse
 
 
@@ -98,7 +97,7 @@ def _union(rings: Sequence[Sequence[float]], shares: bool, height: int, width: i
 
 
 def _checked(ring: Sequence[float], shares: bool, height: int, width: int) -> list[float]:
-    """A ring in pixels, which is not endless."""
+    """A ring in pixels."""
     if not isinstance(ring, Sequence) or isinstance(ring, str | bytes):
         raise Malformed("a polygon that is not a list of numbers")
     if not all(type(value) in (int, float) and abs(value) < 1e8 for value in ring):
@@ -108,9 +107,6 @@ def _checked(ring: Sequence[float], shares: bool, height: int, width: int) -> li
     points = np.array(ring, np.float64).reshape(-1, 2)
     if shares:
         points = points * (width, height)
-    length = float(np.abs(points - np.roll(points, -1, axis=0)).max(axis=1).sum()) if len(points) else 0.0
-    if length > _LONGEST or len(points) > _LONGEST:
-        raise Malformed(f"an outline {length:,.0f} pixels long, far more than an image of {height} x {width} needs")
     flat: list[float] = points.ravel().tolist()
     return flat
 

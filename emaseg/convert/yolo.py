@@ -28,6 +28,8 @@ __all__ = ["files", "read"]
 
 _HEAD = 1 << 12  # bytes that show whether a file holds such lines
 _LOOKED = 40
+_MOST = 1.1  # of a coordinate; beyond it a line holds something else, such as key points with 2 for visible
+_POSE = re.compile(r"^kpt_shape\s*:", re.MULTILINE)  # in the data.yaml of key points
 _LINE = re.compile(rb"\s*\d{1,6}((\s+-?[\d.]+(e-?\d+)?){4}|(\s+-?[\d.]+(e-?\d+)?){6,})\s*(\r?\n|$)", re.IGNORECASE)
 
 
@@ -63,13 +65,26 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     """All images; labels are the names of data.yaml, else numbers.
 
     Raises:
-        DataError: data.yaml cannot be read.
+        DataError: data.yaml cannot be read, or says that the lines hold key points.
     """
+    for name in source.files:
+        if name.lower().endswith((".yaml", ".yml")) and _holds_poses(source.root / name):
+            raise DataError(
+                f"{source.root / name}: kpt_shape says that the lines are boxes with key points, not outlines",
+                "export the data set for segmentation; or take the line out, if the lines are outlines",
+            )
     found = yield from read_all("annotations", partial(_one, source, set(names)), list(source.images.values()))
     items = [one for one, _ in found if isinstance(one, Item)]
     left = [one for one, _ in found if isinstance(one, Left)]
     labels, notes = _labels(source, {label for _, used in found for label in used})
     return Export(labels, tuple(items), tuple(left), notes)
+
+
+def _holds_poses(path: Path) -> bool:
+    try:
+        return _POSE.search(read_text(path)) is not None
+    except DataError:  # it matters only where it is to name the classes
+        return False
 
 
 def _one(source: Source, texts: set[str], image: str) -> tuple[Item | Left, set[str]]:
@@ -108,7 +123,7 @@ def _read(source: Source, name: str) -> Objects:
             without["box without an outline"] += 1
         elif len(values) < 6 or len(values) % 2:
             raise Malformed(f"line {place}: {len(values)} numbers are no outline")
-        elif max(map(abs, values)) > 2:
+        elif max(map(abs, values)) > _MOST:
             raise Malformed(
                 f"line {place}: a coordinate of {max(values, key=abs):g}; shares of the size run from 0 to 1"
             )

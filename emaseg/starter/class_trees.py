@@ -12,10 +12,11 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emaseg.data.files.mask_values import Colour
+from emaseg.data.files.mask_values import MASK_VALUES, Colour
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 from emaseg.starter.class_files import Entry, Names, clean, distinct
@@ -91,6 +92,9 @@ def _names(path: Path, content: Any) -> Names | None:
     if len(good) < len(entries) or len(stated) > 1:
         place = entries.index(None) if len(good) < len(entries) else 0
         raise DataError(f"{path}: entry {place + 1} of the class names is unlike the others: {rows[place]!r}", _REMEDY)
+    titled = all(isinstance(item, dict) and "title" in item for _, item in rows)
+    if titled and any(entry.value is not None and entry.value >= MASK_VALUES for entry in good):
+        good = [replace(entry, value=None) for entry in good]  # Supervisely's numbers of its own records
     return Names(path.name, distinct(path, good))
 
 

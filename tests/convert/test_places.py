@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emaseg.errors import DataError
 from tests.convert import made
 from tests.convert.made import SCENE, SIZE, SQUARE, TRIANGLE, Polygon, expected, masks, run, write
 
@@ -151,6 +152,30 @@ def test_a_labelme_file_that_names_the_image_it_was_copied_from(tmp_path: Path) 
     assert run(tmp_path / "in", tmp_path / "out").ok
     np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected(SCENE["a.jpg"]))
     np.testing.assert_array_equal(masks(tmp_path / "out")["b"], expected(SCENE["c.jpg"]))
+
+
+# ------------------------------------------------------------------------------------------------- what else is stated
+def test_a_panoptic_png_that_changed_is_drawn_again(tmp_path: Path) -> None:
+    """Protects a second run from an old mask: the drawing is in the PNG, the JSON stays as it is."""
+    made.panoptic(tmp_path / "in", {"a.jpg": [("cat", TRIANGLE)], "b.jpg": [("cat", SQUARE)]})
+    run(tmp_path / "in", tmp_path / "out")
+    png = tmp_path / "in/panoptic"
+    png.joinpath("a.png").write_bytes(png.joinpath("b.png").read_bytes())
+    assert run(tmp_path / "in", tmp_path / "out").kept == 1
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", SQUARE)], ["cat"]))
+
+
+def test_key_points_are_no_outlines(tmp_path: Path) -> None:
+    """Protects from polygons through boxes and key points: by the 2 of a visible one, or by what data.yaml says."""
+    made.yolo(tmp_path / "in", SCENE)
+    write(tmp_path / "in/train/labels/a.txt", "0 0.5 0.5 0.4 0.4 0.3 0.3 2 0.7 0.7 2\n")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert [one.reason for one in done.left] == ["line 1: a coordinate of 2; shares of the size run from 0 to 1"]
+    with (tmp_path / "in/data.yaml").open("a") as file:
+        file.write("kpt_shape: [2, 3]\n")
+    with pytest.raises(DataError, match="boxes with key points") as caught:
+        run(tmp_path / "in", tmp_path / "two")
+    assert caught.value.hint
 
 
 # --------------------------------------------------------------------------------------------- one mask for each class

@@ -175,6 +175,13 @@ def test_values_behind_a_blank(tmp_path: Path) -> None:
         assert rows(found) == [(name, None, None) for name in names]
 
 
+def test_numbers_of_supervisely_records_are_no_values(tmp_path: Path) -> None:
+    """Protects init beside a meta.json, whose ids are numbers of Supervisely's own records."""
+    classes = [{"title": name, "color": "#FF0000", "id": 9_021_321 + i} for i, name in enumerate(("bg", "car"))]
+    found = read(tmp_path, "meta.json", json.dumps({"classes": classes, "tags": []}))
+    assert [(name, value) for name, value, _ in rows(found)] == [("bg", None), ("car", None)]
+
+
 def test_text_of_windows_is_read(tmp_path: Path) -> None:
     """Protects what Windows writes as "Unicode": UTF-16 with its mark, no column of nulls."""
     (tmp_path / "classes.txt").write_bytes("\ufeff0: bg\r\n1: car\r\n".encode("utf-16-le"))

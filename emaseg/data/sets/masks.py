@@ -18,6 +18,7 @@ Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
 
 _GRID = 5  # a polygon's edges are followed on a grid this many times finer than the pixels
+_LONGEST = 1_600_000  # pixels along an outline: beyond it memory is for something else
 
 
 def paint(label: npt.NDArray[Any], segmentation: object, value: int) -> None:
@@ -47,7 +48,7 @@ def polygon_mask(polygon: Sequence[float], height: int, width: int) -> tuple[int
     from outside to inside or back. Corners beyond the image are allowed; less than three enclose nothing.
 
     Raises:
-        ValueError: not a list of numbers in pairs.
+        ValueError: not a list of numbers in pairs, or an outline that is endless.
     """
     try:
         corners = np.asarray(polygon, dtype=np.float64)
@@ -57,6 +58,10 @@ def polygon_mask(polygon: Sequence[float], height: int, width: int) -> tuple[int
         raise ValueError("a polygon that is not a flat list of numbers in pairs")
     if len(corners) < 6:
         return 0, np.zeros((height, 0), np.bool_)
+    points = corners.reshape(-1, 2)
+    length = float(np.abs(points - np.roll(points, -1, axis=0)).max(axis=1).sum())
+    if max(length, len(points)) > _LONGEST:
+        raise ValueError(f"an outline {length:,.0f} pixels long, far more than an image of {height} x {width} needs")
     u, v = _outline(np.trunc(corners.reshape(-1, 2) * _GRID + 0.5).astype(np.int64))
     step = np.flatnonzero(u[1:] != u[:-1])
     column = np.minimum(u[step], u[step + 1])  # steps from this grid column to the next

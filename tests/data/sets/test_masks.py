@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from emaseg.data.sets.masks import paint, unpacked_counts
+from emaseg.data.sets.masks import paint, polygon_mask, unpacked_counts
 
 # Masks that COCO's own tools (pycocotools 2.0) draw for these polygons on 8 x 12 pixels.
 POLYGONS = {
@@ -134,3 +134,10 @@ def test_rectangles_cover_what_they_enclose(height: int, width: int, data: st.Da
 def test_what_is_malformed_is_refused(segmentation: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         drawn(segmentation)
+
+
+def test_an_endless_outline_is_refused() -> None:
+    """Protects memory: three corners far out of an image would be a thousand million points."""
+    with pytest.raises(ValueError, match="far more than an image of 10 x 10 needs"):
+        polygon_mask([0, 0, 9e7, 0, 0, 9e7], 10, 10)
+    assert polygon_mask([0, 0, 5e4, 0, 0, 5e4], 10, 10)[1].all()
