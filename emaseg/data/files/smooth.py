@@ -76,14 +76,20 @@ def _bands(values: npt.NDArray[Any]) -> Iterator[tuple[Int64, slice]]:
 def _counted(values: npt.NDArray[Any]) -> tuple[Int64, Int64]:
     """The values that there are, sorted, and how many pixels hold each."""
     kinds, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    waiting: list[tuple[Int64, Int64]] = []
     for window, inner in _bands(values):
-        found, number = np.unique(window[inner], return_counts=True)
-        every = np.union1d(kinds, found)
-        sums = np.zeros(len(every), np.int64)
-        sums[np.searchsorted(every, kinds)] = counts
-        sums[np.searchsorted(every, found)] += number
-        kinds, counts = every, sums
-    return kinds, counts
+        waiting.append(np.unique(window[inner], return_counts=True))
+        if sum(len(found) for found, _ in waiting) > len(kinds) + _PIXELS:  # of a photograph nearly all differ
+            kinds, counts = _merged([(kinds, counts), *waiting])
+            waiting = []
+    return _merged([(kinds, counts), *waiting])
+
+
+def _merged(parts: Sequence[tuple[Int64, Int64]]) -> tuple[Int64, Int64]:
+    """Several sorted lists of values with their counts as one."""
+    kinds, inverse = np.unique(np.concatenate([found for found, _ in parts]), return_inverse=True)
+    sums = np.bincount(inverse.ravel(), weights=np.concatenate([number for _, number in parts]), minlength=len(kinds))
+    return kinds, sums.astype(np.int64)
 
 
 def _compared(channels: Sequence[Int64]) -> tuple[Bool, Int64, Bool]:
