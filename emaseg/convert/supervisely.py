@@ -18,6 +18,7 @@ from emaseg.convert.source import Source, find_image, json_files, read_json, spl
 from emaseg.data.files.mask_values import Colour
 from emaseg.errors import DataError
 from emaseg.threads import Reading, read_all
+from emaseg.words import excerpt
 
 __all__ = ["files", "read"]
 
@@ -65,14 +66,18 @@ def _one(source: Source, name: str) -> tuple[Item | Left, set[str]]:
 
 
 def _image(source: Source, name: str) -> str:
-    """ds/img/a.jpg of ds/ann/a.jpg.json."""
+    """ds/img/a.jpg of ds/ann/a.jpg.json; elsewhere only an image that has no such file of its own."""
     path = PurePosixPath(name)
     for said in (path.stem, *(f"{path.stem}{ending}" for ending in (".jpg", ".png", ".jpeg"))):
         for folder in ("img", "images", ""):
             place = str(path.parent.parent / folder / said)
             if place in source.images:
                 return source.images[place]
-    return find_image(source, path.stem, name)
+    found = find_image(source, path.stem, name)
+    own = source.root / PurePosixPath(found).parent.parent / path.parent.name / path.name
+    if own.is_file() and own != source.root / name:
+        raise Malformed(f"no image {excerpt(path.stem)}: {found} has its name, and an annotation of its own")
+    return found
 
 
 def _labels(source: Source) -> list[Label]:

@@ -52,6 +52,21 @@ def test_an_image_that_was_not_copied_is_never_another_folders(export: type, tmp
     assert all(one.reason.startswith("no image cam2/000") for one in done.left if one.fault)
 
 
+def test_a_supervisely_image_that_was_not_copied(tmp_path: Path) -> None:
+    """Protects the photos of one dataset from the annotations of another whose images are not there."""
+    root = tmp_path / "in"
+    made.supervisely(root, {"a.jpg": [("cat", TRIANGLE)]})
+    other = root / "back/ann/a.jpg.json"
+    other.parent.mkdir(parents=True)
+    other.write_bytes((root / "ds/ann/a.jpg.json").read_bytes())
+    done = run(root, tmp_path / "out")
+    found = masks(tmp_path / "out")
+    np.testing.assert_array_equal(found["a"], expected([("cat", TRIANGLE)], ["cat"]))
+    assert [one.name for one in done.left if one.fault] == ["back/ann/a.jpg.json"]
+    (root / "ds/ann/a.jpg.json").unlink()  # then it is its only annotation
+    assert not [one for one in run(root, tmp_path / "again").left if one.fault]
+
+
 def test_two_paths_never_mean_one_image_by_its_name(tmp_path: Path) -> None:
     """Protects an image that no path names with its folder: of two that may mean it, neither is drawn on it."""
     root = tmp_path / "in"
