@@ -138,6 +138,8 @@ def _wide_values(extra: bytes, *values: int) -> list[int]:
         return list(values)
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
+        if len(extra) < 4 + length:
+            break
         if kind == 1:
             wide = list(struct.unpack(f"<{length // 8}Q", extra[4 : 4 + length // 8 * 8]))
             if len(wide) < values.count(_WIDE):

@@ -52,6 +52,19 @@ def test_every_cut_and_every_addition_is_refused(tmp_path: Path) -> None:
             assert found == [b"first", b"second"]
 
 
+def test_an_extra_field_that_is_shorter_than_it_says(tmp_path: Path) -> None:
+    """Protects from a struct.error: an entry whose size stands in an extra field, of which a part is missing."""
+    content = bytearray(zipped(a=b"first"))
+    entry, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    content[entry + 24 : entry + 28] = b"\xff" * 4
+    content[entry + 30 : entry + 32] = (12).to_bytes(2, "little")
+    content[end + 12 : end + 16] = (end - entry + 12).to_bytes(4, "little")
+    content[end:end] = b"\1\0\x20\0" + bytes(8)
+    (tmp_path / "a.zip").write_bytes(content)
+    with open_file(tmp_path / "a.zip") as file, pytest.raises(DamagedError, match="its directory is damaged"):
+        read_members(file)
+
+
 @pytest.mark.parametrize("flags", [0x0001, 0x0002, 0x0020, 0x2000])
 def test_members_of_a_kind_that_pytorch_does_not_write(tmp_path: Path, flags: int) -> None:
     """Protects from encrypted members and the like, whose bytes are not what they seem."""
