@@ -340,7 +340,9 @@ def _network_state(path: Path) -> tuple[str, State]:
 
 def _own_state(content: Mapping[str, Any], path: Path) -> State:
     """The weights in one of our checkpoints: their moving average where it has one."""
-    state = content.get("average") or content.get("model")
+    average = content.get("average")
+    empty = average is None or (isinstance(average, Mapping) and not average)  # a tensor cannot be asked whether it is
+    state = content.get("model") if empty else average
     if not is_table_of_tensors(state):
         raise WeightsError(f"{path}: a checkpoint without a table of tensors", "use another checkpoint")
     return dict(state)

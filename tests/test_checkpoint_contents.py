@@ -171,6 +171,17 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str) -> N
     assert f"a.pt: the weights are not finite: {message}" in caught.value.message
 
 
+def test_an_average_that_is_one_tensor_is_refused(tmp_path: Path) -> None:
+    """Protects who predicts with a stranger's file: asked whether it is empty, a tensor of two values raises."""
+    for average in (torch.zeros(2), torch.zeros(0), torch.ones(1), [], 0):
+        torch.save({"format": "emaseg/1", "recipe": "x", "average": average}, tmp_path / "a.pt")
+        with pytest.raises(WeightsError, match="without a table of tensors"):
+            load_weights(build_model(RECIPE), tmp_path / "a.pt")
+    model = build_model(RECIPE)
+    torch.save({"format": "emaseg/1", "model": model.state_dict(), "average": {}}, tmp_path / "a.pt")
+    load_weights(model, tmp_path / "a.pt")
+
+
 def test_what_only_overflows_is_judged_as_it_is_used(tmp_path: Path) -> None:
     """Protects both ways: halves whose sum overflows are fine; a double beyond single precision is infinite here."""
     model = build_model(RECIPE)
