@@ -8,6 +8,7 @@ moves the cursor or changes the terminal, a line break forges a line of ours, an
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from typing import Self
@@ -120,7 +121,8 @@ def bytes_of(text: str) -> int | None:
     if not found:
         return None
     number, unit, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))
+    count = float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " ")
+    return int(count) if math.isfinite(count) else None
 
 
 def size(count: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emaseg.words import rate
+from emaseg.words import bytes_of, rate
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,10 @@ from emaseg.words import rate
 def test_a_rate_has_no_exponent(per_second: float, text: str) -> None:
     """Protects the progress line of a fast data source from `1.39e+03 images/s`; small rates keep three digits."""
     assert rate(per_second) == text
+
+
+def test_bytes_beyond_all_numbers_are_none() -> None:
+    """Protects --max-memory from an OverflowError: 400 digits, or 300 of them with a unit, are no size."""
+    assert bytes_of("9" * 400) is None
+    assert bytes_of("9" * 300 + "T") is None
+    assert bytes_of("1.5GB") == 1_500_000_000

@@ -24,9 +24,12 @@ _EXAMPLE = "--set optim.lr=0.02"
 _MOST = 64 << 10  # characters of one --set; all of a [data] section with 255 classes has less
 _RULE, _WEIGHTS = "loss.class_balance", "loss.class_weights"
 _DEPTH = 8  # parts of a key, and tables and arrays inside each other
+_MOST_BITS = 1024  # of a whole number, as of the largest float; no key takes half of it
+HUGE = f"a whole number of more than {_MOST_BITS} bits, which no key takes"
 # Never back over what it has matched: a word of a megabyte is looked at once.
 _PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?:{_PART}[ \t]*+\.[ \t]*+){{64}}")
+_MOST_DIGITS = 9  # of an element's place
 _SHOWN = 200  # characters of a text that a message repeats
 
 
@@ -131,6 +134,8 @@ def _parse(item: str) -> Override | str:
         return f"--set {key}: more than one value given"
     if nested(document["x"], _DEPTH):
         return f"--set {key}: tables and arrays are nested more than {_DEPTH} deep"
+    if huge_number(document["x"]) is not None:
+        return f"--set {key}: {HUGE}"
     return _override(key, document["x"])
 
 
@@ -166,6 +171,18 @@ def nested(value: object, most: int) -> bool:
         if not level:
             return False
     return True
+
+
+def huge_number(value: object, path: tuple[str | int, ...] = ()) -> tuple[str | int, ...] | None:
+    """Where in a value that is not `nested` too deep the first whole number of absurd size stands; None = nowhere.
+
+    Threat: tomllib reads hexadecimal digits without end, and Python then refuses to write the number in a message.
+    """
+    if isinstance(value, int):
+        return path if value.bit_length() > _MOST_BITS else None
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = (huge_number(item, (*path, name)) for name, item in items)
+    return next((place for place in found if place is not None), None)
 
 
 def _instead_of_nothing(key: str) -> str:
@@ -208,19 +225,26 @@ def _put(table: dict[str, Any], override: Override, problems: list[Problem]) -> 
     *parents, name = override.key.split(".")
     at: Any = table
     for depth, part in enumerate(parents, 1):
-        if isinstance(at, list):
-            at = at[int(part)] if part.isdigit() and int(part) < len(at) else None
-        else:
+        if isinstance(at, dict):
             at = at.setdefault(part, {})
+        elif _is_index(part, len(at)):
+            at = at[int(part)]
+        else:
+            at = None
         if not isinstance(at, dict | list):
             problems.append(Problem(override.key, f"{'.'.join(parents[:depth])} is no section of this recipe"))
             return
     if isinstance(at, dict):
         at[name] = override.value
-    elif name.isdigit() and int(name) < len(at):
+    elif _is_index(name, len(at)):
         at[int(name)] = override.value
     else:
         problems.append(Problem(override.key, f"{'.'.join(parents)} has {len(at)} elements, counted from 0"))
+
+
+def _is_index(part: str, count: int) -> bool:
+    """Whether a part of a key is the place of one of `count` elements; Python reads no number of thousands of digits."""
+    return part.isdigit() and len(part) <= _MOST_DIGITS and int(part) < count
 
 
 def _copy(value: Any) -> Any:

@@ -23,9 +23,11 @@ from emaseg.files import open_file
 from emaseg.recipe.check import BACKSLASHES, check
 from emaseg.recipe.lines import dotted, key_lines
 from emaseg.recipe.overrides import (
+    HUGE,
     Override,
     apply_overrides,
     has_long_key,
+    huge_number,
     nested,
     parse_overrides,
     replaced_kinds,
@@ -281,6 +283,9 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
         raise RecipeError(f"{source}:1: not valid TOML: brackets are nested too deeply") from error
     if nested(table, _DEPTH):
         raise RecipeError(f"{source}:1: tables and arrays are nested more than {_DEPTH} deep", "see `emaseg recipes`")
+    place = huge_number(table)
+    if place is not None:
+        raise RecipeError(_Places(text, source, ()).report(Problem(dotted(place), HUGE))[1])
     return table
 
 

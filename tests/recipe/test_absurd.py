@@ -260,6 +260,26 @@ def test_an_absurd_set_is_refused_at_once(item: str) -> None:
     assert len(message) < 130_000
 
 
+HUGE = f"0x{'F' * 5000}"  # tomllib takes it; Python does not write it in decimal digits
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "message"),
+    [
+        (edited(("epochs = 2", f"epochs = 2\nbatch = {HUGE}")), [], "my.toml:29: train.batch: a whole number of more"),
+        (edited(("[64, 96]", f"[64, [{HUGE}]]")), [], "my.toml:22: augment.crop.1.0: a whole number of more"),
+        (MINIMAL, [f"train.batch={HUGE}"], "--set train.batch: a whole number of more"),
+        (MINIMAL, [f"optim.groups=[{{match={HUGE}}}]"], "--set optim.groups: a whole number of more"),
+        (MINIMAL, [f"data.classes.{'9' * 5000}=1"], "data.classes has 2 elements, counted from 0"),
+        (MINIMAL, [f"data.classes.{'9' * 5000}.match='a'"], "is no section of this recipe"),
+    ],
+    ids=range(6),
+)
+def test_a_number_that_python_does_not_write_is_refused(text: str, sets: list[str], message: str) -> None:
+    """Protects from a ValueError in the very message that would show the number, or in the place of an element."""
+    assert message in complaint(text, *sets)
+
+
 def test_nesting_is_measured_without_recursion() -> None:
     """Protects the measure itself from the depth that it measures."""
     value: object = 1
