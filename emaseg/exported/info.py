@@ -32,6 +32,7 @@ SMALLEST_SIDE = 33  # of a program for any size: below it HRNet's coarsest grid 
 
 METADATA_FIELD = 14  # of ONNX's ModelProto, a list of (key = 1, value = 2)
 _LONGEST_TEXT = 1 << 24
+MOST_FIELDS = 1000  # of a whole ONNX file: a model has a dozen, and a few texts
 _ALIKE = "use a file that `emaseg export` wrote"
 
 
@@ -287,12 +288,14 @@ def _onnx_texts(file: File) -> dict[str, str]:
     """The same from the file, of which nothing else is read."""
     end = file.seek(0, 2)
     file.seek(0)
-    entries = []
-    while file.tell() < end:
+    entries: list[memoryview] = []
+    for _ in range(MOST_FIELDS):
+        if file.tell() >= end:
+            return onnx_texts(entries)
         number, value = _field(file, end)
         if value is not None and number == METADATA_FIELD:
             entries.append(memoryview(value))
-    return onnx_texts(entries)
+    raise Refused(f"more than {MOST_FIELDS} parts")
 
 
 def _field(file: File, end: int) -> tuple[int, bytes | None]:
@@ -303,11 +306,13 @@ def _field(file: File, end: int) -> tuple[int, bytes | None]:
     """
     tag = _varint(file)
     number, kind = tag >> 3, tag & 7
+    if number == 0:
+        raise ValueError("not a protocol-buffer message")
     if kind == 0:
         _varint(file)
         return number, None
     length = {1: 8, 2: -1, 5: 4}.get(kind)
-    if length is None or number == 0:
+    if length is None:
         raise ValueError("not a protocol-buffer message")
     if length < 0:
         length = _varint(file)

@@ -17,6 +17,7 @@ Value = int | float | memoryview
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _INT64 = 1 << 63
+_MOST = 100_000  # messages in a list: an empty one has two bytes, and takes a hundred times as much in memory
 
 
 def message(data: memoryview, fields: Fields, what: str) -> dict[int, list[Value]]:
@@ -40,6 +41,8 @@ def message(data: memoryview, fields: Fields, what: str) -> dict[int, list[Value
                 found[number] += struct.unpack(f"<{len(value) // 4}f", value)
                 continue
             raise ValueError(f"{what}: has field {number} in another form")
+        if form == "bytes*" and len(found[number]) >= _MOST:
+            raise ValueError(f"{what}: has field {number} more than {_MOST:,} times")
         found[number].append(value)
     return found
 

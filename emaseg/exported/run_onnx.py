@@ -14,7 +14,7 @@ import torch
 from emaseg.errors import SystemFault, WeightsError
 from emaseg.exported.check_onnx import check_model
 from emaseg.exported.extra import check_extra
-from emaseg.exported.info import INPUT, METADATA_FIELD, ONNX_DIGEST, FileInfo, info_of, onnx_texts
+from emaseg.exported.info import INPUT, METADATA_FIELD, MOST_FIELDS, ONNX_DIGEST, FileInfo, info_of, onnx_texts
 from emaseg.exported.protobuf import message, text, walk
 from emaseg.exported.pt2_archive import Refused
 from emaseg.recipe.data import num_classes
@@ -69,7 +69,9 @@ def _checked_texts(data: memoryview) -> dict[str, str]:
     """The file's texts, after its digest, where it has one, was compared with the rest of the file."""
     hasher, found, entries = hashlib.sha256(), [], []
     at = 0
-    for number, value, begin, end in walk(data):
+    for count, (number, value, begin, end) in enumerate(walk(data)):
+        if count == MOST_FIELDS:
+            raise Refused(f"more than {MOST_FIELDS} parts")
         if number == METADATA_FIELD and isinstance(value, memoryview):
             entries.append(value)
             fields = message(value, {1: "bytes", 2: "bytes"}, "a description")

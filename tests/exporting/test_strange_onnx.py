@@ -383,6 +383,25 @@ def test_messages_that_are_none(data: bytes) -> None:
         list(walk(memoryview(data)))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x72\0" * 2000, "more than 1000 parts"),  # empty texts
+        (b"\x08\1" * 2000, "more than 1000 parts"),
+        (bytes(1000), "not a protocol-buffer message"),
+    ],
+)
+def test_a_file_of_many_small_parts_is_not_read_to_its_end(content: bytes, words: str, tmp_path: Path) -> None:
+    """Protects memory and time: a part has two bytes, and a file of a gigabyte compresses to nothing."""
+    path = tmp_path / "many.onnx"
+    path.write_bytes(content)
+    for read in (read_info, open_exported):
+        with pytest.raises(WeightsError, match=words):
+            read(path)
+    with pytest.raises(ValueError, match="more than 100,000 times"):
+        message(memoryview(b"\x0a\0" * 100_001), {1: "bytes*"}, "the graph")
+
+
 def test_what_is_written_is_read() -> None:
     """Protects the field that is appended: lengths of one and of several bytes."""
     for length in (0, 1, 127, 128, 70_000):
