@@ -181,10 +181,13 @@ def _unfit_pattern(pattern: str) -> str:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         return f"is no regular expression: {error}"
-    bare = re.sub(r"\\.|\[\]?[^\]]*\]", "x", pattern)  # without escapes and sets of characters
+    # Without escapes and sets of characters, in which a bracket may be escaped, or come first.
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\\\]])*\]", "x", pattern)
     repeats = re.findall(r"[*+{]|(?<!\()\?", re.sub(r"([*+}])\?", r"\1", bare))
     if re.search(r"\)[*+{?]", bare) or len(repeats) > 4:
         return "repeats a group, or more than four parts, which may take for ever on a long name; write it plainer"
+    if bare.count("|") > 3 or re.search(r"\(\?(#|[a-zA-Z]*x)", bare):
+        return "has more than three alternatives, or remarks, which may take for ever on a long name; write it plainer"
     return ""
 
 
