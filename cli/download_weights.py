@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emaseg.errors import RecipeError, UserError, WeightsError
+from emaseg.errors import NetworkFault, RecipeError, UserError, WeightsError
 
 from .options import SCHEMA, Json, Quiet, Verbose, session_of
 
 if TYPE_CHECKING:
     from emaseg.weights.released import Released
+
+_MOST_SILENT = 3  # files in a row for which nobody answers: then the network is gone
 
 
 def download_weights(
@@ -240,9 +242,11 @@ def _import_from(entries: Sequence[Released], source: Path, as_json: bool, quiet
     if missing and (strict or not (files or failed)):
         expected = [name for entry in missing for name in entry.files]
         more = f" and {len(expected) - 6} more" if len(expected) > 6 else ""
-        raise WeightsError(
-            f"--from {source}: none of the files looked for", f"they are called {', '.join(expected[:6])}{more}"
-        )
+        hint = f"they are called {', '.join(expected[:6])}{more}"
+        if not (files or failed):
+            raise WeightsError(f"--from {source}: none of the files looked for", hint)
+        failed = True
+        print_error(f"--from {source}: not there: {', '.join(entry.name for entry in missing)}", hint)
     if as_json:
         _print_files(files)
     elif not quiet:
@@ -251,7 +255,8 @@ def _import_from(entries: Sequence[Released], source: Path, as_json: bool, quiet
 
 
 def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict: bool) -> int:
-    """Fetch one after the other; a file that cannot be had does not keep the others from coming.
+    """Fetch one after the other; a file that cannot be had does not keep the others from coming, until the network itself
+    seems to be gone.
 
     A file without an address is a failure only when `strict`: then it was named.
     """
@@ -263,7 +268,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
     from .render import print_error, print_path
 
     files: list[dict[str, Any]] = []
-    last: UserError | None = None
+    code, silent = 0, 0
     with Meter(quiet) as meter:
         for entry in entries:
             had = locate(entry) is not None
@@ -274,18 +279,20 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
                 continue
             try:
                 path = show_download(fetch(entry), meter)
-            except WeightsError as error:
-                if len(entries) == 1:
+            except (WeightsError, NetworkFault) as error:
+                silent = silent + 1 if isinstance(error, NetworkFault) else 0
+                if len(entries) == 1 or silent == _MOST_SILENT:
                     raise
-                last = error
+                code = max(code, error.exit_code)
                 print_error(error.message, error.hint, meter.out)
                 continue
+            silent = 0
             files.append(_file(entry, path, verified(entry, path).sha256, "here" if had else "downloaded"))
             if not as_json:
                 print_path(path)
     if as_json:
         _print_files(files)
-    return last.exit_code if last else 0
+    return code
 
 
 def _file(entry: Released, path: Path, sha256: str, state: str) -> dict[str, Any]:

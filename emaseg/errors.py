@@ -8,7 +8,8 @@ Room: errors.
         ├── RecipeError    2    usage or recipe; nothing was started
         ├── DataError      3    data set or image: missing, damaged, label out of range
         ├── WeightsError   3    weight file: missing, damaged, of another model
-        ├── SystemFault    4    disk full, unwritable, out of memory, no such device, network
+        ├── SystemFault    4    disk full, unwritable, out of memory, no such device
+        │   └── NetworkFault    nobody answers
         └── Diverged       5    a loss that is not finite
 """
 
@@ -67,6 +68,10 @@ class SystemFault(UserError):
     """The machine: disk full, folder unwritable, out of memory, no such device, network."""
 
     exit_code = 4
+
+
+class NetworkFault(SystemFault):
+    """No server answered; another file may lie on one that does."""
 
 
 class Diverged(UserError):

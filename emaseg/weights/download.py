@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from emaseg.errors import SystemFault, UserError, WeightsError
+from emaseg.errors import NetworkFault, SystemFault, UserError, WeightsError
 from emaseg.events import Downloading, Note
 from emaseg.files import fault, make_folder
 from emaseg.resources import cache_folder, mirror, offline
@@ -167,7 +167,7 @@ def _from_any(
             return
     tried = [f"  {shown}: {reason}" for shown, reason in failures]
     by_hand = f"{by_hand_advice(entry, final.parent)}; or run emaseg download-weights {entry.name} --from FOLDER_THAT_HOLDS_IT"
-    kind: type[UserError] = WeightsError if refused else SystemFault
+    kind: type[UserError] = WeightsError if refused else NetworkFault
     hint = refused.hint if refused else "try again later"
     message = Lines(f"{entry.name}: could not be downloaded", *tried)
     raise kind(message, f"{hint}; or {by_hand}" if hint else by_hand)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 import threading
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,9 @@ from emaseg.events import Downloading, Finished, Note, TrainingStarted
 from emaseg.models import build_model
 from emaseg.recipe import load_recipe
 from emaseg.training.train import train
+from emaseg.weights import download
+from emaseg.weights.address import Source
+from emaseg.weights.released import Released
 from tests.helpers import TINY, emaseg
 from tests.weights import server as faulty
 from tests.weights.server import Server, plausible, weights
@@ -205,6 +210,45 @@ def test_one_that_is_missing_does_not_keep_the_others(
     code, out, err = emaseg(capsys, "download-weights", "--backbones", "--dataset", "voc")
     assert (code, out) == (3, f"{cache / BACKBONE}\n")
     assert "resnet101_v1c: could not be downloaded" in err
+
+
+def test_a_host_that_is_not_there_does_not_keep_the_others(
+    mirror: Server, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the files of other hosts; where nobody answers three times in a row the network itself is gone."""
+    mirror.files[f"/{BACKBONE}"] = plausible("resnet50_v1c")
+    there = download.sources
+
+    def sources(entry: Released) -> tuple[Source, ...]:
+        address = "http://host.invalid/net.pth"
+        return there(entry) if entry.name == "resnet50_v1c" else (Source(address, address, "net.pth"),)
+
+    def look_up(host: str, *rest: Any) -> Any:
+        if host == "host.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known(host, *rest)
+
+    known = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(download, "sources", sources)
+    code, out, err = emaseg(capsys, "download-weights", "resnet101_v1c", "resnet50_v1c", "--json")
+    assert (code, [file["name"] for file in json.loads(out)["files"]]) == (4, ["resnet50_v1c"])
+    assert "resnet101_v1c: could not be downloaded" in err
+    names = ["resnet101_v1c", "resnet50", "resnet101", "hrnetv2_w48"]
+    code, out, err = emaseg(capsys, "download-weights", *names)
+    assert (code, out, err.count("could not be downloaded")) == (4, "", 3)
+
+
+def test_some_that_are_missing_from_a_folder_are_named(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects from "none of the files" where one was taken, and programs from an empty answer."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / BACKBONE).write_bytes(plausible("resnet50_v1c"))
+    names = ("resnet50_v1c", "resnet101_v1c")
+    code, out, err = emaseg(capsys, "download-weights", *names, "--from", tmp_path / "mine", "--json")
+    assert (code, [file["name"] for file in json.loads(out)["files"]]) == (3, ["resnet50_v1c"])
+    assert "not there: resnet101_v1c" in err
 
 
 def test_fetching_needs_no_torch(mirror: Server, cache: Path) -> None:
