@@ -183,7 +183,7 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
 
 def probe(image: Pixels, inference: Inference, stats: PixelStats) -> Tensor:
     """A part of an image as the network sees it, (1, C, h, w), small enough to be looked at beside the real work."""
-    view = next(_image_views(image, inference, stats, None))
+    view = next(_image_views(image, inference, stats))
     top, left = (max(0, (side - PROBE_SIDE) // 2) for side in view.shape[2:])
     return view[:, :, top : top + PROBE_SIDE, left : left + PROBE_SIDE].contiguous()
 
@@ -198,7 +198,9 @@ def _nearest(labels: Tensor, size: Size) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------- what the network sees
-def _image_views(image: Pixels, inference: Inference, stats: PixelStats, resized: Size | None) -> Iterator[Tensor]:
+def _image_views(
+    image: Pixels, inference: Inference, stats: PixelStats, resized: Size | None = None
+) -> Iterator[Tensor]:
     """The image at each scale, (1, C, h, w) normalised, channels last as networks want it, not padded: each forward pass
     pads for itself."""
     if inference.scale_source == "tensor":
