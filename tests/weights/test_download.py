@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from emaseg.errors import RecipeError, SystemFault, UserError, WeightsError
+from emaseg.errors import NetworkFault, RecipeError, SystemFault, UserError, WeightsError
 from emaseg.events import Downloading, Note
 from emaseg.weights.download import fetch
 from emaseg.weights.record import record_of
@@ -110,8 +110,8 @@ def test_a_server_in_trouble_is_asked_again(net: Released, server: Server, cache
 @pytest.mark.parametrize(
     ("faults", "message", "kind"),
     [
-        ([status(500)] * 3, "answers 500", SystemFault),
-        ([faulty.stall] * 9, "does not answer any more", SystemFault),
+        ([status(500)] * 3, "answers 500", NetworkFault),
+        ([faulty.stall] * 9, "does not answer any more", NetworkFault),
         ([status(404)], "is not there any more", WeightsError),
         ([status(403)], "answers 403", WeightsError),
         ([faulty.page], "an HTML page instead of weights", WeightsError),
