@@ -70,7 +70,7 @@ class Source:
     only: str
     images: Mapping[str, str]  # NFC relative path -> relative path
     by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
-    folders: frozenset[str]  # below the root, that hold images
+    homes: frozenset[str]  # folders below the root that hold images of the names of annotations beside them
 
     def ending(self, *endings: str) -> list[str]:
         """The annotation files with these endings: all, or the one that was named."""
@@ -95,8 +95,18 @@ def scan(named: Path) -> Source:
     by_name: dict[str, list[str]] = defaultdict(list)
     for form, name in images.items():
         by_name[PurePosixPath(form).name.lower()].append(name)
-    folders = frozenset(str(PurePosixPath(name).parent) for name in images.values()) - {"."}
-    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()}, folders)
+    stems = {_stem(name) for name in images.values()}
+    homes = {_folder(name) for name in files if name.lower().endswith((".json", ".xml")) and _stem(name) in stems}
+    alike = {name: tuple(paths) for name, paths in by_name.items()}
+    return Source(root, files, only, images, alike, frozenset(homes - {"."}))
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _folder(name: str) -> str:
+    return str(PurePosixPath(name).parent)
 
 
 def _form(name: str) -> str:
@@ -108,11 +118,13 @@ class Finder:
     """Finds the images of an export, whose other paths say how far one of them is to be believed.
 
     foldered: the folders in its paths are folders here, so that a path in one never means an image of another.
+    homes: folders below the root in which annotations have images: a name in one never means an image outside it.
     stated: image -> the paths that mean it, where there are several.
     """
 
     source: Source
     foldered: bool
+    homes: frozenset[str]
     stated: Mapping[str, frozenset[str]]
 
     def image(self, said: object, near: str) -> str:
@@ -120,7 +132,7 @@ class Finder:
         path = _path(said)
         if (found := _exact(self.source, path, near)) is not None:
             return found
-        found = _by_name(self.source, path, said, near, self.foldered)
+        found = _by_name(self.source, path, said, near, self.foldered, self.homes)
         if others := self.stated.get(found, frozenset()) - {_plain(path)}:
             raise Malformed(
                 f"no image {excerpt(said)}: {found} has its name, and {excerpt(min(others))} means that, too"
@@ -135,17 +147,25 @@ def finder(source: Source, stated: Iterable[tuple[object, str]]) -> Finder:
         with contextlib.suppress(Malformed):
             paths.append((_path(said), near))
     foldered = any("/" in _plain(path) and _at_its_place(source, path, near) for path, near in paths)
+    there = [(_exact(source, path, near), near) for path, near in paths]
+    own = {_folder(near) for image, near in there if image and _is_below(image, _folder(near))}
+    homes = source.homes | own - {"."}
     found: dict[str, set[str]] = defaultdict(set)
-    for path, near in paths:
+    for (path, near), (image, _) in zip(paths, there, strict=True):
         with contextlib.suppress(Malformed):
-            found[_exact(source, path, near) or _by_name(source, path, path, near, foldered)].add(_plain(path))
-    return Finder(source, foldered, {image: frozenset(some) for image, some in found.items() if len(some) > 1})
+            found[image or _by_name(source, path, path, near, foldered, homes)].add(_plain(path))
+    several = {image: frozenset(some) for image, some in found.items() if len(some) > 1}
+    return Finder(source, foldered, homes, several)
+
+
+def _is_below(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder}/")
 
 
 def find_image(source: Source, said: object, near: str) -> str:
     """The image that an annotation means: relative to its own folder or to the root, else the only one of that name.
 
-    A name alone never leads out of an annotation's own folder that holds images: there one was not copied.
+    A name alone never leads out of an annotation's own folder where annotations have their images: one was not copied.
 
     Args:
         said: the path as the annotation has it, perhaps of another machine.
@@ -154,7 +174,7 @@ def find_image(source: Source, said: object, near: str) -> str:
     Raises:
         ValueError: there is none, or there are several; the text says which.
     """
-    return Finder(source, False, {}).image(said, near)
+    return Finder(source, False, source.homes, {}).image(said, near)
 
 
 def _path(said: object) -> str:
@@ -191,7 +211,7 @@ def _ending(names: Iterable[str], inside: Sequence[str]) -> list[str]:
     return [name for name in names if any(_form(name).endswith(f"/{part}") for part in inside)]
 
 
-def _by_name(source: Source, path: str, said: object, near: str, foldered: bool) -> str:
+def _by_name(source: Source, path: str, said: object, near: str, foldered: bool, homes: frozenset[str]) -> str:
     """The only image of a path's name.
 
     Raises:
@@ -199,9 +219,8 @@ def _by_name(source: Source, path: str, said: object, near: str, foldered: bool)
     """
     last, inside = path.rpartition("/")[2].lower(), _inside(path, near)
     candidates = list(_of_name(source, path))
-    own = str(PurePosixPath(near).parent)
-    if inside and own in source.folders:
-        candidates = [name for name in candidates if name.startswith(f"{own}/")]
+    if inside and (own := _folder(near)) in homes:
+        candidates = [name for name in candidates if _is_below(name, own)]
     if inside and foldered and "/" in _plain(path):
         candidates = _ending(candidates, inside)
     if len(candidates) > 1 and (split := split_of_file(near)):

@@ -52,6 +52,22 @@ def test_an_image_that_was_not_copied_is_never_another_folders(export: type, tmp
     assert all(one.reason.startswith("no image cam2/000") for one in done.left if one.fault)
 
 
+@pytest.mark.parametrize("export", ["coco", "labelme"])
+def test_pictures_beside_annotations_do_not_hide_the_images(export: str, tmp_path: Path) -> None:
+    """Protects exports that name images alone and have previews, which no annotation means, in their own folder."""
+    root = tmp_path / "in"
+    made.photo(root / "photos/a.jpg")
+    made.photo(root / "notes/preview.png")
+    if export == "coco":
+        coco(root, {"a.jpg": SQUARE}, "notes/a.json")
+    else:
+        made.labelme(root, {"a.jpg": [("cat", SQUARE)]})
+        (root / "a.json").rename(root / "notes/a.json")
+        (root / "a.jpg").unlink()
+    assert not [one for one in run(root, tmp_path / "out").left if one.fault]
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", SQUARE)], ["cat"]))
+
+
 def test_a_supervisely_image_that_was_not_copied(tmp_path: Path) -> None:
     """Protects the photos of one dataset from the annotations of another whose images are not there."""
     root = tmp_path / "in"
