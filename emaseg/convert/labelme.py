@@ -5,6 +5,7 @@ Room: convert. A polygon, rectangle, circle or mask has an area; a point or a li
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Generator
@@ -15,7 +16,7 @@ from typing import Any
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Picture, Shape
 from emaseg.convert.numbers import Malformed, pair, pairs, size_of, text_of
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, state_of
+from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, state_of
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.errors import DataError
 from emaseg.starter.names import Entry, find_names
@@ -35,7 +36,9 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: labels.txt cannot be read.
     """
-    found = yield from read_all("annotations", partial(_one, source), names)
+    said = yield from read_all("names of images", partial(_said, source), names)
+    place = finder(source, zip(said, names, strict=True))
+    found = yield from read_all("annotations", partial(_one, place), names)
     left = [one for one, _ in found if isinstance(one, Left)]
     ordered, notes = in_order(source, sorted({label for _, labels in found for label in labels}))
     items: dict[str, Item] = {}
@@ -56,13 +59,22 @@ def _second(source: Source, name: str, one: Item, items: dict[str, Item]) -> lis
     return []
 
 
-def _one(source: Source, name: str) -> tuple[Item | Left, set[str]]:
+def _said(source: Source, name: str) -> object:
+    """The path of the image as a file has it; None where there is none."""
+    with contextlib.suppress(ValueError, DataError):
+        content = read_json(source.root / name)
+        return content.get("imagePath") if isinstance(content, dict) else None
+    return None
+
+
+def _one(place: Finder, name: str) -> tuple[Item | Left, set[str]]:
     """The image of one file with its labels."""
+    source = place.source
     try:
         content = read_json(source.root / name)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             return Left(name, "it holds no shapes of labelme", fault=False), set()
-        image = _image(source, content, name)
+        image = _image(place, content, name)
         size = size_of(content.get("imageHeight"), content.get("imageWidth"))
         labels = {one.label for one in _objects(content).objects}
     except ValueError as error:
@@ -72,16 +84,16 @@ def _one(source: Source, name: str) -> tuple[Item | Left, set[str]]:
     return Item(image, split_of(image), size, partial(_read, source, name), state_of(source, name)), labels
 
 
-def _image(source: Source, content: dict[str, Any], name: str) -> str:
+def _image(place: Finder, content: dict[str, Any], name: str) -> str:
     """The image that a file names, or the one beside it that has the file's own name: images are renamed with it.
 
     Raises:
         ValueError: there is none.
     """
     try:
-        return find_image(source, content.get("imagePath"), name)
+        return place.image(content.get("imagePath"), name)
     except ValueError as error:
-        found = _beside(source, name)
+        found = _beside(place.source, name)
         if found is None or "leads out of the folder" in str(error):
             inside = "; a copy of it is in the JSON file, imageData" if content.get("imageData") else ""
             raise Malformed(f"{error}{inside}") from None

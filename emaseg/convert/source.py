@@ -70,7 +70,6 @@ class Source:
     only: str
     images: Mapping[str, str]  # NFC relative path -> relative path
     by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
-    homes: frozenset[str]  # folders below the root that hold images of the names of annotations beside them
 
     def ending(self, *endings: str) -> list[str]:
         """The annotation files with these endings: all, or the one that was named."""
@@ -95,14 +94,7 @@ def scan(named: Path) -> Source:
     by_name: dict[str, list[str]] = defaultdict(list)
     for form, name in images.items():
         by_name[PurePosixPath(form).name.lower()].append(name)
-    stems = {_stem(name) for name in images.values()}
-    homes = {_folder(name) for name in files if name.lower().endswith((".json", ".xml")) and _stem(name) in stems}
-    alike = {name: tuple(paths) for name, paths in by_name.items()}
-    return Source(root, files, only, images, alike, frozenset(homes - {"."}))
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0]
+    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()})
 
 
 def _folder(name: str) -> str:
@@ -149,7 +141,7 @@ def finder(source: Source, stated: Iterable[tuple[object, str]]) -> Finder:
     foldered = any("/" in _plain(path) and _at_its_place(source, path, near) for path, near in paths)
     there = [(_exact(source, path, near), near) for path, near in paths]
     own = {_folder(near) for image, near in there if image and _is_below(image, _folder(near))}
-    homes = source.homes | own - {"."}
+    homes = frozenset(own - {"."})
     found: dict[str, set[str]] = defaultdict(set)
     for (path, near), (image, _) in zip(paths, there, strict=True):
         with contextlib.suppress(Malformed):
@@ -165,8 +157,6 @@ def _is_below(name: str, folder: str) -> bool:
 def find_image(source: Source, said: object, near: str) -> str:
     """The image that an annotation means: relative to its own folder or to the root, else the only one of that name.
 
-    A name alone never leads out of an annotation's own folder where annotations have their images: one was not copied.
-
     Args:
         said: the path as the annotation has it, perhaps of another machine.
         near: the annotation's file, relative to the root.
@@ -174,7 +164,7 @@ def find_image(source: Source, said: object, near: str) -> str:
     Raises:
         ValueError: there is none, or there are several; the text says which.
     """
-    return Finder(source, False, source.homes, {}).image(said, near)
+    return Finder(source, False, frozenset(), {}).image(said, near)
 
 
 def _path(said: object) -> str:

@@ -68,6 +68,25 @@ def test_pictures_beside_annotations_do_not_hide_the_images(export: str, tmp_pat
     np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", SQUARE)], ["cat"]))
 
 
+@pytest.mark.parametrize("export", ["coco", "labelme"])
+def test_masks_beside_annotations_are_not_their_images(export: str, tmp_path: Path) -> None:
+    """Protects the photographs of a folder of their own from pictures that are called as the annotations beside them."""
+    root = tmp_path / "in"
+    for name in ("a", "b"):
+        made.photo(root / f"photos/{name}.jpg")
+        made.photo(root / f"notes/{name}.png")
+    if export == "coco":
+        coco(root, {"a.jpg": SQUARE, "b.jpg": TRIANGLE}, "notes/a.json")
+    else:
+        made.labelme(root, {"a.jpg": [("cat", SQUARE)], "b.jpg": [("cat", TRIANGLE)]})
+        for name in ("a", "b"):
+            (root / f"{name}.json").rename(root / f"notes/{name}.json")
+            (root / f"{name}.jpg").unlink()
+    done = run(root, tmp_path / "out")
+    assert not [one for one in done.left if one.fault]
+    assert {path.name for path in (tmp_path / "out").rglob("*.jpg")} == {"a.jpg", "b.jpg"}
+
+
 def test_a_supervisely_image_that_was_not_copied(tmp_path: Path) -> None:
     """Protects the photos of one dataset from the annotations of another whose images are not there."""
     root = tmp_path / "in"
