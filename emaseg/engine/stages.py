@@ -21,7 +21,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,13 @@ class Engine(nn.Module):
         self._largest = 0  # values of an input, so far
         self._run = torch.compile(network) if compiled else network
         self.eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock: a copy has one of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "lock": threading.RLock()})  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised RGB -> logits (B, K, h, w) float32.

@@ -186,8 +186,8 @@ def _unfit_pattern(pattern: str) -> str:
     repeats = re.findall(r"[*+{]|(?<!\()\?", re.sub(r"([*+}])\?", r"\1", bare))
     if re.search(r"\)[*+{?]", bare) or len(repeats) > 4:
         return "repeats a group, or more than four parts, which may take for ever on a long name; write it plainer"
-    if bare.count("|") > 3 or re.search(r"\(\?(#|[a-zA-Z]*x)", bare):
-        return "has more than three alternatives, or remarks, which may take for ever on a long name; write it plainer"
+    if (bare.count("|") > 3 and (repeats or bare.count("(") > 1)) or re.search(r"\(\?(#|[a-zA-Z]*x)", bare):
+        return "has many alternatives, or remarks, which may take for ever on a long name; write it plainer"
     return ""
 
 

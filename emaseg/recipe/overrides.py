@@ -102,7 +102,8 @@ def with_rule_alone(table: Mapping[str, Any], overrides: Sequence[Override]) -> 
     given = any(override.key == "loss" or f"{override.key}.".startswith(f"{_WEIGHTS}.") for override in overrides)
     if not rules or given or not isinstance(loss, dict) or not loss.get("class_weights"):
         return tuple(overrides)
-    if rules[-1].value == loss.get("class_balance", "none"):
+    before = loss.get("class_balance", "none")
+    if before == "none" or rules[-1].value == before:  # without a rule they are somebody's own
         return tuple(overrides)
     return (*overrides, Override(_WEIGHTS, [], rules[-1].written))
 

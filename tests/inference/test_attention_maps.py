@@ -87,6 +87,13 @@ def test_others_wait_while_the_memory_is_taken_out() -> None:
     assert not other.is_alive()
 
 
+def test_a_copy_of_an_engine_has_a_lock_of_its_own() -> None:
+    engine = prepare(made(tiny()).model, compiled=True)  # type: ignore[arg-type]
+    other = copy.deepcopy(engine)
+    assert other.lock is not engine.lock
+    assert other.precision == engine.precision
+
+
 def test_an_image_that_does_not_fit_is_an_error_of_its_own(tmp_path: Path) -> None:
     """Maps are made of whole images: one that would fill the memory is refused, and the next ones are predicted."""
     recipe = tiny()
