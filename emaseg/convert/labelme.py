@@ -5,11 +5,10 @@ Room: convert. A polygon, rectangle, circle or mask has an area; a point or a li
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,66 +35,68 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: labels.txt cannot be read.
     """
-    said = yield from read_all("names of images", partial(_said, source), names)
-    place = finder(source, zip(said, names, strict=True))
-    found = yield from read_all("annotations", partial(_one, place), names)
-    left = [one for one, _ in found if isinstance(one, Left)]
-    ordered, notes = in_order(source, sorted({label for _, labels in found for label in labels}))
+    found = yield from read_all("annotations", partial(_one, source), names)
+    left = [one for one in found if isinstance(one, Left)]
+    place = finder(source, ((one.said, one.name) for one in found if isinstance(one, _File)))
+    of_images: list[tuple[_File, str]] = []
+    for one in found:
+        try:
+            of_images += [(one, _image(place, one))] if isinstance(one, _File) else []
+        except ValueError as error:
+            left.append(Left(one.name, str(error)))
+    ordered, notes = in_order(source, sorted({label for one, _ in of_images for label in one.labels}))
     items: dict[str, Item] = {}
-    rest = [(name, one) for name, (one, _) in zip(names, found, strict=True) if isinstance(one, Item)]
-    for mine in (True, False):  # the files that have their image's name come first: the others are copies
-        for name, one in rest:
-            if mine == (_beside(source, name) == one.image) and items.setdefault(one.image, one) is not one:
-                left += _second(source, name, one, items)
+    # The files that have their image's name come first: the others are copies.
+    for one, image in sorted(of_images, key=lambda pair: _beside(source, pair[0].name) != pair[1]):
+        if (
+            image in items
+        ):  # a second file of an image: that of the one beside it that has the file's own name, or of none
+            first, image = image, _beside(source, one.name) or image
+            if image in items:
+                left.append(Left(one.name, f"a second file for {first}"))
+                continue
+        items[image] = Item(image, split_of(image), one.size, partial(_read, source, one.name), one.state)
     return Export(tuple(Label(label, label) for label in ordered), tuple(items.values()), tuple(left), notes)
 
 
-def _second(source: Source, name: str, one: Item, items: dict[str, Item]) -> list[Left]:
-    """Take a second file of an image for the one beside it that has the file's own name; else leave it out."""
-    beside = _beside(source, name)
-    if beside is None or beside in items:
-        return [Left(name, f"a second file for {one.image}")]
-    items[beside] = replace(one, image=beside, split=split_of(beside))
-    return []
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What an annotation file says. said: its image's path. has_copy: of the image. state: as `Item` has it."""
+
+    name: str
+    said: object
+    has_copy: bool
+    size: tuple[int, int] | None
+    labels: frozenset[str]
+    state: str
 
 
-def _said(source: Source, name: str) -> object:
-    """The path of the image as a file has it; None where there is none."""
-    with contextlib.suppress(ValueError, DataError):
-        content = read_json(source.root / name)
-        return content.get("imagePath") if isinstance(content, dict) else None
-    return None
-
-
-def _one(place: Finder, name: str) -> tuple[Item | Left, set[str]]:
-    """The image of one file with its labels."""
-    source = place.source
+def _one(source: Source, name: str) -> _File | Left:
     try:
         content = read_json(source.root / name)
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-            return Left(name, "it holds no shapes of labelme", fault=False), set()
-        image = _image(place, content, name)
+            return Left(name, "it holds no shapes of labelme", fault=False)
         size = size_of(content.get("imageHeight"), content.get("imageWidth"))
-        labels = {one.label for one in _objects(content).objects}
+        labels = frozenset(one.label for one in _objects(content).objects)
     except ValueError as error:
-        return Left(name, str(error)), set()
+        return Left(name, str(error))
     except DataError as error:
-        return Left(name, error.message), set()
-    return Item(image, split_of(image), size, partial(_read, source, name), state_of(source, name)), labels
+        return Left(name, error.message)
+    return _File(name, content.get("imagePath"), bool(content.get("imageData")), size, labels, state_of(source, name))
 
 
-def _image(place: Finder, content: dict[str, Any], name: str) -> str:
+def _image(place: Finder, one: _File) -> str:
     """The image that a file names, or the one beside it that has the file's own name: images are renamed with it.
 
     Raises:
         ValueError: there is none.
     """
     try:
-        return place.image(content.get("imagePath"), name)
+        return place.image(one.said, one.name)
     except ValueError as error:
-        found = _beside(place.source, name)
+        found = _beside(place.source, one.name)
         if found is None or "leads out of the folder" in str(error):
-            inside = "; a copy of it is in the JSON file, imageData" if content.get("imageData") else ""
+            inside = "; a copy of it is in the JSON file, imageData" if one.has_copy else ""
             raise Malformed(f"{error}{inside}") from None
         return found
 
