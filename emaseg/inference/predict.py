@@ -36,7 +36,7 @@ from emaseg.inference.prediction import (
     class_shares,
     pixels_of,
 )
-from emaseg.inference.protocols import label_and_confidence, label_and_probabilities, label_map
+from emaseg.inference.protocols import fixed_size, label_and_confidence, label_and_probabilities, label_map
 from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_size, tiling, whole_need
 from emaseg.recipe import Inference, Recipe
 from emaseg.reference import open_engine, resolve
@@ -238,7 +238,7 @@ class Predictor:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if most <= SIDES[-1] or self._takes_one_size():
+                if most <= SIDES[-1] or fixed_size(self.model, self.recipe.inference):
                     raise DataError(
                         f"out of memory with an image of {size[1]} x {size[0]} pixels",
                         "use a smaller image, or free memory",
@@ -252,14 +252,10 @@ class Predictor:
         memory has run out before."""
         protocol = self.recipe.inference
         kept = wanted.bytes_kept(size, len(self.classes)) if self.device.type == "cpu" else 0
-        if self._takes_one_size() or (most == SIDES[0] and self._fits(size, protocol, kept)):
+        if fixed_size(self.model, protocol) or (most == SIDES[0] and self._fits(size, protocol, kept)):
             return None
         budget = (self._room() or 0) - RESULT * size[0] * size[1] - kept
         return tiling(size, protocol, budget, self._for_pixel or float(USUAL_PIXEL), most)
-
-    def _takes_one_size(self) -> bool:
-        """Whether the model is an exported file that takes images of one size: to it large ones are small."""
-        return getattr(self.model, "input_size", None) is not None
 
     def _fits(self, size: tuple[int, int], protocol: Inference, kept: int = 0) -> bool:
         """Whether there is room for an image of (H, W), whole. What the network takes is measured before that is denied.
@@ -304,7 +300,7 @@ class Predictor:
             f"bases are shown of an image as a whole, and one of {size[1]} x {size[0]} pixels does not fit into memory",
             "use a smaller image, leave --bases out, or give it more with --max-memory",
         )
-        if not self._takes_one_size() and not self._fits(size, once):
+        if not self._fits(size, once):
             raise too_large
         try:
             yield

@@ -141,8 +141,8 @@ def _labels(
     Where they are given, `confidence` (H, W) is filled with their probabilities, `probabilities` (K, H, W) with those of
     all classes, or with `ranks` (k, H, W) both with the k most likely classes.
     """
-    fixed = getattr(model, "input_size", None)
-    if fixed is not None and inference.mode == "whole" and inference.scales == (1.0,):
+    fixed = fixed_size(model, inference)
+    if fixed is not None:
         seen = iter([normalise(resize_image(image, fixed), stats)[None]])
     else:
         seen = _image_views(image, inference, stats, resized)
@@ -179,6 +179,13 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
     terms = (_whole(term, align_corners) for term in _terms(model, _rescaled(image, inference.scales), inference))
     count = len(inference.scales) * (2 if inference.flip else 1)
     return _sum(terms, size, inference, align_corners).div_(count)
+
+
+def fixed_size(model: nn.Module, inference: Inference) -> Size | None:
+    """(h, w) that every image is brought to, whatever its own size: an exported file's, where images are seen whole and
+    once; else None."""
+    fixed: Size | None = getattr(model, "input_size", None)
+    return fixed if inference.mode == "whole" and inference.scales == (1.0,) else None
 
 
 def probe(image: Pixels, inference: Inference, stats: PixelStats) -> Tensor:

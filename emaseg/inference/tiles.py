@@ -120,11 +120,13 @@ def tile_size(tile: Box, size: tuple[int, int], inference: Inference) -> tuple[i
 @torch.inference_mode()
 def measured_need(model: nn.Module, device: torch.device, channels: int) -> float:
     """What a pixel of the network's input takes, measured on a small one; the usual value where nothing can be measured."""
+    height, width = getattr(model, "input_size", None) or (_TRIAL, _TRIAL)  # an exported file may take one size only
+    trial = torch.zeros(1, channels, height, width, device=device)
     try:
-        model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))  # what is allocated once is not counted
+        model(trial)  # what is allocated once is not counted
         reset_peak(device)
         before = peak_memory(device)
-        model(torch.zeros(1, channels, _TRIAL, _TRIAL, device=device))
+        model(trial)
         after = peak_memory(device)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -132,4 +134,4 @@ def measured_need(model: nn.Module, device: torch.device, channels: int) -> floa
         return float(USUAL_PIXEL)
     if before is None or after is None or after <= before:
         return float(USUAL_PIXEL)
-    return _SPARE * (after - before) / _TRIAL**2
+    return _SPARE * (after - before) / (height * width)

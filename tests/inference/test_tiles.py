@@ -109,6 +109,20 @@ def test_a_file_of_one_size_takes_images_of_any() -> None:
         Predictor(network, recipe("emanet"), max_memory=TIGHT).predict(photo(300, 410))
 
 
+def test_a_file_of_one_size_whose_windows_slide_is_given_tiles() -> None:
+    """Protects memory: the sum over the windows is as large as the image, whatever the size of the windows."""
+
+    class Window(Toy):
+        input_size = (128, 128)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[2:] == self.input_size
+            return super().forward(x)
+
+    slide = recipe("emanet", 'inference.mode="slide"', "inference.window=[128,128]", "inference.stride=[128,128]")
+    assert Predictor(Window(), slide, max_memory=TIGHT).predict(photo(300, 410)).tiles is not None
+
+
 def test_probabilities_that_do_not_fit_are_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "free_memory", lambda: 10**6)
     predictor = Predictor(Toy(), recipe("emanet"))
