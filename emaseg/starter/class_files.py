@@ -161,9 +161,11 @@ def read_lines(path: Path) -> Names | None:
         heading = []
     if len(kept) == 1 and not heading:
         kept = _one_line(*kept[0])
-    if not kept or any(len(line) > _LONGEST for _, line in kept):
-        return None
-    entries = (_table(path, kept, heading) if heading else None) or _entries(path, kept)
+    entries = _table(path, kept, heading) if heading and kept else None
+    if entries is None:
+        if not kept or any(len(line) > _LONGEST for _, line in kept):
+            return None
+        entries = _entries(path, kept)
     if not all(entry.value is not None for entry in entries):
         remarks += _check_positions(path, filled, kept)
     return Names(path.name, distinct(path, entries), tuple(remarks))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emaseg.errors import DataError
-from emaseg.starter.class_files import Names
+from emaseg.starter.class_files import Names, read_lines
 from emaseg.starter.names import find_names
 
 Row = tuple[str, int | None, tuple[int, int, int] | None]
@@ -268,3 +268,11 @@ def test_any_text_is_read_or_refused(text: str, tmp_path_factory: pytest.TempPat
         with contextlib.suppress(DataError):
             find_names(folder, coloured=True)
         (folder / file).unlink()
+
+
+def test_a_table_may_have_long_remarks(tmp_path: Path) -> None:
+    """Protects the values of a table with descriptions: the words of its heading say which columns count."""
+    (tmp_path / "classes.csv").write_text(f"name,value,description\nroad,1,{'long ' * 300}\ncar,2,short\n")
+    found = read_lines(tmp_path / "classes.csv")
+    assert found is not None
+    assert [(entry.value, entry.name) for entry in found.entries] == [(1, "road"), (2, "car")]
