@@ -280,11 +280,13 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
             try:
                 path = show_download(fetch(entry), meter)
             except (WeightsError, NetworkFault) as error:
-                silent = silent + 1 if isinstance(error, NetworkFault) else 0
-                if len(entries) == 1 or silent == _MOST_SILENT:
+                if len(entries) == 1:
                     raise
                 code = max(code, error.exit_code)
                 print_error(error.message, error.hint, meter.out)
+                silent = silent + 1 if isinstance(error, NetworkFault) else 0
+                if silent == _MOST_SILENT:
+                    break
                 continue
             silent = 0
             files.append(_file(entry, path, verified(entry, path).sha256, "here" if had else "downloaded"))

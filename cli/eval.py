@@ -297,8 +297,8 @@ def _tell(evaluated: Evaluated, subject: Subject, file: Path, as_json: bool, qui
         if subject.run is not None and subject.run != file.parent:
             try:
                 write_report(subject.run / "report.html", recipe, seen, subject.run)
-            except SystemFault as fault:  # somebody else's run
-                print_lines([f"warning: the run's own page is not written anew: {fault.message}"])
+            except SystemFault as error:  # somebody else's run
+                print_lines([f"warning: the run's own page is not written anew: {error.message}"])
         if not quiet:
             print_lines([f"report: {file.parent / 'report.html'}"])
     if not as_json:

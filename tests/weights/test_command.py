@@ -237,6 +237,8 @@ def test_a_host_that_is_not_there_does_not_keep_the_others(
     names = ["resnet101_v1c", "resnet50", "resnet101", "hrnetv2_w48"]
     code, out, err = emaseg(capsys, "download-weights", *names)
     assert (code, out, err.count("could not be downloaded")) == (4, "", 3)
+    code, out, _ = emaseg(capsys, "download-weights", "resnet50_v1c", *names, "--json")
+    assert (code, [file["name"] for file in json.loads(out)["files"]]) == (4, ["resnet50_v1c"])
 
 
 def test_some_that_are_missing_from_a_folder_are_named(

@@ -32,7 +32,7 @@ from PIL import Image, UnidentifiedImageError
 from emaseg.data.dataset import Box, Region, UInt8
 from emaseg.data.files import jpeg, png, tiff
 from emaseg.data.files.opencv import opencv
-from emaseg.data.files.pillow_memory import words_of
+from emaseg.data.files.pillow_memory import part_of, words_of
 from emaseg.errors import DataError, SystemFault, UserError
 from emaseg.files import MOST_BYTES, open_file, read_bytes
 from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TIFF, WEBP, XML, ZIP, kind_of
@@ -97,11 +97,10 @@ def read_box(content: bytes, name: str, box: Box, size: tuple[int, int]) -> Regi
         DataError, SystemFault: as read_image.
     """
     picture, _ = _decoded(content, name, first_rows=True)
-    top, left, height, width = box
     with translated(name):
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
         if opencv() is not None:  # it resizes, and reads packed pixels in a fifth of the time
-            return Region(np.asarray(picture.crop((left, top, left + width, top + height))), top, left, size)
+            return Region(np.asarray(part_of(picture, box)), *box[:2], size)
         words, top, left = words_of(picture, box)
     pixels: UInt8 = words.view(np.uint8).reshape(*words.shape, -1)[..., :3]
     return Region(pixels, top, left, size, words)

@@ -50,11 +50,16 @@ def words_of(picture: Image.Image, box: Box) -> tuple[Words, int, int]:
     top, left, height, width = box
     capsule = _lent(picture)
     if capsule is None:
-        whole = box == (0, 0, picture.height, picture.width)
-        part = picture if whole else picture.crop((left, top, left + width, top + height))
-        return np.frombuffer(part.tobytes("raw", "RGBX"), WORD).reshape(height, width), top, left
+        return np.frombuffer(part_of(picture, box).tobytes("raw", "RGBX"), WORD).reshape(height, width), top, left
     pixels = _Array.from_address(_address(capsule, b"arrow_array")).children[0][0]
     return np.asarray(_Lent(capsule, pixels.buffers[1], picture.size[::-1]))[: top + height], 0, 0
+
+
+def part_of(picture: Image.Image, box: Box) -> Image.Image:
+    """A box of a picture, which is not copied where it is the whole."""
+    top, left, height, width = box
+    whole = box == (0, 0, picture.height, picture.width)
+    return picture if whole else picture.crop((left, top, left + width, top + height))
 
 
 def _lent(picture: Image.Image) -> object | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,19 +154,11 @@ def _there(path: Path, number: int, name: str, folders: Sequence[Path]) -> Path:
     """The file of a name, below the first folder that has it."""
     plain = name.replace("\\", "/").lstrip("/").removeprefix("./")
     for folder in folders:
-        if _is_file(folder / plain):
+        if os.path.isfile(folder / plain):  # unlike Path's, it takes names that no file can have
             return folder / plain
-    if Path(name).is_absolute() and _is_file(Path(name)):
+    if Path(name).is_absolute() and os.path.isfile(name):
         return Path(name)
     raise DataError(
         f"{path}:{number}: no file {name} in {' or '.join(dict.fromkeys(map(str, folders)))}",
         "write paths relative to data.root",
     )
-
-
-def _is_file(path: Path) -> bool:
-    """False also where the name is one that no file can have: longer than the system's longest, for example."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
