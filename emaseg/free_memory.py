@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 _SHARE = 0.9  # of what is free: the rest is left to others
-# What PyTorch, oneDNN and C++ call it; Python itself raises MemoryError.
+# What PyTorch, oneDNN, ONNX Runtime and C++ call it; Python itself raises MemoryError.
 _REFUSED = re.compile(
     "can't allocate memory|not enough memory|[Ff]ailed to allocate memory|bad_alloc|out of memory|"
-    "could not create a (memory|primitive)"
+    "could not create a (memory|primitive)|Available memory of"
 )
 # Of a control group: its limit, what it uses, and the page cache in that, which the system takes back when it must.
 _GROUP_FILES = {
@@ -158,7 +158,12 @@ def start_threads() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation was refused."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_REFUSED.search(str(error))))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_out_of_memory(error))
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """As `is_out_of_memory`, of the words alone: ONNX Runtime's exceptions have no base but Exception."""
+    return bool(_REFUSED.search(str(error)))
 
 
 def _status(path: Path, key: str) -> int | None:

@@ -5,6 +5,7 @@ Room: exported; onnxruntime is imported when a file is opened.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from emaseg.exported.extra import check_extra
 from emaseg.exported.info import INPUT, METADATA_FIELD, MOST_FIELDS, ONNX_DIGEST, FileInfo, info_of, onnx_texts
 from emaseg.exported.protobuf import message, text, walk
 from emaseg.exported.pt2_archive import Refused
+from emaseg.free_memory import room, says_out_of_memory
 from emaseg.recipe.data import num_classes
 from emaseg.zip_archive import File
 
@@ -49,15 +51,36 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # fatal: what fails is raised, and its warnings are about its own optimisations
+    _limit_memory(options)
     chosen = [(provider, {"device_id": device.index or 0, "use_tf32": 0})] if device.type == "cuda" else []
     try:
         session = onnxruntime.InferenceSession(data, options, [*chosen, "CPUExecutionProvider"])
     except Exception as error:  # its classes have no public base
+        if says_out_of_memory(error):
+            raise MemoryError(reason(error)) from error
         raise WeightsError(f"{path}: ONNX Runtime cannot load it ({reason(error)})", "export it again") from error
     session.disable_fallback()
     session._model_bytes = None  # else it keeps the file in memory, for a fallback that is off
     _check_ends(session, info)
     return info, session
+
+
+def _limit_memory(options: Any) -> None:
+    """Let a session take what this process may still have, and no more: a small file can ask for any amount, and Linux
+    grants it, and kills this process or another when it is used.
+
+    The limit is ONNX Runtime's own, of the arena that sessions take their memory from.
+    """
+    import onnxruntime
+
+    most = room(torch.device("cpu"), None)
+    if most is None:
+        return
+    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    arena = onnxruntime.OrtArenaCfg({"max_mem": max(1, most)})  # 0: no limit
+    with contextlib.suppress(RuntimeError):  # before 1.24 the first file's stands for all
+        onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), arena)
+    options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 def reason(error: Exception) -> str:

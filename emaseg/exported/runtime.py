@@ -8,7 +8,6 @@ computes is looked at before it becomes a mask.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,11 @@ from emaseg.errors import WeightsError
 from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened_file
 from emaseg.exported.run_onnx import open_onnx
 from emaseg.exported.run_pt2 import Bounded, open_pt2
+from emaseg.free_memory import says_out_of_memory
 from emaseg.models import Report
 from emaseg.recipe.data import num_classes
 
 Run = Callable[[Tensor], Tensor]
-
-_NO_MEMORY = re.compile("can't allocate memory|not enough memory|Failed to allocate memory|bad_alloc|out of memory")
 
 
 class ExportedNetwork(nn.Module):
@@ -78,7 +76,7 @@ class ExportedNetwork(nn.Module):
     def _failed(self, error: Exception) -> Exception:
         """What is said of a program that fails: no memory is the machine's fault, all else the file's."""
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(str(error)):
+        if isinstance(error, MemoryError) or says_out_of_memory(error):
             return MemoryError(first)
         return WeightsError(f"{self._path}: its program fails ({first:.200})", "export it again from its checkpoint")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -361,6 +363,38 @@ def test_other_results(name: str, made: Make, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=words) as caught:
         model(images.view(1, 3, 1, 1).expand(1, 3, 40, 48))
     assert str(tmp_path / "odd.onnx") in caught.value.message
+
+
+LIMITED = """
+import sys
+from pathlib import Path
+import torch
+from emaseg.exported import run_onnx
+from emaseg.exported.runtime import open_exported
+
+run_onnx.room = lambda device, most: 64 << 20
+network = open_exported(Path(sys.argv[1]))
+try:
+    print(tuple(network(torch.ones(1, 3, 40, 48)).shape))
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("copies", "words"), [(10, "(1, 5, 40, 48)"), (10_000, "Available memory")])
+def test_memory_without_limit(copies: int, words: str, made: Make, tmp_path: Path) -> None:
+    """Protects the machine: a file of a few hundred bytes makes its images as many as it likes. What is granted and then
+    used would end this process or another; in a process of its own, since a limit may stand for all files of one."""
+    nodes = [
+        helper.make_node("Conv", ["image", "k"], ["c"]),
+        helper.make_node("Expand", ["c", "shape"], ["many"]),
+        helper.make_node("ReduceMean", ["many", "axis"], ["one"], keepdims=1),
+        helper.make_node("Add", ["c", "one"], ["logits"]),
+    ]
+    constants = {**KERNEL, "shape": np.array([copies, 1, 1, 1]), "axis": np.array([0])}
+    path = small(made, tmp_path / "many.onnx", False, nodes, (FLOATS, LOGITS), constants)
+    done = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True)
+    assert words in done.stdout
 
 
 # -------------------------------------------------------------------------------------------------------- the reader

@@ -4,10 +4,10 @@
     python -m tests.benchmarks.peers.measure ENV --images PHOTOS --results results.json [PART ...]
 
 Parts (default: all): forward-2 forward-1 predict eval tta memorynet backbones growth. What is in the results file is not
-measured again (`--again` does); the table is that of the file. `--rounds`, `--count` and `--side` make a part small enough
-to try it. Whole commands (predict, eval, tta) take minutes to hours: each finished round of theirs goes to a file beside the
-results, and the same command goes on after it. PHOTOS is any folder of pictures, searched with its sub-folders: they are
-resized to the sizes that are named below.
+measured again (`--again` does, from the first round); the table is that of the file. `--rounds`, `--count` and `--side` make
+a part small enough to try it. Whole commands (predict, eval, tta) take minutes to hours: each finished round of theirs goes to
+a file beside the results, and the same command goes on after it. PHOTOS is any folder of pictures, searched with its
+sub-folders: they are resized to the sizes that are named below.
 
 The weights are drawn by a rule (tests/parity.py), in the peer's own file. Ways take turns round by round; a ratio is the
 median of the rounds' ratios. Run it on a machine that does nothing else: the load before each part is printed with it.
@@ -423,6 +423,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="emaseg-peers-") as folder:
             python = options.environment.absolute() / "bin" / "python"
             finished = options.results.with_suffix(f".{name}.rounds")
+            if options.again:
+                finished.unlink(missing_ok=True)
             settings = Settings(
                 python, options.images, options.rounds, options.count, options.side, Path(folder), finished
             )
