@@ -77,9 +77,9 @@ def packages() -> Iterator[Finding]:
     for name, least in _required():
         version = _version(name)
         if version is None:
-            yield Finding(name, "not installed", "error", f"pip install '{name}>={least}'")
+            yield Finding(name, "not installed", "error", _install(f"'{name}>={least}'"))
         elif _numbers(version) < _numbers(least):
-            yield Finding(name, f"{version}, older than {least}", "error", f"pip install '{name}>={least}'")
+            yield Finding(name, f"{version}, older than {least}", "error", _install(f"'{name}>={least}'"))
         else:
             yield Finding(name, version)
     torch, vision = _version("torch"), _version("torchvision")
@@ -88,7 +88,17 @@ def packages() -> Iterator[Finding]:
         sign, wanted = made_for.groups()
         if _numbers(torch) < _numbers(wanted) or (sign == "==" and _numbers(torch) != _numbers(wanted)):
             text = f"{vision} was made for torch {sign}{wanted}, and torch {torch} is installed"
-            yield Finding("torchvision", text, "error", f"pip install 'torch{sign}{wanted}' 'torchvision=={vision}'")
+            remedy = _install(f"'torch{sign}{wanted}' 'torchvision=={vision}'")
+            yield Finding("torchvision", text, "error", remedy)
+
+
+def _install(what: str) -> str:
+    """With pip in any environment, or with uv in a checkout, whose environment has no pip."""
+    return f"pip install {what}; or in a checkout: uv sync"
+
+
+def _reinstall(what: str) -> str:
+    return f"pip install --force-reinstall {what}; or in a checkout: uv sync --reinstall"
 
 
 def extras() -> Iterator[Finding]:
@@ -135,14 +145,14 @@ def decoders() -> Finding:
 
         from emaseg.data.files.decoders import jpeg_decoder, png_decoder
     except ImportError as error:
-        return Finding("decoders", f"cannot be loaded ({error})", "error", "pip install --force-reinstall pillow numpy")
+        return Finding("decoders", f"cannot be loaded ({error})", "error", _reinstall("pillow numpy"))
     names = {"jpg": "JPEG", "zlib": "PNG", "libtiff": "TIFF", "webp": "WebP"}
     missing = [name for key, name in names.items() if not features.check(key)]
     fast = [name for name, decoder in (("JPEG", jpeg_decoder), ("PNG", png_decoder)) if decoder() is not None]
     text = f"OpenCV for {' and '.join(fast)}, Pillow for the rest" if fast else "Pillow"
     if missing:
         lacks = f"{text}, which was built without {', '.join(missing)}"
-        return Finding("decoders", lacks, "error", "pip install --force-reinstall --only-binary :all: pillow")
+        return Finding("decoders", lacks, "error", _reinstall("--only-binary :all: pillow"))
     return Finding("decoders", text)
 
 
@@ -249,9 +259,7 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError) as error:  # a library that it needs is missing
-        yield Finding(
-            "PyTorch", f"cannot be loaded ({error})", "error", "pip install --force-reinstall torch torchvision"
-        )
+        yield Finding("PyTorch", f"cannot be loaded ({error})", "error", _reinstall("torch torchvision"))
         return
     words = f"{torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
     yield _tried(torch.device("cpu"), words)
