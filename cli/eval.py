@@ -143,7 +143,8 @@ def evaluate(
       emaseg eval runs/first --nproc 4
 
     Beside metrics.json go images.csv (the scores of each image), confusion.csv (which class is taken for which) and
-    report.html (a page that shows all of it; a run's own page is written anew, too).
+    report.html (a page that shows all of it; a run's own page is written anew, too, where the
+    images are those that its recipe is scored on).
     """
     session = session_of(context, verbose, keeps_files=True)
     rank = rank_of(nproc)
@@ -166,7 +167,7 @@ def evaluate(
 
         data, which = choose_split(resolved.recipe.data, split)
         recipe = dataclasses.replace(resolved.recipe, data=data)
-        from emaseg.evaluation.evaluate import compare_with_published, on_images, protocol
+        from emaseg.evaluation.evaluate import compare_with_published, on_images, other_split, protocol, split_name
 
         comparison = compare_with_published(recipe, resolved.written, which)
         way = protocol(recipe.inference) + _em_deviation(recipe.model)
@@ -203,7 +204,9 @@ def evaluate(
             if submission is not None:
                 _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
             return 0
-        subject = Subject(recipe, resolved.run, dataset, comparison, way, weights_hash, model.report(dataset.classes))
+        scored = Split(split_name(data, which), bool(other_split(data, resolved.written.data, which)))
+        told = model.report(dataset.classes)
+        subject = Subject(recipe, resolved.run, dataset, scored, comparison, way, weights_hash, told)
         _tell(evaluated, subject, folder / "metrics.json", as_json, quiet)
         if submission is not None and not as_json:
             print_path(submission.path)
@@ -215,12 +218,21 @@ def evaluate(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """The images that are scored. other: not those that the recipe itself is scored on."""
+
+    name: str
+    other: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Subject:
     """What is scored. report: what the network tells of itself, with the scores."""
 
     recipe: Recipe
     run: Path | None
     dataset: Dataset
+    split: Split
     comparison: Comparison
     protocol: str
     weights_hash: str
@@ -279,22 +291,31 @@ def _tell(evaluated: Evaluated, subject: Subject, file: Path, as_json: bool, qui
     scores, tally, dataset, recipe = evaluated.scores, evaluated.tally, subject.dataset, subject.recipe
     details = None if tally is None else details_of(tally)
     remarks = subject.report.lines if subject.report else ()
-    published, inference = subject.comparison.miou, recipe.inference
-    content = evaluation_json(scores, published, inference, subject.weights_hash, subject.report, details)
+    published, inference, split = subject.comparison.miou, recipe.inference, subject.split
+    other = split.name if split.other else ""
+    content = evaluation_json(scores, published, inference, subject.weights_hash, subject.report, details, other)
     content["protocol"] = subject.protocol
     if as_json:
         print_json(content)
     else:
-        print_scores(scores, subject.comparison, subject.protocol, remarks, details)
+        print_scores(scores, subject.comparison, subject.protocol, remarks, details, split.name)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(file, text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes JSON's own escape
     if tally is not None and details is not None:
         write_tables(file.parent, tally, dataset.classes)
         seen = Result(
-            scores, details, tally, dataset.classes, dataset.palette, subject.comparison, subject.protocol, remarks
+            scores,
+            details,
+            tally,
+            dataset.classes,
+            dataset.palette,
+            subject.comparison,
+            subject.protocol,
+            remarks,
+            split.name,
         )
         write_report(file.parent / "report.html", recipe, seen, subject.run)
-        if subject.run is not None and subject.run != file.parent:
+        if subject.run is not None and subject.run != file.parent and not split.other:
             try:
                 write_report(subject.run / "report.html", recipe, seen, subject.run)
             except SystemFault as error:  # somebody else's run

@@ -280,10 +280,11 @@ def print_scores(
     protocol: str,
     remarks: Sequence[tuple[str, str]] = (),
     details: Details | None = None,
+    split: str = "",
 ) -> None:
     """A line for each class, then the means, with the published mIoU beside the measured one or why there is none.
 
-    `remarks` are label and value pairs that the network adds about itself. Of `details` the table shows what fits.
+    split: of which the images are. `remarks` are label and value pairs that the network adds about itself. Of `details` the table shows what fits.
     """
     headings = ["IoU", "accuracy", *_detail_headings(details)]
     rows = []
@@ -301,7 +302,7 @@ def print_scores(
             *_detail_means(scores, details),
             ("pixel accuracy", percent(scores.pixel_accuracy)),
             ("mean accuracy", percent(scores.mean_accuracy)),
-            ("images", str(scores.images)),
+            ("images", f"{scores.images}  ({split})" if split else str(scores.images)),
             ("protocol", protocol),
             *remarks,
         ]

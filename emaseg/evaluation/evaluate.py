@@ -151,11 +151,12 @@ def evaluation_json(
     weights_sha256: str | None,
     report: Report | None = None,
     details: Details | None = None,
+    split: str = "",
 ) -> dict[str, Any]:
     """metrics.json: every fraction in 0..1, None where undefined.
 
     "published" is `Comparison.miou`. What the network tells about itself (`Network.report`) stands under its own name.
-    The keys of `details` come after those of the scores.
+    The keys of `details` come after those of the scores. split: `other_split`; "split" is there where it is not "".
     """
     content = {
         "schema": JSON_SCHEMA,
@@ -172,6 +173,7 @@ def evaluation_json(
         "protocol": protocol(inference),
         "weights_sha256": weights_sha256,
     } | ({} if details is None else details.json())
+    content |= {"split": split} if split else {}
     return content if report is None else {**content, report.name: dict(report.content)}
 
 
@@ -202,6 +204,21 @@ def compare_with_published(recipe: Recipe, written: Recipe, phase: Phase = "eval
     if published.miou_other is not None:
         return Comparison(None, "with a protocol that the table does not state")
     return Comparison(None, "not with this protocol")
+
+
+def split_name(data: Data, phase: Phase) -> str:
+    """The split that is scored, as --split names it."""
+    return "train" if phase == "train" else str(getattr(data, "eval_split", "eval"))
+
+
+def other_split(data: Data, written: Data, phase: Phase) -> str:
+    """The name of the split that is scored, where it holds other images than the recipe is scored on; else "".
+
+    Args:
+        data: as it is evaluated. written: the same before --split and --set.
+    """
+    own = phase == "eval" and not differences("data", written, data, _unscored(written))
+    return "" if own else split_name(data, phase)
 
 
 def on_images(comparison: Comparison, data: Data, phase: Phase, images: int) -> Comparison:

@@ -13,7 +13,7 @@ from typing import Any
 
 from emaseg.data.dataset import Dataset
 from emaseg.errors import UserError
-from emaseg.evaluation.evaluate import compare_with_published, protocol
+from emaseg.evaluation.evaluate import compare_with_published, protocol, split_name
 from emaseg.events import Evaluated, Note
 from emaseg.files import write_text
 from emaseg.metrics import details_of
@@ -46,6 +46,7 @@ def result_of(recipe: Recipe, evaluated: Evaluated, classes: Sequence[str], pale
         palette,
         compare_with_published(recipe, recipe),
         protocol(recipe.inference),
+        split=split_name(recipe.data, "eval"),
     )
 
 

@@ -33,7 +33,7 @@ _RIGHT, _WRONG, _IGNORED = (222, 226, 230), (209, 73, 91), (160, 165, 172)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One evaluation, as a page shows it. palette: (K, 3) RGB of the classes."""
+    """One evaluation, as a page shows it. palette: (K, 3) RGB of the classes. split: of which the images are."""
 
     scores: Scores
     details: Details
@@ -43,6 +43,7 @@ class Result:
     comparison: Comparison
     protocol: str
     remarks: Sequence[tuple[str, str]] = ()
+    split: str = ""
 
 
 def headline(result: Result) -> str:
@@ -52,6 +53,7 @@ def headline(result: Result) -> str:
     if (interval := details.interval) is not None:
         span = f"{percent(interval.low)} to {percent(interval.high)}"
         measured = f"{100 * interval.level:g} % interval over the images: {span}"
+    split = f"of the split {text(result.split)}, " if result.split else ""
     cards = [("mIoU", percent(scores.miou), measured, True)]
     if comparison.miou is not None:
         away = 100 * ((scores.miou or 0.0) - comparison.miou)
@@ -65,7 +67,7 @@ def headline(result: Result) -> str:
             "of the borders alone",
             False,
         ),
-        ("images", f"{scores.images:,}", f"{len(result.classes)} classes", False),
+        ("images", f"{scores.images:,}", f"{split}{len(result.classes)} classes", False),
     ]
     boxes = "".join(
         f'<div class="card"><span class="small soft">{name}</span><b{" class=" + chr(34) + "main" + chr(34) if main else ""}>'

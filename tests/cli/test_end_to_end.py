@@ -173,6 +173,29 @@ def test_eval_prints_one_object_and_keeps_it_in_the_run(run: Path, capsys: pytes
     assert sum(int(cell) for row in counts[1:] for cell in row[1:]) == sum(int(row["pixels"]) for row in images)
 
 
+def test_the_scores_of_another_split_say_so_and_leave_the_runs_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects readers from training scores that look like a run's result: in the table, the JSON and on the pages."""
+    mine = tmp_path / "mine"
+    shutil.copytree(run, mine)
+    before = (mine / "report.html").read_bytes()
+    arguments = ("eval", mine, "--device", "cpu", "-q", "--out")
+    changes = {"train": ("--split", "train"), "eval": ("--set", "data.eval_images=3")}
+    for name, options in changes.items():
+        code, stdout, stderr = emaseg(capsys, *arguments, tmp_path / name, *options)
+        assert (code, stderr) == (0, "")
+        assert f"({name})" in next(line for line in stdout.splitlines() if line.startswith("images "))
+        assert json.loads((tmp_path / name / "metrics.json").read_text())["split"] == name
+        assert f"of the split {name}, " in (tmp_path / name / "report.html").read_text()
+        assert (mine / "report.html").read_bytes() == before
+    code, stdout, _ = emaseg(capsys, *arguments, tmp_path / "own", "--split", "eval")
+    assert code == 0
+    assert any(line.split() == ["images", "4", "(eval)"] for line in stdout.splitlines())
+    assert "split" not in json.loads((tmp_path / "own/metrics.json").read_text())
+    assert (mine / "report.html").read_bytes() != before
+
+
 def test_eval_of_somebody_elses_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects the scores: the run's own page cannot be written anew, which is no reason to end without a result."""
     theirs = tmp_path / "theirs"
