@@ -87,7 +87,7 @@ def export(
     resolved = resolve(reference, weights=weights, overrides=overrides)
     print_notes(resolved.notes, quiet)
     path = target(request, out, resolved.recipe.name)
-    place = snippet_target(request, program)
+    place = snippet_target(request, program, path)
     network = open_network(resolved)
 
     from emaseg.exporting.export import Exported

@@ -5,6 +5,7 @@ Room: exporting; never torch: a refusal must appear at once.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -95,10 +96,12 @@ def target(request: Request, out: Path | None, name: str) -> Path:
     """The file to be written, in a folder that can be written to; by default named after the recipe, here.
 
     Raises:
-        RecipeError: it exists, or its suffix is another format's.
+        RecipeError: it exists, is a folder, or its suffix is another format's.
         SystemFault: its folder cannot be written to.
     """
     path = out if out is not None else Path(f"{name}{request.suffix}")
+    if path.is_dir():
+        raise RecipeError(f"--out {path}: a folder, not a file", f"use {path / name}{request.suffix}")
     if path.suffix.lower() != request.suffix:
         raise RecipeError(
             f"--out {path}: a file of --format {request.format} ends in {request.suffix}",
@@ -115,17 +118,21 @@ def target(request: Request, out: Path | None, name: str) -> Path:
     return path
 
 
-def snippet_target(request: Request, place: Path | None) -> Path | None:
-    """Where the program that runs the file goes.
+def snippet_target(request: Request, place: Path | None, exported: Path) -> Path | None:
+    """Where the program that runs the file `exported` goes.
 
     Raises:
-        RecipeError: a file is there, or the format has no program.
+        RecipeError: a file is there or will be, or the format has no program.
         SystemFault: its folder cannot be made.
     """
     if place is None:
         return None
     if request.format == "weights":
         raise RecipeError(f"--snippet {place}: --format weights holds no program to run", "use --format onnx or torch")
+    if place.is_dir():
+        raise RecipeError(f"--snippet {place}: a folder, not a file", f"use {place / 'run_model.py'}")
+    if os.path.realpath(place) == os.path.realpath(exported):
+        raise RecipeError(f"--snippet {place}: is the exported file itself", "name another file, e.g. run_model.py")
     if place.exists():
         raise RecipeError(f"--snippet {place}: exists already", "remove it, or name another file with --snippet")
     make_folder(place.parent)

@@ -8,7 +8,7 @@ import pytest
 
 from emaseg.errors import RecipeError, SystemFault, UserError
 from emaseg.exported.extra import check_extra, check_torch
-from emaseg.exporting.request import Request, make_request, target
+from emaseg.exporting.request import Request, make_request, snippet_target, target
 from tests.helpers import needs_programs
 
 
@@ -84,3 +84,32 @@ def test_the_target_is_checked_before_the_work(tmp_path: Path) -> None:
             target(made, out, "x")
         assert caught.value.exit_code == code
     assert {path.name for path in tmp_path.iterdir()} == {"there.pt2", "file", "new"}
+
+
+@needs_programs(any_size=False)
+def test_a_folder_is_no_file_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from a crash, and says the name that was meant: people name a folder for the result, or the one here."""
+    monkeypatch.chdir(tmp_path)
+    made = make_request("torch")
+    (tmp_path / "new.pt2").mkdir()
+    for out, meant in ((".", "voc.pt2"), ("", "voc.pt2"), ("..", "../voc.pt2"), ("new.pt2", "new.pt2/voc.pt2")):
+        with pytest.raises(RecipeError, match="a folder, not a file") as caught:
+            target(made, Path(out), "voc")
+        assert caught.value.hint == f"use {Path(meant)}"
+    with pytest.raises(RecipeError, match="a folder, not a file") as caught:
+        snippet_target(made, Path(), Path("voc.pt2"))
+    assert caught.value.hint == "use run_model.py"
+
+
+@needs_programs(any_size=False)
+def test_the_program_does_not_replace_the_file_that_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the exported model: --snippet with the name of --out, however it is written, would be written over it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    made = make_request("torch")
+    for out, place in (("m.pt2", "m.pt2"), ("m.pt2", "here/../m.pt2"), ("here/m.pt2", str(tmp_path / "link/m.pt2"))):
+        with pytest.raises(RecipeError, match="is the exported file itself") as caught:
+            snippet_target(made, Path(place), Path(out))
+        assert "run_model.py" in caught.value.hint
+    assert snippet_target(made, Path("m.py"), Path("m.pt2")) == Path("m.py")
