@@ -1,11 +1,12 @@
 """The options that every command shares, and what the error boundary must know of a running command.
 
-Room: cli. Imports typer only.
+Room: cli. Imports typer and emaseg.errors.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +14,25 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from emaseg.errors import RecipeError
+
 INTERRUPTED = 130  # exit code after Ctrl-C
 SCHEMA = 1  # of the JSON objects that commands print
+_NAMES = ("str", "text", "path")  # typer's names of the types that take any word
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help has no types and no braces: `REF`, not `{REF}` or `REF <str>`; `0 to 1`, not `0.0<=x<=1.0`."""
+    """A command that refuses empty names, and whose help has no types and no braces.
+
+    `REF`, not `{REF}` or `REF <str>`; `0 to 1`, not `0.0<=x<=1.0`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        rest: list[str] = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:  # of the shell's completion
+            _check_names(self.params, typed)
+        return rest
 
     def get_help(self, ctx: Any) -> str:
         text: str = super().get_help(ctx)
@@ -26,6 +40,24 @@ class Command(typer.core.TyperCommand):
         text = re.sub(r" <[a-z]+(\[[a-z]+\])?>(?=\s)", lambda kind: " " * len(kind[0]), text)  # keeps the columns
         text = re.sub(r"([\d.]+)<=x<=([\d.]+)", lambda limits: f"{float(limits[1]):g} to {float(limits[2]):g}", text)
         return re.sub(r"x>=([\d.]+)", r"at least \1", text)
+
+
+def _check_names(parameters: Iterable[Any], typed: Mapping[str, Any]) -> None:
+    """An empty name would read as "not given", as everything, or as a path as the current folder.
+
+    Args:
+        typed: the values as they stand on the command line; a path is "." only later. --set has a rule of its own.
+
+    Raises:
+        RecipeError: one is empty.
+    """
+    for parameter in parameters:
+        value = typed.get(parameter.name)
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        if parameter.name != "overrides" and parameter.type.name in _NAMES and "" in values:
+            option = parameter.param_type_name == "option"
+            name = parameter.opts[0] if option else parameter.metavar.strip("[]").partition("|")[0]
+            raise RecipeError(f"{name}: an empty name was given", "is it a shell variable that is not set?")
 
 
 @dataclass(slots=True)

@@ -152,9 +152,6 @@ def predict(
     )
     most = _memory(max_memory)
     wanted = _what_to_save(save)
-    for option, value in (("--weights", weights), ("--recipe", recipe), ("--out", out)):
-        if value == "":  # it would read as "not given", and as the current folder
-            raise RecipeError(f"{option}: an empty name was given", "is it a shell variable that is not set?")
     reference = recipe or weights
     if reference is None:
         _check_default()

@@ -57,8 +57,6 @@ def runs(
 
     from .render import console, print_json, print_line, print_table
 
-    if "" in (folders or ()):
-        raise RecipeError("FOLDER: an empty name was given", "is it a shell variable that is not set?")
     if folders and len(folders) > 1:
         return _compare([expanded(name) for name in folders], out, as_json)
     if out is not None:

@@ -125,3 +125,33 @@ def test_every_help_text_shows_an_example_before_the_options(name: str, capsys: 
     text = capsys.readouterr().out
     assert 0 < text.index(f"  emaseg {name}") < text.index("Options:")
     assert not re.search(r"[{}]|<(str|int|float|path|list|bool)|<=x|x>=|\bNone\b", text)  # Python's words for types
+
+
+def texts() -> list[tuple[str, str]]:
+    """Command and parameter, of every one that takes a name, a path or a list of names; --set has a rule of its own."""
+    numbers = {"nproc", "em_iterations", "min_confidence", "top_k", "passes", "warm_up", "sample"}
+    return [
+        (name, parameter.name)
+        for name, command in root().commands.items()
+        for parameter in command.params
+        if parameter.type.name not in ("boolean", "choice") and not getattr(parameter, "is_flag", False)
+        if parameter.name not in {*numbers, "overrides"}
+    ]
+
+
+@pytest.mark.parametrize(("name", "parameter"), texts())
+def test_an_empty_name_is_refused_everywhere(name: str, parameter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from work on everything, on nothing, or in the current folder, where a shell variable is not set."""
+    words, said = [], ""
+    for one in root().commands[name].params:
+        empty = one.name == parameter
+        if one.param_type_name == "argument":
+            words += [""] if empty else ["x"] if one.required else []
+            said = one.metavar.strip("[]").partition("|")[0] if empty else said
+        elif empty or one.required:
+            words += [one.opts[0], "" if empty else "x"]
+            said = one.opts[0] if empty else said
+    assert app_module.main([name, *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"error: {said}: an empty name was given\n  try: is it a shell variable that is not set?\n"
