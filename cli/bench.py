@@ -57,7 +57,10 @@ def bench(
       emaseg bench demo --train
     """
     session = session_of(context, verbose)
-    session.memory_hint = "measure a smaller --shape or --batch, or another --device"
+    smaller = "smaller images or batch: --set augment.crop=[256,256] or --set train.batch=2"
+    session.memory_hint = f"measure {smaller if train else 'a smaller --shape or --batch'}, or another --device"
+    if train:
+        _check_training(context)
     sizes = [_size(text) for text in shape.split(",")]
     batches = _counts("--batch", batch)
     wanted = _counts("--threads", threads) if threads else []
@@ -102,6 +105,24 @@ def bench(
     content["cases"] = [result.json() for result in results]
     print_json(content) if as_json else _tell(recipe, counted, sizes[0], results)
     return 0
+
+
+def _check_training(context: typer.Context) -> None:
+    """A training step is the recipe's own: what says otherwise is one of its keys.
+
+    Raises:
+        RecipeError: an option was given that --train does not heed.
+    """
+    for name, option, value in (
+        ("shape", "--shape", "augment.crop=[512,512]"),
+        ("batch", "--batch", "train.batch=4"),
+        ("threads", "--threads", "train.threads=2"),
+        ("precision", "--precision", "train.precision=bf16"),
+        ("compile_", "--compile", "train.compile=true"),
+    ):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise RecipeError(f"{option}: --train measures the step of the recipe, by its keys", f"--set {value}")
 
 
 def _size(text: str) -> tuple[int, int]:

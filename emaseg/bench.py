@@ -221,7 +221,7 @@ def _wait(device: torch.device) -> None:
 
 
 def measure_training(recipe: Recipe, device: torch.device, *, steps: int, warm_up: int) -> TrainMeasured:
-    """A training step by its stages, with the recipe's data, batch and crop; nothing is written.
+    """A training step by its stages, with the recipe's data, batch, crop and threads; nothing is written.
 
     The step is the trainer's own; its parts are timed from outside. "backward" is what is left: the gradients and their norm.
     "data" is the wait for a batch that the workers make meanwhile.
@@ -258,11 +258,16 @@ def measure_training(recipe: Recipe, device: torch.device, *, steps: int, warm_u
         floats=bool(ranges(recipe.data)),
     )
     rows: list[dict[str, float]] = []
-    with memory_errors(recipe, device), switches(recipe.train, device), contextlib.closing(stream):
-        for i in range(warm_up + steps):
-            if i == warm_up:
-                reset_peak(device)
-            rows.append(_step(clock, stream, i, model, optimizer, schedule, recipe, forward, scale))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.train.threads or threads)
+    try:
+        with memory_errors(recipe, device), switches(recipe.train, device), contextlib.closing(stream):
+            for i in range(warm_up + steps):
+                if i == warm_up:
+                    reset_peak(device)
+                rows.append(_step(clock, stream, i, model, optimizer, schedule, recipe, forward, scale))
+    finally:
+        torch.set_num_threads(threads)
     measured = rows[warm_up:]
     stages = {stage: statistics.median(row[stage] for row in measured) for stage in STAGES}
     crop = (recipe.augment.crop[0], recipe.augment.crop[1])

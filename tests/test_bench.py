@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from emaseg.bench import STAGES, Case, Measured, parts
+from emaseg.bench import STAGES, Case, Measured, measure_training, parts
 from emaseg.recipe import load_recipe
+from emaseg.training.step import training_step
 from tests.helpers import TINY, emaseg
 from tests.models.test_emanet_rows import TABLE_1, TABLE_1_BARE, millions
 
@@ -93,3 +97,43 @@ def test_wrong_options(arguments: tuple[str, ...], message: str, capsys: pytest.
 def test_a_name_that_is_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A recipe needs no weights; what is no recipe is still an error."""
     assert emaseg(capsys, "bench", "no/such/run")[0] == 3
+
+
+def test_a_training_step_has_the_threads_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the figure: a step is measured on as many threads as `train` computes it on, and others stay as many."""
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    seen = set()
+
+    def step(*arguments: Any, **named: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return training_step(*arguments, **named)
+
+    monkeypatch.setattr("emaseg.bench.training_step", step)
+    before = torch.get_num_threads()
+    recipe = load_recipe(str(file), ("train.threads=2", "train.workers=0"))
+    measure_training(recipe, torch.device("cpu"), steps=1, warm_up=1)
+    assert seen == {2}
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        (("--shape", "512x512"), "augment.crop"),
+        (("--batch", "2"), "train.batch"),
+        (("--threads", "1"), "train.threads"),
+        (("--precision", "auto"), "train.precision"),
+        (("--compile",), "train.compile"),
+    ],
+)
+def test_options_that_a_training_step_does_not_heed(
+    option: tuple[str, ...], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects from a figure of something else than was asked for: each is refused, with the key that does it."""
+    code, out, err = emaseg(capsys, "bench", "demo", "--train", *option)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {option[0]}: --train measures")
+    (change,) = re.findall(r"--set (\S+)", err)
+    assert change.startswith(f"{key}=")
+    load_recipe("demo", (change,))
