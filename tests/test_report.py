@@ -120,7 +120,27 @@ def test_damaged_run_folders_give_what_they_have(tmp_path: Path) -> None:
     assert chart("Loss", [Line("a", [])]) == ""
 
 
-@pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [1e-9, 1e9], [-5.0, 5.0]])
+@pytest.mark.parametrize("end", ["\0" * 300, '5,1,0.1,"' + "x" * 140_000, "\x1a\r5,1,0.1,2.0,0.1"])
+@pytest.mark.parametrize("step", ["inf", "nan", "1e999", "-1", "1e200"])
+def test_a_damaged_table_costs_its_damaged_rows_only(step: str, end: str, tmp_path: Path) -> None:
+    """Protects an evaluation that is done from ending as a bug where its page is drawn: of a disk that lost a block."""
+    rows = f"1,1,0.1,2.5,0.25\n{step},1,0.1,1.5,0.5\n2,1,0.1,1e300,7\n3,1,0.1,-inf,nan\n4,1,0.1,2.0,0.125\n"
+    (tmp_path / "metrics.csv").write_text(f"step,epoch,lr,loss,miou\n{rows}{end}", newline="")
+    history = read_history(tmp_path)
+    assert history.best == (1.0, 0.25)
+    assert history.losses["loss"][:2] == [(1.0, 2.5), (4.0, 2.0)]
+    page = report.run_page(tiny(), None, history, "", None)
+    assert 'd="M' in page
+    parsed(page)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([3.0], [0.0, 0.0], [1e-9, 1e9], [-5.0, 5.0], [0.0, 5e-324], [1e-320], [-1e100, 1e100]),
+        *([1.0, float("inf"), float("nan"), 1e308, -1e308], [1e16, 1e16 + 2], [1.0, 1.0 + 2**-52], [0.0, 1e-20]),
+    ],
+)
 def test_every_line_can_be_drawn(values: list[float]) -> None:
     """A single point, a constant, nine orders of magnitude: inside the axes, in few ticks."""
     drawn = chart("x", [Line("<a>", [(float(step), value) for step, value in enumerate(values)])])

@@ -16,6 +16,8 @@ Point = tuple[float, float]
 _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 26, 30
 _MOST_POINTS = 400  # of a line; more are averaged in equal groups
+_MOST = 1e100  # what is larger, infinite or no number is left out
+_LEAST = 1e-100  # what is smaller is 0
 _FEW = 40  # points that are worth a dot each
 
 
@@ -36,7 +38,9 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool
     Returns "" where there is nothing to draw.
     """
     coloured = [
-        replace(line, points=[p for p in line.points if math.isfinite(p[1])], colour=number % 6 + 1)
+        replace(
+            line, points=[p for p in line.points if abs(p[0]) <= _MOST and abs(p[1]) <= _MOST], colour=number % 6 + 1
+        )
         for number, line in enumerate(lines)
     ]
     shown = [replace(line, points=_thinned(line.points)) for line in coloured if line.points]
@@ -101,12 +105,13 @@ def _names(lines: Sequence[Line]) -> list[str]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Four to eight round numbers that enclose low..high."""
-    span = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = high - low if high - low > max(_LEAST, 1e-9 * size) else size if size > _LEAST else 1.0
     raw = span / 5
     scale = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= raw)
     first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
+    return [float(f"{n * step:.12g}") for n in range(first, max(last, first + 1) + 1)]
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:

@@ -6,7 +6,7 @@ Room: report. Legend: R runs, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from emaseg.errors import RecipeError
 from emaseg.recipe import Recipe, load_recipe, toml_value
 from emaseg.report.charts import Line, chart
-from emaseg.report.history import History, read_history
+from emaseg.report.history import History, number, read_history
 from emaseg.report.page import bar, document, heading, percent, table, text
 from emaseg.runs.folder import RunFolder, find_run
 
@@ -85,18 +85,25 @@ def _read(path: Path) -> ComparedRun:
 
 def _class_scores(run: RunFolder) -> dict[str, float | None]:
     """The IoU of each class at the best evaluation: of metrics.jsonl, else of the newest `emaseg eval`."""
-    found: list[dict[str, Any]] = []
+    found = _scored(_text(run.metrics_lines).splitlines())
+    files = [] if found else sorted(run.root.glob("eval/*/metrics.json"), reverse=True)
+    found = found or next(filter(None, (_scored([_text(file)]) for file in files)), [])
+    best = max(found, key=lambda row: number(row.get("miou")) or 0.0, default=None)
+    rows = [] if best is None else best["per_class"]
+    return {str(row.get("name")): number(row.get("iou")) for row in rows if isinstance(row, dict)}
+
+
+def _scored(texts: Iterable[str]) -> list[dict[str, Any]]:
+    """Those of JSON texts that hold scores of classes, on the images of the recipe."""
+    rows = [row for text in texts if isinstance((row := _object(text)).get("per_class"), list)]
+    return [row for row in rows if row["per_class"] and not row.get("split")]
+
+
+def _text(path: Path) -> str:
     try:
-        lines = (run.root / "metrics.jsonl").read_text("utf-8", "replace").splitlines()
+        return path.read_text("utf-8", "replace")
     except OSError:
-        lines = []
-    found += [row for line in lines if (row := _object(line)).get("per_class")]
-    if not found:
-        files = sorted(run.root.glob("eval/*/metrics.json"))
-        found = [row for file in files[-1:] if (row := _object(file.read_text("utf-8", "replace"))).get("per_class")]
-    best = max(found, key=lambda row: float(row.get("miou") or 0), default=None)
-    rows = best["per_class"] if best and isinstance(best["per_class"], list) else []
-    return {str(row.get("name")): row.get("iou") for row in rows if isinstance(row, dict)}
+        return ""
 
 
 def _object(line: str) -> dict[str, Any]:

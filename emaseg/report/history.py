@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from emaseg.runs.folder import RunFolder
 
 Point = tuple[float, float]
+_MOST = 1e30  # of a loss; what is larger is no number of ours, and no chart has room for it
+_MOST_STEPS = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +40,25 @@ def read_history(root: Path) -> History:
     """The history of a run folder, as far as it can be read."""
     run = RunFolder(root)
     history = History(starts=_starts(run.environment))
-    try:
-        rows = list(csv.DictReader(run.metrics.read_text("utf-8", "replace").splitlines()))
-    except OSError:
-        return history
-    for row in rows:
-        step = _number(row.get("step"))
+    for row in _rows(run.metrics):
+        step = number(row.get("step"), most=_MOST_STEPS)
         for key, cell in row.items():
-            value = _number(cell)
+            value = number(cell, least=-_MOST, most=_MOST)
             if step is None or value is None or not isinstance(key, str):
                 continue
             if key == "miou":
-                history.mious.append((step, value))
+                history.mious.extend([(step, value)] if 0 <= value <= 1 else [])
             elif key == "loss" or key.startswith("loss_"):
                 history.losses.setdefault(key.removeprefix("loss_"), []).append((step, value))
     return history
+
+
+def _rows(path: Path) -> Iterator[dict[Any, Any]]:
+    """The rows of a table, up to the first that is none."""
+    try:
+        yield from csv.DictReader(path.read_text("utf-8", "replace").splitlines())
+    except (OSError, csv.Error):
+        return
 
 
 def _starts(path: Path) -> tuple[dict[str, Any], ...]:
@@ -64,8 +70,12 @@ def _starts(path: Path) -> tuple[dict[str, Any], ...]:
     return tuple(start for start in starts if isinstance(start, dict)) if isinstance(starts, list) else ()
 
 
-def _number(cell: object) -> float | None:
-    try:
-        return float(cell) if isinstance(cell, str) and cell else None
-    except ValueError:
+def number(value: object, *, least: float = 0.0, most: float = 1.0) -> float | None:
+    """A cell or a JSON value as a number from `least` to `most`; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if least <= found <= most else None  # never inf nor nan

@@ -152,6 +152,31 @@ def test_runs_that_differ_in_a_group_are_not_equal(tmp_path: Path) -> None:
     assert "lr_scale = 10" in values[1]
 
 
+@pytest.mark.parametrize("value", ['"abc"', "{}", "[]", "true", "NaN", "1e999", "1" * 400, "-3"])
+def test_damaged_scores_are_left_out_of_a_comparison(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects the comparison of whole runs from one damaged line, and from the scores of other images."""
+    from tests.helpers import emaseg, tiny
+
+    (tmp_path / "recipe.toml").write_text(recipe_to_toml(tiny()))
+    (tmp_path / "metrics.csv").write_text(f"step,miou\n1,0.5\n2,{value}\n")
+    good = f'"per_class": [{{"name": "a", "iou": 0.5}}, {{"name": "b", "iou": {value}}}, 3]}}'
+    lines = [f'{{"miou": {value}, "per_class": [{{"name": "c"}}]}}', f'{{"miou": 0.5, {good}', '{"per_class": "x"}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    expected = (("a", (0.5, 0.5)), ("b", (None, None)))
+    assert compare_runs([tmp_path, tmp_path]).classes == expected
+    for options in ((), ("--json",), ("--out", tmp_path / "page.html")):
+        assert emaseg(capsys, "runs", tmp_path, tmp_path, *options)[0::2] == (0, "")
+    (tmp_path / "metrics.jsonl").unlink()
+    other = '{"split": "train", "miou": 1.0, "per_class": [{"name": "c", "iou": 1.0}]}'
+    for time, content in (("1", lines[1]), ("2", value), ("3", '{"per_class": {}}'), ("4", other)):
+        (tmp_path / "eval" / time).mkdir(parents=True)
+        (tmp_path / "eval" / time / "metrics.json").write_text(content)
+    (tmp_path / "eval/5/metrics.json").mkdir(parents=True)
+    assert compare_runs([tmp_path, tmp_path]).classes == expected
+
+
 def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.helpers import emaseg
 
