@@ -158,7 +158,11 @@ def predict(
     if top_k is not None and "probabilities" not in wanted:
         raise RecipeError(f"--top-k {top_k}: no probabilities are saved", "add --save mask,overlay,probabilities")
     drawn = None if bases is None else _which_bases(bases)
-    folder = _folder(out, len(images) == 1 and not as_json and not resume and drawn is None)
+    more = (
+        *(("--save", wanted not in (("mask",), ("mask", "overlay"))), ("--top-k", top_k is not None)),
+        *(("--bases", drawn is not None), ("--json", as_json), ("--resume", resume)),
+    )
+    folder = _folder(out, len(images), [option for option, given in more if given])
     from emaseg.inference.image_inputs import find_images, shard, unread_files
     from emaseg.reference import (
         check_precision_name,
@@ -206,7 +210,7 @@ def predict(
         print_lines(engine_lines(model))
     predictor = Predictor(model, resolved.recipe, target, max_memory=most)
     if folder is None:
-        return _mask_to_stdout(predictor, inputs[0], class_names(classes, predictor.classes), min_confidence)
+        return _mask_to_stdout(predictor, inputs[0], class_names(classes, predictor.classes), min_confidence, quiet)
     kept = class_names(classes, predictor.classes)
     predictor.check_limits(kept, min_confidence, top_k)  # before the first image
     done = predict_files(
@@ -237,11 +241,11 @@ def _memory(text: str | None) -> int | None:
     return count
 
 
-def _folder(out: str, alone: bool) -> Path | None:
+def _folder(out: str, images: int, more: Sequence[str]) -> Path | None:
     """Where the results go, None for stdout; looked at before anything else, not after the work.
 
     Args:
-        alone: one image, and nothing but its mask for stdout.
+        images: how many were named. more: the options that ask for more than a mask.
 
     Raises:
         RecipeError: a file stands in the way, or stdout cannot take the mask.
@@ -253,15 +257,17 @@ def _folder(out: str, alone: bool) -> Path | None:
         there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
         if os.path.lexists(there) and not there.is_dir():
             hint = "--out is the folder for the results"
-            if alone and there == path:
+            if images == 1 and not more and there == path:
                 hint += f"; for one mask in a file of your choice: --out - > {quoted(out)}"
             what = "a link to nothing" if there.is_symlink() and not os.path.exists(there) else "a file"
             raise RecipeError(f"--out {out}: {there} is {what}, not a folder", hint)
         return path
-    if not alone:
-        raise RecipeError(
-            "--out -: writes the mask of one image to stdout", "leave --json and --resume out, name one image"
-        )
+    if more or images != 1:
+        ways = [f"leave {' and '.join(more)} out"] if more else []
+        ways += ["name one image"] if images != 1 else []
+        said = f", nothing of {' and '.join(more)}" if more else ""
+        hint = f"{', '.join(ways)}; or name a folder with --out DIR"
+        raise RecipeError(f"--out -: writes the mask of one image to stdout{said}", hint)
     if sys.stdout.isatty():
         raise RecipeError("--out -: the mask is a PNG, nothing for a terminal", "send it to a file: --out - > mask.png")
     return None
@@ -322,7 +328,8 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
                 elif image.error is None:
                     print_wrapped(_line(image), "  ")
                 if image.tiles is not None and not quiet:
-                    print_note(Note(_tiled(image), warning=True), meter.out)
+                    text = _tiled(image.image, image.width, image.height, image.tiles)
+                    print_note(Note(text, warning=True), meter.out)
                 meter.update("predict", done, total, f"{failed} failed" if failed else "")
     except KeyboardInterrupt:
         if done == 0:
@@ -335,10 +342,10 @@ def _tell_each(images: Iterator[ImageDone], total: int, as_json: bool, quiet: bo
     return 1 if failed else 0
 
 
-def _tiled(image: ImageDone) -> str:
+def _tiled(name: str, width: int | None, height: int | None, tiles: str) -> str:
     return (
-        f"{image.image}: {image.width} x {image.height} pixels do not fit into memory whole; predicted in {image.tiles}, which "
-        "is another protocol than the recipe's; more memory: --max-memory"
+        f"{name}: {width} x {height} pixels do not fit into memory whole; predicted in {tiles}, which is "
+        "another protocol than the recipe's; more memory: --max-memory"
     )
 
 
@@ -375,12 +382,15 @@ def class_names(text: str | None, known: Sequence[str]) -> list[str]:
     return [name for name in names if name]
 
 
-def _mask_to_stdout(predictor: Predictor, item: ImageInput, classes: Sequence[str], min_confidence: float) -> int:
+def _mask_to_stdout(
+    predictor: Predictor, item: ImageInput, classes: Sequence[str], min_confidence: float, quiet: bool
+) -> int:
     from emaseg.data.files.bands import read_pixels
+    from emaseg.events import Note
     from emaseg.inference.outputs import mask_png
     from emaseg.inference.prediction import Decoded
 
-    from .render import print_error
+    from .render import console, print_error, print_note
 
     try:
         image = Decoded(read_pixels(item.source, item.name, predictor.bands))
@@ -388,6 +398,9 @@ def _mask_to_stdout(predictor: Predictor, item: ImageInput, classes: Sequence[st
     except DataError as error:
         print_error(error.message, error.hint)
         return 1  # as for every image that fails
+    if prediction.tiles is not None and not quiet:
+        height, width = prediction.labels.shape
+        print_note(Note(_tiled(item.name, width, height, prediction.tiles), warning=True), console())
     sys.stdout.buffer.write(mask_png(prediction.labels, predictor.palette))
     return 0
 

@@ -62,6 +62,13 @@ def test_a_second_run_in_the_same_folder_predicts_the_same_images(
         ("predict photo.png --weights RUN --out taken.png/deep", "--out taken.png/deep: taken.png is a file"),
         ("predict photo.png --weights RUN --device gpu", 'did you mean "cuda"?'),
         ("predict . --weights RUN --out -", "--out -: 2 images, but stdout holds one mask"),
+        ("predict photo.png --weights RUN --save overlay,json --out -", "nothing of --save\n  try: leave --save out"),
+        ("predict photo.png --weights RUN --bases 4 --out -", "nothing of --bases\n  try: leave --bases out; or"),
+        (
+            "predict photo.png --weights RUN --save mask,probabilities --top-k 2 --json --out -",
+            "try: leave --save and --top-k and --json out; or",
+        ),
+        ("predict photo.png taken.png --weights RUN --out -", "to stdout\n  try: name one image; or"),
         ("predict photo.png --weights RUN --top-k 2", "--top-k 2: no probabilities are saved"),
         (
             "predict photo.png --weights RUN --top-k 99 --save probabilities",
@@ -79,6 +86,20 @@ def test_refused_before_any_work(
     assert (code, out) == (2, "")
     assert words in err
     assert sorted(here.rglob("*")) == before
+
+
+def test_a_mask_on_stdout_comes_with_what_must_be_said(
+    here: Path, trained: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Protects readers from tiles that they do not know of: another protocol is told where there is no line of results."""
+    Image.new("RGB", (500, 400)).save(here / "large.png")
+    arguments = ["predict", "large.png", "--weights", str(trained), "--device", "cpu", "--max-memory", "8M"]
+    for options in ([], ["--save", "mask"], ["-q"]):
+        assert main([*arguments, "--out", "-", *options]) == 0
+        out, err = capfdbinary.readouterr()
+        assert out.startswith(b"\x89PNG")
+        said = b"warning: large.png: 500 x 400 pixels do not fit into memory whole; predicted in "
+        assert err.startswith(said) if options != ["-q"] else err == b""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
