@@ -24,11 +24,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from emaseg.data.dataset import read_pair
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.sets.packed import PackedFiles, open_packed, pack
 from emaseg.data.sets.pairs import PairedFiles
@@ -83,7 +85,7 @@ def paths(dataset: PairedFiles | PackedFiles) -> list[Path]:
 
 def readers(files: PairedFiles, packed: PackedFiles, what: str) -> tuple[Read, Read]:
     if what == "samples":
-        return files.read, packed.read
+        return partial(read_pair, files), partial(read_pair, packed)
     return lambda index: stored(files, index), packed.stored
 
 
@@ -116,8 +118,8 @@ def opens(read: Read, order: Sequence[int]) -> int:
     """Files opened in one pass. The hook stays for good, so count after all timing."""
     counted = [0]
 
-    def hook(event: str, _: object) -> None:
-        counted[0] += event == "open"
+    def hook(event: str, told: tuple[object, ...]) -> None:
+        counted[0] += event == "open" and not isinstance(told[0], int)  # a descriptor is open already
 
     sys.addaudithook(hook)
     for index in order:

@@ -27,6 +27,7 @@ from emaseg.data.sets.shapes import Shapes
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.data import PackedData, ShapesData, num_classes
 from emaseg.recipe.training import Augment
+from tests.benchmarks import bench_packed
 from tests.data.pipeline_golden import STATS
 
 CLASSES = ("ground", "crack", "leaf")
@@ -196,3 +197,13 @@ def test_a_recipe_names_packed_files(tmp_path: Path) -> None:
         build_dataset(replace(data, classes=("a", "b")), "eval")
     coloured = build_dataset(replace(data, palette=((1, 1, 1), (2, 2, 2), (3, 3, 3))), "eval")
     assert coloured.palette.tolist() == [[1, 1, 1], [2, 2, 2], [3, 3, 3]]
+
+
+def test_what_packing_saves_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the benchmark, which nothing else runs, from a way of reading that is no more."""
+    files, packed = bench_packed.sides(tmp_path, 3)
+    bench_packed.compare(files, packed)
+    for what in ("bytes", "samples"):
+        bench_packed.measure(files, packed, what, cold=False, rounds=1)
+    lines = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[what, "warm", side] for what in ("bytes", "samples") for side in ("files", "packed")]
