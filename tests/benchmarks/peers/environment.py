@@ -9,9 +9,11 @@ installed, else with venv and pip.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,8 +31,10 @@ PACKAGES = (
 )
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(arguments).folder
     torch, vision = (version(name).partition("+")[0] for name in ("torch", "torchvision"))
     packages = (f"torch=={torch}", f"torchvision=={vision}", *PACKAGES)
     python = folder / "bin" / "python"

@@ -57,6 +57,7 @@ class Settings:
     side: float  # factor on image sides
     folder: Path
     finished: Path  # where finished rounds of whole commands are kept until their part is done
+    versions: dict[str, str]  # of the peers
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         return tuple(max(64, round(s * self.side / 32) * 32) for s in (height, width))  # type: ignore[return-value]
@@ -234,8 +235,10 @@ def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
 def _commands(settings: Settings, what: str, ways: dict[str, list[str]]) -> list[Row]:
     """Whole processes in turn, with the peak memory of each with its children.
 
-    A round is kept with what it measured and on what: rounds of another machine or of other versions are not taken over."""
-    about = {"what": what, **environment(torch.device("cpu"))}
+    A round is kept with what it measured and on what: rounds of another machine, of other versions or of other pictures
+    are not taken over."""
+    pictures = "" if settings.images is None else str(settings.images.resolve())
+    about = {"what": what, "images": pictures, "peers": settings.versions, **environment(torch.device("cpu"))}
     rounds = [kept["ways"] for kept in _kept(settings.finished) if kept["about"] == about][: settings.rounds]
     while len(rounds) < settings.rounds:
         rounds.append(
@@ -269,8 +272,7 @@ def _process(name: str, command: list[str], log: Path) -> dict[str, float]:
 def _photos(settings: Settings, count: int, size: tuple[int, int], folder: Path, ending: str, first: int = 0) -> Path:
     """`count` pictures of one size, made from those of --images in turn; noise of many scales where there are none."""
     folder.mkdir(parents=True, exist_ok=True)
-    endings = (".jpg", ".jpeg", ".png")
-    sources = sorted(p for p in settings.images.rglob("*") if p.suffix.lower() in endings) if settings.images else []
+    sources = _pictures(settings.images) if settings.images else []
     rng, made = np.random.default_rng(0), 0
     while made < count:
         try:
@@ -287,6 +289,10 @@ def _photos(settings: Settings, count: int, size: tuple[int, int], folder: Path,
         resized.save(folder / f"{first + made:04}{ending}", quality=90)
         made += 1
     return folder
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
 
 
 def _labels(data: Path) -> None:
@@ -377,6 +383,9 @@ PARTS: dict[str, Callable[[Settings], list[Row]]] = {
 }
 
 
+WITH_PEERS = ("forward-2", "forward-1", "predict", "eval", "tta")
+
+
 def table(results: dict[str, Any]) -> str:
     """Everything that is in a results file, as Markdown."""
     lines = []
@@ -401,6 +410,11 @@ def _line(row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _versions(python: Path) -> dict[str, str]:
+    done = subprocess.run([str(python), str(WORKER), "versions"], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("environment", type=Path)
@@ -412,28 +426,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=float, default=1.0)
     parser.add_argument("--again", action="store_true")
     options = parser.parse_intermixed_args(arguments)
+    python = options.environment.absolute() / "bin" / "python"
+    parts = options.parts or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"no such part: {', '.join(unknown)}; possible: {', '.join(PARTS)}")
+    if options.images is not None and not _pictures(options.images):
+        parser.error(f"--images {options.images}: no such folder, or no picture in it")
+    if not options.results.absolute().parent.is_dir():
+        parser.error(f"--results {options.results}: there is no such folder")
+    if not python.exists() and not set(parts).isdisjoint(WITH_PEERS):
+        parser.error(f"{python}: not there; python -m tests.benchmarks.peers.environment makes the environment")
     if os.environ.get("GOMP_SPINCOUNT") != "0":  # OpenMP reads it when torch is imported: start again with it
         module = "tests.benchmarks.peers.measure"
         os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], _quiet())
     results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
-    for name in options.parts or PARTS:
+    for name in parts:
         if name in results and not options.again:
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="emaseg-peers-") as folder:
-            python = options.environment.absolute() / "bin" / "python"
             finished = options.results.with_suffix(f".{name}.rounds")
             if options.again:
                 finished.unlink(missing_ok=True)
-            settings = Settings(
-                python, options.images, options.rounds, options.count, options.side, Path(folder), finished
-            )
+            versions = _versions(python) if name in WITH_PEERS else {}
+            size = (options.rounds, options.count, options.side)
+            settings = Settings(python, options.images, *size, Path(folder), finished, versions)
             load = os.getloadavg()[0]
             rows = PARTS[name](settings)
-        about = environment(torch.device("cpu"))
-        if name in ("forward-2", "forward-1", "predict", "eval", "tta"):
-            done = subprocess.run([str(python), str(WORKER), "versions"], capture_output=True, text=True, check=True)
-            about |= json.loads(done.stdout)
+        about = environment(torch.device("cpu")) | versions
         results[name] = {"date": str(date.today()), "load": load, "environment": about, "rows": rows}
         options.results.write_text(json.dumps(results, indent=1) + "\n")
         finished.unlink(missing_ok=True)
