@@ -67,14 +67,15 @@ def bench(
     from emaseg.reference import check_precision_name
 
     check_precision_name(precision)
-    recipe, resolved = _recipe(reference, overrides, precision)
+    recipe, resolved, notes = _recipe(reference, overrides, precision)
 
     from emaseg.bench import Case, environment, measure, measure_training, parts
     from emaseg.device import keep_freed_memory, pick_device
 
     from .progress import Meter
-    from .render import print_json, print_lines
+    from .render import print_json, print_lines, print_notes
 
+    print_notes(notes, quiet)
     target = pick_device(device)
     surroundings = environment(target)
     content: dict[str, Any] = {"schema": SCHEMA, "recipe": recipe.name, "environment": surroundings}
@@ -153,8 +154,8 @@ def _cores() -> int:
     return core_count()
 
 
-def _recipe(reference: str, overrides: list[str], precision: str) -> tuple[Recipe, Resolved | None]:
-    """The recipe, and what the reference means; None: a recipe without weights, whose speed is the same.
+def _recipe(reference: str, overrides: list[str], precision: str) -> tuple[Recipe, Resolved | None, tuple[str, ...]]:
+    """The recipe, and what the reference means; None: a recipe without weights, whose speed is the same. And the notes.
 
     Raises:
         RecipeError, WeightsError: as `resolve`; but not where only a recipe's weights are missing.
@@ -162,7 +163,7 @@ def _recipe(reference: str, overrides: list[str], precision: str) -> tuple[Recip
     from dataclasses import replace
 
     from emaseg.exported.info import is_exported
-    from emaseg.recipe import load_recipe
+    from emaseg.recipe import load_recipe_with_origins
     from emaseg.reference import resolve, with_precision
 
     try:
@@ -172,13 +173,14 @@ def _recipe(reference: str, overrides: list[str], precision: str) -> tuple[Recip
 
         if reference not in shipped_recipes() and not reference.endswith(".toml"):
             raise
-        recipe = load_recipe(reference, overrides)
+        loaded = load_recipe_with_origins(reference, overrides)
+        recipe = loaded.recipe
         if precision != "auto":
             recipe = replace(recipe, inference=replace(recipe.inference, precision=precision))  # type: ignore[arg-type]
-        return recipe, None
+        return recipe, None, tuple(loaded.notes)
     if is_exported(resolved.weights):
         raise RecipeError(f"{reference}: an exported file", "measure the checkpoint that it was made from")
-    return resolved.recipe, resolved
+    return resolved.recipe, resolved, resolved.notes
 
 
 def _network(recipe: Recipe, resolved: Resolved | None) -> Network:

@@ -13,7 +13,7 @@ import torch
 from emaseg.bench import STAGES, Case, Measured, measure_training, parts
 from emaseg.recipe import load_recipe
 from emaseg.training.step import training_step
-from tests.helpers import TINY, emaseg
+from tests.helpers import TINY, emaseg, run, tiny
 from tests.models.test_emanet_rows import TABLE_1, TABLE_1_BARE, millions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,3 +137,21 @@ def test_options_that_a_training_step_does_not_heed(
     (change,) = re.findall(r"--set (\S+)", err)
     assert change.startswith(f"{key}=")
     load_recipe("demo", (change,))
+
+
+def test_what_is_measured_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects readers from the figures of a run that they did not name, and tells of old keys, as every command does."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(TINY)
+    short = ("--shape", "32x32", "--passes", "1", "--warm-up", "0", "--threads", "1", "--json")
+    old = ("--set", "model.stages=2")
+    code, _, err = emaseg(capsys, "bench", "tiny.toml", *short, *old)
+    assert code == 0
+    assert err.startswith("--set model.stages: ")
+    run(tiny("train.iterations=1"), tmp_path / "runs/tiny/first")
+    code, _, err = emaseg(capsys, "bench", "tiny.toml", *short)
+    assert code == 0
+    assert str(Path("runs/tiny/first")) in err.splitlines()[0]
+    assert emaseg(capsys, "bench", "tiny.toml", *short, "-q")[0::2] == (0, "")
