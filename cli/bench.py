@@ -6,6 +6,8 @@ Room: cli.
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from emaseg.models import Network
     from emaseg.recipe import Recipe
     from emaseg.reference import Resolved
+
+_WIDE = 100  # columns of a terminal that show every column of a table
+_NARROW = 76  # below, a table would break numbers
 
 
 def bench(
@@ -197,11 +202,11 @@ def _tell(recipe: Recipe, counted: list[Part], size: tuple[int, int], results: l
     from emaseg.words import rate
     from emaseg.words import size as bytes_
 
-    from .render import print_grid, print_line, print_table
+    from .render import print_grid, print_line
 
     columns = ("part", "parameters", f"multiply-adds at {size[0]}x{size[1]}")
     sizes = [(p.name, f"{p.parameters / 1e6:.2f} M", f"{p.multiply_adds / 1e9:.1f} G") for p in counted]
-    print_table(columns, sizes, columns[1:], whole="part")
+    _print_rows(columns, sizes, columns[1:])
     print_line()
     headings = ("images", "precision", "threads", "images/s", "ms p50", "p90", "p99", "CPU ms", "peak memory")
     rows: list[tuple[str, ...]] = []
@@ -212,11 +217,28 @@ def _tell(recipe: Recipe, counted: list[Part], size: tuple[int, int], results: l
         peak = "-" if result.peak is None else bytes_(result.peak)
         name = f"{case.batch} of {case.height}x{case.width}"
         rows.append((name, case.precision, str(case.threads), rate(result.images_per_second), *times, cpu, peak))
-    print_table(headings, rows, headings[2:], whole="images")
+    _print_rows(headings, rows, headings[2:], spare=("p90", "p99", "CPU ms"))
     published = recipe.published
     if published is not None and published.images_per_second:
         text = f"{published.images_per_second:g} images/s, {published.memory_gb or 0:g} GB in training"
         print_grid([("published", f"{text}, on {published.hardware}")])
+
+
+def _print_rows(
+    headings: Sequence[str], rows: Sequence[tuple[str, ...]], numbers: Sequence[str], spare: Sequence[str] = ()
+) -> None:
+    """A table on stdout; on a narrow terminal without the `spare` columns, on a narrower one a block for each row."""
+    from .render import console, print_grid, print_line, print_table
+
+    width = console(sys.stdout).width
+    if width < _NARROW:
+        for row in rows:
+            print_line(row[0])
+            print_grid([(f"  {heading}", cell) for heading, cell in zip(headings[1:], row[1:], strict=True)])
+        return
+    kept = [place for place, heading in enumerate(headings) if width >= _WIDE or heading not in spare]
+    shown = [tuple(row[place] for place in kept) for row in rows]
+    print_table([headings[place] for place in kept], shown, numbers, whole=headings[0])
 
 
 def _train_json(trained: TrainMeasured) -> dict[str, Any]:
@@ -232,7 +254,7 @@ def _train_json(trained: TrainMeasured) -> dict[str, Any]:
 def _tell_training(trained: TrainMeasured) -> None:
     from emaseg.words import size as bytes_
 
-    from .render import print_line, print_table
+    from .render import print_table, print_wrapped
 
     whole = sum(trained.stages.values())
     rows = [(name, f"{1000 * s:.1f}", f"{100 * s / whole:.0f} %") for name, s in trained.stages.items()]
@@ -240,6 +262,5 @@ def _tell_training(trained: TrainMeasured) -> None:
     print_table(("stage", "ms", "share"), rows, ("ms", "share"), whole="stage")
     peak = "" if trained.peak is None else f"; {bytes_(trained.peak)} at most"
     crop = "{}x{}".format(*trained.crop)
-    print_line(
-        f"{trained.batch} crops of {crop}, {trained.batch / whole:.3g} images/s; median of {trained.steps}{peak}"
-    )
+    speed = f"{trained.batch / whole:.3g} images/s"
+    print_wrapped(f"{trained.batch} crops of {crop}, {speed}; median of {trained.steps}{peak}", "  ")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from emaseg.cli.bench import _tell
 
-from emaseg.bench import STAGES, Case, Measured, measure_training, parts
+from emaseg.bench import STAGES, Case, Measured, Part, measure_training, parts
 from emaseg.recipe import load_recipe
 from emaseg.training.step import training_step
 from tests.helpers import TINY, emaseg, run, tiny
@@ -155,3 +158,27 @@ def test_what_is_measured_is_told(
     assert code == 0
     assert str(Path("runs/tiny/first")) in err.splitlines()[0]
     assert emaseg(capsys, "bench", "tiny.toml", *short, "-q")[0::2] == (0, "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 60, 76, 80, 99, 100])
+def test_no_number_is_lost_on_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects figures from being broken inside or cut off: columns go, and where nothing else helps the table."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    result = Measured(Case(16, 1024, 2048, "fp32", 16), (1.2345, 1.3456, 1.4567), 9.8765, 123_456_000_000, True)
+    part = Part("network, training heads included", 123_456_789, 1_234_567_800_000)
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        _tell(load_recipe("demo"), [part], (1024, 2048), [result])
+    shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
+    assert max(map(len, shown.splitlines())) <= columns
+    always = (part.name, "123.46 M", "1234.6 G", "16 of 1024x2048", "precision", "threads", "images/s", "1345.6")
+    sometimes = ("1456.7", "9876.5") if columns < 76 or columns == 100 else ()
+    for word in (*always, "peak memory", "123.46 GB", *sometimes):
+        assert word in shown
