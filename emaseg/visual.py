@@ -9,15 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from emaseg.lettering import Font, lettered, plain_font
 from emaseg.words import printable
 
 UInt8 = npt.NDArray[np.uint8]
 Pixels = UInt8 | npt.NDArray[np.float32]
 Colour = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-Entry = tuple[Colour | None, str, str]  # swatch (None = the ignore hatch), name, remark in a lighter tone
+# Swatch (None = the ignore hatch), name, remark in a lighter tone, and what stands for a name that no font has.
+Entry = tuple[Colour | None, str, str, str]
 
 IGNORE_COLOUR: Colour = (224, 224, 192)  # PASCAL VOC's border colour
 PAPER: Colour = (250, 250, 248)
@@ -133,7 +134,7 @@ def _present(labels: UInt8, palette: UInt8, classes: Sequence[str]) -> list[Entr
     shares = label_counts(labels)[: len(classes)] / labels.size
     order = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
     shown = [k for k in order if shares[k] >= MIN_SHARE] or order[:1]
-    return [(_colour(palette[k]), classes[k], _percent(float(shares[k]))) for k in shown]
+    return [(_colour(palette[k]), classes[k], _percent(float(shares[k])), f"class {k}") for k in shown]
 
 
 def _percent(share: float) -> str:
@@ -155,7 +156,7 @@ def sheet(rows: Sequence[tuple[UInt8, UInt8, UInt8]], palette: UInt8, classes: S
     Returns:
         An RGB picture. Every picture fits a column; ignored pixels (255) are hatched.
     """
-    font = _font(19)
+    font = plain_font(19)
     width = 3 * CELL + 4 * GAP
     bands = [_sheet_row(row, palette) for row in rows]
     entries = _sheet_entries(rows, palette, classes)
@@ -184,17 +185,19 @@ def contact_sheet(
 
     palette: (K, 3) uint8 RGB. classes: K names.
     """
-    font, whole = _font(13), COLUMNS * (width + GAP) + GAP
+    whole, shown = COLUMNS * (width + GAP) + GAP, 0
     rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
     heights = [max(one.height for one, _ in row) + CAPTION + GAP for row in rows]
-    legend = _legend([(_colour(palette[k]), name, "") for k, name in enumerate(classes)], whole, 15)
+    legend = _legend([(_colour(palette[k]), name, "", f"class {k}") for k, name in enumerate(classes)], whole, 15)
     page = Image.new("RGB", (whole, GAP + sum(heights) + legend.height), PAPER)
     draw, y = ImageDraw.Draw(page), GAP
     for row, height in zip(rows, heights, strict=True):
         for column, (one, name) in enumerate(row):
             x = GAP + column * (width + GAP)
             page.paste(one, (x, y))
-            draw.text((x, y + one.height + 3), _shortened(printable(name), width, font), SOFT_INK, font)
+            shown += 1
+            caption, font = lettered(printable(name), 13, f"image {shown}")
+            draw.text((x, y + one.height + 3), _shortened(caption, width, font), SOFT_INK, font)
         y += height
     page.paste(legend, (0, y))
     return page
@@ -229,8 +232,10 @@ def _sheet_entries(rows: Sequence[tuple[UInt8, UInt8, UInt8]], palette: UInt8, c
     counts = np.zeros(256, dtype=np.int64)
     for _, truth, prediction in rows:
         counts += np.bincount(truth.reshape(-1), minlength=256) + np.bincount(prediction.reshape(-1), minlength=256)
-    entries: list[Entry] = [(_colour(palette[k]), name, "") for k, name in enumerate(classes) if counts[k]]
-    return [*entries, (None, "ignored", "")] if counts[255] else entries
+    entries: list[Entry] = [
+        (_colour(palette[k]), name, "", f"class {k}") for k, name in enumerate(classes) if counts[k]
+    ]
+    return [*entries, (None, "ignored", "", "")] if counts[255] else entries
 
 
 def _hatch(size: tuple[int, int]) -> Image.Image:
@@ -243,28 +248,28 @@ def _hatch(size: tuple[int, int]) -> Image.Image:
 # ------------------------------------------------------------------------------------------------------ legend
 def _legend(entries: Sequence[Entry], width: int, size: int) -> Image.Image:
     """Swatches with names, in lines that fit `width`."""
-    font = _font(size)
+    font = plain_font(size)
     pad, swatch, space = max(4, round(0.7 * size)), round(1.05 * size), round(0.45 * size)
     line_height = round(1.75 * size)
     room = max(1, width - 2 * pad - swatch - space)
-    placed: list[tuple[int, int, Entry]] = []
+    placed: list[tuple[int, int, Colour | None, str, Font, str]] = []
     x, y = pad, pad
-    for colour, name, remark in entries:
-        name = printable(name)  # a line break or half a character cannot be drawn
-        name = _shortened(name, room - _text_width(font, f" {remark}") if remark else room, font)
-        item = swatch + space + _text_width(font, name) + (space + _text_width(font, remark) if remark else 0)
+    for colour, whole, remark, instead in entries:
+        name, own = lettered(printable(whole), size, instead)
+        name = _shortened(name, room - _text_width(font, f" {remark}") if remark else room, own)
+        item = swatch + space + _text_width(own, name) + (space + _text_width(font, remark) if remark else 0)
         if x > pad and x + item > width - pad:
             x, y = pad, y + line_height
-        placed.append((x, y, (colour, name, remark)))
+        placed.append((x, y, colour, name, own, remark))
         x += item + round(1.3 * size)
     strip = Image.new("RGB", (width, y + line_height + pad - (line_height - swatch) // 2), PAPER)
     draw = ImageDraw.Draw(strip)
-    for left, top, (colour, name, remark) in placed:
+    for left, top, colour, name, own, remark in placed:
         strip.paste(_swatch(colour, swatch), (left, top))
         middle = top + swatch / 2
         left += swatch + space
-        draw.text((left, middle), name, INK, font, anchor="lm")
-        draw.text((left + _text_width(font, name) + space, middle), remark, SOFT_INK, font, anchor="lm")
+        draw.text((left, middle), name, INK, own, anchor="lm")
+        draw.text((left + _text_width(own, name) + space, middle), remark, SOFT_INK, font, anchor="lm")
     return strip
 
 
@@ -299,10 +304,6 @@ def _text_width(font: Font, text: str) -> int:
 def _font_size(width: int) -> int:
     """Readable at the picture's own size: about 1/36 of its width, 11 pixels at least."""
     return min(72, max(11, round(width / 36)))
-
-
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)
 
 
 def _colour(rgb: UInt8) -> Colour:

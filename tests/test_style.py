@@ -16,7 +16,18 @@ ROOT = Path(__file__).parent.parent
 
 # The floors of the house, the lowest first. A room may import rooms of the floors below its own, and nothing else.
 FLOORS = (
-    ("background", "errors", "extras", "free_memory", "metrics", "signatures", "threads", "words", "zip_archive"),
+    (
+        "background",
+        "errors",
+        "extras",
+        "free_memory",
+        "lettering",
+        "metrics",
+        "signatures",
+        "threads",
+        "words",
+        "zip_archive",
+    ),
     ("distributed", "events", "files", "resources", "visual"),
     ("device", "duplicates", "recipe"),
     ("data", "losses", "runs", "schedule"),

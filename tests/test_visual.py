@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
-from emaseg.visual import CELL, GAP, overlay, palette_png, sheet
+from emaseg import lettering
+from emaseg.inference.attention_sheet import sheet as attention_sheet
+from emaseg.lettering import lettered
+from emaseg.visual import CELL, GAP, contact_sheet, overlay, palette_png, sheet
 
 PALETTE = np.array([[0, 0, 0], [220, 40, 40], [40, 40, 220]], np.uint8)
+PLAIN = ImageFont.load_default(13).getname()
 CLASSES = ("background", "cat", "a class with a rather long name")
 
 
@@ -93,3 +98,64 @@ def test_sheet_of_nothing_labelled() -> None:
     """An unlabelled split still gives a page."""
     nothing = np.full((10, 10), 255, np.uint8)
     assert sheet([(np.zeros((10, 10, 3), np.uint8), nothing, nothing)], PALETTE, CLASSES).height > CELL
+
+
+# ------------------------------------------------------------------------------------------------------- letters
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("sky", "sky"),
+        ("Gebäude", "Gebaude"),
+        ("trottoir pavé", "trottoir pave"),
+        ("a\u00a0b", "a b"),
+        ("дорога", "class 3"),
+        ("猫 2", "class 3"),
+        ("🚗 car", "car"),
+    ],
+)
+def test_without_another_font_names_stay_readable(name: str, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects legends from boxes: Pillow's own font has ASCII; accents go, and a number stands for other scripts."""
+    monkeypatch.setattr(lettering, "_installed", tuple)
+    text, font = lettered(name, 13, "class 3")
+    assert (text, font.getname()) == (written, PLAIN)
+
+
+@pytest.mark.skipif(not lettering._installed(), reason="no font of those that are tried is installed")
+def test_a_font_of_the_system_writes_what_it_has() -> None:
+    """Protects names as their owners write them, and pictures from a font that draws boxes just as well."""
+    text, font = lettered("Gebäude", 13, "class 3")
+    assert (text, font.getname() != PLAIN) == ("Gebäude", True)
+    assert lettered("\U000f0000", 13, "class 3")[0] == "class 3"
+
+
+def test_fonts_are_looked_for_in_the_systems_folders_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from a file of the current folder, which may be anybody's, and from one that is damaged."""
+    (tmp_path / "fonts").mkdir()
+    for place in ("DejaVuSans.ttf", "fonts/Arial.ttf"):
+        (tmp_path / place).write_bytes(b"no font")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lettering, "_folders", lambda: [tmp_path / "fonts", tmp_path / "none"])
+    opened: list[str] = []
+    monkeypatch.setattr(lettering, "_opens", lambda path: opened.append(path))
+    assert lettering._installed.__wrapped__() == ()
+    assert opened == [str(tmp_path / "fonts/Arial.ttf")]
+    monkeypatch.undo()
+    assert not lettering._opens(opened[0])
+
+
+def test_every_picture_writes_other_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects all of them: legend, sheet, contact sheet and attention maps look as with the names that are written."""
+    monkeypatch.setattr(lettering, "_installed", tuple)
+    image, labels = np.full((60, 90, 3), 100, np.uint8), np.zeros((60, 90), np.uint8)
+    maps = np.ones((1, 1, 2, 3), np.float32)
+
+    def pictures(name: str, caption: str) -> list[bytes]:
+        return [
+            overlay(image, labels, PALETTE[:1], [name]).tobytes(),
+            sheet([(image, labels, labels)], PALETTE[:1], [name]).tobytes(),
+            contact_sheet([(Image.fromarray(image), caption)], PALETTE[:1], [name], 90).tobytes(),
+            attention_sheet(image, maps, [(0, name, "")], ["1"]).tobytes(),
+        ]
+
+    assert pictures("дорога", "дорога") == pictures("class 0", "image 1")
+    assert pictures("größe", "größe") == pictures("groe", "groe")

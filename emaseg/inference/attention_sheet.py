@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from emaseg.data.dataset import Pixels
+from emaseg.lettering import lettered, plain_font
 from emaseg.visual import as_picture
 from emaseg.words import excerpt
 
@@ -51,7 +52,7 @@ def sheet(
     whole = (_NAME + wide * (_WIDTH + _GAP) + _GAP, 2 * _TITLE + (len(rows) + 1) * (height + _GAP) + _GAP)
     page = Image.new("RGB", whole, _PAPER)
     draw = ImageDraw.Draw(page)
-    title, plain = ImageFont.load_default(16), ImageFont.load_default(14)
+    title, plain = plain_font(16), plain_font(14)
 
     def put(line: int, column: int, cell: Image.Image) -> None:
         head = _TITLE if line == 0 else 2 * _TITLE
@@ -66,7 +67,8 @@ def sheet(
     for line, (index, name, remark) in enumerate(rows, start=1):
         most = float(maps[:, index].max()) or 1.0
         top = 2 * _TITLE + line * (height + _GAP)
-        draw.text((_GAP, top), excerpt(name, 18), _INK, title)
+        written, font = lettered(excerpt(name, 18), 16, f"class {index}")
+        draw.text((_GAP, top), written, _INK, font)
         draw.text((_GAP, top + 22), f"{remark}\nmax {most:.3g}", _SOFT, plain)
         for column in range(len(maps)):
             put(line, column, _heat(maps[column, index] / most, grey, size))
