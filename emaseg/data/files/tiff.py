@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from PIL import TiffImagePlugin
 
-__all__ = ["bands_left", "has_more_pages", "is_plain", "odd_samples"]
+__all__ = ["bands_left", "has_more_pages", "is_inverted", "is_plain", "odd_samples"]
 
 _BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT = 258, 262, 277, 338, 339  # tags
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
@@ -68,6 +68,11 @@ def has_more_pages(file: BinaryIO) -> bool:
     directory = _directory(file)
     file.seek(0)
     return directory is not None and bool(directory.next)
+
+
+def is_inverted(picture: Any) -> bool:
+    """Whether Pillow gives 255 less what an opened TIFF stores: grey of 2 to 8 bits whose 0 is white."""
+    return picture.mode == "L" and _first(picture.tag_v2, _PHOTOMETRIC, 1) == 0
 
 
 def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
