@@ -374,6 +374,34 @@ def test_dark_16_bit_images_and_pages(tmp_path: Path) -> None:
     assert [note for note in start(root).notes if "several pages" in note]
 
 
+@pytest.mark.parametrize("spoilt", ["saturated", "no data", "hot"])
+def test_a_few_far_values_do_not_hide_dark_16_bit_images(spoilt: str, tmp_path: Path) -> None:
+    """Protects satellite images in which one pixel is saturated, a border has no data, or a few pixels are hot."""
+    root = made(tmp_path, grey(0, 1))
+    for file in sorted((root / "images").iterdir()):
+        file.unlink()
+        array = np.linspace(300, 2400, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)
+        if spoilt == "hot":
+            array[1, :3] = 20000, 40000, 60000
+        else:
+            array[1, : 1 if spoilt == "saturated" else 32] = 65535
+        Image.fromarray(array).save(file.with_suffix(".tif"))
+    started = start(root)
+    assert [note for note in started.notes if "use about 256 to 2559 of 0 to 65535" in note]
+    assert "range" in {finding.kind for finding in report_of(started.recipe).findings}
+
+
+def test_16_bit_images_with_a_black_border_or_few_lights_are_no_doubt(tmp_path: Path) -> None:
+    """Protects from a warning about pictures that use their range: at night, or beside a white border."""
+    root = made(tmp_path, grey(0, 1))
+    for number, file in enumerate(sorted((root / "images").iterdir())):
+        file.unlink()
+        array = np.linspace(0, 30000, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)
+        array[0] = 65535 if number % 2 else 0
+        Image.fromarray(array).save(file.with_suffix(".tif"))
+    assert not [note for note in start(root).notes if "16 bits" in note]
+
+
 def test_mostly_ignored_and_one_class_nearly_everywhere(tmp_path: Path) -> None:
     """Protects from hours on pixels that say nothing."""
     recipe = start(made(tmp_path / "a", grey(255, 0, 1))).recipe

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from emaseg.data.dataset import Dataset
 from emaseg.data.doubts import Doubt
@@ -23,6 +24,8 @@ __all__ = ["file_doubts"]
 
 _READ = 64  # images of 16 bits whose range is looked at
 _NARROW = 64  # of 256 levels: a quarter of the range
+_SLIVER = 13  # ... 5 % of it
+_APART = 32  # levels between an extreme one and all others that make it a mark rather than a value
 
 
 def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
@@ -91,22 +94,54 @@ def _palettes(masks: Sequence[Path]) -> list[Doubt]:
 
 def _range(paths: Sequence[Path]) -> list[Doubt]:
     """16-bit images that use a sliver of their range: they become a few levels of the eight bits that are read."""
-    low, high = 255, 0
+    rows = []
     for path in paths[:_READ]:
         try:
-            image = read_image(path)
+            rows.append(np.bincount(read_image(path).ravel(), minlength=256))
         except DataError:
             continue
-        low, high = min(low, int(image.min())), max(high, int(image.max()))
-    if not paths or high < low or high - low >= _NARROW:
+    if not rows:
         return []
+    low, high = _hull([_used(row) for row in rows])
+    share = ""
+    if high - low >= _NARROW:
+        low, high = _hull([_mostly(row) for row in rows])
+        share = " in 99% of the pixels of each"
+        if high - low >= _SLIVER:
+            return []
     return [
         Doubt(
             "range",
-            f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535: of 256 levels {high - low + 1} "
-            f"are left when they are read, {paths[0]} for example",
+            f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535{share}: of 256 "
+            f"levels {high - low + 1} are left when they are read, {paths[0]} for example",
             f"declare what they use: data.range = [[{low * 256}, {high * 256 + 255}]] (with augment.photometric = "
             '"none"); or scale all of them alike to the whole range and save 8 bits, for example with '
             f"`gdal_translate -ot Byte -scale {low * 256} {high * 256 + 255} 0 255 in.tif out.tif`",
         )
     ]
+
+
+def _hull(spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return min(low for low, _ in spans), max(high for _, high in spans)
+
+
+def _used(row: npt.NDArray[np.intp]) -> tuple[int, int]:
+    """The lowest and the highest level that an image uses. row: (256,) the pixels of each.
+
+    White counts only where it is not far from all others: saturated pixels and those without data are no use of it.
+    """
+    levels = np.flatnonzero(row)
+    if len(levels) > 2 and levels[-1] == 255 and levels[-1] - levels[-2] > _APART:
+        levels = levels[:-1]
+    return int(levels[0]), int(levels[-1])
+
+
+def _mostly(row: npt.NDArray[np.intp]) -> tuple[int, int]:
+    """The levels between which 99% of an image lie, without a black and a white that are far from all others."""
+    levels = np.flatnonzero(row)
+    for end, extreme in ((-1, 255), (0, 0)):
+        rest = np.delete(levels, end)
+        if len(rest) > 1 and levels[end] == extreme and abs(levels[end] - rest[end]) > _APART:
+            levels = rest
+    below = np.cumsum(row[levels]) / row[levels].sum()
+    return int(levels[np.searchsorted(below, 0.005)]), int(levels[np.searchsorted(below, 0.995)])
