@@ -17,6 +17,7 @@ from emaseg.data.files.label_files import MAX_CLASSES, SHARP_EDGES
 from emaseg.data.files.mask_values import Colour, MaskValues, mask_values, unpacked
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.label_sets import voc_colours
+from emaseg.data.sets.mixed_bits import mixed_bits
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
 from emaseg.recipe.data import IGNORE
@@ -84,6 +85,7 @@ class _Row:
     equal: bool
     palette: tuple[Colour, ...]
     clear: bool
+    one_bit: bool
 
 
 def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
@@ -91,7 +93,8 @@ def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
 
     Raises:
         DataError: one is damaged or of a kind that cannot hold classes; there are colours and class numbers; an index
-            means different colours; edges were smoothed; or there are more values than classes can be.
+            means different colours; masks of 1 bit are among others that hold 255; edges were smoothed; or there are more
+            values than classes can be.
     """
     rows = yield from read_all("masks", _read, paths)
     truly = [row.coloured and not row.equal for row in rows]
@@ -104,7 +107,11 @@ def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
     mixed = mixed_palettes([(path, row.palette, row.values) for path, row in zip(paths, rows, strict=True)])
     if mixed is not None and mixed.swapped:
         raise DataError(mixed.text, mixed.hint)
-    held = _summed([_as_number(row) for row in rows] if any(numbers) else rows)
+    rows = [_as_number(row) for row in rows] if any(numbers) else rows
+    bits = mixed_bits((path, row.one_bit, row.values) for path, row in zip(paths, rows, strict=True))
+    if bits is not None:
+        raise DataError(*bits)
+    held = _summed(rows)
     if held.clear and held.opaque:
         raise DataError(
             f"{held.clear:,} masks have transparent pixels and {held.opaque:,} others opaque black ones (0): which of them "
@@ -191,7 +198,7 @@ def _read(path: Path) -> _Row:
             f"{path}: the mask holds {values[0] if values[0] < 0 else values[-1]}; values from 0 to {TOPS[1]} can be read",
             "save it as an 8-bit grey or palette PNG whose values are the classes",
         )
-    return _Row(values, counts, stored.coloured, stored.equal, stored.palette, stored.clear)
+    return _Row(values, counts, stored.coloured, stored.equal, stored.palette, stored.clear, stored.one_bit)
 
 
 def _counted(stored: MaskValues) -> tuple[list[int], list[int]]:

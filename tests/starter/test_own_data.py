@@ -119,6 +119,28 @@ def test_one_object_saved_in_two_ways_is_told(top: int, tmp_path: Path) -> None:
     assert (data_of(start(root)).classes, top in data_of(start(root)).ignore) == (("ground", "thing"), True)
 
 
+@pytest.mark.parametrize("values", [(0, 255), (0, 1, 255), (0, 65535)])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_one_bit_masks_among_those_that_hold_255_are_told(values: tuple[int, ...], ending: str, tmp_path: Path) -> None:
+    """Protects the object of a single mask that a program has made smaller: its white became 1, and the object of all
+    others would be ignored, or be another class; where they hold 0 and 1 nothing is wrong."""
+
+    def draw(number: int) -> Image.Image:
+        picture = blob(*values, dtype=np.uint16 if values[-1] > 255 else np.uint8)
+        return Image.fromarray(blob(0, 1).astype(bool) if number == 3 else picture)
+
+    root = made(tmp_path, draw, mask=f"masks/img_{{}}{ending}", count=12)
+    refused(root, f"img_3{ending} is a mask of 1 bit", "holds 255", "save all masks with 8 bits")
+    like = made(tmp_path / "like", lambda n: Image.fromarray(blob(0, 1).astype(bool if n % 2 else np.uint8)), count=12)
+    started = start(like)
+    assert not [note for note in started.notes if "1 bit" in note]
+    if values != (0, 1, 255):  # training refuses the others for their values
+        return
+    recipe = parse_recipe(started.text.replace(str(like), str(root)).replace(".png", ending), "x").recipe
+    assert any("img_3" in note.text and "1 bit" in note.text and note.warning for note in open_datasets(recipe)[2])
+    assert "bits" in {finding.kind for finding in report_of(recipe).findings}
+
+
 def test_masks_of_several_pages_are_warned_of(tmp_path: Path) -> None:
     """Protects the classes on the pages of a TIFF behind the first, which is the one that is read."""
     root = made(tmp_path, grey(0, 1), mask="masks/img_{}.tif")

@@ -128,7 +128,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """bits: of a sample, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others."""
+    """bits: of a sample, 1, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others."""
 
     bits: int
     pages: int
@@ -142,7 +142,7 @@ def image_header(path: Path) -> Header:
         DataError: missing, not an image, or its header is damaged.
     """
     with opened(path, str(path)) as file, translated(str(path), file), Image.open(file, formats=FORMATS) as picture:
-        head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 8
+        head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 1 if picture.mode == "1" else 8
         pages, flat = 1, picture.getpalette() if picture.mode == "P" else None
         if picture.format == "TIFF":
             found: Any = picture

@@ -36,12 +36,14 @@ class MaskValues:
     """values: (H, W) class numbers of an integer type, or with `coloured` uint32 colours 0xRRGGBB.
 
     palette: the colours of a palette mask, () of others. clear: whether there were transparent pixels, read as 0.
+    one_bit: a file that holds 0 and 1 only, whatever its white stands for.
     """
 
     values: npt.NDArray[Any]
     coloured: bool = False
     palette: tuple[Colour, ...] = ()
     clear: bool = False
+    one_bit: bool = False
 
     @property
     def equal(self) -> bool:
@@ -80,7 +82,7 @@ def mask_values(source: Path | bytes, path: Path) -> MaskValues:
     if picture.mode in ("L", "P"):
         return MaskValues(np.asarray(picture), palette=palette_of(picture))
     if picture.mode == "1":
-        return MaskValues(np.asarray(picture).astype(np.uint8))
+        return MaskValues(np.asarray(picture).astype(np.uint8), one_bit=True)
     if picture.mode in _SIXTEEN:
         return MaskValues(np.asarray(picture))
     if picture.mode == "F":
