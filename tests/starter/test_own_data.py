@@ -368,6 +368,23 @@ def test_folders_in_folders_of_an_archive(tmp_path: Path) -> None:
     assert data_of(started).root.endswith("data/data")
 
 
+def test_what_macos_packs_into_archives_is_passed_over(tmp_path: Path) -> None:
+    """Protects data sets zipped on a Mac: a second folder lies beside the only one, with a twin of each file."""
+    made(tmp_path / "data", grey(0, 1))
+    twins = tmp_path / "__MACOSX" / "data" / "images"
+    for folder in (twins, tmp_path / "data" / "__MACOSX" / "images", tmp_path / "data" / "images" / "__MACOSX"):
+        folder.mkdir(parents=True)
+        (folder / "._img_0.jpg").write_bytes(b"\0\5\x16\7")
+    started = start(tmp_path)
+    assert data_of(started).root.endswith("/data")
+    assert not any("__MACOSX" in note for note in started.notes)
+    sites = tmp_path / "sites"
+    for site in ("a", "b"):
+        made(sites / site, grey(0, 1), image=f"images/{site}_{{}}.jpg", mask=f"masks/{site}_{{}}.png")
+    (sites / "__MACOSX").mkdir()
+    assert not any("__MACOSX" in note for note in start(sites).notes)
+
+
 @pytest.mark.parametrize(
     ("ending", "reason"),
     [(".npy", "the masks end in .npy"), *((end, "such files are not read") for end in (".nii.gz", ".cr2"))],
