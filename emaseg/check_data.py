@@ -58,12 +58,13 @@ KINDS: dict[str, str] = {
     "small": "images much smaller than the crop",
     "left": "files that are not read",
     "palettes": "indexed masks whose palettes differ",
+    "bits": "masks of 1 bit among masks that hold 255",
     "mostly": "masks that are mostly ignored",
     "one": "one class that covers nearly everything",
     "range": "16-bit images that use little of their range",
     "pages": "files of several pages",
 }
-_WARNINGS = {"unseen", "duplicate", "alike", "small", "left", "palettes", "mostly", "one", "range", "pages"}
+_WARNINGS = {"unseen", "duplicate", "alike", "small", "left", "palettes", "bits", "mostly", "one", "range", "pages"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     best       {miou, step, evaluated}: highest mIoU so far, where, and the last step that was evaluated
     rng        {cpu, cuda}: generator states that dropout draws from
     sampler    {seed, epoch, offset}: position in the sample order; {steps}: of the run, where train.hours or train.patience
-               made them fewer; {images, names, eval_images, eval_names}: counts of
-               the two image lists and hashes of their names, and more of what a result depends on, as image_state.py and
-               resuming.surroundings have it
+               made them fewer; {stalled}: evaluations in a row without a better mIoU, with train.patience; {images,
+               names, eval_images, eval_names}: counts of the two image lists and hashes of their names, and more of what a
+               result depends on, as image_state.py and resuming.surroundings have it
     running    sums of the losses since the last row of metrics.csv, as step_statistics.StepStatistics keeps them; {} in older files
     average    the moving average of the network, as `model` has it, where optim.average_decay asks for one; it is what is
                evaluated, exported and started from. Else there is no such key

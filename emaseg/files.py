@@ -36,6 +36,12 @@ def fault(error: OSError, path: Path, doing: str) -> SystemFault:
     return SystemFault(f"{path}: {error.strerror or error} ({doing})", "check the path and the disk")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over where files are searched for: what macOS packs into archives
+    beside their content is, too."""
+    return name[:1] == "." or name == "__MACOSX"
+
+
 # ---------------------------------------------------------------------------------------------------------- reading
 def open_regular(path: Path | str, flags: int = READ) -> int:
     """The descriptor of a regular file; pipes, sockets and devices are refused and never waited for.

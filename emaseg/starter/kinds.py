@@ -25,6 +25,7 @@ from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, stem_of
 from emaseg.data.sets.pair_lists import PairList, mostly_there, read_pair_list
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
+from emaseg.files import is_hidden
 from emaseg.starter.layout import (
     ARRANGE,
     EVAL_NAMES,
@@ -191,7 +192,7 @@ def _unlisted(root: Path, lists: Sequence[PairList]) -> tuple[str, ...]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.name.lower().endswith((*EXTENSIONS, ARRAY)) and not path.name.startswith(".") and path.is_file()
+    return path.name.lower().endswith((*EXTENSIONS, ARRAY)) and not is_hidden(path.name) and path.is_file()
 
 
 def _pair_lists(root: Path, refused: list[DataError]) -> Iterator[tuple[str, PairList]]:
@@ -255,7 +256,7 @@ def _runs(numbers: Sequence[str]) -> bool:
 # -------------------------------------------------------------------------------------------------------- the folder
 def _folders(top: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     except OSError as error:
         raise DataError(f"{top}: the folder cannot be read ({error.strerror})", "check its permissions") from error
 

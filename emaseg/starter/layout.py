@@ -24,7 +24,7 @@ from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, listed_names, stem_o
 from emaseg.data.sets.pair_lists import read_pair_list
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
-from emaseg.files import read_bytes
+from emaseg.files import is_hidden, read_bytes
 from emaseg.recipe import toml_value
 from emaseg.starter.naming import Place, files_in, naming_of, stems_in
 from emaseg.starter.several import (
@@ -325,7 +325,7 @@ def _form(name: str) -> str:
 def _children(folder: Path) -> list[str]:
     """Names in a folder, sorted, hidden ones left out; [] where there is none."""
     try:
-        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        return sorted(entry.name for entry in folder.iterdir() if not is_hidden(entry.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

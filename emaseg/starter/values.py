@@ -17,18 +17,18 @@ from emaseg.data.files.label_files import MAX_CLASSES, SHARP_EDGES
 from emaseg.data.files.mask_values import Colour, MaskValues, mask_values, unpacked
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.data.label_sets import voc_colours
+from emaseg.data.sets.mixed_bits import mixed_bits
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
 from emaseg.recipe.data import IGNORE
-from emaseg.starter.class_files import IGNORED
 from emaseg.starter.names import Entry, Names
+from emaseg.starter.value_names import TOPS, named_values
 from emaseg.threads import Reading, read_all
 
 _VOC_BORDER = (224, 224, 192)  # of the outlines in coloured VOC masks
 _AS_PNG = "export the masks again as PNG, without smoothing"
 _MOST_VALUES = 200  # class numbers that masks may hold
 _LOOKED = 48  # masks that are searched for smooth edges
-_TOPS = (IGNORE, 65535)  # the highest values of 8 and 16 bits: the usual marks of unlabelled pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class _Row:
     equal: bool
     palette: tuple[Colour, ...]
     clear: bool
+    one_bit: bool
 
 
 def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
@@ -92,7 +93,8 @@ def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
 
     Raises:
         DataError: one is damaged or of a kind that cannot hold classes; there are colours and class numbers; an index
-            means different colours; edges were smoothed; or there are more values than classes can be.
+            means different colours; masks of 1 bit are among others that hold 255; edges were smoothed; or there are more
+            values than classes can be.
     """
     rows = yield from read_all("masks", _read, paths)
     truly = [row.coloured and not row.equal for row in rows]
@@ -105,7 +107,11 @@ def read_masks(paths: Sequence[Path]) -> Generator[Reading, None, Held]:
     mixed = mixed_palettes([(path, row.palette, row.values) for path, row in zip(paths, rows, strict=True)])
     if mixed is not None and mixed.swapped:
         raise DataError(mixed.text, mixed.hint)
-    held = _summed([_as_number(row) for row in rows] if any(numbers) else rows)
+    rows = [_as_number(row) for row in rows] if any(numbers) else rows
+    bits = mixed_bits((path, row.one_bit, row.values) for path, row in zip(paths, rows, strict=True))
+    if bits is not None:
+        raise DataError(*bits)
+    held = _summed(rows)
     if held.clear and held.opaque:
         raise DataError(
             f"{held.clear:,} masks have transparent pixels and {held.opaque:,} others opaque black ones (0): which of them "
@@ -143,7 +149,7 @@ def _are_apart(found: Sequence[set[int]]) -> bool:
     counts = [sum(one == {value} for one in found) for value in values]
     return (
         len(values) == 2
-        and max(values) in _TOPS
+        and max(values) in TOPS
         and not any(len(one) > 1 for one in found)
         and (min(counts) >= max(2, len(found) / 10))
     )
@@ -187,12 +193,12 @@ def _blend(path: Path) -> Blend | None:
 def _read(path: Path) -> _Row:
     stored = mask_values(path, path)
     values, counts = _counted(stored)
-    if (values and not 0 <= values[0] <= values[-1] <= 0xFFFFFF) or (not stored.coloured and values[-1] > _TOPS[1]):
+    if (values and not 0 <= values[0] <= values[-1] <= 0xFFFFFF) or (not stored.coloured and values[-1] > TOPS[1]):
         raise DataError(
-            f"{path}: the mask holds {values[0] if values[0] < 0 else values[-1]}; values from 0 to {_TOPS[1]} can be read",
+            f"{path}: the mask holds {values[0] if values[0] < 0 else values[-1]}; values from 0 to {TOPS[1]} can be read",
             "save it as an 8-bit grey or palette PNG whose values are the classes",
         )
-    return _Row(values, counts, stored.coloured, stored.equal, stored.palette, stored.clear)
+    return _Row(values, counts, stored.coloured, stored.equal, stored.palette, stored.clear, stored.one_bit)
 
 
 def _counted(stored: MaskValues) -> tuple[list[int], list[int]]:
@@ -221,10 +227,13 @@ def classes_of(held: Held, names: Names | None) -> Classes:
         )
         classes = replace(classes, reasons=(reason, *classes.reasons))
     if len(classes.names) < 2:
+        void = [entry.name for entry in names.entries if entry.void] if names else []
         raise DataError(
             f"all masks hold {'one colour' if held.colours else 'one value'} besides what is ignored: nothing can be "
             "learnt from a single class",
-            "check that the right folder holds the masks, and that they were exported with all classes",
+            f"if {void[0]} in {names.file} is everything but the object, call it background there"
+            if names and void and len(held.pixels) > 1
+            else "check that the right folder holds the masks, and that they were exported with all classes",
         )
     return classes
 
@@ -240,10 +249,10 @@ def _by_value(held: Held, names: Names | None) -> Classes:
             f"save the object as {low} in all masks; if {top} marks unlabelled pixels, put a classes.txt beside the folders "
             f"that names 0 and {low} (`0: background` ...)",
         )
-    if names is None and len(present) == 2 and present[0] == 0 and present[1] in _TOPS:
+    if names is None and len(present) == 2 and present[0] == 0 and present[1] in TOPS:
         reason = f"The masks hold 0 and {present[1]} only: two classes (data.values), nothing is ignored."
         return _numbered(held, {0: "background", present[1]: "foreground"}, (), [reason])
-    named, reasons = _named(held, names) if names else ({}, [])
+    named, reasons = named_values(held.pixels, held.palette, names) if names else ({}, [])
     ignored = sorted(value for value, entry in named.items() if entry.void)
     if ignored:
         reasons.append(f"Ignored by their name: {', '.join(f'{v} ({named[v].name})' for v in ignored)}.")
@@ -278,13 +287,13 @@ def _stretched(present: list[int]) -> bool:
     """Whether three values or more lie evenly between 0 and 255 or 65535."""
     top, steps = present[-1], len(present) - 1
     even = all(abs(value - top * place / steps) <= 1 for place, value in enumerate(present)) if steps > 1 else False
-    return even and top in _TOPS and top / steps >= 16
+    return even and top in TOPS and top / steps >= 16
 
 
 def _ignored_tops(held: Held, named: dict[int, Entry], reasons: list[str]) -> list[int]:
     """255, and 65535 where it occurs, unless the file names them; and why."""
     found = []
-    for top in _TOPS:
+    for top in TOPS:
         if top in named:
             continue
         if top in held.pixels:
@@ -301,7 +310,7 @@ def _ignored_tops(held: Held, named: dict[int, Entry], reasons: list[str]) -> li
 def _numbered(held: Held, texts: dict[int, str], ignored: tuple[int, ...], reasons: list[str]) -> Classes:
     values = tuple(sorted(texts))
     plain = values == tuple(range(len(values)))
-    if not plain and values not in [(0, top) for top in _TOPS]:
+    if not plain and values not in [(0, top) for top in TOPS]:
         reasons.append("The mask values are not 0, 1, 2, ...: data.values gives the value of each class.")
     palette = tuple(held.palette[value] for value in values) if held.palette and values[-1] < len(held.palette) else ()
     return Classes(
@@ -312,57 +321,6 @@ def _numbered(held: Held, texts: dict[int, str], ignored: tuple[int, ...], reaso
         remarks=tuple(remark(held, value, f"value {value}") for value in values),
         reasons=tuple(reasons),
     )
-
-
-def _named(held: Held, names: Names) -> tuple[dict[int, Entry], list[str]]:
-    """The names of a file by mask value, and what had to be guessed."""
-    named, reasons = names.by_value(), [f"The names are those of {names.file}."]
-    present, count = sorted(set(held.pixels) - set(_TOPS)), len(names.entries)
-    if names.stated:
-        return named, reasons
-    values = sorted(held.pixels)
-    if count == len(values) == 2 and values != [0, 1]:
-        reasons.append(f"Two names and two values: {values[0]} is {named[0].name}, {values[1]} is {named[1].name}.")
-        return dict(zip(values, names.entries, strict=True)), reasons
-    if names.coloured and (found := _by_palette(held, names)):
-        return found, [*reasons, "They go to the indices that have their colours in the masks' palette."]
-    if names.entries[0].name == IGNORED and not (present and present[-1] == count - 1):
-        reasons.append(f"{IGNORED} is labelme's number -1, no value of a mask: the next name is value 0.")
-        return dict(enumerate(names.entries[1:])), reasons
-    if count == len(held.pixels) and max(held.pixels) >= count and present and not _runs(present):
-        reasons.append("The names go to the mask values in their order: the file states no values.")
-        return dict(zip(sorted(held.pixels), names.entries, strict=True)), reasons
-    if present and present[0] == 1 and present[-1] == count:
-        reasons.append("The masks count the classes from 1.")
-        return {value + 1: entry for value, entry in named.items()}, reasons
-    if present and present[-1] == count and present[0] == 0:
-        if held.pixels.most_common(1)[0][0] == 0:
-            reasons.append(f"Value {count} has no name: the names are taken to begin at 1, and 0 to be the background.")
-            shifted = {value + 1: entry for value, entry in named.items()}
-            return {0: Entry("background" if not _has(named, "background") else "class_0"), **shifted}, reasons
-        reasons.append(f"Value {count} has no name and is the last: taken to be unlabelled.")
-        named = {**named, count: Entry("unlabelled")}
-    return named, reasons
-
-
-def _runs(present: list[int]) -> bool:
-    """Whether the values are consecutive numbers from 0 or 1."""
-    return present[0] in (0, 1) and present == list(range(present[0], present[0] + len(present)))
-
-
-def _by_palette(held: Held, names: Names) -> dict[int, Entry]:
-    """The names by index, where the palette has the colour of each index that occurs; else none."""
-    by_colour = {entry.colour: entry for entry in names.entries}
-    used = [value for value in held.pixels if value < len(held.palette) and value != IGNORE]
-    colours = [held.palette[value] for value in used]
-    if not used or len(set(colours)) < len(colours) or any(colour not in by_colour for colour in colours):
-        return {}
-    found = dict(zip(used, (by_colour[colour] for colour in colours), strict=True))
-    return dict(sorted(found.items()))
-
-
-def _has(named: dict[int, Entry], name: str) -> bool:
-    return any(entry.name == name for entry in named.values())
 
 
 def class_shares(held: Held, classes: Classes) -> tuple[float, ...]:

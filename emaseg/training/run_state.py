@@ -157,7 +157,8 @@ def _restore(state: RunState, checkpoint: Checkpoint) -> None:
     if state.scale is not None:
         state.scale.restore(checkpoint.scaler)
     state.step = checkpoint.step
-    state.length.restore(checkpoint.sampler)
+    before = build_schedule(checkpoint.recipe, len(state.train_set)).every
+    state.length.restore(checkpoint.sampler, checkpoint.best, before)
     state.best, state.running = dict(checkpoint.best), dict(checkpoint.running)
     torch.set_rng_state(checkpoint.rng["cpu"])
     if state.device.type == "cuda" and checkpoint.rng["cuda"]:

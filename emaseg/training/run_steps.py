@@ -21,6 +21,7 @@ from emaseg.schedule import Schedule
 DECIDES_AFTER = 20  # steps of a start: the pace is known to a few per cent then
 _NOT_COUNTED = 2  # first steps, which start threads and fill caches
 _SAFETY = 0.97  # of the time that is left
+_STALLED = "stalled"  # a checkpoint's sampler has it where the recipe has train.patience
 
 
 @dataclass(slots=True)
@@ -28,11 +29,13 @@ class RunSteps:
     """The schedule of a run as far as it is known now.
 
     decided: steps that were decided on; 0 = the recipe's. Of several processes rank 0 alone decides.
+    stalled: evaluations in a row without a better mIoU. They are counted, for a resume may change their distance.
     """
 
     schedule: Schedule
     train: Train
     decided: int = 0
+    stalled: int = 0
     _began: float = field(default_factory=lambda: time.monotonic())
     _counted_from: float = 0.0
     _steps: int = 0
@@ -67,7 +70,7 @@ class RunSteps:
         )
 
     def after_evaluation(self, best: Mapping[str, float]) -> str:
-        """End the run where train.patience evaluations in a row brought no better mIoU.
+        """End the run where train.patience evaluations in a row brought no better mIoU; to be called after each.
 
         Args:
             best: step: of the best mIoU; evaluated: last step that was evaluated.
@@ -76,7 +79,8 @@ class RunSteps:
             What was decided, in a line, or "".
         """
         patience = self.train.patience
-        if not patience or best["evaluated"] - best["step"] < patience * self.schedule.every:
+        self.stalled = self.stalled + 1 if best["evaluated"] > best["step"] else 0
+        if not patience or self.stalled < patience:
             return ""
         self._end_at(int(best["evaluated"]))
         return (
@@ -86,12 +90,23 @@ class RunSteps:
     @property
     def remembered(self) -> dict[str, int]:
         """What a checkpoint's sampler keeps of it."""
-        return {"steps": self.decided} if self.decided else {}
+        steps = {"steps": self.decided} if self.decided else {}
+        return {**steps, _STALLED: self.stalled} if self.train.patience else steps
 
-    def restore(self, sampler: Mapping[str, int | str]) -> None:
-        """Go on with what a checkpoint remembers."""
+    def restore(self, sampler: Mapping[str, int | str], best: Mapping[str, float], every: int) -> None:
+        """Go on with what a checkpoint remembers.
+
+        Args:
+            best: as after_evaluation has it; {} before the first. every: steps between the evaluations until then, by
+                which older checkpoints tell how many there were.
+        """
         if "steps" in sampler:
             self._end_at(int(sampler["steps"]))
+        stalled = sampler.get(_STALLED)
+        if type(stalled) is int:
+            self.stalled = stalled
+        elif every and "step" in best:
+            self.stalled = int(best["evaluated"] - best["step"]) // every
 
     def _end_at(self, steps: int) -> None:
         self.schedule, self.decided = replace(self.schedule, total=steps), steps

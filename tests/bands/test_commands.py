@@ -55,6 +55,41 @@ def test_what_init_writes_trains(kind: str, tmp_path: Path) -> None:
     assert np.abs(normal.std(0) - 1).max() < 0.02
 
 
+@pytest.mark.parametrize(
+    ("dtype", "white", "mark", "stated"),
+    [
+        (np.float32, 0.5, -9999, False),
+        (np.float32, 9, -9999, False),
+        (np.uint16, 600, 65535, False),
+        (np.float32, 0.5, 0.7, True),
+        (np.int16, 9000, -9999, True),
+        (np.int16, 3000, -32768, False),
+    ],
+)
+def test_pixels_without_data_leave_the_range_alone(
+    dtype: type, white: float, mark: float, stated: bool, tmp_path: Path
+) -> None:
+    """Protects from images that are flat grey to the network because a border holds -9999, stated by GDAL or not."""
+    tifffile = pytest.importorskip("tifffile")
+
+    def save(path: Path, image: np.ndarray) -> None:
+        image = image.copy()
+        image[:, :4] = mark
+        tag = [(42113, "s", 0, f"{mark:g}", True)] if stated else []
+        tifffile.imwrite(
+            path.with_suffix(".tif"), image, photometric="minisblack", planarconfig="contig", extratags=tag
+        )
+
+    started = start(folder(tmp_path / "data", save, 2, dtype, white))
+    recipe = dry_run(started.text)
+    found = recipe.data.range  # type: ignore[union-attr]
+    expected = max(1, white)
+    assert found
+    assert all(low == 0 and 0.4 * expected <= high <= 1.2 * expected for low, high in found)
+    assert any(f"without pixels of {mark:g}, taken to mark" in note for note in started.notes)
+    assert min(recipe.backbone.pixel_stats.std) > 10
+
+
 def test_init_refuses_a_mixture(tmp_path: Path) -> None:
     """Protects from a run that stops at the hundredth image."""
     root = folder(tmp_path / "data", as_npy, 4, np.uint16, 4000)

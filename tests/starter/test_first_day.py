@@ -14,7 +14,7 @@ from emaseg.open_datasets import open_datasets
 from emaseg.recipe import load_recipe
 from emaseg.starter import Machine, Started, start_recipe
 from tests.helpers import emaseg
-from tests.starter.made import data_of, grey, made, start
+from tests.starter.made import data_of, dry_run, grey, made, refused, start
 
 
 def started(folder: Path, **options: str) -> Started:
@@ -50,6 +50,75 @@ def test_two_names_go_to_the_two_values(values: tuple[int, int], wanted: tuple[i
     data = data_of(start(tmp_path))
     assert (data.classes, data.values) == (("road", "crack"), wanted)
     assert 255 not in data.ignore or 255 not in values
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "classes", "numbers"),
+    [
+        ("crack", (0, 255), ("background", "crack"), (0, 255)),
+        ("crack", (0, 1), ("background", "crack"), ()),
+        ("crack", (1, 0), ("background", "crack"), ()),
+        ("crack", (1, 0, 255), ("background", "crack"), ()),
+        ("background", (0, 7), ("background", "foreground"), (0, 7)),
+        ("crack\nbackground", (0, 255), ("background", "crack"), (0, 255)),
+        ("crack\nBackground", (0, 1), ("Background", "crack"), ()),
+        ("crack\nbackground", (1, 0), ("crack", "background"), ()),
+        ("background\ncrack", (1, 0), ("background", "crack"), ()),
+    ],
+)
+def test_one_object_with_or_without_a_name_of_its_background(
+    text: str, values: tuple[int, ...], classes: tuple[str, ...], numbers: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Protects sets of one object, whose file names it alone, or before the background; the first value is the most
+    frequent one, and names in the order of the values stay where nothing speaks against it."""
+    made(tmp_path, grey(*values))
+    (tmp_path / "classes.txt").write_text(text)
+    started = start(tmp_path)
+    assert (data_of(started).classes, data_of(started).values) == (classes, numbers)
+    dry_run(started.text)
+
+
+def test_an_object_and_its_void_say_what_to_call_it(tmp_path: Path) -> None:
+    """Protects from a remedy that has nothing to do with it: everything but the object is not ignored."""
+    made(tmp_path, grey(0, 255))
+    (tmp_path / "classes.txt").write_text("void\ncrack")
+    refused(tmp_path, "a single class", "if void in classes.txt is everything but the object, call it background")
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "classes", "warned"),
+    [
+        ("car\nroad\ntree", (2, 0, 1, 3), ("car", "road", "tree"), "If it is 0 background, 1 car, 3 tree"),
+        (
+            "car\nroad\ntree",
+            (0, 2, 1, 3),
+            ("background", "car", "road", "tree"),
+            "If it is 0 car, 1 road, 3 unlabelled",
+        ),
+        (
+            "car\nroad\ntree",
+            (3, 2, 1, 0),
+            ("background", "car", "road", "tree"),
+            "If it is 0 car, 1 road, 3 unlabelled",
+        ),
+        ("car\nroad", (1, 0, 2, 255), ("background", "car", "road"), "If it is 0 car, 1 road, 2 unlabelled"),
+        ("background\nroad", (0, 1, 2), ("background", "road"), ""),
+    ],
+)
+def test_one_name_fewer_than_values_is_a_warning_of_both_readings(
+    text: str, values: tuple[int, ...], classes: tuple[str, ...], warned: str, tmp_path: Path
+) -> None:
+    """Protects from classes that are all one value off, in masks whose 0 is unlabelled (MATLAB's) or whose last value."""
+    made(tmp_path, grey(*values))
+    (tmp_path / "classes.txt").write_text(text)
+    started = start(tmp_path)
+    assert data_of(started).classes == classes
+    warnings = [note for note in started.notes if note.startswith("warning: classes.txt has")]
+    assert [warned in note for note in warnings] == [True] * bool(warned)
+    (tmp_path / "classes.txt").write_text(
+        "0: unlabelled\n" + "\n".join(f"{n}: n{n}" for n in range(1, max(values[:3]) + 1))
+    )
+    assert not [note for note in start(tmp_path).notes if note.startswith("warning: classes.txt")]
 
 
 def test_one_missing_mask_is_a_warning(tmp_path: Path) -> None:

@@ -119,6 +119,28 @@ def test_one_object_saved_in_two_ways_is_told(top: int, tmp_path: Path) -> None:
     assert (data_of(start(root)).classes, top in data_of(start(root)).ignore) == (("ground", "thing"), True)
 
 
+@pytest.mark.parametrize("values", [(0, 255), (0, 1, 255), (0, 65535)])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_one_bit_masks_among_those_that_hold_255_are_told(values: tuple[int, ...], ending: str, tmp_path: Path) -> None:
+    """Protects the object of a single mask that a program has made smaller: its white became 1, and the object of all
+    others would be ignored, or be another class; where they hold 0 and 1 nothing is wrong."""
+
+    def draw(number: int) -> Image.Image:
+        picture = blob(*values, dtype=np.uint16 if values[-1] > 255 else np.uint8)
+        return Image.fromarray(blob(0, 1).astype(bool) if number == 3 else picture)
+
+    root = made(tmp_path, draw, mask=f"masks/img_{{}}{ending}", count=12)
+    refused(root, f"img_3{ending} is a mask of 1 bit", "holds 255", "save all masks with 8 bits")
+    like = made(tmp_path / "like", lambda n: Image.fromarray(blob(0, 1).astype(bool if n % 2 else np.uint8)), count=12)
+    started = start(like)
+    assert not [note for note in started.notes if "1 bit" in note]
+    if values != (0, 1, 255):  # training refuses the others for their values
+        return
+    recipe = parse_recipe(started.text.replace(str(like), str(root)).replace(".png", ending), "x").recipe
+    assert any("img_3" in note.text and "1 bit" in note.text and note.warning for note in open_datasets(recipe)[2])
+    assert "bits" in {finding.kind for finding in report_of(recipe).findings}
+
+
 def test_masks_of_several_pages_are_warned_of(tmp_path: Path) -> None:
     """Protects the classes on the pages of a TIFF behind the first, which is the one that is read."""
     root = made(tmp_path, grey(0, 1), mask="masks/img_{}.tif")
@@ -346,6 +368,23 @@ def test_folders_in_folders_of_an_archive(tmp_path: Path) -> None:
     assert data_of(started).root.endswith("data/data")
 
 
+def test_what_macos_packs_into_archives_is_passed_over(tmp_path: Path) -> None:
+    """Protects data sets zipped on a Mac: a second folder lies beside the only one, with a twin of each file."""
+    made(tmp_path / "data", grey(0, 1))
+    twins = tmp_path / "__MACOSX" / "data" / "images"
+    for folder in (twins, tmp_path / "data" / "__MACOSX" / "images", tmp_path / "data" / "images" / "__MACOSX"):
+        folder.mkdir(parents=True)
+        (folder / "._img_0.jpg").write_bytes(b"\0\5\x16\7")
+    started = start(tmp_path)
+    assert data_of(started).root.endswith("/data")
+    assert not any("__MACOSX" in note for note in started.notes)
+    sites = tmp_path / "sites"
+    for site in ("a", "b"):
+        made(sites / site, grey(0, 1), image=f"images/{site}_{{}}.jpg", mask=f"masks/{site}_{{}}.png")
+    (sites / "__MACOSX").mkdir()
+    assert not any("__MACOSX" in note for note in start(sites).notes)
+
+
 @pytest.mark.parametrize(
     ("ending", "reason"),
     [(".npy", "the masks end in .npy"), *((end, "such files are not read") for end in (".nii.gz", ".cr2"))],
@@ -372,6 +411,34 @@ def test_dark_16_bit_images_and_pages(tmp_path: Path) -> None:
     for file in sorted((root / "images").iterdir()):
         pages[0].save(file, save_all=True, append_images=pages[1:])
     assert [note for note in start(root).notes if "several pages" in note]
+
+
+@pytest.mark.parametrize("spoilt", ["saturated", "no data", "hot"])
+def test_a_few_far_values_do_not_hide_dark_16_bit_images(spoilt: str, tmp_path: Path) -> None:
+    """Protects satellite images in which one pixel is saturated, a border has no data, or a few pixels are hot."""
+    root = made(tmp_path, grey(0, 1))
+    for file in sorted((root / "images").iterdir()):
+        file.unlink()
+        array = np.linspace(300, 2400, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)
+        if spoilt == "hot":
+            array[1, :3] = 20000, 40000, 60000
+        else:
+            array[1, : 1 if spoilt == "saturated" else 32] = 65535
+        Image.fromarray(array).save(file.with_suffix(".tif"))
+    started = start(root)
+    assert [note for note in started.notes if "use about 256 to 2559 of 0 to 65535" in note]
+    assert "range" in {finding.kind for finding in report_of(started.recipe).findings}
+
+
+def test_16_bit_images_with_a_black_border_or_few_lights_are_no_doubt(tmp_path: Path) -> None:
+    """Protects from a warning about pictures that use their range: at night, or beside a white border."""
+    root = made(tmp_path, grey(0, 1))
+    for number, file in enumerate(sorted((root / "images").iterdir())):
+        file.unlink()
+        array = np.linspace(0, 30000, SIZE[0] * SIZE[1]).astype(np.uint16).reshape(SIZE)
+        array[0] = 65535 if number % 2 else 0
+        Image.fromarray(array).save(file.with_suffix(".tif"))
+    assert not [note for note in start(root).notes if "16 bits" in note]
 
 
 def test_mostly_ignored_and_one_class_nearly_everywhere(tmp_path: Path) -> None:

@@ -174,6 +174,26 @@ def test_a_stalled_run_ends(tmp_path: Path) -> None:
     assert run(longer, tmp_path / "run", resume=True)[-1].step > finished.step
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_patience_counts_evaluations_whatever_their_distance(old: bool, tmp_path: Path) -> None:
+    """Protects a run that is resumed with another train.evaluate_every, which may change: one evaluation was without a
+    better score, so one more ends it, and neither at once nor later; an older checkpoint does not hold the count."""
+    patient = ("train.iterations=40", *STALLING, "train.patience=3")
+    run(tiny(*patient, "train.evaluate_every=4"), tmp_path / "run", stop_after=9)
+    file = tmp_path / "run/checkpoints/last.pt"
+    content = torch.load(file, weights_only=True)
+    assert content["sampler"]["stalled"] == (content["best"]["evaluated"] - content["best"]["step"]) // 4
+    content["best"].update(step=4, evaluated=8, miou=1.0)
+    content["sampler"]["stalled"] = 1
+    if old:
+        del content["sampler"]["stalled"]
+    torch.save(content, file)
+    events = run(tiny(*patient, "train.evaluate_every=1"), tmp_path / "run", resume=True)
+    scores = [event.step for event in events if isinstance(event, Evaluated)]
+    assert scores == [9, 10]
+    assert any(isinstance(event, Note) and "in 3 evaluations" in event.text for event in events)
+
+
 @pytest.mark.parametrize("steps", [3, 13, "5", 5.0])
 def test_a_decision_that_cannot_be_is_refused(tmp_path: Path, steps: object) -> None:
     """Protects a resume from a number of steps that the checkpoint is beyond, or that the recipe does not have."""

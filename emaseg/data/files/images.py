@@ -42,6 +42,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
 ARRAY = ".npy"  # read where a recipe declares its channels, or as RGB
 MAX_PIXELS = 178_956_970  # where Pillow too calls a file a decompression bomb: 512 MiB of RGB
 
+INVERTED = "white_is_zero"  # a key of a decoded picture's info
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,7 +128,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """bits: of a sample, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others."""
+    """bits: of a sample, 1, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others."""
 
     bits: int
     pages: int
@@ -141,7 +142,7 @@ def image_header(path: Path) -> Header:
         DataError: missing, not an image, or its header is damaged.
     """
     with opened(path, str(path)) as file, translated(str(path), file), Image.open(file, formats=FORMATS) as picture:
-        head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 8
+        head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 1 if picture.mode == "1" else 8
         pages, flat = 1, picture.getpalette() if picture.mode == "P" else None
         if picture.format == "TIFF":
             found: Any = picture
@@ -196,7 +197,8 @@ def file_bytes(path: Path) -> bytes:
 def decode(source: Path | bytes | BinaryIO, name: str | None = None) -> Image.Image:
     """The decoded first frame in its stored mode, with its orientation applied and its file closed.
 
-    The building block of read_image, for readers that need the stored values (labels).
+    The building block of read_image, for readers that need the stored values (labels). One kind differs from them: a
+    grey TIFF whose 0 is white arrives as it looks, 255 less what it stores, and its info has INVERTED.
 
     Raises:
         DataError, SystemFault: as read_image.
@@ -227,6 +229,8 @@ def _decoded(source: Path | bytes | BinaryIO, name: str, *, first_rows: bool) ->
             turn = _TURNS.get(_orientation(picture))
             turned = picture.transpose(turn) if turn is not None else picture
             turned.format = picture.format  # transpose() forgets it
+            if picture.format == "TIFF" and tiff.is_inverted(picture):
+                turned.info[INVERTED] = True
             return turned, colours
 
 

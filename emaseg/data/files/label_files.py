@@ -244,6 +244,8 @@ def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[
         )
     if bad == [255]:
         return "", "if 255 marks unlabelled pixels, set data.ignore = [255]"
+    if bad == [1] and present[-1] == 1 and rule.lut[255] < ILLEGAL:
+        return "is it a mask of 1 bit, whose 1 is 255 in the others?", "save it with 8 bits, and 1 as 255"
     if bad == [count] and 0 not in present:
         return "are the classes counted from 1?", "subtract 1 from the masks, or name value 0 first in data.classes"
     steps = {value % 17 for value in present if value != 255}

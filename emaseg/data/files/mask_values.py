@@ -3,6 +3,7 @@
 Room: data/files. Legend: H W image height and width.
 
     grey, 1-bit, 16-bit, palette   the stored number (of a palette mask the index, never its colour)
+    grey TIFF whose 0 is white     the stored number too, however it looks; of 1 bit, as fax machines write, 1 is white
     32-bit integer or float TIFF   the number, where all of them are whole
     RGB                            the colour; three equal channels are also a number
     transparent pixels             0 or black, where nothing opaque is; half transparent ones are refused
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from emaseg.data.dataset import LabelError
-from emaseg.data.files.images import decode
+from emaseg.data.files.images import INVERTED, decode
 
 __all__ = ["MASK_VALUES", "Colour", "MaskValues", "mask_values", "packed", "palette_of", "unpacked"]
 
@@ -35,12 +36,14 @@ class MaskValues:
     """values: (H, W) class numbers of an integer type, or with `coloured` uint32 colours 0xRRGGBB.
 
     palette: the colours of a palette mask, () of others. clear: whether there were transparent pixels, read as 0.
+    one_bit: a file that holds 0 and 1 only, whatever its white stands for.
     """
 
     values: npt.NDArray[Any]
     coloured: bool = False
     palette: tuple[Colour, ...] = ()
     clear: bool = False
+    one_bit: bool = False
 
     @property
     def equal(self) -> bool:
@@ -74,10 +77,12 @@ def mask_values(source: Path | bytes, path: Path) -> MaskValues:
             "export the masks again as PNG",
             "mask",
         )
+    if INVERTED in picture.info:
+        return MaskValues(255 - np.asarray(picture))
     if picture.mode in ("L", "P"):
         return MaskValues(np.asarray(picture), palette=palette_of(picture))
     if picture.mode == "1":
-        return MaskValues(np.asarray(picture).astype(np.uint8))
+        return MaskValues(np.asarray(picture).astype(np.uint8), one_bit=True)
     if picture.mode in _SIXTEEN:
         return MaskValues(np.asarray(picture))
     if picture.mode == "F":

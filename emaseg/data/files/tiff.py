@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 from PIL import TiffImagePlugin
 
-__all__ = ["bands_left", "has_more_pages", "is_plain", "odd_samples"]
+__all__ = ["bands_left", "has_more_pages", "is_inverted", "is_plain", "nodata_of", "odd_samples"]
 
-_BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT = 258, 262, 277, 338, 339  # tags
+_BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT, _NODATA = 258, 262, 277, 338, 339, 42113  # tags, the last one GDAL's
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
 _BIG = (b"II+\0", b"MM\0+")
@@ -68,6 +68,20 @@ def has_more_pages(file: BinaryIO) -> bool:
     directory = _directory(file)
     file.seek(0)
     return directory is not None and bool(directory.next)
+
+
+def nodata_of(file: BinaryIO) -> float | None:
+    """The number that marks pixels without data, where GDAL's tag says so; None of any other file."""
+    tags = _tags(file)
+    try:
+        return None if tags is None else float(str(tags[_NODATA]).strip("\0 "))
+    except (KeyError, ValueError):
+        return None
+
+
+def is_inverted(picture: Any) -> bool:
+    """Whether Pillow gives 255 less what an opened TIFF stores: grey of 2 to 8 bits whose 0 is white."""
+    return picture.mode == "L" and _first(picture.tag_v2, _PHOTOMETRIC, 1) == 0
 
 
 def bands_left(tags: Any, read: int) -> tuple[str, str] | None:

@@ -6,33 +6,40 @@ Room: data/sets. Legend: H W image height and width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from emaseg.data.checks import spread
 from emaseg.data.dataset import Dataset
 from emaseg.data.doubts import Doubt
 from emaseg.data.files.images import Header, image_header, read_image
 from emaseg.data.files.mask_values import mask_values
+from emaseg.data.sets.mixed_bits import mixed_bits
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.data.sets.pairs import PairedFiles, first_few
 from emaseg.errors import DataError
 
 __all__ = ["file_doubts"]
 
-_READ = 64  # images of 16 bits whose range is looked at
+_READ = 64  # images of 16 bits whose range is looked at, and masks of 1 bit and of more
+_INDEXED = (".png", ".gif", ".tif", ".tiff", ".bmp")  # that may have a palette, or 1 bit
 _NARROW = 64  # of 256 levels: a quarter of the range
+_SLIVER = 13  # ... 5 % of it
+_APART = 32  # levels between an extreme one and all others that make it a mark rather than a value
 
 
 def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
-    """Of the files of some samples: palettes that differ, dark 16-bit images, further pages; and files left out."""
+    """Of the files of some samples: palettes or bits that differ, dark 16-bit images, further pages; and files left out."""
     if not isinstance(dataset, PairedFiles):
         return []
     found = [Doubt("left", text, "convert what should be used, or take it for known") for text in dataset.left]
     masks = [dataset.items[index][1] for index in chosen if index < len(dataset.items)]
-    found += _palettes(masks)
-    layered = [path for path in masks if path.suffix.lower() in (".tif", ".tiff") and _pages(path) > 1]
+    heads = {path: head for path in masks if path.suffix.lower() in _INDEXED and (head := _header(path))}
+    found += _palettes(heads) + _bits(heads)
+    layered = [path for path, head in heads.items() if path.suffix.lower() in (".tif", ".tiff") and head.pages > 1]
     if layered:
         found.append(
             Doubt(
@@ -64,49 +71,87 @@ def _header(path: Path) -> Header | None:
         return None
 
 
-def _pages(path: Path) -> int:
-    header = _header(path)
-    return header.pages if header else 1
-
-
-def _palettes(masks: Sequence[Path]) -> list[Doubt]:
+def _palettes(heads: Mapping[Path, Header]) -> list[Doubt]:
     """Palettes are compared first; only where they differ are the masks read, for the indices that they use."""
-    palettes = {}
-    for path in masks:
-        if path.suffix.lower() in (".png", ".gif", ".tif", ".tiff", ".bmp") and (header := _header(path)):
-            palettes[path] = header.palette
+    palettes = {path: head.palette for path, head in heads.items()}
     known = [palette for palette in palettes.values() if palette]
     shortest = min(map(len, known), default=0)
     if len({palette[:shortest] for palette in known}) < 2:
         return []
-    rows = []
-    for path, palette in palettes.items():
-        try:
-            rows.append((path, palette, np.unique(mask_values(path, path).values).tolist()))
-        except DataError:
-            continue
+    rows = [(path, palette, values) for path, palette in palettes.items() if (values := _values(path))]
     mixed = mixed_palettes(rows)
     return [] if mixed is None else [Doubt("palettes", mixed.text, mixed.hint)]
 
 
+def _values(path: Path) -> list[int]:
+    """That a mask holds; none where it cannot be read, which is told where it is."""
+    try:
+        return [int(value) for value in np.unique(mask_values(path, path).values)]
+    except DataError:
+        return []
+
+
+def _bits(heads: Mapping[Path, Header]) -> list[Doubt]:
+    """Masks are read where some have 1 bit and others more: all of the few, and the others until it is known."""
+    few = [path for path, head in heads.items() if head.bits == 1]
+    many = [path for path, head in heads.items() if head.bits != 1]
+    if not few or not many:
+        return []
+    some = [many[place] for place in spread(len(many), _READ)]
+    mixed = mixed_bits((path, path in few, _values(path)) for path in (*few[:_READ], *some))
+    return [Doubt("bits", *mixed)] if mixed else []
+
+
 def _range(paths: Sequence[Path]) -> list[Doubt]:
     """16-bit images that use a sliver of their range: they become a few levels of the eight bits that are read."""
-    low, high = 255, 0
+    rows = []
     for path in paths[:_READ]:
         try:
-            image = read_image(path)
+            rows.append(np.bincount(read_image(path).ravel(), minlength=256))
         except DataError:
             continue
-        low, high = min(low, int(image.min())), max(high, int(image.max()))
-    if not paths or high < low or high - low >= _NARROW:
+    if not rows:
         return []
+    low, high = _hull([_used(row) for row in rows])
+    share = ""
+    if high - low >= _NARROW:
+        low, high = _hull([_mostly(row) for row in rows])
+        share = " in 99% of the pixels of each"
+        if high - low >= _SLIVER:
+            return []
     return [
         Doubt(
             "range",
-            f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535: of 256 levels {high - low + 1} "
-            f"are left when they are read, {paths[0]} for example",
+            f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535{share}: of 256 "
+            f"levels {high - low + 1} are left when they are read, {paths[0]} for example",
             f"declare what they use: data.range = [[{low * 256}, {high * 256 + 255}]] (with augment.photometric = "
             '"none"); or scale all of them alike to the whole range and save 8 bits, for example with '
             f"`gdal_translate -ot Byte -scale {low * 256} {high * 256 + 255} 0 255 in.tif out.tif`",
         )
     ]
+
+
+def _hull(spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return min(low for low, _ in spans), max(high for _, high in spans)
+
+
+def _used(row: npt.NDArray[np.intp]) -> tuple[int, int]:
+    """The lowest and the highest level that an image uses. row: (256,) the pixels of each.
+
+    White counts only where it is not far from all others: saturated pixels and those without data are no use of it.
+    """
+    levels = np.flatnonzero(row)
+    if len(levels) > 2 and levels[-1] == 255 and levels[-1] - levels[-2] > _APART:
+        levels = levels[:-1]
+    return int(levels[0]), int(levels[-1])
+
+
+def _mostly(row: npt.NDArray[np.intp]) -> tuple[int, int]:
+    """The levels between which 99% of an image lie, without a black and a white that are far from all others."""
+    levels = np.flatnonzero(row)
+    for end, extreme in ((-1, 255), (0, 0)):
+        rest = np.delete(levels, end)
+        if len(rest) > 1 and levels[end] == extreme and abs(levels[end] - rest[end]) > _APART:
+            levels = rest
+    below = np.cumsum(row[levels]) / row[levels].sum()
+    return int(levels[np.searchsorted(below, 0.005)]), int(levels[np.searchsorted(below, 0.995)])

@@ -34,6 +34,7 @@ from emaseg.data.sets.pair_lists import PairList, read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.data.sets.path_lists import Names, PathList, PathPairs
 from emaseg.errors import DataError, nearest
+from emaseg.files import is_hidden
 from emaseg.resources import data_root
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def walk(top: Path, without: Path | None, visited: Visited | None = None) -> lis
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
-                    if entry.name[0] == ".":
+                    if is_hidden(entry.name):
                         continue
                     if _is_folder(entry):
                         folders.append((f"{before}{entry.name}/", entry.path))

@@ -20,7 +20,7 @@ from emaseg.data.files.file_sample import FileSample
 from emaseg.data.files.label_files import LabelRule, read_label
 from emaseg.data.sets.path_lists import PathPairs
 from emaseg.errors import DataError, nearest
-from emaseg.files import read_bytes
+from emaseg.files import is_hidden, read_bytes
 
 _LONGEST = 256 << 20  # bytes of a list file: millions of names
 
@@ -95,7 +95,7 @@ def need_folder(path: Path, what: str, hint: str) -> None:
         if path.exists():
             raise DataError(f"{path}: {what} should be a folder, but is a file", hint)
         parent = next(above for above in path.parents if above.is_dir() or above == above.parent)
-        found = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        found = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     except OSError as error:
         raise DataError(f"{path}: {what} cannot be read ({error.strerror})", "check the permissions") from error
     near = nearest(path.relative_to(parent).parts[0], found)

@@ -30,6 +30,7 @@ from emaseg.data.sets.drawn import Drawing, DrawnFiles, Index, open_index
 from emaseg.data.sets.pairs import PairedFiles, first_few
 from emaseg.data.sets.trees import Files, files_below, first_folder, known_split, listed_ids, pairs, top_folder
 from emaseg.errors import DataError
+from emaseg.files import is_hidden
 from emaseg.recipe.data import IGNORE
 from emaseg.resources import data_root
 
@@ -113,7 +114,7 @@ def _label_source(root: Path, top: Path) -> Path:
             path = place / name
             if path.is_file() if name == JSON else path.is_dir():
                 return path
-    found = sorted(entry.name for entry in top.iterdir() if not entry.name.startswith("."))
+    found = sorted(entry.name for entry in top.iterdir() if not is_hidden(entry.name))
     raise DataError(
         f"{top}: no labels: expected {PNG}, {JSON}, {OWNERS} or {MAT}, found {first_few(found, 8)}", _LABELS_HINT
     )

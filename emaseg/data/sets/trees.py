@@ -17,6 +17,7 @@ from emaseg.data.dataset import Phase, Sample, UInt8
 from emaseg.data.files.file_sample import FileSample
 from emaseg.data.sets.pairs import first_few, need_folder, read_names
 from emaseg.errors import DataError, RecipeError, nearest
+from emaseg.files import is_hidden
 
 Pairs = tuple[tuple[Path, Path], ...]
 
@@ -50,7 +51,7 @@ def _listed(folder: Path, ending: str, groups: bool) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_hidden(entry.name):
                     continue
                 if entry.name.endswith(ending):
                     yield folder / entry.name
@@ -116,7 +117,7 @@ def top_folder(root: Path, inner: Sequence[str], holds: Sequence[str], what: str
     if max(scores) > 0:
         return places[scores.index(max(scores))]
     try:
-        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     except OSError as error:
         raise DataError(f"{root}: the folder cannot be read ({error.strerror})", "check its permissions") from error
     expected = ", ".join(names.partition("|")[0] for names in holds)

@@ -129,6 +129,12 @@ def test_binary_mask_of_0_and_255(tmp_path: Path) -> None:
     fails(saved(tmp_path, grey([0, 255, 255])), STRICT, "255 (2 pixels)", "binary mask", "save the second class as 1")
 
 
+def test_one_bit_among_masks_of_0_and_255(tmp_path: Path) -> None:
+    """Protects from a remedy that would make the object of one file another class."""
+    rule = index_rule(("ground", "thing"), ignore=(), values=(0, 255))
+    fails(saved(tmp_path, np.array([[True, False]])), rule, "1 (1 pixel)", "a mask of 1 bit", "1 as 255")
+
+
 def test_255_among_other_classes_suggests_data_ignore(tmp_path: Path) -> None:
     fails(saved(tmp_path, grey([0, 1, 255])), STRICT, "255 (1 pixel)", "set data.ignore = [255]")
 

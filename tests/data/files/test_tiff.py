@@ -5,18 +5,30 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from emaseg.data.files.images import image_size, read_image
+from emaseg.data.files.mask_values import mask_values
 from emaseg.errors import DataError
 from tests.data.made import real
 
 
-def tiff(folder: Path, bands: int, bits: int, kind: int, photometric: int, extra: int | None, planes: int = 1) -> Path:
+def tiff(
+    folder: Path,
+    bands: int,
+    bits: int,
+    kind: int,
+    photometric: int,
+    extra: int | None,
+    planes: int = 1,
+    orientation: int = 1,
+) -> Path:
     """An uncompressed little-endian TIFF of 4 x 6 pixels, as its tags say."""
     pixels = b"\x01" * (4 * 6 * bands * bits // 8)
     tags = {256: (6,), 257: (4,), 258: (bits,) * bands, 259: (1,), 262: (photometric,), 273: (8,), 277: (bands,)}
-    tags |= {278: (4,), 279: (len(pixels),), 284: (planes,), 339: (kind,) * bands}
+    tags |= {274: (orientation,), 278: (4,), 279: (len(pixels),), 284: (planes,), 339: (kind,) * bands}
     if planes == 2:
         size = len(pixels) // bands
         tags |= {273: tuple(8 + place * size for place in range(bands)), 279: (size,) * bands}
@@ -98,3 +110,27 @@ def test_real_bands(file: str, words: str) -> None:
         read_image(real("field_cases") / "tiff_bands" / f"{file}.tif")
     assert words in caught.value.message
     assert "damaged" not in caught.value.message
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(8, [[1] * 6] * 4), (4, [[0, 17] * 3] * 4), (16, [[257] * 6] * 4)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_mask_whose_0_is_white_is_what_it_stores(
+    bits: int, stored: list[list[int]], turned: bool, tmp_path: Path
+) -> None:
+    """Its numbers are the same with either photometric interpretation, which is about looks: ImageJ and tifffile write
+    such masks, and inverted ones would train without a word."""
+    for photometric in (0, 1):
+        path = tiff(tmp_path, 1, bits, 1, photometric, None, orientation=3 if turned else 1)
+        values = mask_values(path, path).values
+        assert (values[::-1, ::-1] if turned else values).tolist() == stored, photometric
+        assert np.array_equal(mask_values(path.read_bytes(), path).values, values)
+        if bits < 16:
+            assert np.array_equal(read_image(path)[..., 0], values if photometric else 255 - values)
+
+
+def test_of_one_bit_white_is_1_either_way(tmp_path: Path) -> None:
+    """Fax compression has white as 0: whoever saves a mask so has not chosen the numbers."""
+    picture = Image.fromarray(np.array([[True, False, False]]))
+    for photometric in (0, 1):
+        picture.save(tmp_path / "a.tif", tiffinfo={262: photometric})
+        assert mask_values(tmp_path / "a.tif", tmp_path / "a.tif").values.tolist() == [[1, 0, 0]]
