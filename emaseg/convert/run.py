@@ -116,7 +116,7 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
         )
     swept = sweep(job, done, left, renamed=renamed)
     notes = (*export.notes, *([split_note] if split_note else []), *_notes(source, export, done, options))
-    notes += tuple(_kept_notes(done, swept))
+    notes += (*_kept_notes(done, swept), *_link_notes(job, export.items, targets))
     splits = Counter(_split(one.place, targets) for one in done)
     conversion = Conversion(
         folder,
@@ -217,6 +217,18 @@ def _kept_notes(done: Sequence[Done], swept: Swept) -> list[str]:
             f"the last copy ({first_few(swept.foreign)}). Remove what is not to be trained on."
         )
     return notes
+
+
+def _link_notes(job: Job, items: Sequence[Item], targets: Sequence[Place]) -> list[str]:
+    """A word on the images that are their originals."""
+    pairs = [(job.root / item.image, job.out / place.image) for item, place in zip(items, targets, strict=True)]
+    count = sum(place.is_file() and original.is_file() and place.samefile(original) for original, place in pairs)
+    if not count:
+        return []
+    return [
+        f"Hard links to the originals: {count:,} files in {job.out / 'images'}. What changes one of them in place changes "
+        "the original; copy the folder (cp -r) before you do that."
+    ]
 
 
 def _without_area(done: Sequence[Done]) -> str:

@@ -173,3 +173,16 @@ def test_masks_of_older_versions(twice: Path) -> None:
     assert done.kept == 2
     np.testing.assert_array_equal(masks(twice / "out")["a"], label)
     np.testing.assert_array_equal(masks(twice / "out")["b"], expected([("cat", TRIANGLE)]))
+
+
+def test_hard_links_are_told(twice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the originals from a program that shrinks the converted images in place; copies need no warning."""
+    done = run(twice / "in", twice / "out")
+    linked = os.path.samefile(twice / "in/a.jpg", twice / "out/images/a.jpg")
+    assert bool(note_of(done, "Hard links to the originals: 3 files")) == linked
+
+    def refuse(*_: object) -> None:
+        raise OSError(1, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert not note_of(run(twice / "in", twice / "copied"), "Hard links")
