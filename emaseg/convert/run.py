@@ -225,10 +225,8 @@ def _link_notes(job: Job, items: Sequence[Item], targets: Sequence[Place]) -> li
     count = sum(place.is_file() and original.is_file() and place.samefile(original) for original, place in pairs)
     if not count:
         return []
-    return [
-        f"Hard links to the originals: {count:,} files in {job.out / 'images'}. What changes one of them in place changes "
-        "the original; copy the folder (cp -r) before you do that."
-    ]
+    where = f"Hard links to the originals: {count:,} files in {job.out / 'images'}."
+    return [f"{where} What changes one of them in place changes the original; copy the folder (cp -r) before that."]
 
 
 def _without_area(done: Sequence[Done]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Shape
 from emaseg.convert.labelme import in_order
-from emaseg.convert.numbers import Malformed, number, text_of
+from emaseg.convert.numbers import Malformed, check_bare, number, text_of
 from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Source, csv_rows, finder, json_files, read_json, split_of, split_of_file, state_of
 from emaseg.data.sets.pairs import read_text
@@ -33,6 +33,7 @@ _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 _THREE = (b"attribute", b"file", b"metadata", b"fname", b"av", b"xy")  # keys of VIA 3
 _SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon"}  # first of its xy
 _NUMBERS = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
+_BARE = ("point", "line", "polyline")
 _Region = tuple[Mapping[str, Any], Mapping[str, Any]]  # shape attributes, region attributes
 
 
@@ -236,4 +237,5 @@ def _shape(kind: str, shape: Mapping[str, Any]) -> Shape | None:
         case "ellipse":
             turn = number(shape.get("theta", 0), "theta")
             return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)])
+    check_bare(kind, _BARE)
     return None
