@@ -24,7 +24,7 @@ from emaseg.recipe.data import IGNORE
 from emaseg.starter.class_files import Entry, clean, read_lines
 from emaseg.words import printable
 
-__all__ = ["ClassList", "class_list", "read_names", "write_names"]
+__all__ = ["ClassList", "class_list", "numbered", "read_names", "write_names"]
 
 _BACKGROUND = ("background", "bg")
 _LONGEST = 150  # characters of a name; a recipe takes 200
@@ -87,6 +87,16 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
             other = f"{name}_{count}"
         found.append(other)
     return tuple(found)
+
+
+def numbered(labels: Sequence[Label], classes: ClassList) -> list[str]:
+    """The names of the classes that got a number, for another label has the same name."""
+    values = {label.key: classes.values[label.key] for label in labels}
+    return [
+        classes.names[values[label.key]]
+        for label in labels
+        if values[label.key] != IGNORE and classes.names[values[label.key]] != _name(label.name)
+    ]
 
 
 def _colours(stated: Sequence[Colour | None]) -> tuple[Colour, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from emaseg.convert.classes import ClassList, class_list, write_names
+from emaseg.convert.classes import ClassList, class_list, numbered, write_names
 from emaseg.convert.earlier import Swept, check_names, sweep
 from emaseg.convert.export import Export, Item, Left
 from emaseg.convert.formats import Format, recognise
@@ -115,7 +115,12 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
             "export polygons or masks; where boxes are all there is, draw outlines first",
         )
     swept = sweep(job, done, left, renamed=renamed)
-    notes = (*export.notes, *([split_note] if split_note else []), *_notes(source, export, done, options))
+    notes = (
+        *export.notes,
+        *([split_note] if split_note else []),
+        *_class_notes(job.classes, export),
+        *_notes(source, export, done, options),
+    )
     notes += (*_kept_notes(done, swept), *_link_notes(job, export.items, targets))
     splits = Counter(_split(one.place, targets) for one in done)
     conversion = Conversion(
@@ -181,18 +186,28 @@ def _notes(source: Source, export: Export, done: Sequence[Done], options: Option
         notes.append(f"Objects that cover no pixel, being thinner than one or outside of their image: {empty:,}.")
     if without := _without_area(done):
         notes.append(f"Not drawn, for they have no area: {without}.")
-    names = sorted({label.name for label in export.labels})
-    if alike := [name for name in names if [other.lower() for other in names].count(name.lower()) > 1]:
-        notes.append(f"Labels that differ in capitals only are different classes: {first_few(alike, 6)}.")
-    known = {PurePosixPath(item.image).stem for item in export.items} | {
-        PurePosixPath(one.name).stem for one in export.left
-    }
-    others = (name for name in source.images.values() if name not in export.masks)
-    alone = [name for name in others if PurePosixPath(name).stem not in known]
+    known = {item.image for item in export.items} | export.masks
+    named = {PurePosixPath(one.name).stem for one in export.left}
+    others = (name for name in source.images.values() if name not in known)
+    alone = [name for name in others if PurePosixPath(name).stem not in named]
     if alone:
         notes.append(f"Images without annotations, left out: {len(alone):,} ({first_few(alone)}).")
     if unread := count_endings((name for name in source.files), texts=False):
         notes.append(f"Files that are not read: {unread}.")
+    return notes
+
+
+def _class_notes(classes: ClassList, export: Export) -> list[str]:
+    """On labels that may be meant as one class."""
+    notes = []
+    names = sorted({label.name for label in export.labels})
+    if alike := [name for name in names if [other.lower() for other in names].count(name.lower()) > 1]:
+        notes.append(f"Labels that differ in capitals only are different classes: {first_few(alike, 6)}.")
+    if twins := numbered(export.labels, classes):
+        notes.append(
+            f"Labels of one name stay different classes, told apart by a number: {first_few(twins, 6)}. If they are one "
+            "class, give them one label in the annotations."
+        )
     return notes
 
 
