@@ -19,12 +19,12 @@ from emaseg.data.files.label_files import MAX_CLASSES
 from emaseg.data.files.mask_values import Colour
 from emaseg.data.label_sets import voc_colours
 from emaseg.errors import DataError
-from emaseg.files import write_text
+from emaseg.files import read_bytes, write_text
 from emaseg.recipe.data import IGNORE
 from emaseg.starter.class_files import Entry, clean, read_lines
 from emaseg.words import printable
 
-__all__ = ["ClassList", "class_list", "write_names"]
+__all__ = ["ClassList", "class_list", "numbered", "read_names", "write_names"]
 
 _BACKGROUND = ("background", "bg")
 _LONGEST = 150  # characters of a name; a recipe takes 200
@@ -89,6 +89,16 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def numbered(labels: Sequence[Label], classes: ClassList) -> list[str]:
+    """The names of the classes that got a number, for another label has the same name."""
+    values = {label.key: classes.values[label.key] for label in labels}
+    return [
+        classes.names[values[label.key]]
+        for label in labels
+        if values[label.key] != IGNORE and classes.names[values[label.key]] != _name(label.name)
+    ]
+
+
 def _colours(stated: Sequence[Colour | None]) -> tuple[Colour, ...]:
     """The export's, where it states a different one for each class; else VOC's."""
     given = [colour for colour in stated if colour is not None]
@@ -111,6 +121,20 @@ def write_names(folder: Path, names: Sequence[str]) -> Path:
     path.unlink()
     write_text(other, json.dumps({str(value): name for value, name in enumerate(names)}, indent=1) + "\n")
     return other
+
+
+def read_names(folder: Path) -> dict[int, str] | None:
+    """The names by value that `write_names` left in a folder; None: none."""
+    path, other = folder / "classes.txt", folder / "classes.json"
+    if path.is_file():
+        return _read_back(path)
+    try:
+        said = json.loads(read_bytes(other))
+        return {int(value): str(name) for value, name in said.items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def _read_back(path: Path) -> dict[int, str]:

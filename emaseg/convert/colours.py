@@ -19,9 +19,10 @@ from emaseg.convert.source import Source, split_of, state_of
 from emaseg.data.checks import spread
 from emaseg.data.files.images import image_header
 from emaseg.data.files.label_files import MAX_CLASSES
-from emaseg.data.files.mask_values import mask_values, packed
+from emaseg.data.files.mask_values import Colour, mask_values, packed
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
+from emaseg.recipe.data import IGNORE
 from emaseg.starter.kinds import any_layout
 from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
@@ -43,11 +44,27 @@ def files(source: Source) -> list[str]:
         masks = _masks(layout)
         some = [masks[place] for place in spread(len(masks), _LOOKED)]
         stored = [(mask, mask_values(mask, mask)) for mask in some]
+        if any(one.palette for _, one in stored):
+            others = _of_other_palettes(masks)
+            stored += [(mask, mask_values(mask, mask)) for mask in others if mask not in some]
     except DataError:
         return []
     coloured = any(one.coloured and not one.equal for _, one in stored)
     mixed = mixed_palettes([(mask, one.palette, np.unique(one.values).tolist()) for mask, one in stored])
-    return [layout.train.masks] if coloured or (mixed is not None and mixed.swapped) else []
+    return [layout.train.masks] if coloured or mixed is not None else []
+
+
+def _of_other_palettes(masks: list[Path]) -> list[Path]:
+    """The first mask of each palette, of few palettes."""
+    found: dict[tuple[Colour, ...], Path] = {}
+    for mask in masks:
+        if (
+            (palette := image_header(mask).palette)
+            and found.setdefault(palette, mask) is mask
+            and len(found) == _LOOKED
+        ):
+            break
+    return list(found.values())
 
 
 def _masks(layout: Layout) -> list[Path]:
@@ -63,7 +80,7 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     layout = any_layout(source.root)
     train, evaluation = paired_files(layout)
     masks = _masks(layout)
-    indexed = bool(image_header(masks[0]).palette)
+    indexed = any(image_header(mask).palette for mask in masks)
     held = (yield from _held(masks)) if indexed else (yield from read_masks(masks))
     names, remarks = find_names(layout.root, name_folders(layout), coloured=True)
     classes = classes_of(held, names)
@@ -115,5 +132,10 @@ def _held(masks: list[Path]) -> Generator[Reading, None, Held]:
 
 def _colours(path: Path) -> dict[int, int]:
     stored = mask_values(path, path)
+    if not stored.coloured and not stored.palette and (numbers := set(np.unique(stored.values).tolist()) - {0, IGNORE}):
+        raise DataError(
+            f"{path}: has no palette, as other masks have, and holds {min(numbers)}: which colour that is is unclear",
+            "save it with the palette of the others",
+        )
     values, counts = np.unique(stored.by_colour(), return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, RowRuns, Shape
-from emaseg.convert.numbers import Malformed, number, size_of, text_of, whole
+from emaseg.convert.numbers import Malformed, check_bare, number, size_of, text_of, whole
 from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Finder, Source, finder, read_xml, split_of, split_of_file, state_of
 from emaseg.data.files.mask_values import Colour
@@ -26,6 +26,8 @@ from emaseg.threads import Reading
 from emaseg.words import excerpt
 
 __all__ = ["files", "read"]
+
+_BARE = ("points", "polyline", "skeleton")
 
 _HEAD = 1 << 16
 _Raw = tuple[tuple[str, dict[str, str]], ...]  # of each shape its kind and its attributes
@@ -148,6 +150,8 @@ def _objects(raw: _Raw) -> Objects:
             continue
         try:
             label = text_of(attributes.get("label"), "a label")
+            if kind not in _SHAPES:
+                check_bare(kind, _BARE)
             shape = _SHAPES[kind](attributes) if kind in _SHAPES else None
             order = whole(attributes.get("z_order", 0), "z_order")
         except ValueError as error:

@@ -72,12 +72,16 @@ class BrushRuns:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A binary picture in base64 with its place in the image; folded: compressed by zlib once more (Supervisely)."""
+    """A binary picture in base64 with its place in the image.
+
+    folded: compressed by zlib once more (Supervisely). size: (h, w) that it must have, None = any.
+    """
 
     top: int
     left: int
     content: str
     folded: bool = False
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """labelme: one JSON file for each image, with the shapes in the order in which they were drawn.
 
-Room: convert. A polygon, rectangle, circle or mask has an area; a point or a line has none.
+Room: convert. A polygon, rectangle (turned or not), quadrilateral, circle or mask has an area; a point or a line has none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Picture, Shape
-from emaseg.convert.numbers import Malformed, pair, pairs, size_of, text_of
+from emaseg.convert.numbers import Malformed, check_bare, pair, pairs, size_of, text_of
 from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, state_of
 from emaseg.data.files.images import EXTENSIONS
@@ -22,6 +22,9 @@ from emaseg.starter.names import Entry, find_names
 from emaseg.threads import Reading, read_all
 
 __all__ = ["files", "read"]
+
+_TURNED = ("rotation", "oriented_rectangle", "quadrilateral")  # with their four corners
+_BARE = ("point", "points", "line", "linestrip")
 
 
 def files(source: Source) -> list[str]:
@@ -159,6 +162,10 @@ def _shape(kind: str, shape: dict[str, Any]) -> Shape | None:
             return Outline([[value for point in points for value in point]])
         (left, top), (right, bottom) = points
         return Outline([rectangle(left, top, right, bottom)])
+    if kind in _TURNED:
+        if len(points) != 4:
+            raise Malformed(f"a shape of the kind {kind} without its four corners")
+        return Outline([[value for point in points for value in point]])
     if kind == "circle":
         if len(points) != 2:
             raise Malformed("a circle without its two points")
@@ -170,4 +177,5 @@ def _shape(kind: str, shape: dict[str, Any]) -> Shape | None:
             raise Malformed("a mask without its place")
         x, y = pair(points[0])
         return Picture(round(y), round(x), text_of(shape.get("mask"), "the picture of a mask"))
+    check_bare(kind, _BARE)
     return None

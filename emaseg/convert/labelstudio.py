@@ -1,6 +1,6 @@
 """Label Studio: a JSON export of all tasks, or brush exports, one PNG for each label of a task.
 
-Room: convert. A polygon, brush, rectangle or ellipse that was drawn as a region of a class has an area.
+Room: convert. A polygon, brush, bitmask, rectangle or ellipse that was drawn as a region of a class has an area.
 
 A brush export's name has the number of its task, not the image's name: the JSON or CSV export of the same project says
 which image a task is of.
@@ -19,9 +19,21 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from emaseg.convert.export import BrushRuns, Export, Item, Label, Left, MaskFile, Object, Objects, Outline, Shape
+from emaseg.convert.export import (
+    BrushRuns,
+    Export,
+    Item,
+    Label,
+    Left,
+    MaskFile,
+    Object,
+    Objects,
+    Outline,
+    Picture,
+    Shape,
+)
 from emaseg.convert.labelme import in_order
-from emaseg.convert.numbers import Malformed, number, pairs, size_of, text_of
+from emaseg.convert.numbers import Malformed, check_bare, number, pairs, size_of, text_of
 from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Finder, Source, csv_rows, finder, json_files, read_json, split_of, state_of
 from emaseg.data.sets.pairs import first_few, read_text
@@ -32,6 +44,7 @@ from emaseg.words import excerpt
 __all__ = ["brush_files", "files", "read", "read_brushes"]
 
 BRUSH = re.compile(r"(?:.*/)?task-(\d+)-annotation-(\d+)-by-.*-tag-(.+?)-\d+\.png", re.IGNORECASE)
+_BARE = tuple(f"{kind}labels" for kind in ("keypoint", "timeseries", "hypertext", "paragraph", "timeline"))
 _PREFIX = re.compile(r"[0-9a-f]{8}-")  # in front of the name of an uploaded file
 
 
@@ -195,7 +208,12 @@ def _shape(kind: str, value: Mapping[str, Any], one: Mapping[str, Any]) -> Shape
         if size is None:
             raise Malformed("a brush drawing without the image's size")
         return BrushRuns(*size, value["rle"])
+    if kind == "bitmasklabels":
+        content = text_of(value.get("imageDataURL"), "the picture of a bitmask").partition("base64,")[2]
+        size = size_of(one.get("original_height"), one.get("original_width"))
+        return Picture(0, 0, content, size=size)
     if kind not in ("rectanglelabels", "ellipselabels"):
+        check_bare(kind, _BARE)
         return None
     size = size_of(one.get("original_height"), one.get("original_width"))
     if size is None:

@@ -10,11 +10,11 @@ Recognised as `emaseg init` recognises them. Masks lie in the order of their cla
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from emaseg.convert.export import Export, Item, Label, MaskFile, Object, Objects
+from emaseg.convert.export import Export, Item, Label, Left, MaskFile, Object, Objects
 from emaseg.convert.labelme import in_order
 from emaseg.convert.source import Source, split_of, state_of
 from emaseg.data.sets.folder import walk
@@ -42,9 +42,14 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     places = find_several(source.root)
     masks_of: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     splits, kinds_of = dict[str, str](), defaultdict[str, set[str]](set)
+    left: list[Left] = []
     for split, found in places.items():
         names = [name for name in walk(found.images, None) if name.lower().endswith(tuple(_images(source)))]
-        stems = {stem_of(name): name for name in reversed(names)}
+        by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            by_stem[stem_of(name)].append(name)
+        stems = {stem: several[0] for stem, several in by_stem.items() if len(several) == 1}
+        left += _unclear(source, found.images, by_stem)
         for kind in found.kinds:
             label = class_of(kind, found.how)
             for stem, mask in sorted(_masks(found.masks, found.how, kind, stems)):
@@ -60,7 +65,21 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     ]
     labels = tuple(Label(label, label) for label in ordered)
     used = frozenset(_relative(source, mask) for masks in masks_of.values() for _, mask in masks)
-    return Export(labels, tuple(items), (), notes, masks=used)
+    return Export(labels, tuple(items), tuple(left), notes, masks=used)
+
+
+def _unclear(source: Source, folder: Path, by_stem: Mapping[str, Sequence[str]]) -> list[Left]:
+    """Images whose masks may be those of another one."""
+    return [
+        Left(
+            _relative(source, folder / name),
+            f"{len(several)} images have this name but for its ending ({first_few(several, 2)}), and the masks may be of any; "
+            "rename the others",
+        )
+        for several in by_stem.values()
+        for name in several
+        if len(several) > 1
+    ]
 
 
 def _merged(label: str, kinds: set[str]) -> str:

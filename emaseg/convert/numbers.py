@@ -6,12 +6,13 @@ Room: convert. Legend: H W image height and width.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from emaseg.data.files.images import MAX_PIXELS
 from emaseg.words import excerpt
 
-__all__ = ["Malformed", "number", "pair", "pairs", "size_of", "text_of", "whole"]
+__all__ = ["Malformed", "check_bare", "number", "pair", "pairs", "size_of", "text_of", "whole"]
 
 
 class Malformed(ValueError):
@@ -19,6 +20,18 @@ class Malformed(ValueError):
 
 
 _FAR = 1e8  # pixels; beyond it a coordinate is no place
+
+
+def check_bare(kind: str, bare: Collection[str]) -> None:
+    """Stop at a kind of shape that is none of those without an area: it may have one that would be missing.
+
+    Raises:
+        ValueError: it is none of `bare`.
+    """
+    if kind not in bare:
+        raise Malformed(
+            f"a shape of a kind that cannot be drawn: {excerpt(kind, 40)}; make a polygon of it, or remove it"
+        )
 
 
 def number(value: Any, what: str = "a coordinate") -> float:

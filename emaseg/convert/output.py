@@ -2,8 +2,8 @@
 
 Room: convert. Legend: H W image height and width.
 
-Each mask is an indexed PNG whose comment says from what it was made and what it holds: a second run keeps those whose
-annotations and image have not changed. Images are hard links where the disk allows it, else copies; never resized.
+Each mask says from what it was made and what it holds (mask_files.py): a second run keeps those whose annotations and
+image have not changed, and those that somebody has changed. Images are hard links where the disk allows it, else copies; never resized.
 Every file appears whole or not at all.
 """
 
@@ -20,28 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-from PIL import Image, PngImagePlugin
-
 from emaseg.convert.classes import ClassList
 from emaseg.convert.export import Item, Left
+from emaseg.convert.mask_files import Made, as_written, mask_file, own_pixels, pixels_of, read_made, was_edited
 from emaseg.convert.numbers import Malformed
 from emaseg.convert.painting import Overlap, Painted, label_map
 from emaseg.data.files.images import image_size
-from emaseg.data.files.mask_values import Colour
-from emaseg.data.sets.folder import walk
 from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
-from emaseg.recipe.data import IGNORE
 from emaseg.words import quoted_path
 
-__all__ = ["REPORT", "Done", "Job", "Place", "check_out", "convert_item", "places", "stale_files", "write_report"]
+__all__ = ["REPORT", "Done", "Job", "Place", "check_out", "convert_item", "places", "write_report"]
 
 REPORT = "convert.json"
 _SCHEMA = 1
-_COMMENT = "Comment"  # a keyword of PNG texts that readers of masks expect
-_VOID_COLOUR = (224, 224, 192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +64,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A mask that is there. objects, pixels: by mask value. kept: it was there before."""
+    """A mask that is there. objects, pixels: by mask value. kept: it was there before. own: somebody has changed it since
+    it was written, so that its objects are not known."""
 
     place: Place
     objects: Mapping[int, int]
@@ -80,6 +74,7 @@ class Done:
     empty: int
     without_area: Mapping[str, int]
     kept: bool
+    own: bool = False
 
 
 # -------------------------------------------------------------------------------------------------------- places
@@ -132,29 +127,50 @@ def _shared(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 # ------------------------------------------------------------------------------------------------------- one image
 def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
-    """Write the mask of an item and give its image a place, unless they are there.
+    """Write the mask of an item and give its image a place, unless they are there. What is in their places and not as
+    this program left it stays.
 
     Raises:
         SystemFault: the disk is full, or a folder cannot be written.
     """
-    image = job.root / item.image
+    image, mask = job.root / item.image, job.out / place.mask
     try:
         size = image_size(image)
         _check_size(item, size)
-        key = _key(job, item, image)
-        done = _known(job.out / place.mask, key, place)
+        made, key = read_made(mask), _key(job, item, image)
+        _check_image(image, job.out / place.image, made)
+        done = _there(job, mask, made, key, size, place)
+        content = b""
         if done is None:
             objects = item.read()
             if not objects.objects and job.empty == "skip":
                 return Left(item.image, "nothing is drawn on it", fault=False)
             painted = label_map(objects, size, job.classes.values, job.classes.base, job.overlap)
-            done = _written(job, place, key, painted, objects.without_area)
+            done, content = _drawn(job, item, place, key, painted, objects.without_area)
     except ValueError as error:
         return Left(item.image, str(error))
     except DataError as error:
         return Left(item.image, error.message)
     _give(image, job.out / place.image)
+    if content:  # after the image: a mask that is there says what was put beside it
+        with atomic(mask) as file:
+            file.write(content)
     return done
+
+
+def _there(job: Job, mask: Path, made: Made | None, key: str, size: tuple[int, int], place: Place) -> Done | None:
+    """The mask that is there, if it was made from the same, or somebody has changed it; None: it is to be written."""
+    if not os.path.lexists(mask):
+        return None
+    same = made is not None and made.key == key
+    if as_written(mask):
+        if not same:
+            return None
+    elif not same or was_edited(mask, made):
+        return Done(place, {}, own_pixels(mask, size, len(job.classes.names)), 0, 0, {}, kept=True, own=True)
+    if made is None:
+        return None
+    return Done(place, made.objects, made.pixels, made.contested, made.empty, made.without_area, kept=True)
 
 
 def _check_size(item: Item, size: tuple[int, int]) -> None:
@@ -173,57 +189,46 @@ def _key(job: Job, item: Item, image: Path) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _known(path: Path, key: str, place: Place) -> Done | None:
-    """What a mask says of itself, if it was made from the same."""
-    try:
-        with open_file(path) as file, Image.open(file, formats=("PNG",)) as picture:
-            said = json.loads(picture.info.get(_COMMENT, ""))
-        if said["key"] != key:
-            return None
-        objects, pixels = ({int(k): int(v) for k, v in said[name].items()} for name in ("objects", "pixels"))
-        without = {str(k): int(v) for k, v in said["without_area"].items()}
-        return Done(place, objects, pixels, int(said["contested"]), int(said["empty"]), without, kept=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, RecursionError):
-        return None
+def _drawn(
+    job: Job, item: Item, place: Place, key: str, painted: Painted, without: Mapping[str, int]
+) -> tuple[Done, bytes]:
+    """What a mask holds, and its file."""
+    stat = (job.root / item.image).stat()
+    pixels, counts = pixels_of(painted.label), (painted.contested, painted.empty)
+    names = job.classes.names
+    made = Made(key, painted.objects, pixels, *counts, without, item.image, (stat.st_size, stat.st_mtime_ns), names)
+    done = Done(place, painted.objects, pixels, *counts, without, kept=False)
+    return done, mask_file(painted.label, job.classes.colours, made)
 
 
-def _written(job: Job, place: Place, key: str, painted: Painted, without: Mapping[str, int]) -> Done:
-    histogram = np.bincount(painted.label.ravel(), minlength=256)
-    pixels = {int(value): int(histogram[value]) for value in np.flatnonzero(histogram)}
-    said = {
-        "key": key,
-        "objects": dict(painted.objects),
-        "pixels": pixels,
-        "contested": painted.contested,
-        "empty": painted.empty,
-        "without_area": dict(without),
-    }
-    comment = PngImagePlugin.PngInfo()
-    comment.add_text(_COMMENT, json.dumps(said))
-    picture = Image.fromarray(painted.label)
-    picture.putpalette(_palette(job.classes.colours))
-    with atomic(job.out / place.mask) as file:
-        picture.save(file, "PNG", pnginfo=comment)
-    return Done(place, painted.objects, pixels, painted.contested, painted.empty, without, kept=False)
+def _check_image(image: Path, place: Path, made: Made | None) -> None:
+    """Stop where an image would replace one that an earlier run did not put there.
+
+    Raises:
+        ValueError: it would.
+    """
+    if not os.path.lexists(place) or _is_same(place, image):
+        return
+    stat = place.stat() if place.is_file() and not place.is_symlink() else None
+    if stat is None or made is None or (stat.st_size, stat.st_mtime_ns) != made.file:
+        raise Malformed(f"another file than this image is in its place, and is kept: remove or rename {place}")
 
 
-def _palette(colours: Sequence[Colour]) -> list[int]:
-    """256 colours; the ignored pixels' is VOC's for outlines."""
-    every = [*colours, *[(0, 0, 0)] * (IGNORE - len(colours)), _VOID_COLOUR]
-    return [part for colour in every for part in colour]
+def _is_same(place: Path, image: Path) -> bool:
+    """Whether a place has the image already, be it as a copy."""
+    if not place.exists():
+        return False
+    here, there = place.stat(), image.stat()
+    return place.samefile(image) or (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
 
 
 def _give(image: Path, place: Path) -> None:
     """A hard link to the image, or a copy where the disk cannot link."""
     try:
         real = image.resolve()
-        if place.exists():
-            if place.samefile(real) or (place.stat().st_size, place.stat().st_mtime_ns) == (
-                real.stat().st_size,
-                real.stat().st_mtime_ns,
-            ):
-                return
-            place.unlink()
+        if _is_same(place, real):
+            return
+        place.unlink(missing_ok=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(real, place)
@@ -276,18 +281,3 @@ def write_report(out: Path, content: Mapping[str, Any]) -> None:
         SystemFault: it cannot be written.
     """
     write_text(out / REPORT, json.dumps({"schema": _SCHEMA, **content}, indent=1) + "\n")
-
-
-def stale_files(out: Path, done: Sequence[Done]) -> list[str]:
-    """Remove the images and masks of an earlier run that belong to no image any more; returns the masks' names."""
-    wanted = {name for one in done for name in (one.place.image, one.place.mask)}
-    gone = []
-    for part in ("images", "masks"):
-        if not (out / part).is_dir():
-            continue
-        for name in walk(out / part, None):
-            path = f"{part}/{name}"
-            if path not in wanted:
-                (out / path).unlink()
-                gone += [path] if part == "masks" else []
-    return gone

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from emaseg.convert.classes import ClassList, class_list, write_names
+from emaseg.convert.classes import ClassList, class_list, numbered, write_names
+from emaseg.convert.earlier import Swept, check_names, sweep
 from emaseg.convert.export import Export, Item, Left
 from emaseg.convert.formats import Format, recognise
-from emaseg.convert.output import Done, Job, Place, check_out, convert_item, places, stale_files, write_report
+from emaseg.convert.output import Done, Job, Place, check_out, convert_item, places, write_report
 from emaseg.convert.painting import Overlap
 from emaseg.convert.source import Source, scan
 from emaseg.data.sets.folder import count_endings
@@ -95,6 +96,7 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
     job = Job(source.root, out, class_list(export.labels, unlabelled=unlabelled), options.overlap, options.empty)
     targets, split_note = places(export.items)
     about = {"source": str(folder.resolve()), "format": kind.words, "done": False}
+    renamed = check_names(out, job.classes.names)
     make_folder(out)
     write_report(out, about)
     write_names(out, job.classes.names)
@@ -104,9 +106,7 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
 
     results = yield from read_all("masks", work, list(zip(export.items, targets, strict=True)))
     done = [one for one in results if isinstance(one, Done)]
-    gone = stale_files(out, done)
     left = (*export.left, *(one for one in results if isinstance(one, Left)))
-    notes = (*export.notes, *([split_note] if split_note else []), *_notes(source, export, done, gone, options))
     if not done:
         raise _nothing(source, kind, Export((), (), tuple(left)))
     if not any(one.objects for one in done) and (without := _without_area(done)):
@@ -114,6 +114,14 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
             f"{source.root}: {kind.words} without an outline ({without}): a mask cannot be drawn from these",
             "export polygons or masks; where boxes are all there is, draw outlines first",
         )
+    swept = sweep(job, done, left, renamed=renamed)
+    notes = (
+        *export.notes,
+        *([split_note] if split_note else []),
+        *_class_notes(job.classes, export),
+        *_notes(source, export, done, options),
+    )
+    notes += (*_kept_notes(done, swept), *_link_notes(job, export.items, targets))
     splits = Counter(_split(one.place, targets) for one in done)
     conversion = Conversion(
         folder,
@@ -158,7 +166,7 @@ def _totals(classes: ClassList, done: Sequence[Done]) -> tuple[ClassTotal, ...]:
     return tuple(ClassTotal(value, name, images[value], pixels[value], objects[value]) for value, name in rows)
 
 
-def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[str], options: Options) -> list[str]:
+def _notes(source: Source, export: Export, done: Sequence[Done], options: Options) -> list[str]:
     """What people should know of the whole."""
     notes = []
     contested = sum(one.contested for one in done)
@@ -168,7 +176,7 @@ def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[
             f"Objects of different classes overlap: {_RULES[options.overlap]} (--overlap). Pixels: {contested:,}; "
             f"images: {count:,}."
         )
-    bare = sum(not one.objects for one in done)
+    bare = sum(not one.objects and not one.own for one in done)
     if bare:
         word = "class 0" if options.unlabelled == "background" else "ignored (255)"
         notes.append(
@@ -178,21 +186,62 @@ def _notes(source: Source, export: Export, done: Sequence[Done], gone: Sequence[
         notes.append(f"Objects that cover no pixel, being thinner than one or outside of their image: {empty:,}.")
     if without := _without_area(done):
         notes.append(f"Not drawn, for they have no area: {without}.")
-    names = sorted({label.name for label in export.labels})
-    if alike := [name for name in names if [other.lower() for other in names].count(name.lower()) > 1]:
-        notes.append(f"Labels that differ in capitals only are different classes: {first_few(alike, 6)}.")
-    if gone:
-        notes.append(f"Removed, for their images or annotations are gone: {first_few(gone)}.")
-    known = {PurePosixPath(item.image).stem for item in export.items} | {
-        PurePosixPath(one.name).stem for one in export.left
-    }
-    others = (name for name in source.images.values() if name not in export.masks)
-    alone = [name for name in others if PurePosixPath(name).stem not in known]
+    known = {item.image for item in export.items} | export.masks
+    named = {PurePosixPath(one.name).stem for one in export.left}
+    others = (name for name in source.images.values() if name not in known)
+    alone = [name for name in others if PurePosixPath(name).stem not in named]
     if alone:
         notes.append(f"Images without annotations, left out: {len(alone):,} ({first_few(alone)}).")
     if unread := count_endings((name for name in source.files), texts=False):
         notes.append(f"Files that are not read: {unread}.")
     return notes
+
+
+def _class_notes(classes: ClassList, export: Export) -> list[str]:
+    """On labels that may be meant as one class."""
+    notes = []
+    names = sorted({label.name for label in export.labels})
+    if alike := [name for name in names if [other.lower() for other in names].count(name.lower()) > 1]:
+        notes.append(f"Labels that differ in capitals only are different classes: {first_few(alike, 6)}.")
+    if twins := numbered(export.labels, classes):
+        notes.append(
+            f"Labels of one name stay different classes, told apart by a number: {first_few(twins, 6)}. If they are one "
+            "class, give them one label in the annotations."
+        )
+    return notes
+
+
+def _kept_notes(done: Sequence[Done], swept: Swept) -> list[str]:
+    """What became of an earlier run's files."""
+    notes = []
+    if swept.gone:
+        notes.append(f"Removed, for their images or annotations are gone: {first_few(swept.gone)}.")
+    if own := [one.place.mask for one in done if one.own]:
+        notes.append(
+            f"Kept as they are, for they were changed since they were written: {len(own):,} masks ({first_few(own)}). "
+            "Remove a mask to have it drawn again."
+        )
+    if swept.failed:
+        notes.append(
+            f"Still there from an earlier run, though not converted this time: {first_few(swept.failed)}. Remove them "
+            "with their images where they are not to be trained on."
+        )
+    if swept.foreign:
+        notes.append(
+            f"Kept, though of no annotation here: {len(swept.foreign):,} files that are not as a conversion wrote them, or "
+            f"the last copy ({first_few(swept.foreign)}). Remove what is not to be trained on."
+        )
+    return notes
+
+
+def _link_notes(job: Job, items: Sequence[Item], targets: Sequence[Place]) -> list[str]:
+    """A word on the images that are their originals."""
+    pairs = [(job.root / item.image, job.out / place.image) for item, place in zip(items, targets, strict=True)]
+    count = sum(place.is_file() and original.is_file() and place.samefile(original) for original, place in pairs)
+    if not count:
+        return []
+    where = f"Hard links to the originals: {count:,} files in {job.out / 'images'}."
+    return [f"{where} What changes one of them in place changes the original; copy the folder (cp -r) before that."]
 
 
 def _without_area(done: Sequence[Done]) -> str:

@@ -146,6 +146,10 @@ def _picture(shape: Picture) -> Bool:
     if not content:
         raise Malformed("a picture that cannot be unpacked (it is empty)")
     picture = decode(content, "a picture in the annotations")
+    if shape.size not in (None, picture.size[::-1]):
+        raise Malformed(
+            f"a picture of {picture.size[1]} x {picture.size[0]}; its image has {shape.size[0]} x {shape.size[1]}"
+        )
     return np.asarray(picture.getchannel("A") if "A" in picture.getbands() else picture.convert("L")) > 0
 
 

@@ -1,6 +1,6 @@
 """Supervisely: meta.json with the classes, and for each image ann/<image>.json beside img/<image>.
 
-Room: convert. A polygon, bitmap or rectangle has an area; a point or a line has none.
+Room: convert. A polygon, bitmap, alpha mask or rectangle has an area; a point or a line has none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Picture, Shape
-from emaseg.convert.numbers import Malformed, pair, pairs, size_of, text_of, whole
+from emaseg.convert.numbers import Malformed, check_bare, pair, pairs, size_of, text_of, whole
 from emaseg.convert.shapes import rectangle
 from emaseg.convert.source import Source, find_image, json_files, read_json, split_of, state_of
 from emaseg.data.files.mask_values import Colour
@@ -21,6 +21,8 @@ from emaseg.threads import Reading, read_all
 from emaseg.words import excerpt
 
 __all__ = ["files", "read"]
+
+_BARE = ("point", "line", "polyline", "graph")
 
 
 def files(source: Source) -> list[str]:
@@ -127,7 +129,7 @@ def _objects(content: Mapping[str, Any]) -> Objects:
 
 
 def _shape(kind: str, one: Mapping[str, Any]) -> Shape | None:
-    if kind == "bitmap":
+    if kind in ("bitmap", "alpha_mask"):
         bitmap = one.get("bitmap")
         if not isinstance(bitmap, dict):
             raise Malformed("a bitmap without its picture")
@@ -136,6 +138,7 @@ def _shape(kind: str, one: Mapping[str, Any]) -> Shape | None:
             whole(y, "an origin"), whole(x, "an origin"), text_of(bitmap.get("data"), "a picture"), folded=True
         )
     if kind not in ("polygon", "rectangle"):
+        check_bare(kind, _BARE)
         return None
     points = one.get("points")
     if not isinstance(points, dict):

@@ -3,7 +3,9 @@
 Room: convert. A polygon, rectangle, circle or ellipse has an area; a point or a line has none.
 
 The class of a region is the value of its one attribute; of several attributes, of that called class, label, type, name
-or category.
+or category that says something. A note tells which one is used.
+
+Two annotated files of one name are told apart by their sizes in bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Shape
 from emaseg.convert.labelme import in_order
-from emaseg.convert.numbers import Malformed, number, text_of
+from emaseg.convert.numbers import Malformed, check_bare, number, text_of
 from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Source, csv_rows, finder, json_files, read_json, split_of, split_of_file, state_of
 from emaseg.data.sets.pairs import read_text
@@ -33,7 +35,11 @@ _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 _THREE = (b"attribute", b"file", b"metadata", b"fname", b"av", b"xy")  # keys of VIA 3
 _SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon"}  # first of its xy
 _NUMBERS = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry")}
+_BARE = ("point", "line", "polyline")
+_NOTHING = ("", "unknown", "undefined", "none")  # values that say nothing; the first option of VIA's own example
 _Region = tuple[Mapping[str, Any], Mapping[str, Any]]  # shape attributes, region attributes
+_File = tuple[str, str]  # the name of an annotated file, and what tells it from others of that name: its size in bytes
+_Rows = dict[_File, list[_Region]]
 
 
 def files(source: Source) -> list[str]:
@@ -57,15 +63,17 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: a file is no VIA file, or nothing says which attribute is the class.
     """
-    items, left, found, images = [], [], Counter[str](), set[str]()
+    items, left, found, images, remarks = [], [], Counter[str](), set[str](), list[str]()
     contents = yield from read_all("annotations", partial(_rows_of, source), names)
-    place = finder(source, ((said, name) for name, rows in zip(names, contents, strict=True) for said in rows))
+    place = finder(source, ((said, name) for name, rows in zip(names, contents, strict=True) for said, _ in rows))
     for name, rows in zip(names, contents, strict=True):
         state, split = state_of(source, name), split_of_file(name) if len(names) > 1 else split_of(name)
-        key = _class_key(source, name, rows)
-        for said, regions in rows.items():
+        key, remark = _class_key(source, name, rows)
+        remarks += [remark] if remark else []
+        files_of = Counter(said for said, _ in rows)
+        for (said, size), regions in rows.items():
             try:
-                image = place.image(said, name)
+                image = place.image(said, name) if files_of[said] == 1 else _of_size(source, said, size)
                 if image in images:
                     raise Malformed(f"{name} describes it a second time")
                 found.update(one.label for one in _objects(regions, key).objects)
@@ -75,16 +83,33 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
             images.add(image)
             items.append(Item(image, split or split_of(image), None, partial(_objects, regions, key), state))
     ordered, notes = in_order(source, sorted(found))
-    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), notes)
+    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), (*notes, *remarks))
+
+
+def _of_size(source: Source, said: str, size: str) -> str:
+    """The image of a name that several annotated files have, by its size in bytes.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    last = said.replace("\\", "/").rpartition("/")[2].lower()
+    here = [one for one in source.by_name.get(last, ()) if str((source.root / one).stat().st_size) == size]
+    if len(here) != 1:
+        which = f"of {size} bytes" if size.isdecimal() else "of it"
+        raise Malformed(
+            f"several files of this name are annotated, and {'several images' if here else 'no image'} {which} "
+            f"{'are' if here else 'is'} here; give each a name of its own"
+        )
+    return here[0]
 
 
 # ---------------------------------------------------------------------------------------------------------- files
-def _rows_of(source: Source, name: str) -> dict[str, list[_Region]]:
+def _rows_of(source: Source, name: str) -> _Rows:
     """The regions of each image."""
     return _from_csv(source, name) if name.lower().endswith(".csv") else _from_json(source, name)
 
 
-def _from_json(source: Source, name: str) -> dict[str, list[_Region]]:
+def _from_json(source: Source, name: str) -> _Rows:
     content = read_json(source.root / name)
     if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
         content = content["_via_img_metadata"]
@@ -92,7 +117,7 @@ def _from_json(source: Source, name: str) -> dict[str, list[_Region]]:
         raise _no_via(source, name, "its top is no object")
     if isinstance(content.get("metadata"), dict) and isinstance(content.get("file"), dict):
         return _from_three(source, name, content)
-    found: dict[str, list[_Region]] = {}
+    found: _Rows = {}
     for entry in content.values():
         if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
             continue
@@ -100,15 +125,19 @@ def _from_json(source: Source, name: str) -> dict[str, list[_Region]]:
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         if not isinstance(regions, list):
             raise _no_via(source, name, f"the regions of {excerpt(entry['filename'])} are no list")
-        found.setdefault(entry["filename"], []).extend(map(_region, regions))
+        found.setdefault((entry["filename"], str(entry.get("size"))), []).extend(map(_region, regions))
     if not found:
         raise _no_via(source, name, "it names no images")
     return found
 
 
-def _from_three(source: Source, name: str, content: Mapping[str, Any]) -> dict[str, list[_Region]]:
+def _from_three(source: Source, name: str, content: Mapping[str, Any]) -> _Rows:
     """Of VIA 3, where a region names its view, and a view its file."""
-    files_ = {key: one["fname"] for key, one in content["file"].items() if isinstance(one, dict) and "fname" in one}
+    files_ = {
+        key: (str(one["fname"]), str(one.get("src") or key))
+        for key, one in content["file"].items()
+        if isinstance(one, dict) and "fname" in one
+    }
     views = content.get("view")
     shown = (
         {key: one.get("fid_list") for key, one in views.items() if isinstance(one, dict)}
@@ -124,10 +153,10 @@ def _from_three(source: Source, name: str, content: Mapping[str, Any]) -> dict[s
     known = (
         {key: one for key, one in attributes.items() if isinstance(one, dict)} if isinstance(attributes, dict) else {}
     )
-    found: dict[str, list[_Region]] = {str(image): [] for image in images.values()}
+    found: _Rows = {image: [] for image in images.values()}
     for region in content["metadata"].values():
         if isinstance(region, dict) and region.get("xy") and str(region.get("vid")) in images:
-            found[str(images[str(region["vid"])])].append(_region_of_three(region, known))
+            found[images[str(region["vid"])]].append(_region_of_three(region, known))
     if not found:
         raise _no_via(source, name, "it names no images")
     return found
@@ -153,16 +182,18 @@ def _region(region: Any) -> _Region:
     return parts[0] if isinstance(parts[0], dict) else {}, parts[1] if isinstance(parts[1], dict) else {}
 
 
-def _from_csv(source: Source, name: str) -> dict[str, list[_Region]]:
+def _from_csv(source: Source, name: str) -> _Rows:
     text = read_text(source.root / name)
-    found: dict[str, list[_Region]] = defaultdict(list)
+    found: defaultdict[_File, list[_Region]] = defaultdict(list)
     try:
         heading, *rows = list(csv_rows(text))
-        places = [[cell.strip().lstrip("#") for cell in heading].index(column) for column in _COLUMNS]
+        columns = [cell.strip().lstrip("#") for cell in heading]
+        places = [columns.index(column) for column in _COLUMNS]
+        sized = columns.index("file_size") if "file_size" in columns else None
         for row in rows:
             if row:
                 said, shape, attributes = (row[place] for place in places)
-                found[said] += (
+                found[said, "" if sized is None else row[sized].strip()] += (
                     [_region({"shape_attributes": json.loads(shape), "region_attributes": json.loads(attributes)})]
                     if shape not in ("", "{}")
                     else []
@@ -176,21 +207,30 @@ def _no_via(source: Source, name: str, reason: str) -> DataError:
     return DataError(f"{source.root / name}: no annotations of VIA: {reason}", "export it again, or remove it")
 
 
-def _class_key(source: Source, name: str, rows: Mapping[str, Iterable[_Region]]) -> str:
-    """The attribute that is the class."""
-    counts = Counter(key for regions in rows.values() for _, attributes in regions for key in attributes)
-    known = [key for word in _CLASS_KEYS for key in counts if key.lower().replace("_name", "") == word]
-    if len(counts) == 1:
-        return next(iter(counts))
+def _class_key(source: Source, name: str, rows: Mapping[_File, Iterable[_Region]]) -> tuple[str, str]:
+    """The attribute that is the class, and a note where there are others, "" = none."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for regions in rows.values():
+        for _, attributes in regions:
+            for key, value in attributes.items():
+                values[key].add(str(value).strip().lower())
+    known = [key for word in _CLASS_KEYS for key in values if key.lower().replace("_name", "") == word]
+    if len(values) == 1:
+        return next(iter(values)), ""
     if known:
-        return known[0]
-    if counts:
+        used = next((key for key in known if not values[key] <= {*_NOTHING}), known[0])
+        others = ", ".join(excerpt(key, 40) for key in sorted(values) if key != used)
+        return used, (
+            f"{name}: the class is the attribute {excerpt(used, 40)}; not used: {others}. If another one is the class, "
+            "rename it to `class` in VIA, and export again."
+        )
+    if values:
         raise DataError(
-            f"{source.root / name}: the regions have several attributes ({', '.join(sorted(counts)[:6])}), and none is "
+            f"{source.root / name}: the regions have several attributes ({', '.join(sorted(values)[:6])}), and none is "
             "called class or label",
             "rename the one that is the class to `class` in VIA, and export again",
         )
-    return ""
+    return "", ""
 
 
 # ---------------------------------------------------------------------------------------------------------- objects
@@ -236,4 +276,5 @@ def _shape(kind: str, shape: Mapping[str, Any]) -> Shape | None:
         case "ellipse":
             turn = number(shape.get("theta", 0), "theta")
             return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)])
+    check_bare(kind, _BARE)
     return None

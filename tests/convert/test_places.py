@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,38 @@ def test_endings_that_are_taken_for_one_class_are_told(tmp_path: Path) -> None:
     done = run(tmp_path / "in", tmp_path / "out")
     assert made.names(tmp_path / "out") == ["background", "car"]
     assert any(note.startswith("One class, car: the masks _car_1, _car_2.") for note in done.notes)
+
+
+def test_images_of_one_name_with_one_set_of_masks(tmp_path: Path) -> None:
+    """Protects a.png from being passed over in silence beside a.jpg: the masks may be of either, so both are named."""
+    made.by_folder(tmp_path / "in", SCENE)
+    folder = next((tmp_path / "in").rglob("a.jpg")).parent
+    made.photo(folder / "a.png")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert {Path(one.name).name for one in done.left if one.fault and "2 images have this name" in one.reason} == {
+        "a.jpg",
+        "a.png",
+    }
+    assert set(masks(tmp_path / "out")) == {"b", "c"}
+
+
+def test_an_image_without_annotations_is_told_beside_one_of_its_name(tmp_path: Path) -> None:
+    """Protects an image from being left out in silence, for another of its name but its ending has annotations."""
+    made.labelme(tmp_path / "in", SCENE)
+    made.photo(tmp_path / "in/a.png")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert "Images without annotations, left out: 1 (a.png)." in done.notes
+
+
+def test_labels_of_one_name_are_told(tmp_path: Path) -> None:
+    """Protects from two classes where one was meant: two ids of COCO with one name are numbered, and that is told."""
+    root = tmp_path / "in"
+    made.photo(root / "a.jpg")
+    coco(root, {"a.jpg": SQUARE})
+    content = json.loads((root / "a.json").read_text())
+    content["categories"].append({"id": 2, "name": "cat"})
+    content["annotations"].append({**content["annotations"][0], "id": 5, "category_id": 2, "segmentation": [TRIANGLE]})
+    write(root / "a.json", content)
+    done = run(root, tmp_path / "out")
+    assert made.names(tmp_path / "out") == ["background", "cat", "cat_2"]
+    assert any("told apart by a number: cat_2." in note for note in done.notes)

@@ -15,27 +15,28 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterable
-from io import BufferedRandom
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
+from typing import Literal
 
 from emaseg.data.files import png
 from emaseg.errors import DataError
 from emaseg.files import NO_LINK, READ, open_file, sha256_of
 
 Identity = tuple[int, int]  # device and number of a file
+Writer = Literal["predict", "convert"]  # neither replaces what the other wrote
 
-_KIND, _TEXT = b"tEXt", b"Software\0emaseg predict "
-_MARK_SIZE = len(png.chunk(_KIND, _TEXT)) + 64
+_KIND, _TEXT = b"tEXt", b"Software\0emaseg "
 _NAME, _JSON_END = b"emaseg predict ", b'"\n}\n'
 _NO_COMMENT = b"\0\0"  # the last two bytes of a ZIP archive: the length of its comment
 _ENDS = (b"", _JSON_END)  # what comes after the mark of an archive, of a JSON file
 
 
-def signed(content: bytes | memoryview) -> bytes:
+def signed(content: bytes | memoryview, by: Writer = "predict") -> bytes:
     """The PNG file with our mark."""
     view = memoryview(content)  # the file of a large picture is not copied twice
     head, rest = bytes(view[: png.AFTER_HEADER]), view[png.AFTER_HEADER :]
-    return b"".join((head, _mark(head, rest), rest))
+    return b"".join((head, _mark(head, rest, by), rest))
 
 
 def sign_archive(file: BufferedRandom) -> None:
@@ -65,9 +66,8 @@ def is_signed(path: Path) -> bool:
     if not stat.S_ISREG(os.lstat(path).st_mode):
         return False
     with open_file(path, READ | NO_LINK) as file:
-        head, mark = file.read(png.AFTER_HEADER), file.read(_MARK_SIZE)
-        if mark[4:].startswith(_KIND + _TEXT):
-            return mark == _mark(head, file.read())
+        if (written := _is_signed_png(file, "predict")) is not None:
+            return written
         size = os.fstat(file.fileno()).st_size
         for end in _ENDS:
             start = size - len(end) - len(_NAME) - 64
@@ -77,6 +77,18 @@ def is_signed(path: Path) -> bool:
                 if tail.startswith(_NAME) and tail.endswith(end):
                     return tail == _NAME + sha256_of(file, 0, start).encode() + end
         return False
+
+
+def is_signed_mask(path: Path) -> bool:
+    """Whether an ordinary file, no link, is as `signed` made it for `convert`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    with open_file(path, READ | NO_LINK) as file:
+        return bool(_is_signed_png(file, "convert"))
 
 
 def identities(sources: Iterable[Path | bytes]) -> frozenset[Identity]:
@@ -118,7 +130,20 @@ def check_place(path: Path, taken: Collection[Identity]) -> None:
     raise DataError(f"{path}: {problem}", "move it away, or choose another folder with --out")
 
 
-def _mark(head: bytes, rest: bytes | memoryview) -> bytes:
+def _is_signed_png(file: BufferedReader, by: Writer) -> bool | None:
+    """None: it does not say so, or is no PNG."""
+    head = file.read(png.AFTER_HEADER)
+    mark = file.read(len(_mark(b"", b"", by)))
+    if not mark[4:].startswith(_KIND + _text(by)):
+        return None
+    return mark == _mark(head, file.read(), by)
+
+
+def _text(by: Writer) -> bytes:
+    return _TEXT + by.encode() + b" "
+
+
+def _mark(head: bytes, rest: bytes | memoryview, by: Writer) -> bytes:
     digest = hashlib.sha256(head)
     digest.update(rest)
-    return png.chunk(_KIND, _TEXT + digest.hexdigest().encode())
+    return png.chunk(_KIND, _text(by) + digest.hexdigest().encode())
