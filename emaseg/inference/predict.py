@@ -36,7 +36,13 @@ from emaseg.inference.prediction import (
     class_shares,
     pixels_of,
 )
-from emaseg.inference.protocols import fixed_size, label_and_confidence, label_and_probabilities, label_map
+from emaseg.inference.protocols import (
+    check_scored,
+    fixed_size,
+    label_and_confidence,
+    label_and_probabilities,
+    label_map,
+)
 from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_size, tiling, whole_need
 from emaseg.recipe import Inference, Recipe
 from emaseg.reference import open_engine, resolve
@@ -166,10 +172,13 @@ class Predictor:
 
         Raises:
             DataError: a file cannot be read as an image, or an array is of another kind.
-            RecipeError: a name in `classes` is none of this network's, or a number is out of its range.
+            RecipeError: a name in `classes` is none of this network's, a number is out of its range, or probabilities
+                are asked of an exported file that gives class ids only.
         """
+        classes = tuple(classes)  # read more than once
         self.check_limits(classes, min_confidence, top_k)
         wanted = Wanted(confidence or bool(min_confidence), probabilities, top_k)
+        self.check_scored(confidence=confidence, probabilities=probabilities, min_confidence=min_confidence)
         if not isinstance(image, list | tuple):
             return self._predict(pixels_of(image, self.bands), wanted, classes, min_confidence)
         # The next file is read while the network is at work.
@@ -204,6 +213,13 @@ class Predictor:
     def check_limits(self, classes: Collection[str], min_confidence: float, top_k: int | None = None) -> None:
         """RecipeError for what `predict` would refuse."""
         check_limits(self.classes, classes, min_confidence, top_k)
+
+    def check_scored(self, *, confidence: bool, probabilities: bool, min_confidence: float) -> None:
+        """RecipeError where `predict` is asked for probabilities that an exported file does not give."""
+        asked = {"probabilities": probabilities, "confidence": confidence, "min_confidence": min_confidence}
+        for name, given in asked.items():
+            if given:
+                check_scored(self.model, name)
 
     def _predict(self, pixels: Pixels, wanted: Wanted, classes: Collection[str], least: float) -> Prediction:
         tiles, (labels, sure, every, ranks) = self._maps(pixels, wanted)

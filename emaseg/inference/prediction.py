@@ -127,7 +127,14 @@ class Prediction:
         Args:
             keep: names of classes; () keeps all.
             min_confidence: 0..1; needs `confidence`.
+
+        Raises:
+            RecipeError: there is no such class, no such probability, or no `confidence` to compare with.
         """
+        keep = tuple(keep)  # read more than once
+        check_limits(self.classes, keep, min_confidence)
+        if min_confidence and self.confidence is None:
+            raise RecipeError("min_confidence: this prediction holds no confidence", "predict with confidence=True")
         gone = np.zeros(self.labels.shape, bool)
         if keep:
             dropped = [k for k, name in enumerate(self.classes) if name not in keep]
