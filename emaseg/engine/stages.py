@@ -31,7 +31,7 @@ from emaseg.engine.fused import pack
 from emaseg.engine.packed import WideConv, packing_works
 from emaseg.engine.slim import slim
 from emaseg.engine.winograd import WinogradConv
-from emaseg.errors import SystemFault
+from emaseg.errors import SystemFault, WeightsError
 from emaseg.free_memory import trim
 from emaseg.models import Network, Report
 from emaseg.models.em_attention import EMAttention
@@ -98,6 +98,7 @@ class Engine(nn.Module):
 
         Raises:
             SystemFault: the network cannot be compiled here.
+            WeightsError: it does not fit into 16 bits: its values become NaN or infinite.
         """
         return self._computed(images, self._run)
 
@@ -119,7 +120,18 @@ class Engine(nn.Module):
                     f"{quoted_path(os.environ[_CACHE])}; or leave --compile out",
                 ) from error
             raise
+        if self.precision != "fp32":
+            self._check_finite(logits)
         return logits.float()
+
+    def _check_finite(self, logits: Tensor) -> None:
+        """Of NaN the arg max would be the first class."""
+        least, largest = torch.aminmax(logits)  # NaN where there is one
+        if not bool(torch.isfinite(least) & torch.isfinite(largest)):
+            raise WeightsError(
+                f"the network gives NaN or infinite logits in {self.precision}",
+                f"use --precision {'bf16 or fp32' if self.precision == 'fp16' else 'fp32'}",
+            )
 
     def _make_room(self, images: Tensor) -> None:
         """Give back what images of this size do not need."""
