@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import numbers
 import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from emaseg.data.files.bands import bands_of
 from emaseg.data.label_sets import label_set
 from emaseg.device import pick_device
 from emaseg.engine import Engine
-from emaseg.errors import DataError, need_type
+from emaseg.errors import DataError, RecipeError, need_type
 from emaseg.free_memory import free_memory, give_back, is_out_of_memory, room
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
 from emaseg.inference.prediction import (
@@ -80,10 +81,15 @@ class Predictor:
                 predicted in tiles. None = nine tenths of what is free.
 
         Raises:
-            RecipeError: an argument of the wrong type, or no such device. SystemFault: this machine has none.
+            RecipeError: an argument of the wrong type, no bytes at all, or no such device.
+            SystemFault: this machine has none.
         """
         need_type("model", model, nn.Module, "a network; from a run or a file: Predictor.from_weights")
         need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
+        if max_memory is not None:
+            need_type("max_memory", max_memory, numbers.Real, "a number of bytes, such as 2_000_000_000")
+            if max_memory < 1:
+                raise RecipeError(f"max_memory: {max_memory} is no number of bytes", "give at least 1")
         self.device = device if isinstance(device, torch.device) else pick_device(device)
         self.max_memory = max_memory
         self._for_pixel: float | None = None  # what the network takes; measured when it matters
@@ -119,7 +125,7 @@ class Predictor:
         from emaseg.engine import prepare
 
         need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
-        file = Path(path)
+        file = Path(path).expanduser()
         file = pick_checkpoint(find_run(file)[0]) if file.is_dir() else file
         check_kind(file)
         return cls(prepare(load_network(recipe, file), recipe.inference.precision, where), recipe, where)

@@ -262,6 +262,8 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 def _from_pillow(picture: Image.Image) -> UInt8:
     """As read_image would give it from a file: upright, transparency on white, 16 bits scaled to 8."""
+    if 0 in picture.size:
+        raise DataError(f"a picture of {picture.width} x {picture.height} pixels is no image", "give one with pixels")
     picture = _upright(picture)
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "HSV", "LAB") and not picture.has_transparency_data:
         return np.array(picture.convert("RGB"))

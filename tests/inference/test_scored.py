@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from emaseg.data.sets.build import build_dataset
-from emaseg.errors import RecipeError
+from emaseg.errors import DataError, RecipeError
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.inference.outputs import Output
 from emaseg.inference.predict import Predictor
 from emaseg.inference.predict_files import predict_files
 from emaseg.recipe import Recipe
 from emaseg.recipe.data import num_classes
-from tests.exporting.made import recipe
+from tests.exporting.made import checkpoint, recipe
 
 IMAGE = np.zeros((24, 32, 3), np.uint8)
 
@@ -100,3 +101,24 @@ def test_a_limit_that_cannot_be_checked_is_refused(made: Recipe) -> None:
         prediction.limited(min_confidence=0.5)
     with pytest.raises(RecipeError, match="is no probability"):
         prediction.limited(min_confidence=2)
+
+
+def test_arguments_that_mean_nothing_are_refused(made: Recipe) -> None:
+    """Protects programs from errors of Python's, and from a result of something else than what was asked for."""
+    own = predictor(made, decides=False)
+    with pytest.raises(DataError, match="0 x 8 pixels"):
+        own.predict(Image.new("RGB", (16, 16)).crop((3, 0, 3, 8)))
+    for count in (0, -1):
+        with pytest.raises(RecipeError, match=f"iterations: {count}"):
+            own.bases(IMAGE, count)
+        with pytest.raises(RecipeError, match=f"max_memory: {count}"):
+            Predictor(own.model, made, max_memory=count)
+    with pytest.raises(RecipeError, match="max_memory: is of type str"):
+        Predictor(own.model, made, max_memory="2G")  # type: ignore[arg-type]
+
+
+def test_a_home_folder_is_meant(made: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects `~` beside a recipe, as without one."""
+    checkpoint(made, tmp_path / "own.pt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Predictor.from_weights("~/own.pt", recipe=made).classes
