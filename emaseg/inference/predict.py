@@ -168,8 +168,8 @@ class Predictor:
 
         Args:
             image: a file; a Pillow picture; an array or a tensor (H, W), (H, W, 3) or (H, W, 4), a tensor also
-                (3, H, W): uint8, or floats in 0..1, in RGB order; (H, W, C) in the files' values where the recipe
-                declares other channels. Or a list of them.
+                (3, H, W), unless W is 1, 3 or 4: uint8, or floats in 0..1, in RGB order; (H, W, C) in the files'
+                values where the recipe declares other channels. Or a list of them.
             confidence: also how sure the network is of each pixel.
             probabilities: also the probability of every class, 2 K H W bytes.
             classes: keep these only; all other pixels become 255. () keeps all.

@@ -178,8 +178,8 @@ def pixels_of(image: Picture, bands: Bands | None = None) -> Pixels:
     (C, H, W); their values are those of the image files, or without data.range floats in 0..1, too.
 
     Arrays: (H, W) grey, (H, W, 1), (H, W, 3) or (H, W, 4), whose transparent pixels become white, as in a file. Tensors:
-    the same, or channels first, as torch has pictures: (3, H, W), also with a batch of 1 before it. Values: uint8, or
-    floats in 0..1.
+    the same, or channels first, as torch has pictures: (3, H, W), also with a batch of 1 before it; one whose last side is
+    1, 3 or 4 counts as channels last. Values: uint8, or floats in 0..1.
 
     Raises:
         DataError: the file cannot be read as an image, or the array is of another kind.
