@@ -178,6 +178,7 @@ def evaluate(
         from emaseg.data.sets.build import build_dataset
         from emaseg.device import pick_device
         from emaseg.files import make_folder
+        from emaseg.inference.protocols import check_scored
         from emaseg.runs.lock import reserve
 
         target = pick_device(device)
@@ -191,6 +192,8 @@ def evaluate(
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
         folder = out or _default_folder(resolved.run, recipe.name)
         model, weights_hash = _engine(resolved, dataset, target, compile_, verbose), hash_of_weights(resolved.weights)
+        if calibration:
+            check_scored(model, "--calibration")
         if not dataset.withheld_by and rank.leads:  # the folder is made before the work, not after it
             if out is None:
                 folder = stack.enter_context(reserve(folder))

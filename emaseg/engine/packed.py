@@ -11,6 +11,7 @@ used, and where it fails the network runs on torch's public ones.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -93,6 +94,9 @@ class PackedConv(nn.Module):
 
     def forward(self, x: Tensor, *, alone: bool = False) -> Tensor:
         """(B, C_in, h, w) -> (B, C, h', w') in the same memory format. alone: of a norm in training, which is folded here."""
+        missing = missing_columns(x, self.geometry[1])
+        if missing:
+            return widened(self, x, missing, self.geometry[1])
         name, numbers, algorithm = self.activation
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.weights[x.shape], *self.bias, *self.geometry, name, list(numbers), algorithm
@@ -101,10 +105,49 @@ class PackedConv(nn.Module):
 
     def add_relu(self, x: Tensor, total: Tensor) -> Tensor:
         """relu(convolution + total), written over `total`; the module's own activation is not used."""
+        missing = missing_columns(x, self.geometry[1])
+        if missing:
+            wide = _padded(total, missing // self.geometry[1][1])
+            return total.copy_(self.add_relu(_padded(x, missing), wide)[..., : total.shape[3]])
         y: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
             total, x, self.weights[x.shape], *self.bias, *self.geometry, "add", 1.0, "relu", [], ""
         )
         return y
+
+
+class WideConv(nn.Module):
+    """A convolution by torch's own operator that never sees an image too narrow for it (see `missing_columns`)."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, h, w) -> (B, C, h', w')."""
+        missing = missing_columns(x, self.conv.stride)
+        return widened(self.conv, x, missing, self.conv.stride) if missing else self.conv(x)
+
+
+def missing_columns(x: Tensor, stride: Sequence[int]) -> int:
+    """Columns of zeros that a convolution needs to the right of (B, C, h, w) so that its results are right.
+
+    On matrix units oneDNN's convolutions in 16 bits return memory that nobody has written where they step over an image no
+    wider than one step (Sapphire Rapids, oneDNN 3.13; torch's own convolution, too). Twice that width is safe.
+    """
+    step = stride[1]
+    steps = 2 - (x.shape[3] - 1) // step if x.shape[3] <= 2 * step else 0
+    return step * steps if step > 1 and x.dtype != torch.float32 else 0
+
+
+def widened(conv: Callable[[Tensor], Tensor], x: Tensor, missing: int, stride: Sequence[int]) -> Tensor:
+    """The convolution of `x`, which sees `missing` columns of zeros more: whole steps, whose results are cut off."""
+    y = conv(_padded(x, missing))
+    return y[..., : y.shape[3] - missing // stride[1]].contiguous(memory_format=torch.channels_last)
+
+
+def _padded(x: Tensor, columns: int) -> Tensor:
+    """With columns of zeros at the right."""
+    return F.pad(x, (0, columns)).contiguous(memory_format=torch.channels_last)
 
 
 class SplitConv(nn.Module):

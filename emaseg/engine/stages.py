@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from emaseg.device import full_float32
 from emaseg.engine.fused import pack
-from emaseg.engine.packed import packing_works
+from emaseg.engine.packed import WideConv, packing_works
 from emaseg.engine.slim import slim
 from emaseg.engine.winograd import WinogradConv
-from emaseg.errors import SystemFault
+from emaseg.errors import SystemFault, WeightsError
 from emaseg.free_memory import trim
 from emaseg.models import Network, Report
 from emaseg.models.em_attention import EMAttention
@@ -98,6 +98,7 @@ class Engine(nn.Module):
 
         Raises:
             SystemFault: the network cannot be compiled here.
+            WeightsError: it does not fit into 16 bits: its values become NaN or infinite.
         """
         return self._computed(images, self._run)
 
@@ -119,7 +120,18 @@ class Engine(nn.Module):
                     f"{quoted_path(os.environ[_CACHE])}; or leave --compile out",
                 ) from error
             raise
+        if self.precision != "fp32":
+            self._check_finite(logits)
         return logits.float()
+
+    def _check_finite(self, logits: Tensor) -> None:
+        """Of NaN the arg max would be the first class."""
+        least, largest = torch.aminmax(logits)  # NaN where there is one
+        if not bool(torch.isfinite(least) & torch.isfinite(largest)):
+            raise WeightsError(
+                f"the network gives NaN or infinite logits in {self.precision}",
+                f"use --precision {'bf16 or fp32' if self.precision == 'fp16' else 'fp32'}",
+            )
 
     def _make_room(self, images: Tensor) -> None:
         """Give back what images of this size do not need."""
@@ -182,6 +194,8 @@ def prepare(
     if packed:
         pack(network)
     else:
+        if where.type == "cpu":
+            _widen(network, DTYPES[precision])
         network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     engine = Engine(network, precision, where, packed=packed, compiled=compiled)
     if before is not None and probe is not None:
@@ -247,12 +261,17 @@ class _Float32(nn.Module):
         return self.part.report(classes)  # type: ignore[operator, no-any-return]
 
 
+def stays_float32(module: nn.Module) -> bool:
+    """Whether a part computes in float32 whatever surrounds it, for the reasons that `_Float32` gives."""
+    return isinstance(module, EMAttention | ClassMemory)
+
+
 def _cast(network: Network, dtype: torch.dtype, classifiers: Sequence[str]) -> None:
     """Weights and buffers to `dtype`, but those of the parts that stay in float32, the modules `classifiers` among them."""
     if dtype == torch.float32:
         return
     for name, module in list(network.named_modules()):
-        keep = isinstance(module, EMAttention | ClassMemory)
+        keep = stays_float32(module)
         if keep or (name in classifiers and isinstance(module, nn.Conv2d)):
             parent = network.get_submodule(name.rpartition(".")[0])
             parent.add_module(name.rpartition(".")[2], _Float32(module, dtype if keep else torch.float32))
@@ -265,6 +284,16 @@ def _cast_below(module: nn.Module, dtype: torch.dtype) -> None:
     for child in module.children():
         _cast_below(child, dtype)
     module._apply(lambda t: t.to(dtype) if t.is_floating_point() else t, recurse=False)  # type: ignore[no-untyped-call]
+
+
+def _widen(network: Network, dtype: torch.dtype) -> None:
+    """Convolutions in 16 bits that go in steps no longer see an image narrower than they can take."""
+    if dtype == torch.float32:
+        return
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and module.weight.dtype == dtype and module.stride[1] > 1:
+            parent = network.get_submodule(name.rpartition(".")[0])
+            parent.add_module(name.rpartition(".")[2], WideConv(module))
 
 
 # ------------------------------------------------------------------------------------------------- the comparison

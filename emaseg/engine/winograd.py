@@ -16,6 +16,7 @@ small for that, t is 6 with 5e-6. In 16 bits t is 2: 16 products for 4 results, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -292,8 +293,18 @@ def _for_all(work: Callable[[int, Span, Span], None], items: Sequence[Item]) -> 
         with torch.inference_mode(inference), torch.no_grad():  # both belong to a thread
             work(*item)
 
-    for _ in pool.map(alone, items):
-        pass
+    begun = []
+    with contextlib.suppress(RuntimeError):  # no pool takes work once the main thread has ended; another may go on
+        for item in items:
+            begun.append(pool.submit(alone, item))
+    try:
+        for item in items[len(begun) :]:
+            work(*item)
+        for done in begun:
+            done.result()
+    finally:
+        for done in begun:  # after an error
+            done.cancel()
 
 
 @functools.cache

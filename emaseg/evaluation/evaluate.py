@@ -21,7 +21,7 @@ from emaseg.data.sets.published_counts import published_images
 from emaseg.distributed.collectives import from_all_ranks, largest_over_ranks, rank_number, world_size
 from emaseg.errors import DataError
 from emaseg.events import Evaluated, Evaluating
-from emaseg.inference.protocols import Float32, label_and_confidence, label_map
+from emaseg.inference.protocols import Float32, check_scored, label_and_confidence, label_map
 from emaseg.metrics import Details, Scores, Tally
 from emaseg.models import Report
 from emaseg.recipe import Data, EMANetModel, Inference, PixelStats, Published, Recipe, load_recipe
@@ -90,7 +90,10 @@ def evaluate(
 
     Raises:
         DataError: there are no images, or one cannot be read.
+        RecipeError: `calibration` of an exported file that gives class ids only.
     """
+    if calibration:
+        check_scored(model, "calibration")
     total = len(dataset)
     if total == 0:
         raise DataError("the split to be evaluated holds no images", "check the split's list file or folder")

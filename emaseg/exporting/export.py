@@ -20,7 +20,7 @@ from emaseg.checkpoint import Checkpoint, load_network, save_checkpoint
 from emaseg.data.files.bands import bands_of
 from emaseg.data.sets.build import build_dataset
 from emaseg.engine import slim
-from emaseg.errors import DataError, RecipeError, WeightsError
+from emaseg.errors import DataError, RecipeError, SystemFault, WeightsError
 from emaseg.events import Note
 from emaseg.exported.info import FileInfo
 from emaseg.exported.runtime import open_exported
@@ -31,6 +31,7 @@ from emaseg.exporting.request import Request
 from emaseg.exporting.verify import TOLERANCES, Check, Tolerance, compare, failed, logits_of, probes
 from emaseg.extras import EXTRAS
 from emaseg.files import fault
+from emaseg.free_memory import is_out_of_memory
 from emaseg.models import Network
 from emaseg.recipe import Recipe
 from emaseg.words import lines_of
@@ -149,9 +150,13 @@ def _cost(full: Path, quantised: Path, info: FileInfo) -> Cost | str:
     """What 8 bits cost on the recipe's evaluation split, or why that cannot be said."""
     try:
         return cost(full, quantised, info, build_dataset(info.recipe.data, "eval", bands_of(info.recipe)))
-    except (DataError, RecipeError, WeightsError) as error:
-        first = lines_of(error.message)[0]
-        return f"the cost of 8 bits in mIoU was not measured: {first} ({error.hint})"
+    except (DataError, RecipeError, SystemFault, WeightsError) as error:
+        reason = f"{lines_of(error.message)[0]} ({error.hint})"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = "out of memory"
+    return f"the cost of 8 bits in mIoU was not measured: {reason}"
 
 
 def _sizes(request: Request) -> str:

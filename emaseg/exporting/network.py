@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from emaseg.engine import stays_float32
 from emaseg.models import Network
 
 
@@ -21,7 +22,8 @@ class InferenceNetwork(nn.Module):
         network: prepared by the engine's `slim`; this object takes it over.
         include: "normalize": the input is uint8 pixels; "argmax": the output is class ids at the input's size.
         mean, std: of each channel, in 0..255.
-        dtype: what the network computes in; input and output stay float32 (or uint8).
+        dtype: what the network computes in, but for those parts that the engine keeps in float32, too; input and output
+            stay float32 (or uint8).
     """
 
     def __init__(
@@ -34,6 +36,9 @@ class InferenceNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network.to(dtype)
+        for part in network.modules():
+            if stays_float32(part):
+                part.float()
         self.dtype = dtype
         self.align_corners = network.align_corners
         self.labels = "argmax" in include

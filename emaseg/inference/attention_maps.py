@@ -93,8 +93,11 @@ def attention_maps(
         iterations: T; None = as many as the network runs here. EMANet only.
 
     Raises:
-        RecipeError: the network is of another kind, such as an exported file, whose inside cannot be seen.
+        RecipeError: the network is of another kind, such as an exported file, whose inside cannot be seen; or less than
+            one iteration.
     """
+    if iterations is not None and iterations < 1:
+        raise RecipeError(f"iterations: {iterations} of them show nothing", "give at least 1")
     part = next((part for part in model.modules() if isinstance(part, EMAttention | ClassMemory)), None)
     if part is None:
         raise RecipeError(

@@ -21,6 +21,7 @@ Float32 = npt.NDArray[np.float32]
 
 _WIDTH, _GAP, _NAME, _TITLE = 240, 10, 150, 34  # pixels: of a column, between, of the names, of the head
 _PAPER, _INK, _SOFT = (250, 250, 248), (32, 34, 38), (112, 116, 122)
+_HEIGHT = 1000  # pixels, of a cell at most: beyond it a tall image is drawn too short
 # From nothing to all, by even steps of lightness (after Smith and van der Walt's viridis, five of its colours).
 _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float32)
 _PHOTO = 0.35  # how much of the photograph shines through
@@ -41,7 +42,7 @@ def sheet(
             read; the value stands beside it.
         columns: T titles. extra: more pictures (h', w', 3) for the first line, beside the photograph, with titles.
     """
-    height = max(1, round(_WIDTH * image.shape[0] / image.shape[1]))
+    height = min(_HEIGHT, max(1, round(_WIDTH * image.shape[0] / image.shape[1])))
     size = (_WIDTH, height)
     photo = Image.fromarray(as_picture(image)).resize(size, Image.Resampling.LANCZOS)
     first = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import numbers
 import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from emaseg.data.files.bands import bands_of
 from emaseg.data.label_sets import label_set
 from emaseg.device import pick_device
 from emaseg.engine import Engine
-from emaseg.errors import DataError, need_type
+from emaseg.errors import DataError, RecipeError, need_type
 from emaseg.free_memory import free_memory, give_back, is_out_of_memory, room
 from emaseg.inference.attention_maps import AttentionMaps, attention_maps, attention_picture
 from emaseg.inference.prediction import (
@@ -36,7 +37,13 @@ from emaseg.inference.prediction import (
     class_shares,
     pixels_of,
 )
-from emaseg.inference.protocols import fixed_size, label_and_confidence, label_and_probabilities, label_map
+from emaseg.inference.protocols import (
+    check_scored,
+    fixed_size,
+    label_and_confidence,
+    label_and_probabilities,
+    label_map,
+)
 from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_size, tiling, whole_need
 from emaseg.recipe import Inference, Recipe
 from emaseg.reference import open_engine, resolve
@@ -74,10 +81,15 @@ class Predictor:
                 predicted in tiles. None = nine tenths of what is free.
 
         Raises:
-            RecipeError: an argument of the wrong type, or no such device. SystemFault: this machine has none.
+            RecipeError: an argument of the wrong type, no bytes at all, or no such device.
+            SystemFault: this machine has none.
         """
         need_type("model", model, nn.Module, "a network; from a run or a file: Predictor.from_weights")
         need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
+        if max_memory is not None:
+            need_type("max_memory", max_memory, numbers.Real, "a number of bytes, such as 2_000_000_000")
+            if max_memory < 1:
+                raise RecipeError(f"max_memory: {max_memory} is no number of bytes", "give at least 1")
         self.device = device if isinstance(device, torch.device) else pick_device(device)
         self.max_memory = max_memory
         self._for_pixel: float | None = None  # what the network takes; measured when it matters
@@ -113,7 +125,7 @@ class Predictor:
         from emaseg.engine import prepare
 
         need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
-        file = Path(path)
+        file = Path(path).expanduser()
         file = pick_checkpoint(find_run(file)[0]) if file.is_dir() else file
         check_kind(file)
         return cls(prepare(load_network(recipe, file), recipe.inference.precision, where), recipe, where)
@@ -156,8 +168,8 @@ class Predictor:
 
         Args:
             image: a file; a Pillow picture; an array or a tensor (H, W), (H, W, 3) or (H, W, 4), a tensor also
-                (3, H, W): uint8, or floats in 0..1, in RGB order; (H, W, C) in the files' values where the recipe
-                declares other channels. Or a list of them.
+                (3, H, W), unless W is 1, 3 or 4: uint8, or floats in 0..1, in RGB order; (H, W, C) in the files'
+                values where the recipe declares other channels. Or a list of them.
             confidence: also how sure the network is of each pixel.
             probabilities: also the probability of every class, 2 K H W bytes.
             classes: keep these only; all other pixels become 255. () keeps all.
@@ -166,10 +178,13 @@ class Predictor:
 
         Raises:
             DataError: a file cannot be read as an image, or an array is of another kind.
-            RecipeError: a name in `classes` is none of this network's, or a number is out of its range.
+            RecipeError: a name in `classes` is none of this network's, a number is out of its range, or probabilities
+                are asked of an exported file that gives class ids only.
         """
+        classes = tuple(classes)  # read more than once
         self.check_limits(classes, min_confidence, top_k)
         wanted = Wanted(confidence or bool(min_confidence), probabilities, top_k)
+        self.check_scored(confidence=confidence, probabilities=probabilities, min_confidence=min_confidence)
         if not isinstance(image, list | tuple):
             return self._predict(pixels_of(image, self.bands), wanted, classes, min_confidence)
         # The next file is read while the network is at work.
@@ -204,6 +219,13 @@ class Predictor:
     def check_limits(self, classes: Collection[str], min_confidence: float, top_k: int | None = None) -> None:
         """RecipeError for what `predict` would refuse."""
         check_limits(self.classes, classes, min_confidence, top_k)
+
+    def check_scored(self, *, confidence: bool, probabilities: bool, min_confidence: float) -> None:
+        """RecipeError where `predict` is asked for probabilities that an exported file does not give."""
+        asked = {"probabilities": probabilities, "confidence": confidence, "min_confidence": min_confidence}
+        for name, given in asked.items():
+            if given:
+                check_scored(self.model, name)
 
     def _predict(self, pixels: Pixels, wanted: Wanted, classes: Collection[str], least: float) -> Prediction:
         tiles, (labels, sure, every, ranks) = self._maps(pixels, wanted)

@@ -108,10 +108,14 @@ def predict_files(
         RecipeError: as Predictor.predict.
         SystemFault: a file cannot be written (disk full, no permission).
     """
+    classes = tuple(classes)  # read more than once
     predictor.check_limits(classes, min_confidence, top_k)
+    predictor.check_scored(
+        confidence="confidence" in save, probabilities="probabilities" in save, min_confidence=min_confidence
+    )
     wanted = (*save, "bases") if bases is not None else tuple(save)
     taken = identities(item.source for item in inputs)
-    job = _Job(predictor, out, wanted, resume, tuple(classes), min_confidence, top_k, bases, taken)
+    job = _Job(predictor, out, wanted, resume, classes, min_confidence, top_k, bases, taken)
     # Three threads: one of read_ahead calls job.read for the next image, one of write_behind calls job.write for the last.
     # The thread that iterates over the result, usually the main one, calls job.predict for the image between them.
     predicted = map(job.predict, read_ahead(job.read, inputs))

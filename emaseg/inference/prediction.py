@@ -127,7 +127,14 @@ class Prediction:
         Args:
             keep: names of classes; () keeps all.
             min_confidence: 0..1; needs `confidence`.
+
+        Raises:
+            RecipeError: there is no such class, no such probability, or no `confidence` to compare with.
         """
+        keep = tuple(keep)  # read more than once
+        check_limits(self.classes, keep, min_confidence)
+        if min_confidence and self.confidence is None:
+            raise RecipeError("min_confidence: this prediction holds no confidence", "predict with confidence=True")
         gone = np.zeros(self.labels.shape, bool)
         if keep:
             dropped = [k for k, name in enumerate(self.classes) if name not in keep]
@@ -171,8 +178,8 @@ def pixels_of(image: Picture, bands: Bands | None = None) -> Pixels:
     (C, H, W); their values are those of the image files, or without data.range floats in 0..1, too.
 
     Arrays: (H, W) grey, (H, W, 1), (H, W, 3) or (H, W, 4), whose transparent pixels become white, as in a file. Tensors:
-    the same, or channels first, as torch has pictures: (3, H, W), also with a batch of 1 before it. Values: uint8, or
-    floats in 0..1.
+    the same, or channels first, as torch has pictures: (3, H, W), also with a batch of 1 before it; one whose last side is
+    1, 3 or 4 counts as channels last. Values: uint8, or floats in 0..1.
 
     Raises:
         DataError: the file cannot be read as an image, or the array is of another kind.
@@ -255,6 +262,8 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 def _from_pillow(picture: Image.Image) -> UInt8:
     """As read_image would give it from a file: upright, transparency on white, 16 bits scaled to 8."""
+    if 0 in picture.size:
+        raise DataError(f"a picture of {picture.width} x {picture.height} pixels is no image", "give one with pixels")
     picture = _upright(picture)
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "HSV", "LAB") and not picture.has_transparency_data:
         return np.array(picture.convert("RGB"))

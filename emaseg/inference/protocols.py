@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from emaseg.data.dataset import Pixels
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import eval_image, normalise
-from emaseg.errors import DataError
+from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.inference import Inference
 
@@ -85,7 +85,11 @@ def label_and_confidence(
 
     Returns:
         (H, W) uint8 train ids, and (H, W) float32 in 0..1.
+
+    Raises:
+        RecipeError: the model gives class ids only.
     """
+    check_scored(model, "confidence")
     confidence = torch.empty(image.shape[:2], dtype=torch.float32, device=device)
     labels = _labels(model, image, inference, stats, device, resized, confidence)
     return labels.cpu().numpy(), confidence.cpu().numpy()
@@ -111,7 +115,11 @@ def label_and_probabilities(
     Returns:
         Labels, confidence, probabilities (count, H, W) float16, and with `ranked` whose they are: train ids (count, H, W)
         uint8, of which the first are the labels; else None.
+
+    Raises:
+        RecipeError: the model gives class ids only.
     """
+    check_scored(model, "probabilities")
     height, width = image.shape[:2]
     confidence = torch.empty((height, width), dtype=torch.float32, device=device)
     probabilities = torch.empty((count, height, width), dtype=torch.float16)
@@ -148,7 +156,7 @@ def _labels(
         seen = _image_views(image, inference, stats, resized)
     terms = _terms(model, map(functools.partial(Tensor.to, device=device), seen), inference)
     size = (image.shape[0], image.shape[1])
-    if getattr(model, "decides", False) and confidence is None:
+    if getattr(model, "decides", False):
         return _nearest(_whole(next(terms), bool(model.align_corners)).argmax(0).to(torch.uint8), size)
     count = len(inference.scales) * (2 if inference.flip else 1)
     logits = inference.average == "logits"
@@ -179,6 +187,21 @@ def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size
     terms = (_whole(term, align_corners) for term in _terms(model, _rescaled(image, inference.scales), inference))
     count = len(inference.scales) * (2 if inference.flip else 1)
     return _sum(terms, size, inference, align_corners).div_(count)
+
+
+def check_scored(model: nn.Module, what: str) -> None:
+    """
+    Args:
+        what: needs the classes' scores, for people.
+
+    Raises:
+        RecipeError: the model is an exported file that gives class ids only.
+    """
+    if getattr(model, "decides", False):
+        raise RecipeError(
+            f"{what}: this exported file chooses the classes inside and gives no probabilities",
+            "export it again without --include argmax, or name the run or the checkpoint it was made from",
+        )
 
 
 def fixed_size(model: nn.Module, inference: Inference) -> Size | None:

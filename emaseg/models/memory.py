@@ -99,7 +99,8 @@ class ClassMemory(nn.Module):
 
     def _read(self, logits: torch.Tensor, memory: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         if self.hard:
-            return memory[logits.argmax(dim=1)].movedim(3, 1)  # one row a pixel; nothing to differentiate
+            rows = memory[logits.argmax(dim=1)].movedim(3, 1)  # one row a pixel; nothing to differentiate
+            return as_precise_as(rows, logits)
         with without_autocast(logits):
             probabilities = torch.softmax(as_precise_as(logits, memory), dim=1)
             read: torch.Tensor = _WeightedSum.apply(probabilities, memory, gradient)

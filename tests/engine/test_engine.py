@@ -15,11 +15,11 @@ from PIL import Image
 from torch import nn
 
 from emaseg.device import full_float32
-from emaseg.engine import check_precision, engine_lines, packed, prepare
+from emaseg.engine import Precision, check_precision, engine_lines, packed, prepare
 from emaseg.engine.fused import pack
 from emaseg.engine.packed import RELU, PackedConv, SplitConv, packed_conv, packing_works, part
 from emaseg.engine.slim import fold_norms
-from emaseg.errors import SystemFault
+from emaseg.errors import SystemFault, WeightsError
 from emaseg.models import Network, build_model
 from emaseg.models.em_attention import EMAttention
 from tests.exporting.made import checkpoint, recipe, settle
@@ -265,6 +265,21 @@ def test_a_wrong_kernel_is_found_and_not_used(monkeypatch: pytest.MonkeyPatch) -
         assert not packing_works(torch.float32)
     finally:
         packing_works.cache_clear()
+
+
+@pytest.mark.parametrize(("precision", "others"), [("fp16", "bf16 or fp32"), ("bf16", "fp32")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_does_not_fit_into_16_bits_is_said(
+    precision: Precision, others: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects a mask from an overflow, of which the arg max would be the first class everywhere."""
+    monkeypatch.setattr("emaseg.engine.stages.check_precision", lambda *_: None)
+    monkeypatch.setattr("emaseg.engine.stages.packing_works", lambda dtype: False)
+    engine = prepare(network("memorynet"), precision)
+    engine.network.register_forward_hook(lambda *_: torch.full((1, 2, 4, 4), value))
+    with pytest.raises(WeightsError, match=f"NaN or infinite logits in {precision}") as caught:
+        engine(images(1, 3, 32, 32))
+    assert caught.value.hint == f"use --precision {others}"
 
 
 def test_a_training_network_is_refused() -> None:

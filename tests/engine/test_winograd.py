@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -126,6 +127,18 @@ def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch, th
         with pytest.raises(MemoryError, match="full"):
             way(x)
     assert torch.equal(way(x), expected)
+
+
+def test_work_is_done_after_the_main_thread_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects threads that outlive the main one, after which Python's pools take no more work."""
+    pool = ThreadPoolExecutor(2)
+    pool.submit(int).result()
+    pool.shutdown()
+    monkeypatch.setattr(winograd, "_pool", lambda *_: pool)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    done: list[int] = []
+    winograd._for_all(lambda image, *_: done.append(image), [(image, (0, 1), (0, 1)) for image in range(5)])
+    assert done == [0, 1, 2, 3, 4]
 
 
 def test_full_memory_leaves_no_part_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,9 @@ from torch import nn
 from emaseg.engine.slim import fold_norms, slim
 from emaseg.exporting.network import InferenceNetwork
 from emaseg.models.backbones import HRNet, ResNeSt, ViT
+from emaseg.models.em_attention import EMAttention
 from emaseg.models.layers import Norm
+from emaseg.models.memory import ClassMemory
 from tests.exporting.made import network, recipe, settle
 
 
@@ -89,3 +91,46 @@ def test_pixels_in_and_labels_out_are_the_protocols() -> None:
         labels = whole(pixels)
     assert labels.dtype == torch.uint8
     assert (labels == scores.argmax(1)).double().mean() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("kind", ["emanet", "memorynet", "hard"])
+def test_what_sums_over_pixels_stays_in_float32(kind: str, dtype: torch.dtype) -> None:
+    """Protects large images: a pixel's share of a base falls below what 16 bits hold, and a memory's rows are averages."""
+    made = (
+        recipe("emanet")
+        if kind == "emanet"
+        else recipe("memorynet", f"model.memory_hard={str(kind == 'hard').lower()}")
+    )
+    model = network(made)
+    whole = InferenceNetwork(copy.deepcopy(model), (), (0.0,) * 3, (1.0,) * 3, dtype).eval()
+    kept = [part for part in whole.modules() if isinstance(part, EMAttention | ClassMemory)]
+    assert kept
+    assert all(x.dtype == torch.float32 for part in kept for x in part.buffers() if x.is_floating_point())
+    images = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, own = model(images), whole(images)
+    assert (own - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+
+
+def test_an_image_of_many_pixels_is_the_same_in_fp16() -> None:
+    """Protects what fp16 loses: of many equal pixels, each one's share of a base is below its smallest number."""
+    attention = EMAttention(8, 4)
+    torch.manual_seed(0)
+    features = torch.rand(1, 8, 8, 8).repeat(1, 1, 32, 64).half()
+
+    class Net(nn.Module):
+        align_corners = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            reconstruction: torch.Tensor = self.attention(images)[0]
+            return reconstruction
+
+    with torch.no_grad():
+        expected = attention(features.float())[0]
+        own = InferenceNetwork(Net(), (), (0.0,), (1.0,), torch.float16)(features)  # type: ignore[arg-type]
+    assert (own - expected).abs().max() < 0.01 * expected.abs().max()

@@ -14,6 +14,7 @@ from PIL import Image
 import emaseg
 from emaseg.engine import Engine, prepare
 from emaseg.errors import RecipeError
+from emaseg.inference.attention_sheet import sheet
 from emaseg.inference.image_inputs import find_images
 from emaseg.inference.predict import Predictor
 from emaseg.inference.predict_files import predict_files
@@ -122,6 +123,13 @@ def test_a_memory_shows_its_weights_and_what_it_changes(tmp_path: Path) -> None:
     assert (maps.kind, maps.names, maps.values.shape[:2]) == ("memory", predictor.classes, (1, len(predictor.classes)))
     assert np.abs(maps.values.sum(axis=1) - 1).max() <= 1e-6
     assert predictor.bases_picture(IMAGE, 2).width > 4 * 240
+
+
+def test_the_sheet_of_a_thin_image_stays_small() -> None:
+    """Protects memory: a column is as wide for every image, but a cell is not higher than a screen."""
+    maps = np.full((3, 4, 20, 1), 0.25, np.float32)
+    page = sheet(np.zeros((6000, 4, 3), np.uint8), maps, [(m, f"base {m}", "") for m in range(4)], ["1", "2", "3"])
+    assert page.height < 6000
 
 
 def test_predict_writes_a_sheet_for_each_image(tmp_path: Path) -> None:
