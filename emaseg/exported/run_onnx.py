@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emaseg.errors import SystemFault, WeightsError
 from emaseg.exported.check_onnx import check_model
@@ -63,6 +64,17 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
     session._model_bytes = None  # else it keeps the file in memory, for a fallback that is off
     _check_ends(session, info)
     return info, session
+
+
+def run_onnx(session: Any, images: Tensor) -> Tensor:
+    """The result for images. The memory that it took is given back: else the largest image's would be held to the end, and
+    what the next one needs could not be measured."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    (result,) = session.run(None, {INPUT: images.contiguous().cpu().numpy()}, options)
+    return torch.from_numpy(result).to(images.device)
 
 
 def _limit_memory(options: Any) -> None:

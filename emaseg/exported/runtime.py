@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from emaseg.device import full_float32
 from emaseg.errors import WeightsError
-from emaseg.exported.info import INPUT, SUFFIXES, FileInfo, opened_file
-from emaseg.exported.run_onnx import open_onnx
+from emaseg.exported.info import SUFFIXES, FileInfo, opened_file
+from emaseg.exported.run_onnx import open_onnx, run_onnx
 from emaseg.exported.run_pt2 import Bounded, open_pt2
 from emaseg.free_memory import says_out_of_memory
 from emaseg.models import Report
@@ -125,10 +125,5 @@ def open_exported(path: Path, device: torch.device | str = "cpu") -> ExportedNet
             run = Bounded(module)
         else:
             info, session = open_onnx(file, path, where)
-            run = partial(_run_onnx, session)
+            run = partial(run_onnx, session)
     return ExportedNetwork(info, run, path).eval()
-
-
-def _run_onnx(session: Any, images: Tensor) -> Tensor:
-    (result,) = session.run(None, {INPUT: images.contiguous().cpu().numpy()})
-    return torch.from_numpy(result).to(images.device)

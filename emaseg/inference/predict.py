@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import numbers
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -266,7 +267,7 @@ class Predictor:
                         "use a smaller image, or free memory",
                     ) from error
             self._for_pixel = self._for_pixel or float(USUAL_PIXEL)
-            most = max(SIDES[-1], most // 2 if tiles is not None else SIDES[2])
+            most = max(SIDES[-1], most // 2)
             give_back()
 
     def _tiling(self, size: tuple[int, int], most: int, wanted: Wanted) -> Tiling | None:
@@ -276,8 +277,10 @@ class Predictor:
         kept = wanted.bytes_kept(size, len(self.classes)) if self.device.type == "cpu" else 0
         if fixed_size(self.model, protocol) or (most == SIDES[0] and self._fits(size, protocol, kept)):
             return None
-        budget = (self._room() or 0) - RESULT * size[0] * size[1] - kept
-        return tiling(size, protocol, budget, self._for_pixel or float(USUAL_PIXEL), most)
+        space = self._room()  # None: this system does not say, and memory has run out with larger tiles
+        budget = math.inf if space is None else space - RESULT * size[0] * size[1] - kept
+        tiles = tiling(size, protocol, budget, self._for_pixel or float(USUAL_PIXEL), most)
+        return tiles if len(tiles.boxes) > 1 else None
 
     def _fits(self, size: tuple[int, int], protocol: Inference, kept: int = 0) -> bool:
         """Whether there is room for an image of (H, W), whole. What the network takes is measured before that is denied.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from emaseg.exported.runtime import open_exported
 from emaseg.exporting.export import Exported, export
 from emaseg.exporting.request import make_request
 from emaseg.inference.predict import Predictor
+from emaseg.inference.tiles import USUAL_PIXEL, measured_need
 from emaseg.reference import open_model, resolve
 from tests.exporting.made import FILES, INSIDE, checkpoint, exported, network, recipe
 
@@ -147,6 +149,15 @@ def test_an_image_that_the_file_does_not_take(made: Callable[[str], Exported]) -
     model = open_exported(made("plain.onnx").path)
     with pytest.raises(DataError, match="from 33 pixels a side, not 64 x 32"):
         model(torch.zeros(1, 3, 32, 64))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
+def test_what_an_image_takes_is_measured_after_a_large_one(made: Callable[[str], Exported]) -> None:
+    """Protects the choice of tiles: ONNX Runtime would keep all that it ever took, and a further image then seems to take
+    nothing, so that any would fit, or it counts as unknown, so that none would."""
+    model = open_exported(made("plain.onnx").path)
+    model(torch.zeros(1, 3, 768, 768))
+    assert 12 < measured_need(model, torch.device("cpu"), 3) < USUAL_PIXEL / 4
 
 
 def test_one_size_and_half_precision(tmp_path: Path) -> None:

@@ -167,6 +167,31 @@ def test_memory_that_runs_out_leads_to_tiles(monkeypatch: pytest.MonkeyPatch) ->
     assert "train" not in caught.value.hint
 
 
+def test_a_tile_that_is_the_whole_image_is_none() -> None:
+    """Protects what is told: a small image is predicted by the recipe's protocol, however little memory there is."""
+    predictor = Predictor(Toy(), recipe("emanet"), max_memory=TIGHT)
+    small = predictor.predict(photo(60, 70))
+    assert small.tiles is None
+    assert np.array_equal(small.labels, Predictor(Toy(), recipe("emanet")).predict(photo(60, 70)).labels)
+    assert predictor.predict(photo(300, 410)).tiles is not None
+
+
+def test_where_the_system_says_nothing_tiles_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects images on macOS and Windows: one refusal does not make the smallest tiles of a large image."""
+    largest = 560 * 560
+
+    class Limited(Toy):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[2] * x.shape[3] > largest:
+                raise MemoryError
+            return super().forward(x)
+
+    monkeypatch.setattr(predict, "room", lambda *_: None)
+    prediction = Predictor(Limited(), recipe("emanet")).predict(photo(700, 900))
+    assert prediction.tiles is not None
+    assert "of 512 x 512 pixels" in prediction.tiles
+
+
 def test_the_command_stays_within_a_limit_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
