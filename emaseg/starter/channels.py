@@ -24,6 +24,7 @@ Values = npt.NDArray[np.generic]  # (N, C), as they are stored
 
 _READ = 24  # images that are measured
 _PIXELS = 20_000  # of each of them
+_SHARE = 0.001  # of the pixels: fewer are no matter to a range
 _FEW = 16  # different values of a channel: all of them mean something
 
 
@@ -129,8 +130,12 @@ def _with_data(values: Values, tagged: frozenset[float]) -> tuple[npt.NDArray[np
             found = np.unique(numbers[:, column][kept[:, column]])
             rest = np.delete(found, end)
             if len(rest) > _FEW and np.abs(found[end] - rest[end]) > rest[-1] - rest[0]:
-                kept[:, column] &= numbers[:, column] != found[end]
-                marks.add(float(found[end]))
+                there = numbers[:, column] == found[end]
+                left = kept[:, column] & ~there
+                # A few pixels are hot, or dead; a channel that holds nothing else is none without data.
+                if there.mean() > _SHARE and left.reshape(len(left), -1).any(axis=0).all():
+                    kept[:, column] = left
+                    marks.add(float(found[end]))
     return kept, tuple(sorted(marks))
 
 

@@ -38,7 +38,15 @@ def named_values(pixels: Counter[int], palette: Sequence[Colour], names: Names) 
     if names.coloured and (found := _by_palette(pixels, palette, names)):
         return found, [*reasons, "They go to the indices that have their colours in the masks' palette."]
     if found := _with_ground(pixels, present if len(present) == 2 else values, names.entries):
-        return found, [*reasons, "; ".join(f"{value} is {entry.name}" for value, entry in found.items()) + "."]
+        said = "; ".join(f"{value} is {entry.name}" for value, entry in found.items())
+        if count == 2 and list(found) == [0, 1]:  # as the lines of the file say, too, but the other way round
+            other = f"{names.file} has them in the order {names.entries[0].name}, {names.entries[1].name}"
+            line = f"`0: {names.entries[0].name}` and `1: {names.entries[1].name}`"
+            return found, [
+                *reasons,
+                f"warning: taken: {said}, for 0 is more frequent; but {other}. If that is meant: write {line}",
+            ]
+        return found, [*reasons, f"{said}."]
     if names.entries[0].name == IGNORED and not (present and present[-1] == count - 1):
         reasons.append(f"{IGNORED} is labelme's number -1, no value of a mask: the next name is value 0.")
         return dict(enumerate(names.entries[1:])), reasons
@@ -87,7 +95,7 @@ def _one_too_many(pixels: Counter[int], names: Names, reasons: list[str]) -> tup
     if _is_ground(entries[0]):
         reasons.append(f"Value {count} has no name and is the last: taken to be unlabelled.")
         return from_0, reasons
-    taken, other = (from_1, from_0) if most in (0, count) or not pixels.keys().isdisjoint(TOPS) else (from_0, from_1)
+    taken, other = (from_1, from_0) if most == 0 or not pixels.keys().isdisjoint(TOPS) else (from_0, from_1)
     reasons.append(
         f"warning: {names.file} has {_number(count)} for the values 0 to {count}. Taken: {_said(taken)}. If it is "
         f"{_said(other)}: state the value of each name there, in lines such as `{0 if taken is from_1 else 1}: {entries[0].name}`; "

@@ -75,6 +75,8 @@ def test_one_object_with_or_without_a_name_of_its_background(
     (tmp_path / "classes.txt").write_text(text)
     started = start(tmp_path)
     assert (data_of(started).classes, data_of(started).values) == (classes, numbers)
+    turned = [note for note in started.notes if note.startswith("warning: taken: 0 is Background; 1 is crack")]
+    assert len(turned) == (text == "crack\nBackground")
     dry_run(started.text)
 
 
@@ -98,8 +100,8 @@ def test_an_object_and_its_void_say_what_to_call_it(tmp_path: Path) -> None:
         (
             "car\nroad\ntree",
             (3, 2, 1, 0),
-            ("background", "car", "road", "tree"),
-            "If it is 0 car, 1 road, 3 unlabelled",
+            ("car", "road", "tree"),
+            "If it is 0 background, 1 car, 3 tree",
         ),
         ("car\nroad", (1, 0, 2, 255), ("background", "car", "road"), "If it is 0 car, 1 road, 2 unlabelled"),
         ("background\nroad", (0, 1, 2), ("background", "road"), ""),

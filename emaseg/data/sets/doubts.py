@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from emaseg.data.checks import spread
 from emaseg.data.dataset import Dataset
@@ -107,16 +108,17 @@ def _range(paths: Sequence[Path]) -> list[Doubt]:
     rows = []
     for path in paths[:_READ]:
         try:
-            rows.append(np.bincount(read_image(path).ravel(), minlength=256))
+            channels = np.array(Image.fromarray(read_image(path)).histogram())  # NumPy's would copy the image as int64
         except DataError:
             continue
+        rows.append(channels.reshape(-1, 256).sum(axis=0))
     if not rows:
         return []
     low, high = _hull([_used(row) for row in rows])
-    share = ""
+    share = beyond = ""
     if high - low >= _NARROW:
         low, high = _hull([_mostly(row) for row in rows])
-        share = " in 99% of the pixels of each"
+        share, beyond = " in 99% of the pixels of each", "; all brighter pixels become white"
         if high - low >= _SLIVER:
             return []
     return [
@@ -125,7 +127,7 @@ def _range(paths: Sequence[Path]) -> list[Doubt]:
             f"{len(paths):,} images of 16 bits use about {low * 256} to {high * 256 + 255} of 0 to 65535{share}: of 256 "
             f"levels {high - low + 1} are left when they are read, {paths[0]} for example",
             f"declare what they use: data.range = [[{low * 256}, {high * 256 + 255}]] (with augment.photometric = "
-            '"none"); or scale all of them alike to the whole range and save 8 bits, for example with '
+            f'"none"{beyond}); or scale all of them alike to the whole range and save 8 bits, for example with '
             f"`gdal_translate -ot Byte -scale {low * 256} {high * 256 + 255} 0 255 in.tif out.tif`",
         )
     ]
