@@ -284,7 +284,7 @@ def print_scores(
 ) -> None:
     """A line for each class, then the means, with the published mIoU beside the measured one or why there is none.
 
-    split: of which the images are. `remarks` are label and value pairs that the network adds about itself. Of `details` the table shows what fits.
+    split: the one the images belong to. `remarks` are label and value pairs that the network adds about itself. Of `details` the table shows what fits.
     """
     headings = ["IoU", "accuracy", *_detail_headings(details)]
     rows = []

@@ -94,11 +94,11 @@ def packages() -> Iterator[Finding]:
 
 def _install(what: str) -> str:
     """With pip in any environment, or with uv in a checkout, whose environment has no pip."""
-    return f"pip install {what}; or in a checkout: uv sync"
+    return f"pip install {what}; or in a checkout: uv sync --no-dev --inexact"
 
 
 def _reinstall(what: str) -> str:
-    return f"pip install --force-reinstall {what}; or in a checkout: uv sync --reinstall"
+    return f"pip install --force-reinstall {what}; or in a checkout: uv sync --no-dev --inexact --reinstall"
 
 
 def extras() -> Iterator[Finding]:

@@ -25,6 +25,22 @@ _FILES = (  # of fonts with many characters, in the order in which they are trie
     *("arial unicode.ttf", "arial.ttf", "pingfang.ttc", "hiragino sans gb.ttc", "applesdgothicneo.ttc"),
     *("segoeui.ttf", "msyh.ttc", "msgothic.ttc", "malgun.ttf"),
 )
+_LATIN = str.maketrans(  # letters without an accent to take away
+    {
+        "ß": "ss",
+        "æ": "ae",
+        "Æ": "AE",
+        "œ": "oe",
+        "Œ": "OE",
+        "ø": "o",
+        "Ø": "O",
+        "ł": "l",
+        "Ł": "L",
+        "đ": "d",
+        "Đ": "D",
+        "ı": "i",
+    }
+)
 _NOWHERE = "\U0010fffd"  # a character of private use that no font has: drawn as what is missing
 _SIDE = 24  # pixels of the pictures that characters are compared in
 
@@ -37,11 +53,10 @@ def plain_font(size: int) -> Font:
 def lettered(text: str, size: int, instead: str) -> tuple[str, Font]:
     """A text as it can be drawn on one line, and the font for it.
 
-    Pillow's own font, else one of the system's that has every character, else Pillow's without accents and without
-    the characters that it lacks.
+    Pillow's own font, else one of the system's that has every character, else Pillow's without accents.
 
     Args:
-        text: from outside, printable (words.py). instead: what to write where no letter is left; our own, in ASCII.
+        text: from outside, printable (words.py). instead: what to write where that is not enough; our own, in ASCII.
     """
     text = "".join(" " if char.isspace() else char for char in text)
     own = plain_font(size)
@@ -50,7 +65,10 @@ def lettered(text: str, size: int, instead: str) -> tuple[str, Font]:
     for path in _installed():
         if all(_has(path, char) for char in text):
             return text, _font(path, size)
-    left = "".join(char for char in unicodedata.normalize("NFKD", text) if _has("", char)).strip()
+    parts = unicodedata.normalize("NFKD", text).translate(_LATIN)
+    if not all(_has("", char) or unicodedata.combining(char) for char in parts):
+        return instead, own  # with some of its letters two names could read alike
+    left = "".join(char for char in parts if _has("", char)).strip()
     return (left, own) if any(map(str.isalpha, left)) else (instead, own)
 
 

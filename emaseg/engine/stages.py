@@ -126,7 +126,8 @@ class Engine(nn.Module):
 
     def _check_finite(self, logits: Tensor) -> None:
         """Of NaN the arg max would be the first class."""
-        least, largest = torch.aminmax(logits)  # NaN where there is one
+        lying = logits if logits.is_contiguous() else logits.permute(0, 2, 3, 1)  # as the values lie it is quick
+        least, largest = torch.aminmax(lying)  # NaN where there is one
         if not bool(torch.isfinite(least) & torch.isfinite(largest)):
             raise WeightsError(
                 f"the network gives NaN or infinite logits in {self.precision}",

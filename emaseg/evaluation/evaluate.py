@@ -220,7 +220,7 @@ def other_split(data: Data, written: Data, phase: Phase) -> str:
     Args:
         data: as it is evaluated. written: the same before --split and --set.
     """
-    own = phase == "eval" and not differences("data", written, data, _unscored(written))
+    own = phase == "eval" and not differences("data", written, data, _unscored(written) | {"palette"})
     return "" if own else split_name(data, phase)
 
 

@@ -23,6 +23,7 @@ from emaseg.free_memory import room, says_out_of_memory
 from emaseg.recipe.data import num_classes
 from emaseg.zip_archive import File
 
+_LEAST = 1 << 20  # bytes of a limit: 0 and a few bytes are none
 _ANY = -1  # a side of an output that may be fixed or not
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -67,8 +68,8 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
 
 
 def run_onnx(session: Any, images: Tensor) -> Tensor:
-    """The result for images. The memory that it took is given back: else the largest image's would be held to the end, and
-    what the next one needs could not be measured."""
+    """The result for images. The CPU's memory that it took is given back: else the largest image's would be held to the end,
+    and what the next one needs could not be measured."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -89,10 +90,10 @@ def _limit_memory(options: Any) -> None:
     if most is None:
         return
     kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
-    arena = onnxruntime.OrtArenaCfg({"max_mem": max(1, most)})  # 0: no limit
-    with contextlib.suppress(RuntimeError):  # before 1.24 the first file's stands for all
+    arena = onnxruntime.OrtArenaCfg({"max_mem": max(_LEAST, most)})
+    with contextlib.suppress(RuntimeError):  # before 1.23 one process has one such arena: a second file has no limit
         onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), arena)
-    options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 def reason(error: Exception) -> str:

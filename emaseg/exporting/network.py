@@ -22,8 +22,8 @@ class InferenceNetwork(nn.Module):
         network: prepared by the engine's `slim`; this object takes it over.
         include: "normalize": the input is uint8 pixels; "argmax": the output is class ids at the input's size.
         mean, std: of each channel, in 0..255.
-        dtype: what the network computes in, but for those parts that the engine keeps in float32, too; input and output
-            stay float32 (or uint8).
+        dtype: what the network computes in, but for EM attention and class memory, which stay in float32; input and
+            output stay float32 (or uint8).
     """
 
     def __init__(

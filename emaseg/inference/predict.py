@@ -48,6 +48,7 @@ from emaseg.inference.protocols import (
 from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_size, tiling, whole_need
 from emaseg.recipe import Inference, Recipe
 from emaseg.reference import open_engine, resolve
+from emaseg.resources import expanded
 from emaseg.runs.folder import find_run, pick_checkpoint
 from emaseg.threads import read_ahead
 from emaseg.weights.kind import check_kind
@@ -126,7 +127,7 @@ class Predictor:
         from emaseg.engine import prepare
 
         need_type("recipe", recipe, Recipe, "what emaseg.load_recipe returns")
-        file = Path(path).expanduser()
+        file = expanded(os.fspath(path))
         file = pick_checkpoint(find_run(file)[0]) if file.is_dir() else file
         check_kind(file)
         return cls(prepare(load_network(recipe, file), recipe.inference.precision, where), recipe, where)
@@ -181,6 +182,7 @@ class Predictor:
             DataError: a file cannot be read as an image, or an array is of another kind.
             RecipeError: a name in `classes` is none of this network's, a number is out of its range, or probabilities
                 are asked of an exported file that gives class ids only.
+            WeightsError: what the network gives for this image is NaN or infinite, in 16 bits or in an exported file.
         """
         classes = tuple(classes)  # read more than once
         self.check_limits(classes, min_confidence, top_k)

@@ -20,7 +20,7 @@ import torch
 from emaseg.data.files.bands import bands_of, read_pixels
 from emaseg.data.files.images import decode
 from emaseg.data.files.signed import Identity, check_place, identities
-from emaseg.errors import DataError, SystemFault
+from emaseg.errors import DataError, SystemFault, WeightsError
 from emaseg.files import atomic
 from emaseg.inference.image_inputs import ImageInput
 from emaseg.inference.outputs import DEFAULT, ENDINGS, Output, write_output
@@ -171,7 +171,7 @@ class _Job:
                 top_k=self.top_k,
             )
             prediction = dataclasses.replace(prediction, bases=drawn)
-        except DataError as error:
+        except (DataError, WeightsError) as error:  # in 16 bits one image's values may become too large
             return ImageDone(done.image, error=f"{done.image}: {error.message}", hint=error.hint)
         height, width = prediction.labels.shape
         done = dataclasses.replace(done, width=width, height=height, shares=prediction.shares, tiles=prediction.tiles)

@@ -97,7 +97,8 @@ def tiling(size: tuple[int, int], inference: Inference, budget: float, for_pixel
 def _spans(length: int, side: int) -> list[tuple[int, int, int, int]]:
     """(start, end, kept start, kept end) of the tiles along one side.
 
-    They start at multiples of `_CELL` pixels of the image, where it is not resized a cell of its feature grid; the last one is shifted back and a little longer.
+    They start at multiples of `_CELL` pixels of the image (cells of its feature grid where it is not resized); the last one
+    is shifted back and may be a little longer.
     """
     side = min(side, length)
     margin, cell = side // MARGIN, _CELL if side >= SIDES[-1] else 1

@@ -33,7 +33,7 @@ _RIGHT, _WRONG, _IGNORED = (222, 226, 230), (209, 73, 91), (160, 165, 172)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One evaluation, as a page shows it. palette: (K, 3) RGB of the classes. split: of which the images are."""
+    """One evaluation, as a page shows it. palette: (K, 3) RGB of the classes. split: the one the images belong to."""
 
     scores: Scores
     details: Details

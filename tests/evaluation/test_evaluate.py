@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from emaseg.evaluation.evaluate import (
     evaluate,
     evaluation_json,
     on_images,
+    other_split,
     protocol,
 )
 from emaseg.events import Evaluated, Evaluating
 from emaseg.metrics import Confusion, Scores
-from emaseg.recipe import Inference, PixelStats, Recipe, load_recipe
+from emaseg.recipe import FolderData, Inference, PixelStats, Recipe, load_recipe
 from emaseg.resources import shipped_recipes
 from tests.helpers import tiny
 
@@ -282,3 +284,13 @@ def test_protocol_names_every_choice() -> None:
         "over the input size"
     )
     assert protocol(Inference(pad="8k+1")) == "own size; pad 8k+1; whole; scales 1; logits"
+
+
+def test_what_is_another_split() -> None:
+    """Protects a run's own page: another place, other training images or other colours are the same scores."""
+    folders: dict[str, Any] = dict.fromkeys(("train_images", "train_masks", "eval_images", "eval_masks"), "some")
+    data = FolderData(kind="folder", root=".", classes=("a", "b"), **folders)
+    for same in ({"root": "/elsewhere"}, {"train_images": "others"}, {"palette": ((0, 0, 0), (9, 9, 9))}):
+        assert other_split(dataclasses.replace(data, **same), data, "eval") == ""
+    assert other_split(data, data, "train") == "train"
+    assert other_split(dataclasses.replace(data, eval_images="others"), data, "eval") == "eval"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,11 @@ def test_foreign_weights_need_a_recipe(tmp_path: Path) -> None:
         Predictor.from_weights(tmp_path / "foreign.pth")
 
 
-def test_a_recipe_may_replace_the_one_inside(weights: Path) -> None:
-    """A protocol of one's own on the same network."""
+def test_a_recipe_may_replace_the_one_inside(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A protocol of one's own on the same network, in a file of any name: `~` is home, and `~old.pt` nobody's."""
     recipe = emaseg.load_recipe("demo", [*SMALL, "inference.flip=true"])
-    assert Predictor.from_weights(weights, recipe=recipe).recipe.inference.flip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(weights, "~old.pt")
+    for name in (weights, "~old.pt", "~/~old.pt"):
+        assert Predictor.from_weights(name, recipe=recipe).recipe.inference.flip

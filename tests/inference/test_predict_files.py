@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emaseg.errors import SystemFault
+from emaseg.errors import SystemFault, WeightsError
 from emaseg.inference.image_inputs import find_images
 from emaseg.inference.predict import Predictor
 from emaseg.inference.predict_files import ImageDone, predict_files
@@ -97,6 +97,26 @@ def test_resume_meets_a_damaged_mask(predictor: Predictor, tmp_path: Path) -> No
         assert "a_mask.png" in first.error
         assert mask.read_bytes() == damage
         assert second.skipped
+
+
+def test_values_that_do_not_fit_into_16_bits_are_one_images_fault(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the other images of a run from the one whose values become infinite."""
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"{name}.png")
+    answers = iter((None, WeightsError("the network gives NaN in fp16", "use bf16"), None))
+    whole = predictor.predict
+
+    def predict(image: object, **wanted: object) -> object:
+        if (error := next(answers)) is not None:
+            raise error
+        return whole(image, **wanted)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(predictor, "predict", predict)
+    results = list(predict_files(predictor, find_images([str(tmp_path)]), tmp_path / "out"))
+    assert [r.error is None for r in results] == [True, False, True]
+    assert (results[1].error, results[1].hint) == (f"{tmp_path / 'b.png'}: the network gives NaN in fp16", "use bf16")
 
 
 def test_resume_meets_a_name_that_results_cannot_have(predictor: Predictor, tmp_path: Path) -> None:
