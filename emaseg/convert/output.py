@@ -15,8 +15,10 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from filecmp import cmp
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,10 +33,11 @@ from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
 from emaseg.words import quoted_path
 
-__all__ = ["REPORT", "Done", "Job", "Place", "check_out", "convert_item", "places", "write_report"]
+__all__ = ["REPORT", "Done", "Job", "Place", "as_put", "check_out", "convert_item", "places", "write_report"]
 
 REPORT = "convert.json"
 _SCHEMA = 1
+_ROUNDED = 2_000_000_000  # nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
         size = image_size(image)
         _check_size(item, size)
         made, key = read_made(mask), _key(job, item, image)
-        _check_image(image, job.out / place.image, made)
+        _check_image(image, job.out / place.image, made, partial(_key, job, item))
         done = _there(job, mask, made, key, size, place)
         content = b""
         if done is None:
@@ -151,7 +154,7 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
         return Left(item.image, str(error))
     except DataError as error:
         return Left(item.image, error.message)
-    _give(image, job.out / place.image)
+    _give(image, job.out / place.image, made)
     if content:  # after the image: a mask that is there says what was put beside it
         with atomic(mask) as file:
             file.write(content)
@@ -201,33 +204,49 @@ def _drawn(
     return done, mask_file(painted.label, job.classes.colours, made)
 
 
-def _check_image(image: Path, place: Path, made: Made | None) -> None:
-    """Stop where an image would replace one that an earlier run did not put there.
+def _check_image(image: Path, place: Path, made: Made | None, key_of: Callable[[Path], str]) -> None:
+    """Stop where an image would replace one that an earlier run did not put there. key_of: a mask's key with this image.
 
     Raises:
         ValueError: it would.
     """
-    if not os.path.lexists(place) or _is_same(place, image):
+    if not os.path.lexists(place) or _is_same(place, image) or as_put(place, made):
         return
-    stat = place.stat() if place.is_file() and not place.is_symlink() else None
-    if stat is None or made is None or (stat.st_size, stat.st_mtime_ns) != made.file:
+    older = made is not None and not made.item and place.is_file() and not place.is_symlink()
+    if made is None or not older or key_of(place) != made.key:
         raise Malformed(f"another file than this image is in its place, and is kept: remove or rename {place}")
 
 
-def _is_same(place: Path, image: Path) -> bool:
-    """Whether a place has the image already, be it as a copy."""
-    if not place.exists():
+def as_put(place: Path, made: Made | None) -> bool:
+    """Whether an image is the one that a mask says was put beside it; disks round its time, FAT to two seconds."""
+    if made is None or not made.item or place.is_symlink() or not place.is_file():
         return False
-    here, there = place.stat(), image.stat()
-    return place.samefile(image) or (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+    stat = place.stat()
+    return stat.st_size == made.file[0] and abs(stat.st_mtime_ns - made.file[1]) < _ROUNDED
 
 
-def _give(image: Path, place: Path) -> None:
-    """A hard link to the image, or a copy where the disk cannot link."""
+def _is_same(place: Path, image: Path) -> bool:
+    """Whether a place has the image already, be it as a copy with another time."""
+    try:
+        if not place.is_file():
+            return False
+        here, there = place.stat(), image.stat()
+        if here.st_size != there.st_size:
+            return False
+        return here.st_mtime_ns == there.st_mtime_ns or place.samefile(image) or cmp(place, image, shallow=False)
+    except OSError:
+        return False
+
+
+def _give(image: Path, place: Path, made: Made | None) -> None:
+    """A hard link to the image, or a copy where the disk cannot link; a copy that somebody made of it stays."""
     try:
         real = image.resolve()
         if _is_same(place, real):
-            return
+            here, there = place.stat(), real.stat()
+            old = made is not None and here.st_mtime_ns != there.st_mtime_ns and here.st_mtime_ns == made.file[1]
+            if not old:
+                return
         place.unlink(missing_ok=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -119,6 +119,44 @@ def test_an_image_that_changed_at_its_origin_is_replaced(twice: Path) -> None:
     assert (twice / "out/images/a.jpg").stat().st_mtime_ns == 7
 
 
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("case", ["rounded", "copied", "exported again"])
+def test_an_image_of_the_same_bytes_is_no_other_file(case: str, older: bool, twice: Path) -> None:
+    """Protects a second run where a disk rounds times, or a copy or a new export gave the images new ones."""
+    for letter in "abc":
+        if older:
+            unsign(twice / f"out/masks/{letter}.png")
+        place, original = twice / f"out/images/{letter}.jpg", twice / f"in/{letter}.jpg"
+        content, time = place.read_bytes(), original.stat().st_mtime_ns
+        changed = original if case == "exported again" else place
+        changed.unlink()
+        changed.write_bytes(content)
+        time = time // 1000 * 1000 - 1000 if case == "rounded" else time + 10**12
+        os.utime(changed, ns=(time, time))
+    assert run(twice / "in", twice / "out").ok
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_copy_is_replaced_when_its_original_changes(older: bool, twice: Path) -> None:
+    """Protects from an old image beside a new mask where images are copies, with a rounded time or under an old mask."""
+    place, original = twice / "out/images/a.jpg", twice / "in/a.jpg"
+    time = original.stat().st_mtime_ns
+    place.unlink()
+    place.write_bytes(original.read_bytes())
+    if older:
+        unsign(twice / "out/masks/a.png")
+        os.utime(place, ns=(time, time))
+    else:
+        os.utime(place, ns=(time // 1000 * 1000 - 1000,) * 2)
+    original.unlink()
+    made.photo(original)
+    with original.open("ab") as file:
+        file.write(b"\0")
+    os.utime(original, ns=(time + 10**12,) * 2)
+    assert run(twice / "in", twice / "out").ok
+    assert place.read_bytes() == original.read_bytes()
+
+
 def test_a_run_that_converts_nothing_removes_nothing(twice: Path) -> None:
     """Protects a conversion from a second run at a time when no image can be read."""
     before = sorted((twice / "out").rglob("*.*g"))
