@@ -5,8 +5,10 @@ Room: convert.
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -42,6 +44,8 @@ def check_names(out: Path, names: Sequence[str]) -> bool:
     before = read_names(out)
     if before is None or before == dict(enumerate(names)):
         return False
+    if before and before.items() <= dict(enumerate(names)).items():  # others were added after them
+        return False
     for name in walk(out / "masks", None) if (out / "masks").is_dir() else ():
         if name.lower().endswith(".png") and not as_written(out / "masks" / name):
             raise RecipeError(
@@ -52,12 +56,12 @@ def check_names(out: Path, names: Sequence[str]) -> bool:
     return True
 
 
-def sweep(job: Job, done: Sequence[Done], left: Iterable[Left], *, renamed: bool) -> Swept:
+def sweep(job: Job, done: Sequence[Done], left: Iterable[Left], originals: Iterable[Path], *, renamed: bool) -> Swept:
     """Remove the pairs of an earlier run whose annotations are gone: each with a mask as it was written, and an image as
-    it was put there, whose original is still in `root`. Those of images that only failed this time stay.
+    it was put there, whose original is there still, wherever it lies now. Those of images that only failed this time stay.
 
     A mask of other classes goes in any case, for its numbers would mean others. renamed: those of older versions, which
-    do not say their classes, have other ones.
+    do not say their classes, have other ones. originals: all images of the source.
     """
     root, out = job.root, job.out
     wanted = {name for one in done for name in (one.place.image, one.place.mask)}
@@ -65,6 +69,10 @@ def sweep(job: Job, done: Sequence[Done], left: Iterable[Left], *, renamed: bool
     there = {
         f"{part}/{name}" for part in ("images", "masks") if (out / part).is_dir() for name in walk(out / part, None)
     }
+    sizes: dict[int, list[Path]] = {}
+    for path in originals:
+        with contextlib.suppress(OSError):
+            sizes.setdefault(path.stat().st_size, []).append(path)
     gone, failed, foreign = list[str](), list[str](), set[str]()
     stale = there - wanted
     images = {stem_of(name.removeprefix("images/")): name for name in stale if name.startswith("images/")}
@@ -74,9 +82,9 @@ def sweep(job: Job, done: Sequence[Done], left: Iterable[Left], *, renamed: bool
         if made is None or not as_written(out / mask):
             foreign |= {mask, image}
             continue
-        other = made.names != job.classes.names if made.names else renamed
-        whole = _may_go(root, out, image, made)
-        if _stems(made.item) & failing and not other:
+        other = made.names != job.classes.names[: len(made.names)] if made.names else renamed
+        whole = bool(image) and _may_go(root, out / image, made, sizes)
+        if _stems(made.item or mask) & failing and not other:
             failed.append(mask)
         elif whole or other:
             (out / mask).unlink()
@@ -90,12 +98,18 @@ def sweep(job: Job, done: Sequence[Done], left: Iterable[Left], *, renamed: bool
     return Swept(tuple(gone), tuple(failed), tuple(sorted({*foreign, *images.values()} - {""})))
 
 
-def _may_go(root: Path, out: Path, image: str, made: Made) -> bool:
-    """Whether an image is as it was put there, and not the last one."""
-    if not image or not made.item or not (root / made.item).is_file() or (out / image).is_symlink():
+def _may_go(root: Path, image: Path, made: Made, sizes: Mapping[int, Sequence[Path]]) -> bool:
+    """Whether an image is as it was put there and its original is there still, or whether the source has the same one.
+
+    sizes: the images of the source by their bytes' number.
+    """
+    if image.is_symlink():
         return False
-    stat = (out / image).stat()
-    return (stat.st_size, stat.st_mtime_ns) == made.file or (out / image).samefile(root / made.item)
+    stat = image.stat()
+    if made.item and (root / made.item).is_file() and (stat.st_size, stat.st_mtime_ns) == made.file:
+        return True
+    alike = sizes.get(stat.st_size, ())
+    return any(path.samefile(image) for path in alike) or any(filecmp.cmp(path, image, shallow=False) for path in alike)
 
 
 def _stems(name: str) -> frozenset[str]:

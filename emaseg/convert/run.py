@@ -114,7 +114,7 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
             f"{source.root}: {kind.words} without an outline ({without}): a mask cannot be drawn from these",
             "export polygons or masks; where boxes are all there is, draw outlines first",
         )
-    swept = sweep(job, done, left, renamed=renamed)
+    swept = sweep(job, done, left, [source.root / name for name in source.images.values()], renamed=renamed)
     notes = (
         *export.notes,
         *([split_note] if split_note else []),
@@ -229,7 +229,7 @@ def _kept_notes(done: Sequence[Done], swept: Swept) -> list[str]:
     if swept.foreign:
         notes.append(
             f"Kept, though of no annotation here: {len(swept.foreign):,} files that are not as a conversion wrote them, or "
-            f"the last copy ({first_few(swept.foreign)}). Remove what is not to be trained on."
+            f"whose original is gone ({first_few(swept.foreign)}). Remove what is not to be trained on."
         )
     return notes
 
@@ -241,7 +241,9 @@ def _link_notes(job: Job, items: Sequence[Item], targets: Sequence[Place]) -> li
     if not count:
         return []
     where = f"Hard links to the originals: {count:,} files in {job.out / 'images'}."
-    return [f"{where} What changes one of them in place changes the original; copy the folder (cp -r) before that."]
+    return [
+        f"{where} A program that edits one of them in place also edits the original; copy the folder (cp -r) before that."
+    ]
 
 
 def _without_area(done: Sequence[Done]) -> str:

@@ -276,5 +276,6 @@ def _shape(kind: str, shape: Mapping[str, Any]) -> Shape | None:
         case "ellipse":
             turn = number(shape.get("theta", 0), "theta")
             return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)])
-    check_bare(kind, _BARE)
+    if shape:  # a region may have none
+        check_bare(kind, _BARE)
     return None

@@ -78,6 +78,14 @@ def test_a_corrected_mask_never_gets_other_classes(twice: Path) -> None:
     assert {path: path.read_bytes() for path in (twice / "out").rglob("*") if path.is_file()} == before
 
 
+def test_a_class_that_is_added_at_the_end_does_not_stop(twice: Path) -> None:
+    """Protects a run whose corrected masks keep their meaning: every number there was means what it did."""
+    label = edit(twice / "out/masks/a.png")
+    made.labelme(twice / "in", {**SCENE, "d.jpg": [("zebra", SQUARE)]})
+    assert run(twice / "in", twice / "out").ok
+    np.testing.assert_array_equal(masks(twice / "out")["a"], label)
+
+
 def test_a_spoiled_mask_is_named(twice: Path) -> None:
     """Protects from training on a mask with a number of no class, and from drawing over it."""
     path = twice / "out/masks/a.png"
@@ -180,6 +188,22 @@ def test_what_failed_this_time_stays(fault: str, twice: Path) -> None:
     assert "not converted this time" in note_of(done, "masks/a.png")
     assert (twice / "out/images/a.jpg").exists()
     np.testing.assert_array_equal(masks(twice / "out")["a"], expected(SCENE["a.jpg"]))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_pairs_without_an_annotation_go_wherever_their_original_is(older: bool, twice: Path) -> None:
+    """Protects from training on what is no longer annotated, or on what is validated: one original lies elsewhere now,
+    the other where it was."""
+    for name in ("a", "b") if older else ():
+        unsign(twice / f"out/masks/{name}.png")
+    (twice / "in/moved").mkdir()
+    (twice / "in/a.jpg").rename(twice / "in/moved/other.jpg")
+    for name in ("a", "b"):
+        (twice / f"in/{name}.json").unlink()
+    assert run(twice / "in", twice / "out").ok
+    left = sorted(path.stem for path in (twice / "out/images").rglob("*") if path.is_file())
+    assert {"a", "b"}.isdisjoint(left)
+    assert {"a", "b"}.isdisjoint(masks(twice / "out"))
 
 
 def test_the_last_copy_of_an_image_stays(twice: Path) -> None:

@@ -106,3 +106,13 @@ def test_of_several_attributes_the_used_one_is_told(
     done = run(root, tmp_path / "out")
     assert names(tmp_path / "out") == ["background", *classes]
     assert any(words in note for note in done.notes)
+
+
+def test_a_region_without_a_shape_is_counted(tmp_path: Path) -> None:
+    """Protects an image from being lost for a region that was begun and never drawn."""
+    made.photo(tmp_path / "in/a.jpg")
+    empty = {"shape_attributes": {}, "region_attributes": {"class": "cat"}}
+    content = {"a.jpg1": {"filename": "a.jpg", "size": 1, "regions": [region(SQUARE, **{"class": "cat"}), empty]}}
+    write(tmp_path / "in/via.json", content)
+    assert run(tmp_path / "in", tmp_path / "out").ok
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", SQUARE)], ["cat"]))
