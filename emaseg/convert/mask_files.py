@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 from emaseg.convert.numbers import Malformed
 from emaseg.data.dataset import UInt8
 from emaseg.data.files.mask_values import Colour, mask_values
-from emaseg.data.files.signed import is_signed_mask, signed
+from emaseg.data.files.signed import is_signed, signed
 from emaseg.files import open_file, read_bytes
 from emaseg.recipe.data import IGNORE
 
@@ -108,7 +108,7 @@ def as_written(path: Path) -> bool:
     """Whether nobody has changed a mask since `convert` wrote it; one of an older version is signed by being the same
     bytes when it is written again."""
     try:
-        if is_signed_mask(path):
+        if is_signed(path, "convert"):
             return True
         content = read_bytes(path)
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from emaseg.convert import Conversion
-from emaseg.data.files.signed import check_place, is_signed_mask
+from emaseg.data.files.signed import check_place, is_signed
 from emaseg.errors import DataError, RecipeError
 from tests.convert import made
 from tests.convert.made import SCENE, SQUARE, TRIANGLE, expected, masks, run, write
@@ -254,6 +254,6 @@ def test_hard_links_are_told(twice: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_predict_does_not_replace_a_mask_of_convert(twice: Path) -> None:
     """Protects the masks of a conversion from predictions that are written into their folder: each keeps to its own."""
     mask = twice / "out/masks/a.png"
-    assert is_signed_mask(mask)
+    assert is_signed(mask, "convert")
     with pytest.raises(DataError, match="is not as predict wrote it"):
         check_place(mask, ())

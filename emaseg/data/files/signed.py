@@ -57,8 +57,8 @@ def signed_json(content: bytes) -> bytes:
     return b"".join((content, _NAME, hashlib.sha256(content).hexdigest().encode(), _JSON_END))
 
 
-def is_signed(path: Path) -> bool:
-    """Whether an ordinary file, no link, is as `signed`, `sign_archive` or `signed_json` made it.
+def is_signed(path: Path, by: Writer = "predict") -> bool:
+    """Whether an ordinary file, no link, is as `signed` made it; for `predict`, `sign_archive` or `signed_json`, too.
 
     Raises:
         OSError: it cannot be read.
@@ -66,8 +66,8 @@ def is_signed(path: Path) -> bool:
     if not stat.S_ISREG(os.lstat(path).st_mode):
         return False
     with open_file(path, READ | NO_LINK) as file:
-        if (written := _is_signed_png(file, "predict")) is not None:
-            return written
+        if (written := _is_signed_png(file, by)) is not None or by == "convert":
+            return bool(written)
         size = os.fstat(file.fileno()).st_size
         for end in _ENDS:
             start = size - len(end) - len(_NAME) - 64
@@ -77,18 +77,6 @@ def is_signed(path: Path) -> bool:
                 if tail.startswith(_NAME) and tail.endswith(end):
                     return tail == _NAME + sha256_of(file, 0, start).encode() + end
         return False
-
-
-def is_signed_mask(path: Path) -> bool:
-    """Whether an ordinary file, no link, is as `signed` made it for `convert`.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if not stat.S_ISREG(os.lstat(path).st_mode):
-        return False
-    with open_file(path, READ | NO_LINK) as file:
-        return bool(_is_signed_png(file, "convert"))
 
 
 def identities(sources: Iterable[Path | bytes]) -> frozenset[Identity]:
