@@ -110,6 +110,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """1 mask, 2 masks, 12,000 masks."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def rate(per_second: float) -> str:
     """Of things counted by the second, without an exponent: 9.87, 123, 1390."""
     return f"{per_second:.3g}" if per_second < 999.5 else f"{per_second:.0f}"

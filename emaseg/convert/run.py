@@ -24,6 +24,7 @@ from emaseg.errors import DataError
 from emaseg.files import make_folder
 from emaseg.recipe.data import IGNORE
 from emaseg.threads import Reading, read_all
+from emaseg.words import counted
 
 __all__ = ["ClassTotal", "Conversion", "Options", "convert", "report_json"]
 
@@ -218,7 +219,7 @@ def _kept_notes(done: Sequence[Done], swept: Swept) -> list[str]:
         notes.append(f"Removed, for their images or annotations are gone: {first_few(swept.gone)}.")
     if own := [one.place.mask for one in done if one.own]:
         notes.append(
-            f"Kept as they are, for they were changed since they were written: {len(own):,} masks ({first_few(own)}). "
+            f"Kept as they are, for they were changed since they were written: {counted(len(own), 'mask')} ({first_few(own)}). "
             "Remove a mask to have it drawn again."
         )
     if swept.failed:
@@ -228,8 +229,8 @@ def _kept_notes(done: Sequence[Done], swept: Swept) -> list[str]:
         )
     if swept.foreign:
         notes.append(
-            f"Kept, though of no annotation here: {len(swept.foreign):,} files that are not as a conversion wrote them, or "
-            f"whose original is gone ({first_few(swept.foreign)}). Remove what is not to be trained on."
+            f"Kept, though of no annotation here: {counted(len(swept.foreign), 'file')} not as a conversion wrote them, or "
+            f"without their original ({first_few(swept.foreign)}). Remove what is not to be trained on."
         )
     return notes
 
@@ -240,7 +241,7 @@ def _link_notes(job: Job, items: Sequence[Item], targets: Sequence[Place]) -> li
     count = sum(place.is_file() and original.is_file() and place.samefile(original) for original, place in pairs)
     if not count:
         return []
-    where = f"Hard links to the originals: {count:,} files in {job.out / 'images'}."
+    where = f"Hard links to the originals: {counted(count, 'file')} in {job.out / 'images'}."
     return [
         f"{where} A program that edits one of them in place also edits the original; copy the folder (cp -r) before that."
     ]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from emaseg.recipe.data import Data, FolderData, PackedData, Range
 from emaseg.recipe.schema import Recipe
 from emaseg.recipe.sections import Problem
+from emaseg.words import counted
 
 RGB = 3
 
@@ -37,7 +38,7 @@ def channel_problems(recipe: Recipe) -> Iterator[Problem]:
     channels = backbone.in_channels
     for name, values in (("mean", backbone.mean), ("std", backbone.std)):
         if len(values) != channels:
-            text = f"{_count(len(values), 'value')} for in_channels = {channels}; give one for each channel"
+            text = f"{counted(len(values), 'value')} for in_channels = {channels}; give one for each channel"
             yield Problem(f"backbone.{name}", text)
     if channels != RGB and not isinstance(data, FolderData | PackedData):
         text = f"{channels}, but images of data.kind {data.kind} are RGB; only folder and packed have others"
@@ -64,7 +65,3 @@ def _colour(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("augment.photometric", f'is defined on 8-bit RGB; write "none" with {what}')
     if augment.jpeg > 0:
         yield Problem("augment.jpeg", f"is defined on 8-bit RGB; write 0 with {what}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -19,6 +19,7 @@ from emaseg.data.files.images import ARRAY, opened, read_image
 from emaseg.data.files.tiff import nodata_of
 from emaseg.errors import DataError
 from emaseg.recipe.data import Range
+from emaseg.words import counted
 
 Values = npt.NDArray[np.generic]  # (N, C), as they are stored
 
@@ -49,7 +50,7 @@ class Measured:
         scale = f"; values from {pairs} become 0 to 255 (data.range)" if pairs else ""
         left = ", ".join(f"{value:g}" for value in self.nodata)
         left = f", without pixels of {left}, taken to mark those without data" if left else ""
-        return f"images have {count} channel{'' if count == 1 else 's'}{scale}; measured on {self.images} images{left}"
+        return f"images have {counted(count, 'channel')}{scale}; measured on {self.images} images{left}"
 
 
 def measured(images: Sequence[Path]) -> Measured | None:
@@ -100,7 +101,7 @@ def _needs_bands(path: Path) -> Stored | None:
 
 
 def _said(kind: Stored) -> str:
-    return f"{kind.channels} channel{'' if kind.channels == 1 else 's'} of {kind.dtype}"
+    return f"{counted(kind.channels, 'channel')} of {kind.dtype}"
 
 
 def _some_pixels(image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -13,6 +13,7 @@ from emaseg.data.files.mask_values import Colour
 from emaseg.recipe.data import IGNORE
 from emaseg.starter.class_files import IGNORED
 from emaseg.starter.names import Entry, Names
+from emaseg.words import counted
 
 __all__ = ["TOPS", "named_values"]
 
@@ -97,15 +98,11 @@ def _one_too_many(pixels: Counter[int], names: Names, reasons: list[str]) -> tup
         return from_0, reasons
     taken, other = (from_1, from_0) if most == 0 or not pixels.keys().isdisjoint(TOPS) else (from_0, from_1)
     reasons.append(
-        f"warning: {names.file} has {_number(count)} for the values 0 to {count}. Taken: {_said(taken)}. If it is "
+        f"warning: {names.file} has {counted(count, 'name')} for the values 0 to {count}. Taken: {_said(taken)}. If it is "
         f"{_said(other)}: state the value of each name there, in lines such as `{0 if taken is from_1 else 1}: {entries[0].name}`; "
         "a value named unlabelled is ignored."
     )
     return taken, reasons
-
-
-def _number(count: int) -> str:
-    return f"{count} name{'s' * (count != 1)}"
 
 
 def _said(named: Mapping[int, Entry]) -> str:

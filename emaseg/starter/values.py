@@ -24,6 +24,7 @@ from emaseg.recipe.data import IGNORE
 from emaseg.starter.names import Entry, Names
 from emaseg.starter.value_names import TOPS, named_values
 from emaseg.threads import Reading, read_all
+from emaseg.words import counted
 
 _VOC_BORDER = (224, 224, 192)  # of the outlines in coloured VOC masks
 _AS_PNG = "export the masks again as PNG, without smoothing"
@@ -338,7 +339,7 @@ def remark(held: Held, key: int, what: str) -> str:
     masks = held.masks[key]
     if not masks:
         return f"{what}, in no mask"
-    return f"{what}, {held.share(key):.2%} of the pixels, in {masks:,} mask{'s' * (masks != 1)}"
+    return f"{what}, {held.share(key):.2%} of the pixels, in {counted(masks, 'mask')}"
 
 
 # ------------------------------------------------------------------------------------------------------ colours

@@ -32,6 +32,7 @@ from emaseg.errors import DataError, SystemFault
 from emaseg.extras import install
 from emaseg.recipe.channels import RGB, is_rgb8, ranges
 from emaseg.recipe.schema import Recipe
+from emaseg.words import counted
 
 Array = npt.NDArray[Any]
 
@@ -181,7 +182,7 @@ def _fitting(array: Array, name: str, channels: int) -> Array:
     if count == 1 and channels == RGB:
         return np.repeat(array, RGB, axis=2)
     raise DataError(
-        f"{name}: {count} channel{'' if count == 1 else 's'}, but backbone.in_channels is {channels}",
+        f"{name}: {counted(count, 'channel')}, but backbone.in_channels is {channels}",
         f"declare what the images have: backbone.in_channels = {count}, with as many values in mean and std; or write "
         "the channels to use into files of their own",
     )

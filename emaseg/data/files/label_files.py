@@ -26,7 +26,7 @@ from emaseg.data.files.mat import read_mat
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.errors import RecipeError
 from emaseg.recipe.data import IGNORE
-from emaseg.words import Lines
+from emaseg.words import Lines, counted
 
 ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file
 MAX_CLASSES = 254  # train ids 0..253: 254 and 255 are taken
@@ -218,7 +218,7 @@ def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -
         for value, count in zip(present, counts, strict=True)
         if not 0 <= value < len(rule.lut) or rule.lut[value] == ILLEGAL
     }
-    listed = ", ".join(f"{value} ({_pixels(count)})" for value, count in list(bad.items())[:5])
+    listed = ", ".join(f"{value} ({counted(count, 'pixel')})" for value, count in list(bad.items())[:5])
     more = f" and {len(bad) - 5} more values" if len(bad) > 5 else ""
     blend = None if rule.layout else find_blend(raw)
     cause, hint = _smooth(blend, rule) if blend else _likely_cause(present, list(bad), rule)
@@ -286,7 +286,7 @@ def _unknown_colours(
         colour = unpacked(code)
         near = _nearest_class(colour, rule.palette)
         lines.append(
-            f"  {list(colour)} ({_pixels(int(counts[place]))}); "
+            f"  {list(colour)} ({counted(int(counts[place]), 'pixel')}); "
             f'nearest: {list(rule.palette[near])}, "{rule.classes[near]}"'
         )
     blend = find_blend(codes, coloured=True)
@@ -314,10 +314,6 @@ def _all_ignored(path: Path, rule: LabelRule) -> LabelError:
         f"{remedy}take the image out of the list",
         "ignored",
     )
-
-
-def _pixels(count: int) -> str:
-    return f"{count:,} pixel{'' if count == 1 else 's'}"
 
 
 def _ranges(values: list[int]) -> str:
