@@ -11,7 +11,7 @@ from PIL import Image
 
 from emaseg.bench import environment
 from tests.benchmarks.peers import environment as peers
-from tests.benchmarks.peers import measure
+from tests.benchmarks.peers import measure, pictures
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ from tests.benchmarks.peers import measure
         ("ENV nothing", "no such part: nothing; possible: forward-2, "),
         ("ENV growth --images /no/such", "--images /no/such: no such folder"),
         ("ENV growth --images ENV", "--images ENV: no such folder, or no picture in it"),
+        ("ENV growth --small ENV", "--small ENV: no such folder, or no picture in it"),
         ("ENV growth --results none/r.json", "--results none/r.json: there is no such folder"),
         ("ENV predict", "bin/python: not there; python -m tests.benchmarks.peers.environment makes"),
     ],
@@ -59,10 +60,22 @@ def test_rounds_of_other_peers_or_pictures_are_not_taken_over(tmp_path: Path, mo
     old = {"about": {"what": "x", **environment(torch.device("cpu"))}, "ways": {"mmseg": process("old")}}
     finished.write_text(f"{json.dumps(old)}\n")
 
-    def measured(images: Path, version: str) -> int:
+    def measured(images: Path, version: str, small: Path | None = None) -> int:
         """How many ways were run."""
         ran.clear()
-        settings = measure.Settings(Path(), images, 2, 1.0, 1.0, tmp_path, finished, {"mmseg": version})
+        settings = measure.Settings(
+            python=Path(),
+            images=images,
+            rounds=2,
+            count=1.0,
+            side=1.0,
+            small=small,
+            large=None,
+            precisions=("fp32",),
+            folder=tmp_path,
+            finished=finished,
+            versions={"mmseg": version},
+        )
         measure._commands(settings, "x", {"mmseg": []})
         return len(ran)
 
@@ -71,3 +84,18 @@ def test_rounds_of_other_peers_or_pictures_are_not_taken_over(tmp_path: Path, mo
     assert measured(tmp_path / "b", "1.0") == 2
     assert measured(tmp_path / "a", "1.1") == 2
     assert measured(tmp_path / "a", "1.0") == 0
+    assert measured(tmp_path / "a", "1.0", small=tmp_path / "b") == 2
+
+
+def test_images_that_are_taken_as_they_are_keep_their_pixels(tmp_path: Path) -> None:
+    """Protects the times of a named data set from pictures of another size, and from fewer of them than the table says."""
+    for name, size in (("a.png", (48, 36)), ("b.png", (48, 36)), ("c.png", (64, 32))):
+        Image.effect_noise(size, 50).save(tmp_path / name)
+    pictures.copies(tmp_path, 3, tmp_path / "made", first=4)
+    made = sorted((tmp_path / "made").iterdir())
+    assert [path.name for path in made] == ["0004.png", "0005.png", "0006.png"]
+    with Image.open(made[0]) as copy, Image.open(tmp_path / "a.png") as original:
+        assert copy.tobytes() == original.convert("RGB").tobytes()
+    assert pictures.sizes(tmp_path / "made") == "2 of 36x48 and 1 of 32x64"
+    with pytest.raises(SystemExit, match="3 pictures, 4 are needed"):
+        pictures.copies(tmp_path / "made", 4, tmp_path / "more")

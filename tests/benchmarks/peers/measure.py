@@ -7,7 +7,8 @@ Parts (default: all): forward-2 forward-1 predict eval tta memorynet backbones g
 measured again (`--again` does, from the first round); the table is that of the file. `--rounds`, `--count` and `--side` make
 a part small enough to try it. Whole commands (predict, eval, tta) take minutes to hours: each finished round of theirs goes to
 a file beside the results, and the same command goes on after it. PHOTOS is any folder of pictures, searched with its
-sub-folders: they are resized to the sizes that are named below.
+sub-folders: they are resized to the sizes that are named below. `--small FOLDER --large FOLDER` give eval and tta images
+that are taken as they are (a folder of CamVid's and one of Cityscapes'); `--precisions fp32` leaves bf16 out of commands.
 
 The weights are drawn by a rule (tests/parity.py), in the peer's own file. Ways take turns round by round; a ratio is the
 median of the rounds' ratios. Run it on a machine that does nothing else: the load before each part is printed with it.
@@ -32,11 +33,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 
 from emaseg.bench import environment
 from emaseg.files import append_text
-from tests.benchmarks.peers import ours
+from tests.benchmarks.peers import ours, pictures
 from tests.parity import filled_file
 
 FIXTURE, ROW = "mmseg/mmseg_r50_512x1024", "mmseg_cityscapes_r50_d8_512x1024_80k"
@@ -55,6 +55,9 @@ class Settings:
     rounds: int
     count: float  # factor on numbers of images
     side: float  # factor on image sides
+    small: Path | None  # folders with the images of eval and tta, taken as they are
+    large: Path | None
+    precisions: tuple[str, ...]  # of emaseg, in whole commands
     folder: Path
     finished: Path  # where finished rounds of whole commands are kept until their part is done
     versions: dict[str, str]  # of the peers
@@ -170,7 +173,7 @@ def _row(
 # ------------------------------------------------------------------------------------------------ whole commands
 def predict(settings: Settings) -> list[Row]:
     """50 photographs of 500x375, masks written, start-up included."""
-    photos = _photos(settings, settings.number(50), (375, 500), settings.folder / "photos", ".jpg")
+    photos = pictures.resized(settings.images, settings.number(50), (375, 500), settings.folder / "photos", ".jpg")
     weights = filled_file(FIXTURE, settings.folder / "weights.pth")
     scale = [2048, 512]
     base = {"config": CONFIG, "weights": str(weights), "scale": scale, "threads": 2, "images": str(photos)}
@@ -187,23 +190,26 @@ def predict(settings: Settings) -> list[Row]:
             str(settings.folder / "own"),
         ),
     ]
-    ways = {
-        "mmseg": [str(settings.python), str(WORKER), "predict", str(settings.folder / "predict.json")],
-        "emaseg fp32": own,
-        "emaseg bf16": [*own, "--precision", "bf16"],
-    }
+    ways = _ways(settings, "predict", "predict.json", own)
     return _commands(settings, f"predict, {settings.number(50)} photographs of 500x375", ways)
 
 
 def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
-    """CamVid's and Cityscapes' sizes with drawn labels: 60 and 4 images, or 16 and 1 with six scales and mirrored."""
+    """60 and 4 images, or 16 and 1 with six scales and mirrored, with drawn labels.
+
+    They are those of --small and --large, or pictures in the sizes of CamVid and Cityscapes as they were filmed."""
     small, large = (settings.number(n) for n in ((16, 1) if tta else (60, 4)))
     data = settings.folder / ("tta" if tta else "eval")
-    sizes = settings.size(720, 960), settings.size(1024, 2048)
-    _photos(settings, small, sizes[0], data / "images", ".png")
-    _photos(settings, large, sizes[1], data / "images", ".png", first=small)
+    for source, count, size, first in (
+        (settings.small, small, (720, 960), 0),
+        (settings.large, large, (1024, 2048), small),
+    ):
+        if source is None:
+            pictures.resized(settings.images, count, settings.size(*size), data / "images", ".png", first)
+        else:
+            pictures.copies(source, count, data / "images", first)
     scale = [round(2048 * settings.side), round(1024 * settings.side)]
-    _labels(data)
+    pictures.draw_labels(data / "images", data / "labels", len(CLASSES))
     weights = filled_file(FIXTURE, settings.folder / "weights.pth")
     options = {
         "config": CONFIG,
@@ -222,14 +228,14 @@ def evaluate(settings: Settings, *, tta: bool) -> list[Row]:
         *("--set", f'data={{kind="folder", classes=[{names}], {folders}}}', "--out", str(settings.folder / "scores")),
         *(["--tta"] if tta else ["--set", f"inference.resize_long_short={scale}"]),
     ]
-    ways = {
-        "mmseg": [str(settings.python), str(WORKER), "test", str(settings.folder / "test.json")],
-        "emaseg fp32": own,
-        "emaseg bf16": [*own, "--precision", "bf16"],
-    }
     name = "eval --tta" if tta else "eval"
-    shapes = [f"{count} of {h}x{w}" for count, (h, w) in zip((small, large), sizes, strict=True)]
-    return _commands(settings, f"{name}, {' and '.join(shapes)}", ways)
+    return _commands(settings, f"{name}, {pictures.sizes(data / 'images')}", _ways(settings, "test", "test.json", own))
+
+
+def _ways(settings: Settings, verb: str, options: str, own: list[str]) -> dict[str, list[str]]:
+    """The peer's command and ours, one for each precision."""
+    peer = {"mmseg": [str(settings.python), str(WORKER), verb, str(settings.folder / options)]}
+    return peer | {f"emaseg {p}": [*own, "--precision", p] for p in settings.precisions}
 
 
 def _commands(settings: Settings, what: str, ways: dict[str, list[str]]) -> list[Row]:
@@ -237,8 +243,14 @@ def _commands(settings: Settings, what: str, ways: dict[str, list[str]]) -> list
 
     A round is kept with what it measured and on what: rounds of another machine, of other versions or of other pictures
     are not taken over."""
-    pictures = "" if settings.images is None else str(settings.images.resolve())
-    about = {"what": what, "images": pictures, "peers": settings.versions, **environment(torch.device("cpu"))}
+    folders = [None if f is None else str(f.resolve()) for f in (settings.images, settings.small, settings.large)]
+    about = {
+        "what": what,
+        "images": folders,
+        "ways": list(ways),
+        "peers": settings.versions,
+        **environment(torch.device("cpu")),
+    }
     rounds = [kept["ways"] for kept in _kept(settings.finished) if kept["about"] == about][: settings.rounds]
     while len(rounds) < settings.rounds:
         rounds.append(
@@ -267,43 +279,6 @@ def _process(name: str, command: list[str], log: Path) -> dict[str, float]:
     if status:
         raise SystemExit(f"{name}: failed\n{log.read_text()[-3000:]}")
     return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss * 1024}
-
-
-def _photos(settings: Settings, count: int, size: tuple[int, int], folder: Path, ending: str, first: int = 0) -> Path:
-    """`count` pictures of one size, made from those of --images in turn; noise of many scales where there are none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = _pictures(settings.images) if settings.images else []
-    rng, made = np.random.default_rng(0), 0
-    while made < count:
-        try:
-            if not sources:
-                raise OSError
-            with Image.open(sources[made % len(sources)]) as opened:
-                picture = opened.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError):
-            if sources:
-                del sources[made % len(sources)]
-                continue
-            picture = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        resized = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        resized.save(folder / f"{first + made:04}{ending}", quality=90)
-        made += 1
-    return folder
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-
-
-def _labels(data: Path) -> None:
-    """A label map of 32-pixel blocks for each image."""
-    (data / "labels").mkdir(exist_ok=True)
-    for i, path in enumerate(sorted((data / "images").iterdir())):
-        with Image.open(path) as picture:
-            width, height = picture.size
-        blocks = np.random.default_rng(i).integers(0, len(CLASSES), (-(-height // 32), -(-width // 32)), dtype=np.uint8)
-        whole = blocks.repeat(32, 0).repeat(32, 1)[:height, :width]
-        Image.fromarray(whole).save(data / "labels" / f"{path.stem}.png")
 
 
 # ------------------------------------------------------------------------- networks that no other package can run here
@@ -425,13 +400,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=float, default=1.0)
     parser.add_argument("--side", type=float, default=1.0)
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--small", type=Path)
+    parser.add_argument("--large", type=Path)
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
     options = parser.parse_intermixed_args(arguments)
     python = options.environment.absolute() / "bin" / "python"
     parts = options.parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"no such part: {', '.join(unknown)}; possible: {', '.join(PARTS)}")
-    if options.images is not None and not _pictures(options.images):
-        parser.error(f"--images {options.images}: no such folder, or no picture in it")
+    for option in ("images", "small", "large"):
+        folder = getattr(options, option)
+        if folder is not None and not pictures.all_in(folder):
+            parser.error(f"--{option} {folder}: no such folder, or no picture in it")
     if not options.results.absolute().parent.is_dir():
         parser.error(f"--results {options.results}: there is no such folder")
     if not python.exists() and not set(parts).isdisjoint(WITH_PEERS):
@@ -449,8 +429,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.again:
                 finished.unlink(missing_ok=True)
             versions = _versions(python) if name in WITH_PEERS else {}
-            size = (options.rounds, options.count, options.side)
-            settings = Settings(python, options.images, *size, Path(folder), finished, versions)
+            settings = Settings(
+                python=python,
+                images=options.images,
+                rounds=options.rounds,
+                count=options.count,
+                side=options.side,
+                small=options.small,
+                large=options.large,
+                precisions=tuple(options.precisions),
+                folder=Path(folder),
+                finished=finished,
+                versions=versions,
+            )
             load = os.getloadavg()[0]
             rows = PARTS[name](settings)
         about = environment(torch.device("cpu")) | versions
