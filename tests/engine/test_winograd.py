@@ -71,6 +71,7 @@ def test_rounding_is_that_of_the_good_points() -> None:
     assert error(WinogradConv(layer, NONE, [FOUR])(x), exact(x, layer)) <= 4e-6
 
 
+@pytest.mark.skipif(not packing_works(torch.bfloat16), reason="this processor has no bf16 convolutions")
 def test_16_bits() -> None:
     """Protects bf16: three times the error of the packed convolution at most."""
     layer, x = conv(512, 64), image(1, 512, 32, 32).bfloat16()
