@@ -21,12 +21,13 @@ from io import BufferedReader, FileIO
 from itertools import accumulate
 from typing import Any
 
-MOST_BYTES = (1 << 32) - (1 << 24)  # of a file; above 4 GiB an archive needs other records, and no network does
+MOST_BYTES = 8 << 30  # of a file; ViT-Large with both moments of AdamW and an average has 5.9 GB
 MOST_MEMBERS = 50_000  # the largest network here has about 4,000 tensors, momentum included
 MOST_NAME = 512  # bytes of a member's name
 
 _END, _END64, _LOCATOR = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _ENTRY, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
+_WIDE_PLACE = struct.Struct("<2HQ")  # an extra field with nothing but a place beyond 4 GiB
 _MOST_DIRECTORY = MOST_MEMBERS * 256
 _FLAGS = 0x0808  # that a member may have: its size and checksum follow it; its name is UTF-8
 _GAP = 24  # bytes behind a member: its size and checksum once more
@@ -67,7 +68,7 @@ def read_members(file: File, comment: int = 0) -> dict[str, Member]:
     """
     size = file.seek(0, os.SEEK_END)
     if size > MOST_BYTES:
-        raise AmbiguousError("more than 4 GB")
+        raise AmbiguousError(f"more than {MOST_BYTES >> 30} GiB")
     count, start, length, stop = _directory(file, size - comment - _END.size, comment)
     if not count:
         raise DamagedError("an archive without members")
@@ -126,6 +127,8 @@ def _entries(raw: bytes, count: int) -> list[tuple[bytes, int, int, int]]:
         size, packed, place = _wide_values(extra, size, packed, place)
         if flags & ~_FLAGS or method or packed != size:
             raise AmbiguousError("packed or encrypted members, which PyTorch does not write")
+        if size >= _WIDE:
+            raise AmbiguousError("a member of 4 GiB, larger than any tensor of a network")
         entries.append((path, place, size, crc))
     if at != len(raw):
         raise AmbiguousError("its directory does not end where it should")
@@ -208,11 +211,16 @@ def rebuilt(file: File, members: Mapping[str, bytes | Member]) -> Pieces:
         size = len(content) if isinstance(content, bytes) else content.size
         crc = zlib.crc32(content) if isinstance(content, bytes) else content.crc
         common = (20, 0, 0, 0, _DATE, crc, size, size, len(path))
-        directory += _ENTRY.pack(b"PK\1\2", 20, *common, 0, 0, 0, 0, 0, at) + path
+        wide = _WIDE_PLACE.pack(1, 8, at) if at >= _WIDE else b""
+        directory += _ENTRY.pack(b"PK\1\2", 20, *common, len(wide), 0, 0, 0, 0, min(at, _WIDE)) + path + wide
         header = _LOCAL.pack(b"PK\3\4", *common, 0) + path
         pieces += [header, content]
         at += len(header) + size
-    end = _END.pack(b"PK\5\6", 0, 0, len(members), len(members), len(directory), at, 0)
+    count, length = len(members), len(directory)
+    end = _END.pack(b"PK\5\6", 0, 0, count, count, length, min(at, _WIDE), 0)
+    if at >= _WIDE:
+        wide_end = _END64.pack(b"PK\6\6", _END64.size - 12, 45, 45, 0, 0, count, count, length, at)
+        end = wide_end + _LOCATOR.pack(b"PK\6\7", 0, at + length, 1) + end
     return Pieces(file, [*pieces, directory + end])
 
 

@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from emaseg.files import open_file
-from emaseg.zip_archive import AmbiguousError, DamagedError, read_member, read_members, rebuilt
+from emaseg.weights.reading import read_content
+from emaseg.zip_archive import AmbiguousError, DamagedError, Member, read_member, read_members, rebuilt
 
 
 def zipped(**members: bytes) -> bytes:
@@ -74,3 +76,30 @@ def test_members_of_a_kind_that_pytorch_does_not_write(tmp_path: Path, flags: in
     (tmp_path / "a.zip").write_bytes(content)
     with open_file(tmp_path / "a.zip") as file, pytest.raises(AmbiguousError, match="encrypted"):
         read_members(file)
+
+
+def test_places_beyond_4_gib(tmp_path: Path) -> None:
+    """Protects checkpoints of the largest networks with AdamW and an average: what lies behind 4 GiB is found there."""
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(3 << 30)  # takes no room on the disk
+    with open_file(tmp_path / "holes") as file:
+        hole = Member("hole", 0, 3 << 30, 0)
+        new = io.BufferedReader(rebuilt(file, {"new/a": hole, "new/b": hole, "new/c": b"the last"}))
+        with zipfile.ZipFile(new) as archive:
+            places = [info.header_offset for info in archive.infolist()]
+            assert archive.read("new/c") == b"the last"
+        assert places[2] > 6 << 30
+        assert places == sorted(places)
+
+
+@pytest.mark.slow
+def test_weights_of_more_than_4_gib(tmp_path: Path) -> None:
+    """Protects days of training: PyTorch writes such a file, and this program reads it again, whole and strictly."""
+    parts = {name: torch.full((600_000_000,), value) for name, value in (("a", 1.0), ("b", 2.0))}
+    torch.save({**parts, "last": torch.arange(5)}, tmp_path / "large.pth")
+    size = (tmp_path / "large.pth").stat().st_size
+    assert size > 1 << 32
+    del parts
+    content = read_content(tmp_path / "large.pth")
+    assert content["last"].tolist() == [0, 1, 2, 3, 4]
+    assert [content[name].unique().tolist() for name in "ab"] == [[1.0], [2.0]]

@@ -51,7 +51,9 @@ def read_content(path: Path) -> Mapping[str, Any]:
     with _in_words(path), FileIO(open_regular(path)) as file:
         size = file.seek(0, 2)
         if size > MOST_BYTES:
-            raise WeightsError(f"{path}: has {size:,} bytes, more than any network here", "check the path")
+            raise WeightsError(
+                f"{path}: has {size:,} bytes, more than any network here with its optimizer", "check the path"
+            )
         file.seek(0)
         content = _archived(path, file) if file.read(4) == b"PK\3\4" else _legacy(file, size)
         content = _plain(content)
