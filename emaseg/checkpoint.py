@@ -24,6 +24,7 @@ versions have none, and then the members' checksums are compared alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -53,6 +54,7 @@ from emaseg.weights.contents import (
 )
 from emaseg.weights.convert import State, recognise, recognise_backbone
 from emaseg.weights.fits import classes, describe, fitting_recipes
+from emaseg.weights.meaning import other_meaning
 from emaseg.weights.reading import read_content
 from emaseg.weights.weight_archive import COMMENT, MARK
 from emaseg.words import Lines, excerpt, quoted_path
@@ -246,7 +248,8 @@ def check_resumable(
     if checkpoint.recipe.optim.average_decay:
         _check_fits(model.state_dict(), checkpoint.average, f"{source} (average)")
         check_finite(checkpoint.average, source)
-    faults = optimizer_faults(checkpoint.optimizer, optimizer, checkpoint.step) + rng_faults(checkpoint.rng)
+    skipped = int(checkpoint.scaler.get("skipped", 0))
+    faults = optimizer_faults(checkpoint.optimizer, optimizer, checkpoint.step, skipped) + rng_faults(checkpoint.rng)
     if checkpoint.step > total:
         faults.insert(0, f"it is at step {checkpoint.step}, and this training ends with step {total}")
     if faults:
@@ -265,12 +268,32 @@ def load_network(recipe: Recipe, path: Path, state: Mapping[str, torch.Tensor] |
 
     Raises:
         RecipeError: the recipe's network cannot be built.
-        WeightsError: as `load_weights`.
+        WeightsError: as `load_weights`; or the file is one of ours, and what its own recipe computes is something else.
     """
     with torch.device("meta"):  # no memory and no random start values for what is loaded anyway
         network = build_model(recipe)
-    load_state(network, _network_state(path)[1] if state is None else state, str(path))
+    load_state(network, _state_for(recipe, path) if state is None else state, str(path))
     return network.eval()
+
+
+def _state_for(recipe: Recipe, path: Path) -> State:
+    """The state of a file that holds a whole network.
+
+    Raises:
+        WeightsError: as `load_network`.
+    """
+    content = read_content(path)
+    own = None
+    if content.get("format") == FORMAT and isinstance(content.get("recipe"), str):
+        with contextlib.suppress(WeightsError):  # a recipe of another version, or damaged: the tensors may be good
+            own = recipe_inside(content["recipe"], path)
+    found = [] if own is None else other_meaning(own, recipe)
+    if found:
+        raise WeightsError(
+            Lines(f"{path}: was trained as another network than {recipe.name} is", *(f"  {line}" for line in found)),
+            f"name it alone, for its recipe is inside: {quoted_path(path)}",
+        )
+    return _state_of(content, path)[1]
 
 
 def load_weights(model: nn.Module, path: str | Path) -> str:
@@ -286,7 +309,7 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
     Raises:
         WeightsError: unreadable, of no known format, or of another network; says what does not fit.
     """
-    name, state = _network_state(Path(path))
+    name, state = _state_of(read_content(Path(path)), Path(path))
     load_state(model, state, str(path))
     return name
 
@@ -307,7 +330,7 @@ def load_start(model: Network, path: Path) -> int | None:
     Raises:
         WeightsError: as `load_weights`.
     """
-    _, state = _network_state(path)
+    _, state = _state_of(read_content(path), path)
     own = model.state_dict()
     theirs: int | None = None
     for key in (k for k in own if k in state and _belongs(k, model.per_class)):
@@ -323,9 +346,8 @@ def _belongs(key: str, names: Sequence[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _network_state(path: Path) -> tuple[str, State]:
-    """Format and state, with our names, of a file that holds a whole network."""
-    content = read_content(path)
+def _state_of(content: Mapping[str, Any], path: Path) -> tuple[str, State]:
+    """Format and state, with our names, of a file's content that is a whole network."""
     if content.get("format") == FORMAT:
         return "emaseg", _own_state(content, path)
     known = recognise(content)

@@ -113,9 +113,32 @@ def resolve(
                 hint = f"the folder here is ./{ref}; write it so, or {hint}"
             raise WeightsError(f"{recipe.name}: this recipe has no released weights, and no complete run here", hint)
         note = f"{recipe.name}: no released weights; its newest complete run is {run}"
-        return _of_run(run, note, None, overrides, tta)
+        found = _of_run(run, note, None, overrides, tta)
+        return replace(found, notes=(*found.notes, *_set_aside(ref, written, found.written, run)))
     file = _released(recipe, recipe.published.checkpoint)
-    return Resolved(recipe, file, None, written, _notes("", overrides, ref))
+    return Resolved(recipe, file, None, written, _notes(_released_note(recipe, file), overrides, ref))
+
+
+def _set_aside(ref: str, written: Recipe, used: Recipe, run: Path) -> list[str]:
+    """A line where a recipe that led to a run says something else than the one inside the run, which is used."""
+    sections = ("model", "backbone", "data", "inference", "inference_tta")
+    pairs = ((section, getattr(used, section), getattr(written, section)) for section in sections)
+    keys = [difference.key for pair in pairs for difference in differences(*pair)]
+    if not keys:
+        return []
+    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    again = f"{quoted_path(ref)} --weights {quoted_path(run)}"
+    return [f"the recipe of that run is used; {ref} has another {', '.join(keys[:4])}{more}: for that, {again}"]
+
+
+def _released_note(recipe: Recipe, file: Path) -> str:
+    """A line where a recipe of another name leads to released weights: it may be a row's copy that was trained since."""
+    entry = by_reference(recipe.published.checkpoint) if recipe.published else None
+    if entry is None or recipe.name in shipped_recipes():
+        return ""
+    run = newest_run(runs_folder(recipe.name))
+    own = "" if run is None else f"; its newest complete run is {run}"
+    return f"{recipe.name}: the released weights that its [published] names, {file.name}{own}"
 
 
 def holds_weights(ref: str) -> bool:
@@ -331,7 +354,9 @@ def _recipe_of_exported(
             f"{file}: {inside}: it cannot follow its recipe's protocol",
             f"{remedy}, or export it without",
         )
-    return written, recipe, info.fixed_size(recipe.inference)
+    # the file decides, whatever its recipe says; int8 is of files alone
+    inference = replace(recipe.inference, precision=info.precision)  # type: ignore[arg-type]
+    return written, replace(recipe, inference=inference), info.fixed_size(recipe.inference)
 
 
 def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]) -> None:

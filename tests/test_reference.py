@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ import torch
 
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import RecipeError, WeightsError
+from emaseg.recipe import load_recipe, recipe_to_toml
 from emaseg.reference import hash_of_weights, open_model, resolve
 from emaseg.resources import shipped_recipes
 from emaseg.weights.backbone import backbone_file
 from emaseg.weights.init_from import init_from_file
 from tests.helpers import TINY, run, tiny
+from tests.training.test_resume import own_data
 
 CPU = torch.device("cpu")
 
@@ -77,6 +80,63 @@ def test_recipe_alone_means_released_weights(tmp_path: Path, monkeypatch: pytest
     assert resolve("voc_r50_d8").weights == tmp_path / "emanet_resnet50os8_voc.pth"
     with pytest.raises(WeightsError, match="no released weights"):
         resolve("demo")
+
+
+def test_a_recipe_may_not_read_something_else_in_a_checkpoint(trained: Path, tmp_path: Path) -> None:
+    """Protects from the scores of another network than the one that was trained, where names and shapes cannot tell; a
+    recipe may have another stride, for networks are trained at 16 and evaluated at 8."""
+    path = tmp_path / "other.toml"
+    for keys, words in (
+        (["model.align_corners=true"], "model.align_corners = false there, true here"),
+        (["backbone.std=[0.1, 0.2, 0.3]"], r"backbone.std = .* here"),
+    ):
+        path.write_text(recipe_to_toml(tiny(*keys)))
+        with pytest.raises(WeightsError, match=words) as caught:
+            open_model(resolve(str(path), weights=str(trained)), CPU)
+        assert caught.value.hint.endswith(str(trained / "checkpoints/best.pt"))
+    path.write_text(recipe_to_toml(tiny("backbone.output_stride=16", "model.dropout=0.3")))
+    open_model(resolve(str(path), weights=str(trained)), CPU)
+
+
+def test_a_recipe_may_not_give_the_classes_another_order(tmp_path: Path) -> None:
+    """Protects cats from being called dogs: names that were sorted after the training. Other names are the user's choice."""
+    recipe = own_data(tmp_path / "data", 8, "train.iterations=1")
+    run(recipe, tmp_path / "run")
+    path = tmp_path / "other.toml"
+    for names, fits in ((["b", "a"], False), (["a", "dog"], True)):
+        path.write_text(recipe_to_toml(replace(recipe, data=replace(recipe.data, classes=tuple(names)))))  # type: ignore[call-arg]
+        if fits:
+            open_model(resolve(str(path), weights=str(tmp_path / "run")), CPU)
+            continue
+        with pytest.raises(WeightsError, match="class 0 is a there, b here"):
+            open_model(resolve(str(path), weights=str(tmp_path / "run")), CPU)
+
+
+def test_a_recipe_whose_run_is_taken_says_what_it_is_not_asked_for(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects who edits a recipe after the training and evaluates it by name: the run's own is used, and that is said."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, tmp_path / "runs/tiny/first")
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    assert len(resolve(str(path)).notes) == 1
+    path.write_text(recipe_to_toml(tiny("inference.flip=true", "data.eval_images=3")))
+    note = resolve(str(path)).notes[-1]
+    assert "has another data.eval_images, inference.flip: for that," in note
+    assert note.endswith(f"{path} --weights runs/tiny/first")
+
+
+def test_a_copied_row_that_leads_to_released_weights_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from a published network that is scored as one's own: its address came along with the copied recipe."""
+    monkeypatch.setenv("EMASEG_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emanet_resnet50os8_voc.pth").write_bytes(b"")
+    path = tmp_path / "mine.toml"
+    path.write_text(recipe_to_toml(replace(load_recipe("voc_r50_d8"), name="mine")))
+    assert resolve("voc_r50_d8").notes == ()
+    (note,) = resolve(str(path)).notes
+    assert note == "mine: the released weights that its [published] names, emanet_resnet50os8_voc.pth"
 
 
 def test_overrides_may_not_change_the_network(trained: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from emaseg.data.sets.build import build_dataset
 from emaseg.errors import DataError, RecipeError, WeightsError
-from emaseg.evaluation.evaluate import evaluate
+from emaseg.evaluation.evaluate import evaluate, protocol
 from emaseg.events import Evaluated
 from emaseg.exported.info import needed_overrides, read_info
 from emaseg.exported.runtime import open_exported
@@ -23,7 +23,7 @@ from emaseg.exporting.export import Exported, export
 from emaseg.exporting.request import make_request
 from emaseg.inference.predict import Predictor
 from emaseg.inference.tiles import USUAL_PIXEL, measured_need
-from emaseg.reference import open_model, resolve
+from emaseg.reference import open_model, resolve, with_precision
 from tests.exporting.made import FILES, INSIDE, checkpoint, exported, network, recipe
 
 pytest.importorskip("onnxruntime")
@@ -49,6 +49,20 @@ def test_the_file_computes_what_the_network_does(name: str, made: Callable[[str]
             check.difference is None if "pixels" in name else check.difference is not None and check.difference < 1e-5
         )
     assert sorted(path.name for path in done.path.parent.glob(f"*{name}*")) == [name]
+
+
+def test_the_file_decides_on_its_precision(made: Callable[[str], Exported], tmp_path: Path) -> None:
+    """Protects scores from a precision that they were not made in: a file's is fixed, whatever its recipe or --precision
+    says, and the protocol names it."""
+    plain = resolve(str(made("plain.onnx").path))
+    assert with_precision(plain, "fp32") == plain
+    done = exported(recipe("emanet"), tmp_path / "half.onnx", "onnx", precision="fp16")
+    half = resolve(str(done.path))
+    assert protocol(half.recipe.inference).endswith("; fp16")
+    assert with_precision(half, "fp16") == half
+    assert with_precision(half, "auto") == half
+    with pytest.raises(RecipeError, match="the precision of an exported file is fixed"):
+        with_precision(half, "fp32")
 
 
 @pytest.mark.parametrize("name", FILES)
