@@ -30,6 +30,7 @@ from emaseg.errors import SystemFault
 from emaseg.threads import core_count
 
 _GRACE = 8.0  # seconds that the other ranks have once one has failed: they notice by themselves, GPUs may not
+_SAVING = 120.0  # seconds more for rank 0, which writes a checkpoint then
 _TICK = 0.1
 _KILL = 2  # seconds in which the system removes what was killed
 _HERE = "127.0.0.1"
@@ -40,7 +41,7 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run `emaseg ARGUMENTS` as so many ranks and return their exit code: of several the first that is not 0.
 
-    Ctrl-C and other signals reach every rank once. When one fails, the others end within seconds.
+    Ctrl-C and other signals reach every rank once. When one fails, the others end within seconds, or when rank 0 has saved.
 
     Raises:
         SystemFault: a rank was killed, or the ranks cannot be started.
@@ -134,7 +135,8 @@ def _watch(ranks: PContext) -> tuple[dict[int, int], set[int]]:
                 codes[rank] = code
         if deadline is None and any(codes.values()):
             deadline = time.monotonic() + _GRACE
-        if deadline is not None and time.monotonic() > deadline:
+        late = 0.0 if deadline is None else time.monotonic() - deadline
+        if late > (0.0 if 0 in codes else _SAVING):
             return codes, set(processes) - set(codes)
         time.sleep(_TICK)
     return codes, set()

@@ -28,6 +28,7 @@ from emaseg.errors import SystemFault
 from emaseg.events import Note
 from emaseg.files import write_text
 from emaseg.recipe import Data, Recipe, toml_value
+from emaseg.recipe.rule import FACTOR
 from emaseg.resources import cache_folder
 from emaseg.threads import read_all
 
@@ -97,8 +98,9 @@ def inverse_log(counts: ClassCounts) -> tuple[float, ...]:
 
 
 def _rounded(weights: Sequence[float]) -> tuple[float, ...]:
+    """As a recipe may state them: it has no weight above FACTOR."""
     most = max(weights) or 1.0
-    return tuple(float(f"{weight or most:.{_DIGITS}g}") for weight in weights)
+    return tuple(float(f"{min(weight or most, FACTOR):.{_DIGITS}g}") for weight in weights)
 
 
 # ----------------------------------------------------------------------------------------------------- counting

@@ -30,7 +30,7 @@ from emaseg.runs.folder import RunFolder
 from emaseg.schedule import Schedule, build_schedule
 from emaseg.training.class_balance import given_weights
 from emaseg.training.compute import LossScale, notes_on, place, switches
-from emaseg.training.optim import build_optimizer, learning_rate
+from emaseg.training.optim import build_optimizer, learning_rate, short_warmup
 from emaseg.training.resuming import origin_of
 from emaseg.training.run_steps import DECIDES_AFTER, shortened
 from emaseg.training.scaling import scaling_lines, traffic
@@ -156,7 +156,7 @@ def _start(
             text = f"continuing at step {step} of {end or schedule.total} from {origin.path}"
             return step, end, [*origin.notes, Note(text)]
         notes.append(Note(f"{folder.root}: no checkpoint here; starting at step 0"))
-    notes += given_weights(recipe)
+    notes += [*short_warmup(schedule.total, recipe.optim), *given_weights(recipe)]
     missing = fetchable(recipe)
     if missing is None:
         return 0, 0, notes + load_start_weights(model, recipe)

@@ -6,6 +6,7 @@ Room: training.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from emaseg.data.dataset import Dataset
 from emaseg.data.pipeline.loading import batches, worker_count
 from emaseg.distributed.collectives import from_rank_0, peers, rank_number, world_size
 from emaseg.distributed.lockstep import Action, Followed
+from emaseg.errors import DataError
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.models import Network, build_model
 from emaseg.open_datasets import open_datasets
@@ -22,6 +24,7 @@ from emaseg.recipe import Recipe
 from emaseg.recipe.channels import ranges
 from emaseg.schedule import build_schedule
 from emaseg.training.compute import LossScale, evaluating, place, switches
+from emaseg.training.image_state import image_lists
 from emaseg.training.optim import build_optimizer, load_optimizer
 from emaseg.training.replicas import evaluated_network, replicate, whole_batch
 from emaseg.training.step import memory_errors, training_step
@@ -34,6 +37,7 @@ class Beginning:
     recipe: Recipe
     step: int
     total: int  # steps of the run
+    images: Mapping[str, int | str]  # of `image_lists`
     optimizer: dict[str, Any] | None = None
     scale: dict[str, float] | None = None
 
@@ -61,6 +65,7 @@ def follow(device: torch.device, stop: threading.Event) -> None:
     try:
         with heard.preparing():
             train_set, eval_set, _ = open_datasets(recipe)
+            _check_images(train_set, eval_set, beginning.images)
             schedule = build_schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
             model = build_model(recipe)
             model.loss = recipe.loss
@@ -109,6 +114,21 @@ def follow(device: torch.device, stop: threading.Event) -> None:
                 step += 1
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_images(train_set: Dataset, eval_set: Dataset, first: Mapping[str, int | str]) -> None:
+    """
+    Raises:
+        DataError: other images than rank 0's: samples would be drawn and scored twice, and others never.
+    """
+    own = image_lists(train_set, eval_set)
+    if all(first[key] == value for key, value in own.items()):
+        return
+    here, there = (f"{lists['images']} to train on and {lists['eval_images']} to evaluate" for lists in (own, first))
+    raise DataError(
+        f"rank {rank_number()} has other images than rank 0, or other names for them: {here} here, {there} there",
+        "give each machine the same copy of the data",
+    )
 
 
 def _evaluate(model: Network, dataset: Dataset, recipe: Recipe, device: torch.device, stop: threading.Event) -> None:

@@ -41,13 +41,20 @@ def image_state(train_set: Dataset, eval_set: Dataset) -> dict[str, int | str]:
     sampled bytes; "" for drawn shapes), newest (the time of the newest file, in whole seconds; 0 where unknown). Where
     not all images are asked, `some_files` stands in the place of `files`.
     """
-    state: dict[str, int | str] = {}
+    state: dict[str, int | str] = dict(image_lists(train_set, eval_set))
     for begin, dataset in zip(_SPLITS.values(), (train_set, eval_set), strict=True):
         files = _files(dataset)
         contents, newest = _contents(files) if files else ("", 0)
         key = "files" if len(dataset) <= _ALL else "some_files"
-        state |= {f"{begin}images": len(dataset), f"{begin}names": _names(dataset)}
         state |= {f"{begin}{key}": contents, f"{begin}newest": newest}
+    return state
+
+
+def image_lists(train_set: Dataset, eval_set: Dataset) -> dict[str, int | str]:
+    """`images` and `names` of `image_state`: what ranks of one training must have in common, on each machine."""
+    state: dict[str, int | str] = {}
+    for begin, dataset in zip(_SPLITS.values(), (train_set, eval_set), strict=True):
+        state |= {f"{begin}images": len(dataset), f"{begin}names": _names(dataset)}
     return state
 
 
@@ -130,7 +137,7 @@ def _contents(files: Sequence[Path]) -> tuple[str, int]:
     digest = hashlib.sha256(",".join(str(size) for size, _ in states).encode("ascii"))
     for sample in samples:
         digest.update(sample)
-    return digest.hexdigest(), max(seconds for _, seconds in states)
+    return digest.hexdigest(), max(0, *(seconds for _, seconds in states))  # some disks date back to 1601
 
 
 def _sizes_and_times(files: Sequence[Path]) -> list[tuple[int, int]]:

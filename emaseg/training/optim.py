@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from emaseg.events import Note
 from emaseg.recipe.training import Group, Optim
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
@@ -38,6 +39,14 @@ def scheduled_rate(step: int, total: int, optim: Optim) -> float:
     i = step if optim.lr_every == 1 else (step + 1) // optim.lr_every * optim.lr_every
     decay = float(max(0.0, 1 - i / total) ** optim.power)
     return (optim.lr - optim.min_lr) * decay + optim.min_lr
+
+
+def short_warmup(total: int, optim: Optim) -> list[Note]:
+    """A warning where a run ends in its warm-up; of a run in iterations the recipe itself is refused."""
+    if optim.warmup < max(total, 1):
+        return []
+    text = f"optim.warmup: its {optim.warmup} steps are no fewer than the {total} of this run"
+    return [Note(f"{text}, so the learning rate never comes to optim.lr = {optim.lr:g}", warning=True)]
 
 
 def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:

@@ -72,7 +72,7 @@ def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin 
 
     Raises:
         WeightsError: there are checkpoints, but none that can be used; says what is wrong with each.
-        RecipeError, DataError: what `misfit` raises.
+        RecipeError: what `misfit` raises for all that can be read. DataError: what it raises.
     """
     paths = found_checkpoints(run)
     skipped: list[str] = []
@@ -85,7 +85,12 @@ def newest_valid(run: RunFolder, misfit: Callable[[Checkpoint], str]) -> Origin 
         except UserError as error:  # damaged, or the recipe in it is
             skipped.append(f"{path.name}: {lines_of(error.message)[0].removeprefix(f'{path}: ')}")
             continue
-        reason = misfit(checkpoint)
+        try:
+            reason = misfit(checkpoint)
+        except RecipeError as error:  # where a newer one fits, this is from before the run was made longer
+            if chosen is None:
+                raise
+            reason = lines_of(error.message)[0].removeprefix(f"{run.last}: ")
         if reason:
             skipped.append(f"{path.name}: {reason}")
         elif chosen is None or checkpoint.step > chosen[0].step:
@@ -228,6 +233,20 @@ def _extension(recipe: Recipe, step: int, total: int) -> Note:
         "anew. One run of that length would have been another: for that, start a new run",
         warning=True,
     )
+
+
+def changed_protocol(saved: Recipe, recipe: Recipe) -> list[Note]:
+    """A warning where evaluations are made in another way than before; what precision rounds is not another way."""
+    changed = differences("inference", saved.inference, recipe.inference, ("precision",))
+    if not changed:
+        return []
+    keys = ", ".join(difference.key for difference in changed)
+    return [
+        Note(
+            f"{keys}: not as when this run was saved; scores before and after do not compare, so best.pt may be stale",
+            warning=True,
+        )
+    ]
 
 
 def _shown(value: object) -> str:

@@ -25,10 +25,11 @@ from emaseg.schedule import Schedule, build_schedule
 from emaseg.training.class_balance import with_class_weights
 from emaseg.training.compute import LossScale, notes_on, place
 from emaseg.training.image_state import changed_images, image_state
-from emaseg.training.optim import build_optimizer, load_optimizer
+from emaseg.training.optim import build_optimizer, load_optimizer, short_warmup
 from emaseg.training.replicas import Forward
 from emaseg.training.resuming import (
     Origin,
+    changed_protocol,
     changed_surroundings,
     origin_of,
     put_away,
@@ -104,7 +105,7 @@ def open_run(
     if origin is None:
         if resume:
             notes.append(Note(f"{run.root}: no checkpoint here; starting at step 0"))
-        notes += load_start_weights(model, recipe)
+        notes += [*short_warmup(schedule.total, recipe.optim), *load_start_weights(model, recipe)]
         recipe, remarks = with_class_weights(recipe, train_set)
         notes += remarks
     else:
@@ -142,6 +143,7 @@ def open_run(
         if not state.complete:
             then = origin.checkpoint.sampler
             notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now))
+            notes += changed_protocol(origin.checkpoint.recipe, recipe)
         notes.append(Note(f"continuing at step {state.step} of {state.schedule.total} from {origin.path}"))
         if origin.path == run.last:
             state.saved = position(state)

@@ -154,7 +154,8 @@ def _gather(state: RunState, *, resumed: bool) -> None:
     """Bring the other processes to where this one is."""
     if world_size() > 1:
         with state.lead.doing(Action.START):
-            beginning = Beginning(state.recipe, state.step, state.schedule.total)
+            images = {key: state.fingerprint[key] for key in ("images", "names", "eval_images", "eval_names")}
+            beginning = Beginning(state.recipe, state.step, state.schedule.total, images)
             if resumed:
                 scale = None if state.scale is None else state.scale.state()
                 beginning = replace(beginning, optimizer=copied(state.optimizer.state_dict()), scale=scale)

@@ -168,8 +168,13 @@ def _few(lines: list[str]) -> list[str]:
     return lines if rest <= 0 else [*lines[:_FEW], f"... and {rest} more"]
 
 
-def optimizer_faults(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, step: int) -> list[str]:
-    """What keeps a saved state, one that `check_contents` has passed, from going on with `optimizer` after `step`."""
+def optimizer_faults(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, step: int, skipped: int = 0
+) -> list[str]:
+    """What keeps a saved state, one that `check_contents` has passed, from going on with `optimizer` after `step`.
+
+    skipped: steps that overflowed in fp16, before the first other one of which there is no momentum.
+    """
     own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
     if [group["params"] for group in own] != [list(group["params"]) for group in saved]:
         return ["its parameter groups are those of another network"]
@@ -181,7 +186,8 @@ def optimizer_faults(state: Mapping[str, Any], optimizer: torch.optim.Optimizer,
     adamw = "betas" in own[0]
     names = ("exp_avg", "exp_avg_sq") if adamw else ("momentum_buffer",)
     states = {key: item for key, item in state["state"].items() if key < len(parameters)}
-    if step and (adamw or own[0]["momentum"]) and not any(_is_tensor(item.get(names[0])) for item in states.values()):
+    kept = adamw or own[0]["momentum"]
+    if step > skipped and kept and not any(_is_tensor(item.get(names[0])) for item in states.values()):
         faults.append("it has no momentum")
     for key, item in states.items():
         for name in names:

@@ -258,6 +258,28 @@ def test_rank_1s_full_disk(tmp_path: Path, recipe: Path) -> None:
     assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 3
 
 
+def test_a_machine_with_other_images_is_told(tmp_path: Path) -> None:
+    """Protects trainings over several machines from a copy of the data that lacks an image: the ranks would draw other
+    samples, and score some images twice and others never."""
+    recipe = own_data(tmp_path / "first/data", 23)
+    own_data(tmp_path / "second/data", 22)
+    path = tmp_path / "mine.toml"
+    path.write_text(recipe_to_toml(replace(recipe, data=replace(recipe.data, root="data"))))
+    program = tmp_path / "machine.py"
+    program.write_text(
+        "import os, runpy, sys\n"
+        f"os.environ['EMASEG_DATA'] = {str(tmp_path)!r} + ('/second' if os.environ['RANK'] == '1' else '/first')\n"
+        "sys.argv[0] = 'emaseg'\n"
+        "runpy.run_module('emaseg.cli', run_name='__main__')\n"
+    )
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program))
+    code, _, err = finish(start("train", path, "--out", tmp_path / "run", python=torchrun))
+    assert code == 1
+    (message,) = messages(err)
+    assert "rank 1 has other images than rank 0" in message
+    assert "18 to train on and 4 to evaluate here, 18 to train on and 5 to evaluate there" in message
+
+
 def test_ranks_score_what_one_process_scores(tmp_path: Path, recipe: Path) -> None:
     """Protects the scores of `eval --nproc`: every image once, also where ranks have unevenly many, and the same counts of
     pixels; predicting by torchrun writes every mask once."""

@@ -31,6 +31,14 @@ def test_the_rules_on_counts_done_by_hand() -> None:
     assert inverse_log(counts) == pytest.approx(expected, rel=1e-3)
 
 
+def test_weights_stay_within_what_a_recipe_may_state() -> None:
+    """Protects the recipe in every checkpoint from a weight that its own reader refuses: two pixels of a huge image."""
+    weights = median_frequency(ClassCounts(2, (10**9, 2), (10**9 + 2, 10**9 + 2)))
+    recipe = tiny(f"loss.class_weights={[*weights, 1.0, 1.0, 1.0]}")
+    assert max(weights) == 1e6
+    assert parse_recipe(recipe_to_toml(recipe), "x").recipe == recipe
+
+
 def test_classes_of_one_size_weigh_the_same() -> None:
     """Protects the law: nothing to balance, nothing changes the ratio of the losses."""
     counts = ClassCounts(3, (50, 50), (100, 100))

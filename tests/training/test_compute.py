@@ -175,6 +175,14 @@ def test_overflows_are_skipped_and_counted_up_to_a_limit(tmp_path: Path) -> None
     assert sum(isinstance(event, Stepped) for event in events) == MOST_SKIPPED - 1
 
 
+def test_a_run_that_only_overflowed_so_far_goes_on(tmp_path: Path) -> None:
+    """Protects exit code 75: what was stopped before the first whole step has no momentum yet, and is resumed all the same."""
+    recipe = tiny('train.precision="fp16"', "train.iterations=40", "backbone.std=[0.001, 0.001, 0.001]")
+    run(recipe, tmp_path / "run", stop_after=2)
+    events = run(recipe, tmp_path / "run", resume=True, stop_after=3)
+    assert [event.step for event in events if isinstance(event, Stepped)] == [3]
+
+
 # --------------------------------------------------------------------------------------------------- the rest
 def test_channels_last_changes_the_layout_alone() -> None:
     """Protects train.channels_last: the same numbers up to rounding, in another order in memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ import emaseg
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.recipe.training import Group, Optim
 from emaseg.schedule import Schedule
-from emaseg.training.optim import build_optimizer, learning_rate, scheduled_rate, set_learning_rate
+from emaseg.training.optim import build_optimizer, learning_rate, scheduled_rate, set_learning_rate, short_warmup
 from emaseg.training.step import training_step
-from tests.helpers import tiny
+from tests.helpers import run, tiny
 from tests.parity import GOLDEN
 
 POLY = json.loads((GOLDEN / "poly.json").read_text())
@@ -101,6 +102,17 @@ def test_warm_up_rises_in_a_line_to_the_schedule() -> None:
         assert learning_rate(step, 30, warm) == pytest.approx(schedule * factor, rel=1e-12)
         assert scheduled_rate(step, 30, warm) == schedule
     assert learning_rate(0, 30, warm) == pytest.approx(0.2 * 0.1)
+
+
+def test_a_warm_up_that_outlasts_its_run_is_told(tmp_path: Path) -> None:
+    """Protects from a weak training that nobody can explain: the rate that was set is never reached."""
+    recipe = tiny("train.iterations=0", "train.epochs=2", "optim.warmup=10")
+    assert short_warmup(11, recipe.optim) == []
+    assert short_warmup(1, tiny().optim) == []
+    (note,) = short_warmup(10, recipe.optim)
+    assert note.warning
+    assert "the learning rate never comes to optim.lr = 0.05" in note.text
+    assert note in run(recipe, tmp_path / "run", stop_after=1)
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e-3, 1e6])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from emaseg.errors import DataError, RecipeError
-from emaseg.events import Note, TrainEvent
+from emaseg.events import Finished, Note, TrainEvent
 from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
 from emaseg.training.image_state import _contents
@@ -104,6 +104,43 @@ def test_images_that_were_only_touched_are_a_remark(tmp_path: Path) -> None:
     events = run(recipe, tmp_path / "run", resume=True, stop_after=2)
     assert warnings(events) == []
     assert any(isinstance(e, Note) and e.text.startswith("some training images or labels were written") for e in events)
+
+
+def test_files_older_than_1970_stop_no_resume(tmp_path: Path) -> None:
+    """Protects runs on disks and archives that give 1601 or 1904 for no date."""
+    recipe = own_data(tmp_path / "data", 23)
+    for path in (tmp_path / "data").rglob("*.png"):
+        os.utime(path, (-9e8, -9e8))
+    run(recipe, tmp_path / "run", stop_after=1)
+    assert warnings(run(recipe, tmp_path / "run", resume=True, stop_after=2)) == []
+
+
+def test_another_protocol_of_evaluation_is_said(tmp_path: Path) -> None:
+    """Protects from a best.pt that is never replaced, since its score was made by a dearer protocol; precision is none."""
+    options = "train.iterations=6", "train.evaluate_every=2"
+    run(tiny(*options), tmp_path / "run", stop_after=2)
+    other = tiny(*options, "inference.flip=true", 'inference.precision="bf16"')
+    (warning,) = warnings(run(other, tmp_path / "run", resume=True, stop_after=4))
+    assert warning.startswith("inference.flip: not as when this run was saved")
+    assert "best.pt may be stale" in warning
+    assert warnings(run(other, tmp_path / "run", resume=True, stop_after=5)) == []
+
+
+def test_an_extended_run_goes_on_from_its_own_checkpoints(tmp_path: Path) -> None:
+    """Protects a run that was made longer and whose last.pt is damaged: its best.pt, from before, is of a shorter run, and
+    stops nothing."""
+    options = "train.keep_every=2", "train.evaluate_every=2", "train.save_every=1"
+    out = tmp_path / "run"
+    run(tiny("train.iterations=4", *options), out)
+    kept = out / "checkpoints/step_00000002.pt"
+    kept.replace(out / "checkpoints/best.pt")
+    longer = tiny("train.iterations=8", *options)
+    run(longer, out, resume=True, stop_after=7)
+    (out / "checkpoints/last.pt").write_bytes(b"damaged")
+    events = run(longer, out, resume=True)
+    assert any("going on from previous.pt, step 6" in text for text in warnings(events))
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].step, events[-1].interrupted) == (8, False)
 
 
 def test_the_state_of_many_images_is_cheap(tmp_path: Path) -> None:
