@@ -45,6 +45,7 @@ class _Found:
     left: list[Left] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)  # image -> the file that describes it
+    masks: set[str] = field(default_factory=set)  # panoptic PNGs
 
 
 def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
@@ -72,7 +73,9 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     for name, content in zip(names, contents, strict=True):
         _read_file(place, name, content, len(names) > 1, found)
     labels = [found.labels[key] for key in sorted(found.labels, key=int)]
-    return Export(tuple(labels), tuple(found.items), tuple(found.left), tuple(found.notes))
+    return Export(
+        tuple(labels), tuple(found.items), tuple(found.left), tuple(found.notes), masks=frozenset(found.masks)
+    )
 
 
 def _check(source: Source, name: str, content: Any) -> None:
@@ -145,7 +148,9 @@ def _read_image(
     found.images[path] = name
     if _is_panoptic(notes):
         with contextlib.suppress(Malformed):  # said when it is read
-            state = f"{state} {state_of(place.source, _png_of(place.source, name, notes[0]))}"
+            png = _png_of(place.source, name, notes[0])
+            found.masks.add(png)
+            state = f"{state} {state_of(place.source, png)}"
     read_ = partial(_panoptic, place.source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
     found.items.append(Item(path, split or split_of(path), size, read_, state))
 

@@ -216,6 +216,14 @@ def test_a_panoptic_png_that_changed_is_drawn_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", SQUARE)], ["cat"]))
 
 
+def test_panoptic_pngs_are_no_images_without_annotations(tmp_path: Path) -> None:
+    """Protects people from a report of as many forgotten images as there are annotated ones; real ones are still told."""
+    made.panoptic(tmp_path / "in", {"a.jpg": [("cat", TRIANGLE)], "b.jpg": [("cat", SQUARE)]})
+    made.photo(tmp_path / "in/images/forgotten.jpg")
+    alone = [note for note in run(tmp_path / "in", tmp_path / "out").notes if "without annotations" in note]
+    assert alone == ["Images without annotations, left out: 1 (images/forgotten.jpg)."]
+
+
 def test_key_points_are_no_outlines(tmp_path: Path) -> None:
     """Protects from polygons through boxes and key points: by the 2 of a visible one, or by what data.yaml says."""
     made.yolo(tmp_path / "in", SCENE)
