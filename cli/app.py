@@ -239,10 +239,15 @@ def _usage(error: Any) -> tuple[str, str]:
 def _system_fault(error: BaseException, memory_hint: str) -> SystemFault | None:
     """The machine's failures that reach this boundary raw: no memory, a full disk, a forbidden folder, nowhere to put
     temporary files (torch asks for a place as soon as it builds an optimiser)."""
+    from emaseg.free_memory import is_out_of_memory
+
     text = str(error)
-    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if no_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
+    if is_out_of_memory(error) or type(error).__name__ == "OutOfMemoryError":
         return SystemFault(f"out of memory ({_first_line(error) or type(error).__name__})", memory_hint)
+    if isinstance(error, RuntimeError) and "busy or unavailable" in text:
+        return SystemFault(
+            f"the GPU cannot be used ({_first_line(error)})", "another program has it: wait, or --device cpu"
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return file_fault(error, Path(error.filename or "output"), "reading or writing it")
     if isinstance(error, FileNotFoundError) and "temporary directory" in text:  # of tempfile, which tries several

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emaseg.errors import RecipeError, SystemFault
-from emaseg.files import fault
+from emaseg.files import fault, open_file
 from emaseg.words import quoted_path
 
 from .options import (
@@ -198,7 +198,7 @@ def evaluate(
             if out is None:
                 folder = stack.enter_context(reserve(folder))
             else:
-                _check_metrics(folder / "metrics.json")
+                _check_place(folder, resolved.run)
                 make_folder(folder)
         evaluated = _score(model, dataset, recipe, target, submission, calibration, quiet)
         if not rank.leads:
@@ -388,17 +388,26 @@ def _check_archive(path: Path) -> None:
         raise fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), folder, "writing the ZIP there")
 
 
-def _check_metrics(file: Path) -> None:
-    """Before any work: an earlier evaluation's scores may be replaced, nothing else.
+def _check_place(folder: Path, run: Path | None) -> None:
+    """Before any work: an earlier evaluation's files may be replaced, nothing else. run: whose page is its own.
 
     Raises:
-        RecipeError: something else is called like that.
+        RecipeError: something else is called like one of them.
     """
+    from emaseg.runs.evaluation_files import CONFUSION, IMAGES
+
+    file = folder / "metrics.json"
     if not os.path.lexists(file):
+        own = run is not None and folder.is_dir() and folder.samefile(run)
+        for name in (IMAGES, CONFUSION, *([] if own else ["report.html"])):
+            if os.path.lexists(folder / name):
+                raise RecipeError(
+                    f"{folder / name}: exists already, and no evaluation wrote it", "choose another folder with --out"
+                )
         return
     try:
-        with file.open("rb") as opened:
-            ours = opened.read(20).lstrip().startswith(b'{\n  "schema":') if file.is_file() else False
+        with open_file(file) as opened:
+            ours = (opened.read(20) or b"").lstrip().startswith(b'{\n  "schema":')
     except OSError:
         ours = False
     if file.is_symlink() or not ours:

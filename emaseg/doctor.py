@@ -265,16 +265,25 @@ def devices() -> Iterator[Finding]:
     yield _tried(torch.device("cpu"), words)
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
-            device = torch.device("cuda", number)
-            about = torch.cuda.get_device_properties(device)
-            memory = f"{size(device_memory(device) or 0)} of {size(about.total_memory)} free"
-            half = "bf16 and fp16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-            words = f"{about.name}, {memory}, compute capability {about.major}.{about.minor}, {half}"
-            yield _tried(device, words)
+            yield _gpu(torch.device("cuda", number))
     else:
         yield _no_cuda(torch.version.cuda)
     if torch.backends.mps.is_available():
         yield _tried(torch.device("mps"), "Apple GPU")
+
+
+def _gpu(device: torch.device) -> Finding:
+    """A CUDA device; one whose memory is full does not even say how much it has."""
+    import torch
+
+    try:
+        about = torch.cuda.get_device_properties(device)
+        memory = f"{size(device_memory(device) or 0)} of {size(about.total_memory)} free"
+        half = "bf16 and fp16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    except RuntimeError as error:
+        first = str(error).strip().partition("\n")[0]
+        return Finding(str(device), f"cannot be used: {first}", "error", "look at nvidia-smi; or use --device cpu")
+    return _tried(device, f"{about.name}, {memory}, compute capability {about.major}.{about.minor}, {half}")
 
 
 def _no_cuda(built_for: str | None) -> Finding:

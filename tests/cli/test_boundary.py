@@ -120,6 +120,9 @@ def test_ctrl_c_is_130_without_a_traceback(capsys: pytest.CaptureFixture[str]) -
         MemoryError(),
         type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        type("AcceleratorError", (RuntimeError,), {})("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("could not create a primitive"),
     ],
 )
 def test_out_of_memory_is_the_machines_fault_with_a_remedy(
@@ -129,6 +132,15 @@ def test_out_of_memory_is_the_machines_fault_with_a_remedy(
     err = capsys.readouterr().err
     assert err.startswith("error: out of memory")
     assert "--set train.batch=" in err
+
+
+def test_a_gpu_that_another_program_holds_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects people on shared machines from a request to report what only their neighbour can mend."""
+    text = "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might be"
+    assert run(raising(type("AcceleratorError", (RuntimeError,), {})(text))) == 4
+    assert capsys.readouterr().err.startswith(
+        "error: the GPU cannot be used (CUDA error: CUDA-capable device(s) is/are busy"
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

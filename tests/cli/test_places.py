@@ -42,6 +42,30 @@ def test_eval_replaces_its_own_scores_and_nobody_elses(
         assert json.loads(file.read_text())["schema"] == 1
 
 
+def test_eval_replaces_no_table_or_page_of_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects the images.csv or report.html of a project's own folder, and the page of another run; a run's own page and
+    an earlier evaluation are written anew."""
+    for name in ("images.csv", "confusion.csv", "report.html"):
+        out = tmp_path / name.partition(".")[0]
+        out.mkdir()
+        (out / name).write_text("mine")
+        code, _, err = emaseg(capsys, "eval", trained, "--out", out, "--device", "cpu", "-q")
+        assert code == 2
+        assert f"{out / name}: exists already, and no evaluation wrote it" in err
+        assert (out / name).read_text() == "mine"
+    for _ in range(2):
+        assert emaseg(capsys, "eval", trained, "--out", trained, "--device", "cpu", "-q")[0] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_eval_waits_for_no_pipe(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from a command that hangs: opening a pipe waits for its other end."""
+    os.mkfifo(tmp_path / "metrics.json")
+    assert emaseg(capsys, "eval", trained, "--out", tmp_path, "--device", "cpu", "-q")[0] == 2
+
+
 def test_init_and_submit_do_not_replace_a_link_to_nothing(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
