@@ -106,7 +106,16 @@ def _read_file(place: Finder, name: str, content: _Table, several: bool, found: 
             found.left.append(Left(name, f"an annotation that is no object: {excerpt(note_, 40)}"))
     split = split_of_file(name) if several or split_of(name) else ""
     state = state_of(source, name)
+    named: dict[Any, set[str]] = defaultdict(set)
     for image in content["images"]:
+        if isinstance(image, dict):
+            named[_key(image.get("id"))].add(repr(image.get("file_name")))
+    for image in content["images"]:
+        if isinstance(image, dict) and len(named[key := _key(image.get("id"))]) > 1:
+            notes.pop(key, None)
+            reason = f"{len(named[key]):,} images of {name} have the id {excerpt(image.get('id'), 20)}: whose objects are whose?"
+            found.left.append(Left(excerpt(image.get("file_name"), 60), reason))
+            continue
         _read_image(
             place,
             name,

@@ -13,7 +13,7 @@ import csv
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -36,6 +36,7 @@ from emaseg.convert.labelme import in_order
 from emaseg.convert.numbers import Malformed, check_bare, number, pairs, size_of, text_of
 from emaseg.convert.shapes import ellipse, rectangle
 from emaseg.convert.source import Finder, Source, csv_rows, finder, json_files, read_json, split_of, state_of
+from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.pairs import first_few, read_text
 from emaseg.errors import DataError
 from emaseg.threads import Reading, read_all
@@ -45,6 +46,7 @@ __all__ = ["brush_files", "files", "read", "read_brushes"]
 
 BRUSH = re.compile(r"(?:.*/)?task-(\d+)-annotation-(\d+)-by-.*-tag-(.+?)-\d+\.png", re.IGNORECASE)
 _BARE = tuple(f"{kind}labels" for kind in ("keypoint", "timeseries", "hypertext", "paragraph", "timeline"))
+_SHAPES = ("polygon", "brush", "bitmask", "rectangle", "ellipse")
 _PREFIX = re.compile(r"[0-9a-f]{8}-")  # in front of the name of an uploaded file
 
 
@@ -75,6 +77,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
             )
     tasks = [(name, _whole(task)) for name, content in zip(names, contents, strict=True) for task in content]
     place = finder(source, ((_path(_image_of(task)), name) for name, task in tasks))
+    claims = _claims(place, [(_image_of(task), name) for name, task in tasks])
     states = {name: state_of(source, name) for name in names}
     for name, task in tasks:
         said = _image_of(task)
@@ -85,6 +88,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
                 left.append(Left(image, "its task has no annotation", fault=False))
                 continue
             objects, size = _objects(results), _size(results)
+            _check_claims(image, claims)
             if image in images:
                 raise Malformed(f"{name} describes it a second time")
         except ValueError as error:
@@ -97,6 +101,27 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     ordered, remarks = in_order(source, sorted(found))
     remarks = (*remarks, *_several(notes["several"]))
     return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
+
+
+def _claims(place: Finder, said: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
+    """The names by which tasks lead to each image. said: a task's name for its image, and the file that says so."""
+    claims: dict[str, set[str]] = defaultdict(set)
+    for one, near in said:
+        with contextlib.suppress(ValueError):  # told when the task is read
+            claims[_find(place, one, near)].add(one)
+    return claims
+
+
+def _check_claims(image: str, claims: Mapping[str, set[str]]) -> None:
+    """
+    Raises:
+        Malformed: uploads of two names would be one image; which of them it is nobody says.
+    """
+    if len(claims[image]) > 1:
+        raise Malformed(
+            f"{len(claims[image]):,} tasks lead to {image} ({first_few(sorted(map(_name, claims[image])))}): keep the one "
+            "that is of this image"
+        )
 
 
 def _several(tasks: int) -> tuple[str, ...]:
@@ -121,13 +146,14 @@ def _whole(task: Any) -> Any:
 def _image_of(task: Any) -> str:
     """The image that a task names, its own name first."""
     data = task.get("data") if isinstance(task, dict) else None
-    named = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
-    keys = (
-        [data[key] for key in ("image", "img", "url") if isinstance(data.get(key), str)]
-        if isinstance(data, dict)
-        else []
-    )
-    return next(iter([*keys, *named]), "")
+    if not isinstance(data, dict):
+        return ""
+    named = [value for value in data.values() if isinstance(value, str)]
+    keys = [data[key] for key in ("image", "img", "url") if isinstance(data.get(key), str)]
+    pictures = [
+        value for value in named if value.partition("?X-")[0].lower().endswith(EXTENSIONS)
+    ]  # of signed addresses
+    return next(iter([*keys, *pictures, *named]), "")
 
 
 def _path(said: str) -> str:
@@ -162,6 +188,9 @@ def _results(task: Mapping[str, Any]) -> tuple[list[Any] | None, bool]:
     results = good[0].get("result") if good else None
     if results is not None and not isinstance(results, list):
         raise Malformed("results that are no list")
+    regions = [one for one in results or () if isinstance(one, dict) and "original_width" in one]
+    if len(pictures := sorted({str(one["to_name"]) for one in regions if "to_name" in one})) > 1:
+        raise Malformed(f"regions on several pictures of one task ({first_few(pictures)})")
     return results, len(good) > 1
 
 
@@ -174,6 +203,7 @@ def _size(results: list[Any]) -> tuple[int, int] | None:
 
 def _objects(results: list[Any]) -> Objects:
     objects, without = [], Counter[str]()
+    labelled = {str(one.get("id")) for one in results if isinstance(one, dict) and one.get("type") == "labels"}
     # A shape and its region of <Labels> are two results of one id.
     drawn = [one for one in results if isinstance(one, dict) and one.get("type") != "labels"]
     shapes = {str(one.get("id")): str(one.get("type")) for one in drawn}
@@ -182,6 +212,8 @@ def _objects(results: list[Any]) -> Objects:
             raise Malformed(f"object {place}: no object")
         said, value = str(one.get("type")), one.get("value")
         kind = f"{shapes.get(str(one.get('id')), '')}labels" if said == "labels" else said
+        if said in _SHAPES and str(one.get("id")) not in labelled:
+            without[f"{said} without a label"] += 1
         if not kind.endswith("labels") or kind == "labels" or not isinstance(value, dict):
             continue  # a choice, a text, a relation; or the shape of a `labels` region
         try:
@@ -254,12 +286,17 @@ def read_brushes(source: Source, names: list[str]) -> Generator[Reading, None, E
             "put the JSON or CSV export of the same project into the folder, too: it says which image each task is of",
         )
     place = finder(source, ((_path(images[task]), "x") for task in by_task if task in images))
-    items, left = [], []
+    claims = _claims(place, [(images[task], "x") for task in by_task if task in images])
+    items, left, used = [], [], set[str]()
     for task, masks in sorted(by_task.items()):
         try:
             if task not in images:
                 raise Malformed(f"task {task} is in no export, so its image is not known")
             image = _find(place, images[task], "x")
+            _check_claims(image, claims)
+            if image in used:
+                raise Malformed(f"another task is of {image}, too, and is the one used")
+            used.add(image)
         except ValueError as error:
             left.append(Left(f"task {task}: {first_few(name for _, name in masks)}", str(error)))
             continue

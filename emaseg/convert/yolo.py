@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,7 @@ from emaseg.threads import Reading, read_all
 
 __all__ = ["files", "read"]
 
+_FOLDERS = ("images", "imgs", "img", "image")
 _HEAD = 1 << 12  # bytes that show whether a file holds such lines
 _LOOKED = 40
 _MOST = 1.1  # of a coordinate; beyond it a line holds something else, such as key points with 2 for visible
@@ -46,7 +47,7 @@ def _places(image: str) -> list[str]:
     path = PurePosixPath(image)
     places = [str(path.with_suffix(".txt"))]
     for at, part in reversed(list(enumerate(path.parts[:-1]))):
-        if part.lower() in ("images", "imgs", "img", "image"):
+        if part.lower() in _FOLDERS:
             word = "labels" if part.islower() else "Labels"
             places.insert(0, str(PurePosixPath(*path.parts[:at], word, *path.parts[at + 1 :]).with_suffix(".txt")))
             break
@@ -73,11 +74,27 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
                 f"{source.root / name}: kpt_shape says that the lines are boxes with key points, not outlines",
                 "export the data set for segmentation; or take the line out, if the lines are outlines",
             )
-    found = yield from read_all("annotations", partial(_one, source, set(names)), list(source.images.values()))
+    images, others = _of_the_set(list(source.images.values()), set(names))
+    found = yield from read_all("annotations", partial(_one, source, set(names)), images)
     items = [one for one, _ in found if isinstance(one, Item)]
     left = [one for one, _ in found if isinstance(one, Left)]
+    left += [
+        Left(name, "no picture of its folder has a text file: no image of the set", fault=False) for name in others
+    ]
     labels, notes = _labels(source, {label for _, used in found for label in used})
     return Export(labels, tuple(items), tuple(left), notes)
+
+
+def _of_the_set(pictures: Sequence[str], texts: set[str]) -> tuple[list[str], list[str]]:
+    """The pictures of folders in which one has a text file, or that lie in such a folder of images/; and the others, such
+    as masks and plots, which are no images of the set."""
+    homes = {PurePosixPath(name).parent for name in pictures if any(place in texts for place in _places(name))}
+    wide = {home for home in homes if any(part.lower() in _FOLDERS for part in home.parts)}
+    inside, others = list[str](), list[str]()
+    for name in pictures:
+        home = PurePosixPath(name).parent
+        (inside if home in homes or not wide.isdisjoint(home.parents) else others).append(name)
+    return inside, others
 
 
 def _holds_poses(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,74 @@ def test_the_tables_of_brush_projects_have_long_cells(tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", TRIANGLE)], ["cat"]))
 
 
+def two_tasks_of_one_image(root: Path, kind: Callable[[Path, made.Scene], None], file: str) -> None:
+    """Two uploads called a.jpg, one of which is here."""
+    kind(root, {"a.jpg": [("cat", TRIANGLE)], "b.jpg": [("cat", SQUARE)], "c.jpg": [("cat", SQUARE)]})
+    write(root / file, (root / file).read_text().replace("1234abcd-b.jpg", "99999999-a.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"), [(made.labelstudio, "export.json"), (made.brush_pngs, "tasks.json")], ids=["json", "brushes"]
+)
+def test_two_uploads_of_one_name_are_never_one_image(
+    kind: Callable[[Path, made.Scene], None], file: str, tmp_path: Path
+) -> None:
+    """Protects from the drawing of another image, and from a mask that depends on which thread comes last."""
+    two_tasks_of_one_image(tmp_path / "in", kind, file)
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert set(masks(tmp_path / "out")) == {"c"}
+    assert done.images == 1
+    reasons = [one.reason for one in done.left if one.fault]
+    assert len(reasons) == 2
+    assert all("2 tasks lead to" in reason and "1234abcd-a.jpg, 99999999-a.jpg" in reason for reason in reasons)
+
+
+def test_brush_tasks_of_one_address_are_one_image(tmp_path: Path) -> None:
+    """Protects from two threads that write one mask: the first of two tasks counts, and the second is told."""
+    two_tasks_of_one_image(tmp_path / "in", made.brush_pngs, "tasks.json")
+    write(tmp_path / "in/tasks.json", (tmp_path / "in/tasks.json").read_text().replace("99999999", "1234abcd"))
+    done = run(tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", TRIANGLE)], ["cat"]))
+    assert done.images == 2
+    assert any("another task is of" in one.reason for one in done.left)
+
+
+def test_a_task_with_two_pictures_is_not_drawn_on_one(tmp_path: Path) -> None:
+    """Protects pairs, such as before and after, of equal size: whose regions are whose is not asked yet."""
+    made.labelstudio(tmp_path / "in", SCENE)
+    tasks = json.loads((tmp_path / "in/export.json").read_text())
+    results = tasks[0]["annotations"][0]["result"]
+    for name, one in zip(["before", "after"], [results[0], dict(results[0])], strict=True):
+        one["to_name"] = name
+        results.append(one)
+    write(tmp_path / "in/export.json", tasks)
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert any(one.fault and "several pictures of one task (after, before)" in one.reason for one in done.left)
+    assert "a" not in masks(tmp_path / "out")
+
+
+def test_the_image_of_a_task_is_what_looks_like_one(tmp_path: Path) -> None:
+    """Protects projects whose image is called photo, after other texts of a task."""
+    made.labelstudio(tmp_path / "in", SCENE)
+    tasks = json.loads((tmp_path / "in/export.json").read_text())
+    for task in tasks:
+        task["data"] = {"split": "train", "photo": task["data"]["image"]}
+    write(tmp_path / "in/export.json", tasks)
+    assert run(tmp_path / "in", tmp_path / "out").ok
+    np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected(SCENE["a.jpg"]))
+
+
+def test_shapes_without_a_label_are_counted(tmp_path: Path) -> None:
+    """Protects from regions that are lost without a word: of a shape and its label as two results, one is not there."""
+    made.labelstudio_regions(tmp_path / "in", SCENE)
+    tasks = json.loads((tmp_path / "in/export.json").read_text())
+    results = tasks[0]["annotations"][0]["result"]
+    del results[next(i for i, one in enumerate(results) if one["type"] == "labels")]
+    write(tmp_path / "in/export.json", tasks)
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert any("1 polygon without a label" in note for note in done.notes)
+
+
 # ---------------------------------------------------------------------------------------------------------- labelme
 @pytest.mark.parametrize("copy", ["a - Copy.json", "z.json"])
 def test_a_second_labelme_file_of_an_image_is_left_out(copy: str, tmp_path: Path) -> None:
@@ -214,6 +283,34 @@ def test_a_panoptic_png_that_changed_is_drawn_again(tmp_path: Path) -> None:
     png.joinpath("a.png").write_bytes(png.joinpath("b.png").read_bytes())
     assert run(tmp_path / "in", tmp_path / "out").kept == 1
     np.testing.assert_array_equal(masks(tmp_path / "out")["a"], expected([("cat", SQUARE)], ["cat"]))
+
+
+def test_two_images_of_one_id_have_no_objects(tmp_path: Path) -> None:
+    """Protects exports that were joined without new numbers: all objects would be painted on the first of the two, and the
+    second would be background."""
+    made.coco(tmp_path / "in", SCENE)
+    content = json.loads((tmp_path / "in/coco.json").read_text())
+    first, second = (one["id"] for one in content["images"][:2])
+    content["images"][1]["id"] = str(first)
+    for one in content["annotations"]:
+        one["image_id"] = first if one["image_id"] == second else one["image_id"]
+    write(tmp_path / "in/coco.json", content)
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert set(masks(tmp_path / "out")) == {"c"}
+    assert [one.name for one in done.left if one.fault] == ["a.jpg", "b.jpg"]
+    assert all("2 images of coco.json have the id" in one.reason for one in done.left)
+
+
+def test_pictures_beside_a_yolo_set_are_no_images_of_it(tmp_path: Path) -> None:
+    """Protects from masks and plots as training images that show nothing; those without a text, deeper in images/, do."""
+    made.yolo(tmp_path / "in", SCENE)
+    images = next((tmp_path / "in").rglob("a.jpg")).parent
+    for path in (tmp_path / "in/masks/a.png", tmp_path / "in/plots/val_batch0.jpg", images / "empty/d.jpg"):
+        made.photo(path)
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert done.ok
+    assert {Path(name).name for name in masks(tmp_path / "out")} == {"a", "b", "c", "d"}
+    assert {one.name for one in done.left} == {"masks/a.png", "plots/val_batch0.jpg"}
 
 
 def test_panoptic_pngs_are_no_images_without_annotations(tmp_path: Path) -> None:
