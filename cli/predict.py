@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from emaseg.errors import DataError, RecipeError, SystemFault, WeightsError, nearest
-from emaseg.words import bytes_of, quoted
+from emaseg.words import bytes_of, counted, quoted
 
 from .options import (
     INTERRUPTED,
@@ -114,7 +114,9 @@ def predict(
         str | None,
         typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts of the images, for N processes."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Skip images whose results are there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip images whose results are there, recognised by name and size.")
+    ] = False,
     em_iterations: EMIterations = None,
     precision: Precision = "auto",
     compile_: Compile = False,
@@ -182,8 +184,12 @@ def predict(
     resolved = None if reference is None or late else resolve(reference, weights=beside, overrides=overrides)
     inputs = find_images(images, folder)
     if part is None and (rank := rank_of(None)).world > 1:  # torchrun or srun: each predicts its part
-        part = f"{rank.number + 1}/{rank.world}"
-    if part is not None:
+        every = counted(len(inputs), "image")
+        inputs = shard(inputs, f"{rank.number + 1}/{rank.world}")
+        if not quiet:
+            process = f"process {rank.number + 1} of {rank.world} (the launcher's variables)"
+            print_lines([f"{process}: {len(inputs):,} of {every}"])
+    elif part is not None:
         inputs = shard(inputs, part)
     if folder is None and len(inputs) != 1:
         raise RecipeError(

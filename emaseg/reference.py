@@ -25,6 +25,7 @@ from emaseg.files import open_file, sha256_of
 from emaseg.recipe import Recipe, for_tta, load_recipe, old_names, parse_recipe
 from emaseg.recipe.compare import differences
 from emaseg.recipe.models import EMANetModel
+from emaseg.recipe.overrides import parse_overrides
 from emaseg.recipe.rule import EM_ITERATIONS
 from emaseg.resources import HINTS, beside, cache_folder, expanded, runs_folder, shipped_recipes
 from emaseg.runs.folder import find_run, newest_run, pick_checkpoint
@@ -207,9 +208,11 @@ def open_engine(
         compiled, probe: as `prepare` has them.
 
     Raises:
-        SystemFault: the device does not compute in that precision.
+        RecipeError: an exported file is to be compiled. SystemFault: the device does not compute in that precision.
     """
     if is_exported(resolved.weights):
+        if compiled:
+            raise RecipeError("--compile: an exported file is a finished program", "leave --compile out")
         from emaseg.exported.runtime import open_exported
 
         return open_exported(resolved.weights, device)
@@ -342,10 +345,20 @@ def _of_checkpoint(file: Path, run: Path | None, note: str, overrides: Sequence[
 def _recipe_of_exported(
     file: Path, overrides: Sequence[str], tta: bool
 ) -> tuple[Recipe, Recipe, tuple[int, int] | None]:
-    """The recipe as it is written and as it is wanted, and the (H, W) that every image will be brought to, if any."""
+    """The recipe as it is written and as it is wanted, and the (H, W) that every image will be brought to, if any.
+
+    Raises:
+        RecipeError: the file cannot follow what is wanted.
+    """
     written, recipe = _with_options(lambda sets: read_info(file, sets).recipe, overrides, tta)
     _check_network(written, recipe, "exported file", ("weights",))
     info = read_info(file)
+    asked = recipe.inference.precision
+    if asked != info.precision and _sets_precision(overrides, tta):
+        raise RecipeError(
+            f"--set inference.precision={asked}: the precision of an exported file is fixed",
+            f"export it again: emaseg export REF --precision {asked}",
+        )
     needed = needed_overrides(recipe.inference, info.include, info.shape)
     if needed:
         inside = f"{' and '.join(info.include)} inside" if info.include else "one size of images"
@@ -357,6 +370,16 @@ def _recipe_of_exported(
     # the file decides, whatever its recipe says; int8 is of files alone
     inference = replace(recipe.inference, precision=info.precision)  # type: ignore[arg-type]
     return written, replace(recipe, inference=inference), info.fixed_size(recipe.inference)
+
+
+def _sets_precision(overrides: Sequence[str], tta: bool) -> bool:
+    """Whether `--set` names the precision of the protocol in use, as a key or in a whole section."""
+    section = "inference_tta" if tta else "inference"
+    return any(
+        one.key == f"{section}.precision"
+        or (one.key == section and isinstance(one.value, dict) and "precision" in one.value)
+        for one in parse_overrides(for_tta(overrides) if tta else overrides)
+    )
 
 
 def _check_network(plain: Recipe, recipe: Recipe, what: str, free: Sequence[str]) -> None:

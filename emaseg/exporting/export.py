@@ -172,7 +172,7 @@ def _staged(path: Path) -> Iterator[Path]:
         SystemFault: disk full, no permission.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem[:40]}.", dir=path.parent) as folder:
             yield Path(folder) / f"export{path.suffix}"
     except OSError as error:
         raise fault(error, path, "writing it") from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from emaseg.events import Evaluated
 from emaseg.exported.info import INPUT, FileInfo, supported_protocol
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.program import seal
+from emaseg.files import is_hidden
 from emaseg.resources import expanded
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
@@ -50,15 +52,16 @@ class Cost:
 
 
 def calibration_images(folder: Path, bands: Bands | None = None) -> list[Pixels]:
-    """Up to CALIBRATED images of a folder, (H, W, C), as the recipe declares them.
+    """Up to CALIBRATED images of a folder and its sub-folders but hidden ones, (H, W, C), as the recipe declares them.
 
     Raises:
         DataError: there is no such folder, it holds no images, or one cannot be read.
     """
     place = expanded(str(folder))
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise DataError(f"--calibrate {folder}: no such folder", "name a folder of images like those to be labelled")
-    files = image_names(sorted(str(file) for file in place.rglob("*") if file.is_file()))
+    found = (file for file in place.rglob("*") if not any(map(is_hidden, file.relative_to(place).parts)))
+    files = image_names(sorted(str(file) for file in found if file.is_file()))
     if not files:
         raise DataError(f"--calibrate {folder}: no images in this folder", f"images end in {' '.join(EXTENSIONS)}")
     return [read_pixels(Path(files[i]), bands=bands) for i in _spaced(len(files), CALIBRATED)]

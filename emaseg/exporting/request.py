@@ -97,19 +97,20 @@ def target(request: Request, out: Path | None, name: str) -> Path:
 
     Raises:
         RecipeError: it exists, is a folder, or its suffix is another format's.
-        SystemFault: its folder cannot be written to.
+        SystemFault: its folder cannot be written to, or no file can have its name.
     """
     path = out if out is not None else Path(f"{name}{request.suffix}")
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, no OSError where no file can have the name
         raise RecipeError(f"--out {path}: a folder, not a file", f"use {path / name}{request.suffix}")
     if path.suffix.lower() != request.suffix:
         raise RecipeError(
             f"--out {path}: a file of --format {request.format} ends in {request.suffix}",
             f"use {path.with_suffix(request.suffix)}",
         )
-    if path.exists():
+    if os.path.exists(path):
         raise RecipeError(f"{path}: exists already", "remove it, or name another file with --out")
     make_folder(path.parent)
+    _check_name(path)
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -123,20 +124,35 @@ def snippet_target(request: Request, place: Path | None, exported: Path) -> Path
 
     Raises:
         RecipeError: a file is there or will be, or the format has no program.
-        SystemFault: its folder cannot be made.
+        SystemFault: its folder cannot be made, or no file can have its name.
     """
     if place is None:
         return None
     if request.format == "weights":
         raise RecipeError(f"--snippet {place}: --format weights holds no program to run", "use --format onnx or torch")
-    if place.is_dir():
+    if os.path.isdir(place):
         raise RecipeError(f"--snippet {place}: a folder, not a file", f"use {place / 'run_model.py'}")
     if os.path.realpath(place) == os.path.realpath(exported):
         raise RecipeError(f"--snippet {place}: is the exported file itself", "name another file, e.g. run_model.py")
-    if place.exists():
+    if os.path.exists(place):
         raise RecipeError(f"--snippet {place}: exists already", "remove it, or name another file with --snippet")
     make_folder(place.parent)
+    _check_name(place)
     return place
+
+
+def _check_name(path: Path) -> None:
+    """Whether a file may be called so in a folder that is there: the system says it when it looks.
+
+    Raises:
+        SystemFault: none may (the name is too long, for one), or the folder does not let us look.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise fault(error, path, "looking at it") from error
 
 
 def _known(option: str, word: str, words: Sequence[str]) -> None:

@@ -11,14 +11,14 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from emaseg.data.files.images import EXTENSIONS, image_names, images_apart
 from emaseg.data.sets.folder import count_endings
 from emaseg.errors import DataError, RecipeError
-from emaseg.files import read_bytes
+from emaseg.files import is_hidden, read_bytes
 from emaseg.inference.outputs import ENDINGS
 from emaseg.resources import expanded
 from emaseg.words import quoted
@@ -58,9 +58,10 @@ def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInp
     """The images that the arguments mean: files, folders (searched recursively), patterns (`*.jpg`), `-` = stdin, and
     `@list.txt`: a text file that names one of these a line.
 
-    Each argument's images are sorted; an image that is meant twice comes once. Outputs keep the structure below a
-    given folder, and that of relative names in a list. Where two images would write to one stem, both use the file name instead (`cat.jpg`, `cat.png`).
-    In folders, hidden files and an earlier run's own `<stem>_mask.png` and `<stem>_overlay.png` are left out.
+    Each argument's images are sorted; an image that is meant twice comes once, links of two names to one file are two.
+    Outputs keep the structure below a given folder, and that of relative names in a list. Where two images would write
+    to one stem, both use the file name instead (`cat.jpg`, `cat.png`). In folders, hidden files, hidden folders and an
+    earlier run's own `<stem>_mask.png` and `<stem>_overlay.png` are left out.
 
     A search that meets `out` passes it by: it often lies among the images (`predict .` writes below it), and its
     masks and overlays are images, too, which every further run would label again. Where `out` itself is searched,
@@ -84,17 +85,15 @@ def find_images(inputs: Sequence[str], out: Path | None = None) -> list[ImageInp
             found["-"] = _standard_input()
         elif text != "-":
             for one in _files(text, results, listed):
-                key = (
-                    f"problem of {one.name}" if one.problem or isinstance(one.source, bytes) else str(_real(one.source))
-                )
-                found.setdefault(key, one)
+                found.setdefault(_key(one), one)
     good = [one for one in found.values() if one.problem is None]
     for one in found.values():
         if one.problem is not None and not good:
             raise one.problem
     if not good:
         raise DataError(f"{out}: no images here but the results of an earlier run", "name the images or their folder")
-    stems = iter(_stems([(one.relative, _has_twin(one.source)) for one in good]))
+    images_by_stem = functools.cache(_images_by_stem)  # of this call alone: folders change
+    stems = iter(_stems([(one.relative, _has_twin(one.source, images_by_stem)) for one in good]))
     return [ImageInput(one.source, one.name, "" if one.problem else next(stems), one.problem) for one in found.values()]
 
 
@@ -154,12 +153,18 @@ def unread_files(inputs: Sequence[str]) -> list[str]:
 
 def _names_below(folder: Path) -> list[str]:
     """The files in a folder and its sub-folders, but hidden ones."""
-    return [
-        os.path.join(root, name)
-        for root, _, names in os.walk(folder)
-        for name in sorted(names)
-        if not name.startswith(".")
-    ]
+    found: list[str] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [os.path.join(root, name) for name in sorted(names) if not is_hidden(name)]
+    return found
+
+
+def _key(one: _Found) -> str:
+    """The same for a file however its folder is written; a link to it that has another name is an image of its own."""
+    if one.problem is not None or isinstance(one.source, bytes):
+        return f"problem of {one.name}"
+    return str(_real(one.source.parent) / one.source.name)
 
 
 def _problem(name: str, message: str, hint: str) -> _Found:
@@ -263,8 +268,8 @@ def _below(folder: Path, results: Path | None) -> tuple[list[Path], list[_Found]
     images: list[Path] = []
     shared = _is_results(folder, results)
     for root, folders, names in os.walk(folder, onerror=note):
-        folders[:] = [name for name in folders if not _is_results(Path(root, name), results)]
-        here = [Path(root, name) for name in names if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name) and not _is_results(Path(root, name), results)]
+        here = [Path(root, name) for name in names if not is_hidden(name)]
         some = set(image_names([file.name for file in here]))
         here = [file for file in here if file.name in some]
         stems = {stem for file in here for stem in (file.stem, file.name)}
@@ -277,18 +282,21 @@ def _is_output(name: str, stems: Collection[str] | None) -> bool:
     return any(name.endswith(end) and (stems is None or name.removesuffix(end) in stems) for end in _RESULTS)
 
 
-def _has_twin(source: Path | bytes) -> bool:
+def _has_twin(source: Path | bytes, images_by_stem: Callable[[Path], Mapping[str, int]]) -> bool:
     """Whether another image in the file's folder has its name but for the ending: cat.jpg beside cat.png.
 
     Then results carry the whole name, also where one of the two is predicted: they are called the same in any case.
+
+    Args:
+        images_by_stem: _images_by_stem, which need not list a folder again.
     """
-    return isinstance(source, Path) and _images_by_stem(source.parent).get(_folded(source.stem), 0) > 1
+    return isinstance(source, Path) and images_by_stem(source.parent).get(_folded(source.stem), 0) > 1
 
 
-@functools.lru_cache(maxsize=64)
 def _images_by_stem(folder: Path) -> Mapping[str, int]:
+    """How many images of a folder have each name without its ending; hidden files and results are left out."""
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        names = [name for name in os.listdir(folder) if not is_hidden(name)]
     except OSError:
         return {}
     stems = {PurePath(name).stem for name in names if PurePath(name).suffix.lower() in EXTENSIONS}

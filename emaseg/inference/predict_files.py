@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emaseg.data.files.bands import bands_of, read_pixels
+from emaseg.data.files.bands import bands_of, pixels_size, read_pixels
 from emaseg.data.files.images import decode
 from emaseg.data.files.signed import Identity, check_place, identities
 from emaseg.errors import DataError, SystemFault, WeightsError
@@ -97,7 +97,8 @@ def predict_files(
     Args:
         inputs: from find_images.
         save: which files.
-        resume: skip inputs whose files are all there; their shares come from the mask.
+        resume: skip inputs whose files are all there, recognised by their names and by the size of the mask; their
+            shares come from the mask.
         classes, min_confidence, top_k: as for Predictor.predict.
         bases: also `<stem>_bases.png`, as Predictor.bases_picture draws it.
 
@@ -145,7 +146,7 @@ class _Job:
             return ImageDone(item.name, error=item.problem.message, hint=item.problem.hint)
         files = {output: self.out / f"{item.stem}{end}" for output, end in ENDINGS.items() if output in self.save}
         done = ImageDone(item.name, files)
-        earlier = _already(done, self.predictor.classes) if self.resume else None
+        earlier = _already(done, item, self.predictor) if self.resume else None
         if earlier is not None:
             return earlier
         try:
@@ -210,20 +211,21 @@ class _Job:
         return done
 
 
-def _already(done: ImageDone, classes: Sequence[str]) -> ImageDone | None:
-    """The report of an earlier run's files, or None when one is missing or is no mask."""
+def _already(done: ImageDone, item: ImageInput, predictor: Predictor) -> ImageDone | None:
+    """The report of an earlier run's files, or None where one is missing, or the mask is not of this image's size."""
     if not all(map(os.path.isfile, done.files.values())):
         return None
     if done.mask is None:
         return dataclasses.replace(done, skipped=True)
     try:
         labels = np.array(decode(done.mask))
+        size = pixels_size(item.source, item.name, predictor.bands)
     except (DataError, SystemFault):
         return None
-    if labels.dtype != np.uint8 or labels.ndim != 2:
+    if labels.dtype != np.uint8 or labels.shape != size:
         return None
-    height, width = labels.shape
-    shares = class_shares(labels, classes)
+    height, width = size
+    shares = class_shares(labels, predictor.classes)
     return dataclasses.replace(done, width=width, height=height, shares=shares, skipped=True)
 
 

@@ -98,6 +98,7 @@ def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (2, "--format torch", ["--format", "torch", "--precision", "int8", "--out", tmp_path / "a.pt2"]),
         (2, "sides must be", ["--format", "torch", "--shape", "4x4", "--out", tmp_path / "a.pt2"]),
         (4, "file", ["--format", "weights", "--out", tmp_path / "file" / "a.pt"]),
+        (4, "too long", ["--format", "weights", "--out", tmp_path / f"{'x' * 300}.pt"]),
         (
             3,
             "it has 5 classes, the recipe has 2",

@@ -18,6 +18,8 @@ from tests.helpers import emaseg, main, run, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+TWO_RANKS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,6 +51,23 @@ def test_a_second_run_in_the_same_folder_predicts_the_same_images(
     assert emaseg(capsys, *arguments) == first
     assert emaseg(capsys, *arguments, "--resume")[1].startswith("photo.png -> predictions/photo_mask.png")
     assert {path.name for path in (here / "predictions").rglob("*")} == {"photo_mask.png", "photo_overlay.png"}
+
+
+def test_the_part_that_a_launcher_gives_is_said(
+    here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects from half of the masks without a word: a launcher's variables may be left in a shell or a notebook."""
+    for name in ("a.png", "b.png", "c.png"):
+        picture(here / name)
+    for name, value in TWO_RANKS.items():
+        monkeypatch.setenv(name, value)
+    arguments = ("predict", ".", "--weights", trained, "--save", "mask", "--device", "cpu")
+    code, out, err = emaseg(capsys, *arguments)
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert "process 1 of 2 (the launcher's variables): 2 of 4 images" in err.splitlines()
+    assert emaseg(capsys, *arguments, "-q") == (0, out, "")
+    for option in (("--shard", "1/2"), ("--shard=1/1",)):
+        assert "launcher" not in emaseg(capsys, *arguments, *option)[2]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from emaseg.exporting.export import Exported, export
 from emaseg.exporting.request import make_request
 from emaseg.inference.predict import Predictor
 from emaseg.inference.tiles import USUAL_PIXEL, measured_need
-from emaseg.reference import open_model, resolve, with_precision
+from emaseg.reference import open_engine, open_model, resolve, with_precision
 from tests.exporting.made import FILES, INSIDE, checkpoint, exported, network, recipe
 
 pytest.importorskip("onnxruntime")
@@ -51,18 +51,49 @@ def test_the_file_computes_what_the_network_does(name: str, made: Callable[[str]
     assert sorted(path.name for path in done.path.parent.glob(f"*{name}*")) == [name]
 
 
-def test_the_file_decides_on_its_precision(made: Callable[[str], Exported], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def fp16(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A file of half precision; the recipe inside says fp32. Nobody writes to it."""
+    return exported(recipe("emanet"), tmp_path_factory.mktemp("fp16") / "half.onnx", "onnx", precision="fp16")
+
+
+def test_the_file_decides_on_its_precision(made: Callable[[str], Exported], fp16: Exported) -> None:
     """Protects scores from a precision that they were not made in: a file's is fixed, whatever its recipe or --precision
     says, and the protocol names it."""
     plain = resolve(str(made("plain.onnx").path))
     assert with_precision(plain, "fp32") == plain
-    done = exported(recipe("emanet"), tmp_path / "half.onnx", "onnx", precision="fp16")
-    half = resolve(str(done.path))
+    half = resolve(str(fp16.path))
     assert protocol(half.recipe.inference).endswith("; fp16")
     assert with_precision(half, "fp16") == half
     assert with_precision(half, "auto") == half
     with pytest.raises(RecipeError, match="the precision of an exported file is fixed"):
         with_precision(half, "fp32")
+
+
+def test_a_precision_that_is_set_must_be_the_files_own(made: Callable[[str], Exported], fp16: Exported) -> None:
+    """Protects from scores in another precision than was asked for; the recipe inside says nothing of the file's."""
+    half, plain = str(fp16.path), str(made("plain.onnx").path)
+    assert read_info(fp16.path).recipe.inference.precision == "fp32"
+    for path, own in ((half, "fp16"), (plain, "fp32")):
+        assert resolve(path, overrides=[f'inference.precision="{own}"']).recipe == resolve(path).recipe
+        assert resolve(path, overrides=["inference.flip=true"]).recipe.inference.precision == own
+    for path, sets in (
+        (half, 'inference.precision="fp32"'),  # also where the recipe inside says the same
+        (half, "inference.precision=bf16"),
+        (half, 'inference={precision="fp32"}'),
+        (plain, 'inference.precision="fp16"'),
+    ):
+        with pytest.raises(RecipeError, match="the precision of an exported file is fixed") as caught:
+            resolve(path, overrides=[sets])
+        assert caught.value.hint.startswith("export it again: emaseg export REF --precision ")
+
+
+def test_an_exported_file_is_not_compiled(made: Callable[[str], Exported]) -> None:
+    """Protects from times that are taken for those of a compiled network: --compile is refused, not ignored."""
+    resolved = resolve(str(made("plain.onnx").path))
+    with pytest.raises(RecipeError, match="--compile: an exported file is a finished program") as caught:
+        open_engine(resolved, torch.device("cpu"), compiled=True)
+    assert caught.value.hint == "leave --compile out"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from emaseg.errors import RecipeError, SystemFault, UserError
+from emaseg.errors import DataError, RecipeError, SystemFault, UserError
 from emaseg.exported.extra import check_extra, check_torch
+from emaseg.exporting.quantise import calibration_images
 from emaseg.exporting.request import Request, make_request, snippet_target, target
 from tests.helpers import needs_programs
 
@@ -113,3 +115,25 @@ def test_the_program_does_not_replace_the_file_that_it_runs(tmp_path: Path, monk
             snippet_target(made, Path(place), Path(out))
         assert "run_model.py" in caught.value.hint
     assert snippet_target(made, Path("m.py"), Path("m.pt2")) == Path("m.py")
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    """Protects from a crash, and from work whose result could have no name: systems limit the length of names."""
+    made, long = Request("torch"), "x" * 300
+    for out in (tmp_path / f"{long}.pt2", tmp_path / long / "a.pt2", tmp_path / "new" / f"{long}.pt2"):
+        with pytest.raises(SystemFault, match="too long"):
+            target(made, out, "x")
+    with pytest.raises(SystemFault, match="too long"):
+        snippet_target(made, tmp_path / f"{long}.py", Path("m.pt2"))
+    with pytest.raises(DataError, match="no such folder"):
+        calibration_images(tmp_path / long)
+
+
+def test_ranges_are_not_learned_from_hidden_files(tmp_path: Path) -> None:
+    """Protects 8 bits from what is no photograph: thumbnails, what macOS packs beside; a named folder is meant."""
+    for name in ("photos/a.png", "photos/sub/b.png", "photos/.thumbnails/c.png", "photos/__MACOSX/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    (tmp_path / "photos/._a.jpg").write_bytes(b"\0\5\x16\7")
+    assert len(calibration_images(tmp_path / "photos")) == 2
+    assert len(calibration_images(tmp_path / "photos/.thumbnails")) == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,52 @@ def test_patterns_and_repeats(tmp_path: Path) -> None:
     assert stems(tmp_path / "*") == ["a", "b"]
     assert stems(tmp_path / "**/*.png") == ["a", "b", "c"]
     assert stems(tmp_path / "a.png", tmp_path) == ["a", "b", "sub/c"]
+
+
+def test_hidden_folders_are_not_searched(tmp_path: Path) -> None:
+    """Protects from masks of thumbnails, of the bin, of what macOS packs beside; a folder that is named is meant."""
+    for name in ("a.png", ".thumbnails/a.png", ".thumbnails/b.png", "__MACOSX/c.png", "sub/d.png", "sub/.bin/e.png"):
+        picture(tmp_path / name)
+    (tmp_path / ".thumbnails/f.heic").write_bytes(b"x")
+    assert stems(tmp_path) == ["a", "sub/d"]
+    assert stems(tmp_path / ".thumbnails") == ["a", "b"]
+    assert unread_files([str(tmp_path)]) == []
+    assert len(unread_files([str(tmp_path / ".thumbnails")])) == 1
+
+
+def test_links_of_two_names_to_one_file_are_two_images(tmp_path: Path) -> None:
+    """Protects folders of links, as tools for data sets make them, from results for some of the names only; one name by
+    two ways is one image."""
+    picture(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").symlink_to("a.png")
+    (tmp_path / "linked").symlink_to("in")
+    assert stems(tmp_path / "in") == ["a", "b"]
+    first = tmp_path / "in/a.png"
+    assert stems(first, first, tmp_path / "linked/a.png", tmp_path / "linked", tmp_path / "in") == ["a", "b"]
+
+
+def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects lists of many images in mixed order: each folder is looked through for equal names once, and in the next
+    call anew."""
+    monkeypatch.chdir(tmp_path)
+    folders = [f"{number:02}" for number in range(70)]
+    lines = [f"{folder}/{name}" for name in ("a.png", "b.png") for folder in folders]
+    for line in lines:
+        Path(line).parent.mkdir(exist_ok=True)
+        Path(line).touch()
+    Path("list.txt").write_text("\n".join(lines))
+    listed: Counter[str] = Counter()
+    listdir = os.listdir
+
+    def counted(folder: str | Path = ".") -> list[str]:
+        listed[str(folder)] += 1
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", counted)
+    assert stems("@list.txt") == [line.removesuffix(".png") for line in lines]
+    assert listed == Counter(folders)
+    Path("00/a.jpg").touch()
+    assert stems("00/a.png") == ["a.png"]
 
 
 def test_an_earlier_run_is_not_predicted_again(tmp_path: Path, predictor: Predictor) -> None:

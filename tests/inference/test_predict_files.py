@@ -99,6 +99,26 @@ def test_resume_meets_a_damaged_mask(predictor: Predictor, tmp_path: Path) -> No
         assert second.skipped
 
 
+def test_resume_looks_at_the_size_of_the_image(predictor: Predictor, tmp_path: Path) -> None:
+    """Protects from another image's mask: a picture of the same name may have taken the place of the first one. Where
+    there is no mask that says its size, the name alone counts."""
+    photo = picture(tmp_path / "a.png")
+    out, inputs = tmp_path / "out", find_images([str(photo)])
+    list(predict_files(predictor, inputs, out))
+    picture(photo, size=(48, 64))
+    (done,) = predict_files(predictor, inputs, out, resume=True)
+    assert (done.error, done.skipped, done.width, done.height) == (None, False, 64, 48)
+    with Image.open(out / "a_mask.png") as mask:
+        assert mask.size == (64, 48)
+    (done,) = predict_files(predictor, inputs, out, resume=True)
+    assert (done.skipped, done.width, done.height) == (True, 64, 48)
+    photo.write_bytes(b"")
+    (done,) = predict_files(predictor, inputs, out, resume=True)
+    assert "the file is empty" in (done.error or "")
+    (done,) = predict_files(predictor, inputs, out, ("overlay",), resume=True)
+    assert (done.error, done.skipped, done.width) == (None, True, None)
+
+
 def test_values_that_do_not_fit_into_16_bits_are_one_images_fault(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
