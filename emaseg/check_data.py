@@ -63,8 +63,11 @@ KINDS: dict[str, str] = {
     "one": "one class that covers nearly everything",
     "range": "16-bit images that use little of their range",
     "pages": "files of several pages",
+    "turned": "images turned or mirrored within their size by EXIF",
 }
-_WARNINGS = {"unseen", "duplicate", "alike", "small", "left", "palettes", "bits", "mostly", "one", "range", "pages"}
+_WARNINGS = {
+    "unseen", "duplicate", "alike", "small", "left", "palettes", "bits", "mostly", "one", "range", "pages", "turned",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

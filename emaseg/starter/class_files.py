@@ -35,6 +35,7 @@ _RGB = rf"{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}"
 _HEX = r"#([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})"
 _NAME = r"(\S.*?)"
 _OPEN, _AFTER = r"[(\[]?", r"(?:\s*\||\.\s|[)\]]:?|\s*[-=]>|\s[-\u2013]\s)"  # of 3. car, (3) car, 3 - car, 3 -> car
+_MOST_NAMES = 2000  # lines; far more than a mask has values
 _BRACKETS = re.compile(r"[\[(]\s*(\d+[\s,;]+\d+[\s,;]+\d+)\s*[\])]")  # around a colour
 
 
@@ -161,7 +162,11 @@ def read_lines(path: Path) -> Names | None:
         heading = []
     if len(kept) == 1 and not heading:
         kept = _one_line(*kept[0])
+    if len(kept) > _MOST_NAMES or 2 * sum(_names_an_image(line) for _, line in kept) > len(kept):
+        return None
     entries = _table(path, kept, heading) if heading and kept else None
+    if entries is not None and _is_of_images(entries):
+        return None
     if entries is None:
         if not kept or any(len(line) > _LONGEST for _, line in kept):
             return None
@@ -169,6 +174,17 @@ def read_lines(path: Path) -> Names | None:
     if not all(entry.value is not None for entry in entries):
         remarks += _check_positions(path, filled, kept)
     return Names(path.name, distinct(path, entries), tuple(remarks))
+
+
+def _names_an_image(line: str) -> bool:
+    """Whether a line is of an image, such as `a.png,1` or `a.png car`: no class is called like that."""
+    return any(part.strip("\"' ").lower().endswith(EXTENSIONS) for part in re.split(r"[\s,;|]+", line))
+
+
+def _is_of_images(entries: Sequence[Entry]) -> bool:
+    """Whether the rows of a table are images, each with its class: names that stand there again, without a value."""
+    bare = all(entry.value is None and entry.colour is None for entry in entries)
+    return bare and len({entry.name for entry in entries}) < len(entries)
 
 
 def distinct(path: Path, entries: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -230,7 +230,11 @@ def _with_groups(layout: Layout) -> Layout:
     if not layout.holdout or layout.train.listing:
         return layout
     stems = sorted(
-        stem for place in (layout.train, *layout.more) if place.masks for stem in _stems(layout.root / place.images)
+        stem
+        for place in (layout.train, *layout.more)
+        if place.masks
+        for stem in _stems(layout.root / place.images)
+        if place.images != place.masks or not layout.naming.is_mask(f"{stem}.png")
     )
     clips = defaultdict(list)
     for stem in stems:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -121,8 +121,10 @@ def find_several(folder: Path) -> dict[str, SeveralMasks]:
     for top in (root, *_only_child(root)):
         for found in _arrangements(top):
             several = {split: error for split, place in found.splits.items() if (error := _several(top, place))}
-            if several or any(_usable(top, place) for place in found.splits.values()):
-                return several
+            if several:
+                return several | _of_one_kind(top, found.splits, several)
+            if any(_usable(top, place) for place in found.splits.values()):
+                return {}
     return {}
 
 
@@ -138,6 +140,19 @@ def _several(top: Path, place: Place) -> SeveralMasks | None:
     except DataError:
         return None
     return None
+
+
+def _of_one_kind(
+    top: Path, splits: Mapping[str, Place], several: Mapping[str, SeveralMasks]
+) -> dict[str, SeveralMasks]:
+    """The other splits, where they have masks of one of the endings: they are converted, too."""
+    kinds = {kind for error in several.values() if error.how == "ending" for kind in error.kinds}
+    found = {}
+    for split, place in splits.items():
+        naming = naming_of(top, place) if split not in several and _usable(top, place) else None
+        if naming is not None and naming.suffix in kinds:
+            found[split] = SeveralMasks(top, top / place.images, top / place.masks, [naming.suffix], "ending")
+    return found
 
 
 def _usable(top: Path, place: Place) -> bool:

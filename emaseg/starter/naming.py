@@ -6,6 +6,7 @@ Room: starter.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,19 +98,39 @@ def _suffix(root: Path, place: Place) -> str | None:
     if not one_folder and 2 * sum(name in masks for name in images) >= min(len(images), len(masks)):
         return ""
     counts = endings(images, masks)
+    if one_folder:
+        counts = Counter({ending: count for ending, count in counts.items() if _SUFFIX.fullmatch(ending)})
     if not counts:
         return None
     suffix, count = min(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
     total = len(images) - count if one_folder else min(len(images), len(masks))
     several = rival_endings(counts, len(images) - len(masks) if one_folder else len(images))
-    if one_folder:
-        several = [ending for ending in several if _SUFFIX.fullmatch(ending)]
-        total = len(images) - sum(counts[ending] for ending in several) if len(several) > 1 else total
-    if 2 * count < total or (one_folder and not _SUFFIX.fullmatch(suffix)):
+    if one_folder and len(several) > 1:
+        total = len(images) - sum(counts[ending] for ending in several)
+    if 2 * count < total:
         return None
-    if len(several) > 1:
-        raise SeveralMasks(root, root / place.images, root / place.masks, several, "ending")
+    kinds = several if len(several) > 1 else [suffix]
+    if one_folder:
+        kinds = [*kinds, *_further(images, masks, kinds)]
+    if len(kinds) > 1:
+        raise SeveralMasks(root, root / place.images, root / place.masks, kinds, "ending")
     return suffix
+
+
+def _further(images: list[str], masks: set[str], kinds: list[str]) -> list[str]:
+    """What further masks of an image end in, where they lie among the images: _mask_1 beside _mask.
+
+    A name of which there is a mask is an image's.
+    """
+    known, found = set(images), set[str]()
+    numbered = re.compile(rf"(.+)({'|'.join(map(re.escape, kinds))})([\W_]*\d+)")
+    for mask in masks:
+        match = numbered.fullmatch(mask)
+        if match is None or match[1] not in known or match[1] + match[2] not in masks:
+            continue
+        if not any(mask + kind in masks for kind in kinds):
+            found.add(match[2] + match[3])
+    return sorted(found - set(kinds))
 
 
 def stems_in(root: Path, place: Place) -> tuple[list[str], set[str]]:

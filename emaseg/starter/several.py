@@ -102,9 +102,9 @@ class SeveralMasks(DataError):
         super().__init__(
             f"{masks}: each image has {len(kinds)} masks, told apart by {_HOW[how]}: {first_few(kinds, 8)}; a recipe reads "
             "one mask for each image, and none of these is left out without a word",
-            f"if each is a class, let `{_command(root)}` combine the masks of an image into one of class numbers (0 background, "
-            f"{numbered}; where they overlap, the later on top); if they are the same labels drawn in several ways, leave "
-            "the masks with class numbers there and move the others away",
+            f"if each is a class, or an object of one, let `{_command(root)}` combine the masks of an image into one "
+            f"of class numbers (0 background, {numbered}; where they overlap, the later on top); if they are the same "
+            "labels drawn in several ways, leave the masks with class numbers there and move the others away",
         )
         self.root, self.images, self.masks, self.kinds, self.how = root, images, masks, tuple(kinds), how
 

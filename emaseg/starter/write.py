@@ -17,8 +17,9 @@ import numpy as np
 
 from emaseg.data.checks import spread
 from emaseg.data.files.bands import Bands, pixels_size
+from emaseg.data.files.images import images_apart
 from emaseg.data.sets.doubts import file_doubts
-from emaseg.data.sets.folder import usable
+from emaseg.data.sets.folder import usable, walk
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.errors import DataError
 from emaseg.recipe import (
@@ -36,7 +37,7 @@ from emaseg.recipe import (
 )
 from emaseg.recipe.channels import is_rgb8
 from emaseg.starter.channels import Measured, measured
-from emaseg.starter.kinds import any_layout, images_in, named_layout
+from emaseg.starter.kinds import any_layout, named_layout
 from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
 from emaseg.starter.naming import Place
@@ -206,11 +207,18 @@ def with_few_left_out(layout: Layout) -> Layout:
         return layout
     found = [usable(replace(data, unmasked="leave_out"), phase) for phase in ("train", "eval")]
     paired = len({image for dataset, _ in found for image, _ in dataset.items})
-    places = {layout.train.images, layout.eval.images, *(place.images for place in layout.more)}
-    lone = sum(1 for place in places for _ in images_in(layout.root / place)) - paired
+    places = {place for place in (layout.train, layout.eval, *layout.more) if place.masks}
+    lone = sum(len(_images(layout, place)) for place in places) - paired
     listed = layout.train.listing or layout.eval.listing
     few = not listed and 0 < lone <= max(1, _FEW_ALONE * paired)
     return replace(layout, unmasked="leave_out") if few and not any(problems for _, problems in found) else layout
+
+
+def _images(layout: Layout, place: Place) -> list[str]:
+    """The images of a place, without the masks that lie among them."""
+    names = walk(layout.root / place.images, layout.root / place.masks)
+    masks = [name for name in names if layout.naming.is_mask(name)] if place.images == place.masks else []
+    return images_apart(names, without=masks)[0]
 
 
 def paired_files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:

@@ -124,7 +124,16 @@ def test_what_does_not_fit_is_an_error_with_its_line(file: str, text: str, words
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["a.jpg\nb.jpg\n", "", "\n", "\n".join(f"n{i}" for i in range(300))])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a.jpg\nb.jpg\n", "", "\n", "\n".join(f"n{i}" for i in range(300))),
+        "a.jpg 1\nb.jpg 0\n",  # a label for each image
+        "image,label\na.png,1\nb.png,1\nc.png,0\n",
+        "id,label\na,crack\nb,spall\nc,crack\n",
+        "\n".join(f"{i}: image{i}" for i in range(200_000)),
+    ],
+)
 def test_what_is_no_list_of_classes_is_passed_over_and_said_so(text: str, tmp_path: Path) -> None:
     """Protects a list of images called labels.txt from becoming classes."""
     (tmp_path / "labels.txt").write_text(text)

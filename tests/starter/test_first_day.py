@@ -123,10 +123,18 @@ def test_one_name_fewer_than_values_is_a_warning_of_both_readings(
     assert not [note for note in start(tmp_path).notes if note.startswith("warning: classes.txt")]
 
 
-def test_one_missing_mask_is_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/img_{}.jpg", "masks/img_{}.png"),
+        ("train/img_{}.jpg", "train/img_{}_mask.png"),
+        ("img_{}.jpg", "img_{}_mask.png"),
+    ],
+)
+def test_one_missing_mask_is_a_warning(image: str, mask: str, tmp_path: Path) -> None:
     """Protects a day's work from one file: the rest trains, the image is named by init and at the start of training."""
-    made(tmp_path, grey(0, 1), count=25)
-    (tmp_path / "masks" / "img_7.png").unlink()
+    made(tmp_path, grey(0, 1), image, mask, count=25)
+    (tmp_path / mask.format(7)).unlink()
     done = start(tmp_path)
     assert data_of(done).unmasked == "leave_out"
     assert any("have no mask" in note and "img_7.jpg" in note for note in done.notes)
@@ -134,7 +142,7 @@ def test_one_missing_mask_is_a_warning(tmp_path: Path) -> None:
     assert len(train) + len(evaluation) == 24
     assert any("img_7.jpg" in note.text and note.warning for note in notes)
     for number in (1, 2, 3):
-        (tmp_path / "masks" / f"img_{number}.png").unlink()
+        (tmp_path / mask.format(number)).unlink()
     with pytest.raises(DataError, match="have no mask"):
         start(tmp_path)
 

@@ -84,6 +84,15 @@ def test_frames_of_clips_stay_together(tmp_path: Path) -> None:
     assert (len(train), len(evaluation), train & evaluation) == (5, 1, set())
 
 
+def test_frames_beside_their_masks_stay_together(tmp_path: Path) -> None:
+    """Protects slices of one patient whose masks lie beside them: the masks' names, which end otherwise, hide no clip."""
+    for clip in range(6):
+        name = f"p{clip}/p{clip}_{{}}"
+        made(tmp_path, grey(0, 1), image=f"{name}.png", mask=f"{name}_mask.png", count=4)
+    data = data_of(start(tmp_path))
+    assert (data.holdout, data.holdout_group) == (5, "^(.*?)[0-9]+$")
+
+
 def test_one_run_of_numbers_is_no_clip(tmp_path: Path) -> None:
     made(tmp_path, grey(0, 1), count=12)
     assert data_of(start(tmp_path)).holdout_group == ""

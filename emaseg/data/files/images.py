@@ -128,11 +128,16 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """bits: of a sample, 1, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others."""
+    """bits: of a sample, 1, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others.
+
+    size: (H, W) as it is read. turn: its EXIF orientation, 1..8; 1 = as it is stored.
+    """
 
     bits: int
     pages: int
     palette: tuple[tuple[int, int, int], ...]
+    size: tuple[int, int]
+    turn: int
 
 
 def image_header(path: Path) -> Header:
@@ -152,7 +157,9 @@ def image_header(path: Path) -> Header:
         elif picture.format == "PNG" and head[24:25] == b"\x10":
             bits = 16
         palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()
-    return Header(bits, pages, palette)
+        turn, (width, height) = _orientation(picture, header=True), picture.size
+        turned = turn >= 5 and picture.format != "TIFF"  # as in image_size
+    return Header(bits, pages, palette, (width, height) if turned else (height, width), turn)
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
@@ -332,10 +339,14 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 when there is none or the EXIF block cannot be read, which must not cost the picture."""
+def _orientation(picture: Image.Image, *, header: bool = False) -> int:
+    """EXIF orientation 1..8; 1 when there is none or the EXIF block cannot be read, which must not cost the picture.
+
+    header: nothing is decoded for it, so that one behind the pixels of a PNG is not seen.
+    """
     try:
-        value = picture.getexif().get(_ORIENTATION, 1)
+        exif = Image.Image.getexif(picture) if header else picture.getexif()
+        value = exif.get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 (Pillow raises about ten types here)
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1

@@ -33,11 +33,13 @@ _APART = 32  # levels between an extreme one and all others that make it a mark 
 
 
 def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
-    """Of the files of some samples: palettes or bits that differ, dark 16-bit images, further pages; and files left out."""
+    """Of the files of some samples: palettes or bits that differ, dark 16-bit images, further pages, images that are
+    read turned; and files left out."""
     if not isinstance(dataset, PairedFiles):
         return []
     found = [Doubt("left", text, "convert what should be used, or take it for known") for text in dataset.left]
-    masks = [dataset.items[index][1] for index in chosen if index < len(dataset.items)]
+    pairs = [dataset.items[index] for index in chosen if index < len(dataset.items)]
+    masks = [mask for _, mask in pairs]
     heads = {path: head for path in masks if path.suffix.lower() in _INDEXED and (head := _header(path))}
     found += _palettes(heads) + _bits(heads)
     layered = [path for path, head in heads.items() if path.suffix.lower() in (".tif", ".tiff") and head.pages > 1]
@@ -62,6 +64,7 @@ def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
                 "or write three of them as the red, green and blue of one image",
             )
         )
+    found += _turned(dict(pairs), dict(headers), heads)
     return found + (_range([path for path, header in headers if header.bits == 16]) if dataset.bands is None else [])
 
 
@@ -70,6 +73,36 @@ def _header(path: Path) -> Header | None:
         return image_header(path)
     except DataError:  # told where it is read
         return None
+
+
+def _turned(pairs: Mapping[Path, Path], headers: Mapping[Path, Header], heads: Mapping[Path, Header]) -> list[Doubt]:
+    """Images whose EXIF orientation keeps their size, so that a mask drawn on the stored pixels fits them all the same.
+
+    There is no doubt where masks fit images whose sides it exchanges: they were drawn on turned images.
+
+    Args:
+        pairs: the mask of each image. headers: of the images. heads: of the masks.
+    """
+    kept = []
+    for image, mask in pairs.items():
+        header, head = headers.get(image), heads.get(mask)
+        if header is None or header.turn == 1:
+            continue
+        if header.turn <= 4 or header.size[0] == header.size[1]:
+            kept.append(image)
+        elif head is not None and head.size == header.size:
+            return []
+    if not kept:
+        return []
+    return [
+        Doubt(
+            "turned",
+            f"{len(kept):,} of {len(pairs):,} images are turned or mirrored when they are read, as their EXIF "
+            "orientation says, but keep their size, so that it does not show whether their masks were drawn on the "
+            f"turned pixels: {first_few(kept, 2)}",
+            "look at them with check-data --sheet; masks drawn on the unturned pixels must be turned, too",
+        )
+    ]
 
 
 def _palettes(heads: Mapping[Path, Header]) -> list[Doubt]:
