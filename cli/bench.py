@@ -75,13 +75,14 @@ def bench(
     recipe, resolved, notes = _recipe(reference, overrides, precision)
 
     from emaseg.bench import Case, environment, measure, measure_training, parts
-    from emaseg.device import keep_freed_memory, pick_device
+    from emaseg.device import keep_freed_memory, pick_device, slow_precision
 
     from .progress import Meter
     from .render import print_json, print_lines, print_notes
 
     print_notes(notes, quiet)
     target = pick_device(device)
+    print_notes(slow_precision(recipe.train.precision if train else recipe.inference.precision, target), quiet)
     surroundings = environment(target)
     content: dict[str, Any] = {"schema": SCHEMA, "recipe": recipe.name, "environment": surroundings}
     if not quiet and not as_json:

@@ -176,12 +176,13 @@ def evaluate(
 
         from emaseg.data.files.bands import bands_of
         from emaseg.data.sets.build import build_dataset
-        from emaseg.device import pick_device
+        from emaseg.device import pick_device, slow_precision
         from emaseg.files import make_folder
         from emaseg.inference.protocols import check_scored
         from emaseg.runs.lock import reserve
 
         target = pick_device(device)
+        print_notes(slow_precision(recipe.inference.precision, target), quiet)
         submission = None if submit is None else _submission(submit, data)
         dataset = build_dataset(data, which, bands_of(recipe))
         if dataset.withheld_by:

@@ -199,7 +199,7 @@ def predict(
         resolved = resolve(reference, overrides=overrides)
     if not quiet and (left := unread_files(images)):
         print_lines(left)
-    from emaseg.device import pick_device
+    from emaseg.device import pick_device, slow_precision
     from emaseg.engine import engine_lines
     from emaseg.inference.predict import Predictor
     from emaseg.inference.predict_files import first_probe, predict_files
@@ -210,6 +210,7 @@ def predict(
     if em_iterations is not None:
         resolved = with_em_iterations(resolved, em_iterations)
     resolved = with_precision(resolved, precision)
+    print_notes(slow_precision(resolved.recipe.inference.precision, target), quiet)
     first = first_probe(inputs, resolved.recipe) if verbose else None
     model = open_engine(resolved, target, compiled=compile_, probe=first)
     if verbose:

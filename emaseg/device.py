@@ -60,6 +60,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def slow_precision(precision: str, device: torch.device) -> list[str]:
+    """A line where a precision that is chosen for speed takes longer than float32: bf16 on a processor without AVX-512 or
+    another unit for it (on Zen 3 eleven times as long)."""
+    works = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not there without oneDNN
+    if precision != "bf16" or device.type != "cpu" or (works and works()):
+        return []
+    return ["bf16 takes longer than fp32 on this processor, which has no instructions for it"]
+
+
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Within the block, float32 products on a GPU keep all their bits: PyTorch's convolutions compute in TF32 otherwise,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from emaseg.device import slow_precision
 from emaseg.errors import SystemFault
 from emaseg.events import Note
 from emaseg.models import Network
@@ -153,6 +154,7 @@ def notes_on(recipe: Recipe, device: torch.device) -> list[Note]:
     train, loss, notes = recipe.train, recipe.loss, []
     if train.precision != "fp32":
         notes.append(Note(f"precision {train.precision}: parameters, softmax and loss stay float32"))
+    notes += [Note(text, warning=True) for text in slow_precision(train.precision, device)]
     if train.precision == "fp16" and device.type == "cpu":
         notes.append(Note("float16 is slow on most CPUs; bf16 is what they are built for", warning=True))
     if device.type == "cuda" and train.precision == "fp32":

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from emaseg.data.pipeline.transforms import Batch
+from emaseg.device import slow_precision
 from emaseg.errors import Diverged, RecipeError
 from emaseg.events import Note, Stepped, TrainEvent
 from emaseg.models import Network, build_model
@@ -98,6 +99,15 @@ def test_what_parts_change_is_said_in_one_line() -> None:
     """Protects people who think that accumulation is free."""
     (note,) = notes_on(tiny("train.accumulate=2", "loss.dice_weight=1.0"), CPU)
     assert "batch norm statistics, EM bases, class memory, Dice loss" in note.text
+
+
+@pytest.mark.parametrize(("works", "lines"), [(False, 1), (True, 0)])
+def test_a_precision_that_takes_longer_is_told(works: bool, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects people whose processor has no bf16 from choosing it for speed: it takes many times as long there."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: works, raising=False)
+    assert len(slow_precision("bf16", CPU)) == lines
+    assert slow_precision("bf16", torch.device("cuda")) == slow_precision("fp32", CPU) == []
+    assert sum(note.warning for note in notes_on(tiny('train.precision="bf16"'), CPU)) == lines
 
 
 # ------------------------------------------------------------------------------------------------ half precision
