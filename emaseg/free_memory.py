@@ -23,7 +23,7 @@ _SHARE = 0.9  # of what is free: the rest is left to others
 # What PyTorch, oneDNN, ONNX Runtime and C++ call it; Python itself raises MemoryError.
 _REFUSED = re.compile(
     "can't allocate memory|not enough memory|[Ff]ailed to allocate memory|bad_alloc|out of memory|"
-    "could not create a (memory|primitive)|Available memory of"
+    "could not create a (memory|primitive)(?! descriptor)|Available memory of"
 )
 # Of a control group: its limit, what it uses, and the page cache in that, which the system takes back when it must.
 _GROUP_FILES = {

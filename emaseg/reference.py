@@ -128,7 +128,8 @@ def _set_aside(ref: str, written: Recipe, used: Recipe, run: Path) -> list[str]:
     if not keys:
         return []
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-    again = f"{quoted_path(ref)} --weights {quoted_path(run)}"
+    other = any(key.startswith(("model", "backbone", "data.classes", "data.kind")) for key in keys)
+    again = "train it" if other else f"{quoted_path(ref)} --weights {quoted_path(run)}"
     return [f"the recipe of that run is used; {ref} has another {', '.join(keys[:4])}{more}: for that, {again}"]
 
 

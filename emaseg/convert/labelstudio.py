@@ -77,7 +77,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
             )
     tasks = [(name, _whole(task)) for name, content in zip(names, contents, strict=True) for task in content]
     place = finder(source, ((_path(_image_of(task)), name) for name, task in tasks))
-    claims = _claims(place, [(_image_of(task), name) for name, task in tasks])
+    claims = _claims(place, [(_image_of(task), name) for name, task in tasks if _is_annotated(task)])
     states = {name: state_of(source, name) for name in names}
     for name, task in tasks:
         said = _image_of(task)
@@ -101,6 +101,13 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     ordered, remarks = in_order(source, sorted(found))
     remarks = (*remarks, *_several(notes["several"]))
     return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
+
+
+def _is_annotated(task: Any) -> bool:
+    try:
+        return _results(task)[0] is not None
+    except (ValueError, AttributeError):  # told when the task is read
+        return False
 
 
 def _claims(place: Finder, said: Sequence[tuple[str, str]]) -> dict[str, set[str]]:

@@ -27,6 +27,9 @@ from emaseg.threads import Reading, read_all
 __all__ = ["files", "read"]
 
 _FOLDERS = ("images", "imgs", "img", "image")
+_PLOT = re.compile(
+    r"(train|val|test)_batch\d+(_labels|_pred)?|labels(_correlogram)?|results|confusion_matrix.*|.*_?curve"
+)
 _HEAD = 1 << 12  # bytes that show whether a file holds such lines
 _LOOKED = 40
 _MOST = 1.1  # of a coordinate; beyond it a line holds something else, such as key points with 2 for visible
@@ -78,22 +81,21 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     found = yield from read_all("annotations", partial(_one, source, set(names)), images)
     items = [one for one, _ in found if isinstance(one, Item)]
     left = [one for one, _ in found if isinstance(one, Left)]
-    left += [
-        Left(name, "no picture of its folder has a text file: no image of the set", fault=False) for name in others
-    ]
+    left += [Left(name, "a mask or a plot by its name and folder: no image of the set", fault=False) for name in others]
     labels, notes = _labels(source, {label for _, used in found for label in used})
     return Export(labels, tuple(items), tuple(left), notes)
 
 
 def _of_the_set(pictures: Sequence[str], texts: set[str]) -> tuple[list[str], list[str]]:
-    """The pictures of folders in which one has a text file, or that lie in such a folder of images/; and the others, such
-    as masks and plots, which are no images of the set."""
-    homes = {PurePosixPath(name).parent for name in pictures if any(place in texts for place in _places(name))}
-    wide = {home for home in homes if any(part.lower() in _FOLDERS for part in home.parts)}
+    """The set's images, those without a text file too; and others: masks, which are called as an image that has one, and
+    the plots of a training. In images/, and where one picture has a text file, all are images."""
+    have = [PurePosixPath(name) for name in pictures if any(place in texts for place in _places(name))]
+    homes, stems = {path.parent for path in have}, {path.stem for path in have}
     inside, others = list[str](), list[str]()
     for name in pictures:
-        home = PurePosixPath(name).parent
-        (inside if home in homes or not wide.isdisjoint(home.parents) else others).append(name)
+        path = PurePosixPath(name)
+        own = path.parent in homes or any(part.lower() in _FOLDERS for part in path.parts[:-1])
+        (inside if own or not (path.stem in stems or _PLOT.fullmatch(path.stem)) else others).append(name)
     return inside, others
 
 

@@ -30,7 +30,7 @@ from emaseg.errors import SystemFault
 from emaseg.threads import core_count
 
 _GRACE = 8.0  # seconds that the other ranks have once one has failed: they notice by themselves, GPUs may not
-_SAVING = 120.0  # seconds more for rank 0, which writes a checkpoint then
+_SAVING = 60.0  # seconds more for rank 0 of a training, which writes a checkpoint then
 _TICK = 0.1
 _KILL = 2  # seconds in which the system removes what was killed
 _HERE = "127.0.0.1"
@@ -41,7 +41,8 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 def launch(arguments: Sequence[str], count: int) -> int:
     """Run `emaseg ARGUMENTS` as so many ranks and return their exit code: of several the first that is not 0.
 
-    Ctrl-C and other signals reach every rank once. When one fails, the others end within seconds, or when rank 0 has saved.
+    Ctrl-C and other signals reach every rank once. When one fails, the others end within seconds; of a training rank 0
+    has a minute more, in which it saves.
 
     Raises:
         SystemFault: a rank was killed, or the ranks cannot be started.
@@ -67,7 +68,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
             ) from error
         try:
             _forward_signals(ranks, asked)
-            codes, killed = _watch(ranks)
+            codes, killed = _watch(ranks, _SAVING if "train" in arguments[:2] else 0.0)
         finally:
             ranks.close(signal.SIGKILL, timeout=_KILL)
     return _outcome(codes, killed, asked)
@@ -123,7 +124,7 @@ def _forward_signals(ranks: PContext, asked: list[int]) -> None:
             signal.signal(getattr(signal, name), forward)
 
 
-def _watch(ranks: PContext) -> tuple[dict[int, int], set[int]]:
+def _watch(ranks: PContext, saving: float) -> tuple[dict[int, int], set[int]]:
     """Wait for the end of all ranks. Returns their exit codes, in the order in which they ended, and who was killed here."""
     processes = {rank: handler.proc for rank, handler in ranks.subprocess_handlers.items()}  # type: ignore[attr-defined]
     codes: dict[int, int] = {}
@@ -136,7 +137,7 @@ def _watch(ranks: PContext) -> tuple[dict[int, int], set[int]]:
         if deadline is None and any(codes.values()):
             deadline = time.monotonic() + _GRACE
         late = 0.0 if deadline is None else time.monotonic() - deadline
-        if late > (0.0 if 0 in codes else _SAVING):
+        if late > (0.0 if 0 in codes else saving):
             return codes, set(processes) - set(codes)
         time.sleep(_TICK)
     return codes, set()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from emaseg.data.files.bands import bands_of, pixels_size, read_pixels
-from emaseg.data.files.images import decode
+from emaseg.data.files.images import decode, image_header
 from emaseg.data.files.signed import Identity, check_place, identities
 from emaseg.errors import DataError, SystemFault, WeightsError
 from emaseg.files import atomic
@@ -219,14 +219,26 @@ def _already(done: ImageDone, item: ImageInput, predictor: Predictor) -> ImageDo
         return dataclasses.replace(done, skipped=True)
     try:
         labels = np.array(decode(done.mask))
-        size = pixels_size(item.source, item.name, predictor.bands)
+        if labels.dtype != np.uint8 or labels.ndim != 2 or not _has_size(item, labels.shape, predictor):
+            return None
     except (DataError, SystemFault):
         return None
-    if labels.dtype != np.uint8 or labels.shape != size:
-        return None
-    height, width = size
+    height, width = labels.shape
     shares = class_shares(labels, predictor.classes)
     return dataclasses.replace(done, width=width, height=height, shares=shares, skipped=True)
+
+
+def _has_size(item: ImageInput, size: tuple[int, ...], predictor: Predictor) -> bool:
+    """Whether an image has this size. Its header is asked first: some formats are decoded to know how they are turned.
+
+    Raises:
+        DataError, SystemFault: it cannot be read.
+    """
+    if predictor.bands is None and isinstance(item.source, Path):
+        with contextlib.suppress(DataError):  # of numbers, for one
+            if image_header(item.source).size == size:
+                return True
+    return pixels_size(item.source, item.name, predictor.bands) == size
 
 
 def first_probe(inputs: Sequence[ImageInput], recipe: Recipe) -> torch.Tensor | None:

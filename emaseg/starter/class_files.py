@@ -177,14 +177,14 @@ def read_lines(path: Path) -> Names | None:
 
 
 def _names_an_image(line: str) -> bool:
-    """Whether a line is of an image, such as `a.png,1` or `a.png car`: no class is called like that."""
-    return any(part.strip("\"' ").lower().endswith(EXTENSIONS) for part in re.split(r"[\s,;|]+", line))
+    """Whether a line begins with an image, as `a.png,1` and `a.png car` do: no class is called like that."""
+    return re.split(r"[\s,;|]+", line)[0].strip("\"'").lower().endswith(EXTENSIONS)
 
 
 def _is_of_images(entries: Sequence[Entry]) -> bool:
-    """Whether the rows of a table are images, each with its class: names that stand there again, without a value."""
+    """Whether the rows of a table are images, each with its class: names that stand there again and again, without a value."""
     bare = all(entry.value is None and entry.colour is None for entry in entries)
-    return bare and len({entry.name for entry in entries}) < len(entries)
+    return bare and 3 * len({entry.name for entry in entries}) <= 2 * len(entries)
 
 
 def distinct(path: Path, entries: Sequence[Entry]) -> tuple[Entry, ...]:

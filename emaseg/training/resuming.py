@@ -235,10 +235,13 @@ def _extension(recipe: Recipe, step: int, total: int) -> Note:
     )
 
 
-def changed_protocol(saved: Recipe, recipe: Recipe) -> list[Note]:
-    """A warning where evaluations are made in another way than before; what precision rounds is not another way."""
-    changed = differences("inference", saved.inference, recipe.inference, ("precision",))
-    if not changed:
+def changed_protocol(saved: Checkpoint, recipe: Recipe) -> list[Note]:
+    """A warning where evaluations are made in another way than those before, if there were any; what precision rounds is
+    not another way."""
+    then, now = saved.recipe.inference, recipe.inference
+    idle = () if then.flip or now.flip else ("flip_pairs",)
+    changed = differences("inference", then, now, ("precision", *idle))
+    if not changed or "miou" not in saved.best:
         return []
     keys = ", ".join(difference.key for difference in changed)
     return [

@@ -302,14 +302,20 @@ def test_two_images_of_one_id_have_no_objects(tmp_path: Path) -> None:
 
 
 def test_pictures_beside_a_yolo_set_are_no_images_of_it(tmp_path: Path) -> None:
-    """Protects from masks and plots as training images that show nothing; those without a text, deeper in images/, do."""
+    """Protects from masks and plots as training images that show nothing; those that show nothing, in images/ or in a
+    folder of their own, are images."""
     made.yolo(tmp_path / "in", SCENE)
     images = next((tmp_path / "in").rglob("a.jpg")).parent
-    for path in (tmp_path / "in/masks/a.png", tmp_path / "in/plots/val_batch0.jpg", images / "empty/d.jpg"):
+    for path in (
+        tmp_path / "in/masks/a.png",
+        tmp_path / "in/plots/val_batch0.jpg",
+        images / "empty/d.jpg",
+        tmp_path / "in/day2/e.jpg",
+    ):
         made.photo(path)
     done = run(tmp_path / "in", tmp_path / "out")
     assert done.ok
-    assert {Path(name).name for name in masks(tmp_path / "out")} == {"a", "b", "c", "d"}
+    assert {Path(name).name for name in masks(tmp_path / "out")} == {"a", "b", "c", "d", "e"}
     assert {one.name for one in done.left} == {"masks/a.png", "plots/val_batch0.jpg"}
 
 

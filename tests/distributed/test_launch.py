@@ -17,12 +17,11 @@ def watched(
 ) -> tuple[dict[int, int], set[int]]:
     """What is made of ranks that live so many seconds and end with such a code."""
     monkeypatch.setattr(launch, "_GRACE", 0.5)
-    monkeypatch.setattr(launch, "_SAVING", saving)
     program = "import sys, time; time.sleep(float(sys.argv[1])); sys.exit(int(sys.argv[2]))"
     processes = [subprocess.Popen([sys.executable, "-c", program, *map(str, rank)]) for rank in ranks]
     context: Any = SimpleNamespace(subprocess_handlers={i: SimpleNamespace(proc=p) for i, p in enumerate(processes)})
     try:
-        return launch._watch(context)
+        return launch._watch(context, saving)
     finally:
         for process in processes:
             process.kill()
