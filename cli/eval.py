@@ -398,21 +398,18 @@ def _check_place(folder: Path, run: Path | None) -> None:
     from emaseg.runs.evaluation_files import CONFUSION, IMAGES
 
     file = folder / "metrics.json"
-    if not os.path.lexists(file):
-        own = run is not None and folder.is_dir() and folder.samefile(run)
-        for name in (IMAGES, CONFUSION, *([] if own else ["report.html"])):
-            if os.path.lexists(folder / name):
-                raise RecipeError(
-                    f"{folder / name}: exists already, and no evaluation wrote it", "choose another folder with --out"
-                )
-        return
+    own = run is not None and folder.is_dir() and folder.samefile(run)
     try:
         with open_file(file) as opened:
-            ours = (opened.read(20) or b"").lstrip().startswith(b'{\n  "schema":')
+            ours = (opened.read(20) or b"").lstrip().startswith(b'{\n  "schema":') and not file.is_symlink()
     except OSError:
         ours = False
-    if file.is_symlink() or not ours:
-        raise RecipeError(f"{file}: exists already, and no evaluation wrote it", "choose another folder with --out")
+    names = () if ours else ("metrics.json", IMAGES, CONFUSION, *([] if own else ["report.html"]))
+    for place in (folder / name for name in names):
+        if os.path.lexists(place):
+            raise RecipeError(
+                f"{place}: exists already, and no evaluation wrote it", "choose another folder with --out"
+            )
 
 
 def _submission(path: Path, data: Data) -> Submission:

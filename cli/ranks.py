@@ -33,15 +33,16 @@ def rank_of(nproc: int | None) -> Rank:
     return rank
 
 
-def launched(arguments: Sequence[str], nproc: int) -> int:
+def launched(arguments: Sequence[str], nproc: int, *, saves: bool = False) -> int:
     """Run the command as so many ranks; its exit code.
 
     Args:
         arguments: as they were typed.
+        saves: rank 0 saves its state when another one fails.
     """
     from emaseg.distributed.launch import launch
 
-    return launch(_without_nproc(arguments), nproc)
+    return launch(_without_nproc(arguments), nproc, saves=saves)
 
 
 def _without_nproc(arguments: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ from emaseg.errors import SystemFault
 from emaseg.threads import core_count
 
 _GRACE = 8.0  # seconds that the other ranks have once one has failed: they notice by themselves, GPUs may not
-_SAVING = 60.0  # seconds more for rank 0 of a training, which writes a checkpoint then
+_SAVING = 60.0  # seconds more for rank 0 where it writes a checkpoint then
 _TICK = 0.1
 _KILL = 2  # seconds in which the system removes what was killed
 _HERE = "127.0.0.1"
@@ -38,11 +38,13 @@ _FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
-def launch(arguments: Sequence[str], count: int) -> int:
+def launch(arguments: Sequence[str], count: int, *, saves: bool = False) -> int:
     """Run `emaseg ARGUMENTS` as so many ranks and return their exit code: of several the first that is not 0.
 
-    Ctrl-C and other signals reach every rank once. When one fails, the others end within seconds; of a training rank 0
-    has a minute more, in which it saves.
+    Ctrl-C and other signals reach every rank once. When one fails, the others end within seconds.
+
+    Args:
+        saves: rank 0 has a minute more then, in which it saves.
 
     Raises:
         SystemFault: a rank was killed, or the ranks cannot be started.
@@ -68,7 +70,7 @@ def launch(arguments: Sequence[str], count: int) -> int:
             ) from error
         try:
             _forward_signals(ranks, asked)
-            codes, killed = _watch(ranks, _SAVING if "train" in arguments[:2] else 0.0)
+            codes, killed = _watch(ranks, _SAVING if saves else 0.0)
         finally:
             ranks.close(signal.SIGKILL, timeout=_KILL)
     return _outcome(codes, killed, asked)

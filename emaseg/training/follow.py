@@ -37,7 +37,7 @@ class Beginning:
     recipe: Recipe
     step: int
     total: int  # steps of the run
-    images: Mapping[str, int | str]  # of `image_lists`
+    fingerprint: Mapping[str, int | str]  # RunState's, of which `image_lists` is compared
     optimizer: dict[str, Any] | None = None
     scale: dict[str, float] | None = None
 
@@ -65,7 +65,7 @@ def follow(device: torch.device, stop: threading.Event) -> None:
     try:
         with heard.preparing():
             train_set, eval_set, _ = open_datasets(recipe)
-            _check_images(train_set, eval_set, beginning.images)
+            _check_images(train_set, eval_set, beginning.fingerprint)
             schedule = build_schedule(recipe, len(train_set), scored=not eval_set.withheld_by)
             model = build_model(recipe)
             model.loss = recipe.loss

@@ -154,8 +154,7 @@ def _gather(state: RunState, *, resumed: bool) -> None:
     """Bring the other processes to where this one is."""
     if world_size() > 1:
         with state.lead.doing(Action.START):
-            images = {key: state.fingerprint[key] for key in ("images", "names", "eval_images", "eval_names")}
-            beginning = Beginning(state.recipe, state.step, state.schedule.total, images)
+            beginning = Beginning(state.recipe, state.step, state.schedule.total, state.fingerprint)
             if resumed:
                 scale = None if state.scale is None else state.scale.state()
                 beginning = replace(beginning, optimizer=copied(state.optimizer.state_dict()), scale=scale)
