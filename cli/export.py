@@ -75,7 +75,8 @@ def export(
       emaseg export runs/first --format torch --shape 512x1024
       emaseg export voc_r50_d8 --weights voc_r50_d8.pth --format weights
     """
-    session_of(context, verbose, keeps_files=True)
+    session = session_of(context, verbose, keeps_files=True)
+    session.memory_hint = "free memory, or export for a smaller --shape"
     from emaseg.exporting.request import make_request, snippet_target, target
 
     request = make_request(format_, precision, shape, dynamic=dynamic, include=include, calibrate=calibrate)

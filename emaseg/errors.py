@@ -9,7 +9,8 @@ Room: errors.
         ├── DataError      3    data set or image: missing, damaged, label out of range
         ├── WeightsError   3    weight file: missing, damaged, of another model
         ├── SystemFault    4    disk full, unwritable, out of memory, no such device
-        │   └── NetworkFault    nobody answers
+        │   ├── NetworkFault    nobody answers
+        │   └── ImageTooLarge   an image does not fit into memory
         └── Diverged       5    a loss that is not finite
 """
 
@@ -72,6 +73,10 @@ class SystemFault(UserError):
 
 class NetworkFault(SystemFault):
     """No server answered; another file may lie on one that does."""
+
+
+class ImageTooLarge(SystemFault):
+    """An image does not fit into memory; what was done before it is whole, and other images may fit."""
 
 
 class Diverged(UserError):

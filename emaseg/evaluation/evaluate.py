@@ -5,6 +5,7 @@ Room: evaluation. Legend: H W image size, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -19,8 +20,9 @@ from torch import nn
 from emaseg.data.dataset import Dataset, Phase, Pixels, UInt8, published_label, read_pair
 from emaseg.data.sets.published_counts import published_images
 from emaseg.distributed.collectives import from_all_ranks, largest_over_ranks, rank_number, world_size
-from emaseg.errors import DataError
+from emaseg.errors import DataError, ImageTooLarge
 from emaseg.events import Evaluated, Evaluating
+from emaseg.free_memory import is_out_of_memory
 from emaseg.inference.protocols import Float32, check_scored, label_and_confidence, label_map
 from emaseg.metrics import Details, Scores, Tally
 from emaseg.models import Report
@@ -90,6 +92,7 @@ def evaluate(
 
     Raises:
         DataError: there are no images, or one cannot be read.
+        ImageTooLarge: one does not fit into memory.
         RecipeError: `calibration` of an exported file that gives class ids only.
     """
     if calibration:
@@ -104,19 +107,19 @@ def evaluate(
     began = time.perf_counter()
     first, each = (rank_number(), world_size()) if shared else (0, 1)
     own = range(first, total, each)
-    pairs = read_ahead(partial(read_pair, dataset), own)
-    for turn in range(-(-total // each)):
-        if turn < len(own):
-            (image, label), index = next(pairs), own[turn]
-            labels, confidence = _predicted(model, image, inference, stats, device, calibration)
-            tally.add(index, dataset.name(index), label, labels, confidence, as_picture(image))
-        if stop is not None and (largest_over_ranks([int(stop.is_set())])[0] if shared else stop.is_set()):
-            stop.set()  # another process may have been asked: the caller sees here that this was no end
-            pairs.close()
-            return
-        done = min(total, (turn + 1) * each)
-        rate = done / max(time.perf_counter() - began, 1e-9)
-        yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
+    with contextlib.closing(read_ahead(partial(read_pair, dataset), own)) as pairs:
+        for turn in range(-(-total // each)):
+            if turn < len(own):
+                (image, label), index = next(pairs), own[turn]
+                name = dataset.name(index)
+                labels, confidence = _predicted(model, image, name, inference, stats, device, calibration)
+                tally.add(index, name, label, labels, confidence, as_picture(image))
+            if stop is not None and (largest_over_ranks([int(stop.is_set())])[0] if shared else stop.is_set()):
+                stop.set()  # another process may have been asked: the caller sees here that this was no end
+                return
+            done = min(total, (turn + 1) * each)
+            rate = done / max(time.perf_counter() - began, 1e-9)
+            yield Evaluating(done, total, images_per_second=rate, seconds_left=(total - done) / rate)
     for number, other in enumerate(from_all_ranks(tally) if shared else ()):
         if number != first:
             tally.merge(other)
@@ -126,14 +129,33 @@ def evaluate(
 def _predicted(
     model: nn.Module,
     image: Pixels,
+    name: str,
     inference: Inference,
     stats: PixelStats,
     device: torch.device | str,
     calibration: bool,
 ) -> tuple[UInt8, Float32 | None]:
-    if calibration:
-        return label_and_confidence(model, image, inference, stats, device)
-    return label_map(model, image, inference, stats, device), None
+    try:
+        if calibration:
+            return label_and_confidence(model, image, inference, stats, device)
+        return label_map(model, image, inference, stats, device), None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = image.shape[:2]
+        raise ImageTooLarge(
+            f"{name}: out of memory when an image of {width} x {height} pixels was evaluated", _in_windows(inference)
+        ) from error
+
+
+def _in_windows(inference: Inference) -> str:
+    """What takes less memory for an image. An evaluation never divides one by itself: that would be another protocol."""
+    if inference.mode == "slide":
+        return "free memory, use another device, or smaller windows (inference.window), which is another protocol"
+    return (
+        "free memory, use another device, or evaluate in windows, which is another protocol: --set inference.mode=slide "
+        "--set inference.window=[769,769] --set inference.stride=[512,512]"
+    )
 
 
 def evaluation_seconds(

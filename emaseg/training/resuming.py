@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from emaseg.checkpoint import Checkpoint, check_resumable, read_checkpoint
-from emaseg.errors import DataError, RecipeError, UserError, WeightsError
+from emaseg.errors import DataError, ImageTooLarge, RecipeError, UserError, WeightsError
 from emaseg.events import Note
 from emaseg.files import set_aside
 from emaseg.models import Network
@@ -147,8 +147,8 @@ def misfit(checkpoint: Checkpoint, model: Network, optimizer: torch.optim.Optimi
     return ""
 
 
-def with_remedy(error: DataError, run: RunFolder, step: int, saved: int | None) -> DataError:
-    """The error of an image met after `step` steps with what is saved, and commands that find all such images and continue.
+def with_remedy(error: DataError | ImageTooLarge, run: RunFolder, step: int, saved: int | None) -> UserError:
+    """The error of an image met after `step` steps with what is saved, and commands that find all damaged ones and continue.
 
     saved: the step that last.pt holds; None = there is none.
     """
@@ -157,12 +157,11 @@ def with_remedy(error: DataError, run: RunFolder, step: int, saved: int | None) 
         where = "before the first step"
     elif saved != step:
         where = f"after step {step}; {run.last} holds step {saved}"
-    commands = (
-        f"  every such file: emaseg check-data {quoted_path(run.recipe)}",
-        f"  then continue with: {resume_command(run)}",
-    )
-    hint = error.hint or "repair or replace the file"
-    return DataError(Lines(error.message, f"stopped {where}"), Lines(hint, *commands))
+    message, resume = Lines(error.message, f"stopped {where}"), f"  then continue with: {resume_command(run)}"
+    if isinstance(error, ImageTooLarge):
+        return ImageTooLarge(message, Lines(error.hint, resume))
+    every = f"  every such file: emaseg check-data {quoted_path(run.recipe)}"
+    return DataError(message, Lines(error.hint or "repair or replace the file", every, resume))
 
 
 def put_away(run: RunFolder, origin: Path) -> str:

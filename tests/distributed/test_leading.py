@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from emaseg.checkpoint import read_checkpoint
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed import lockstep
-from emaseg.errors import DataError, PeerFailed
+from emaseg.errors import DataError, ImageTooLarge, PeerFailed
 from emaseg.evaluation import evaluate
 from emaseg.events import Evaluated, Finished
 from emaseg.models import Network
@@ -91,6 +91,22 @@ def test_a_rank_that_fails_in_an_evaluation_costs_no_step(tmp_path: Path, monkey
     with pytest.raises(PeerFailed):
         run(tiny(*LENGTH), tmp_path / "run")
     assert read_checkpoint(RunFolder(tmp_path / "run").last).step == 4
+
+
+def test_an_image_too_large_in_an_evaluation_costs_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the steps since the last checkpoint, and names the command that goes on with them."""
+
+    def fails(*_: object, **__: object) -> Iterator[NoReturn]:
+        raise ImageTooLarge("a.png: out of memory", "evaluate in windows")
+
+    monkeypatch.setattr("emaseg.training.train.evaluate", fails)
+    with pytest.raises(ImageTooLarge) as caught:
+        run(tiny(*LENGTH), tmp_path / "run")
+    last = RunFolder(tmp_path / "run").last
+    assert read_checkpoint(last).step == 4
+    assert f"stopped after step 4, which is saved in {last}" in caught.value.message
+    assert "--resume" in caught.value.hint
+    assert "check-data" not in caught.value.hint
 
 
 @pytest.mark.usefixtures("of_two")

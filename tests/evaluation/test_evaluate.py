@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emaseg.data.dataset import MemorySample, Sample
 from emaseg.data.sets.published_counts import published_images
-from emaseg.errors import DataError
+from emaseg.errors import DataError, ImageTooLarge
 from emaseg.evaluation.evaluate import (
     Comparison,
     compare_with_published,
@@ -123,6 +123,27 @@ def test_images_are_read_ahead_and_their_errors_surface() -> None:
     with pytest.raises(DataError, match="image 1: damaged"):
         run(dataset)
     assert all(name.startswith("read-ahead") for name in dataset.read_in)
+
+
+def test_an_image_that_does_not_fit_is_named() -> None:
+    """Protects people from advice for training steps: the image is named, and what takes less memory for it."""
+
+    class Large(Reader):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2] == 21:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+            return super().forward(x)
+
+    with pytest.raises(ImageTooLarge, match="image 1: out of memory when an image of 31 x 21 pixels") as caught:
+        run(Painted(), Large())
+    assert "inference.mode=slide" in caught.value.hint
+
+    class Broken(Reader):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(Painted(), Broken())
 
 
 def test_an_abandoned_evaluation_leaves_no_thread() -> None:
