@@ -26,7 +26,7 @@ from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed.collectives import from_rank_0, joined, world_size
 from emaseg.distributed.lockstep import Action, Lead
 from emaseg.distributed.ranks import check_ranks, this_rank
-from emaseg.errors import DataError, Diverged, PeerFailed
+from emaseg.errors import DataError, Diverged, ImageTooLarge, PeerFailed
 from emaseg.evaluation.evaluate import evaluate, evaluation_seconds, missed_classes
 from emaseg.events import Evaluated, Finished, Logged, Note, Saved, TrainEvent
 from emaseg.files import atomic, is_file
@@ -209,7 +209,11 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
             yield from skipped
             _save_if_due(state)
             yield from state.saver.written()
-    except (DataError, PeerFailed) as error:  # a damaged image costs itself, not the steps since the last checkpoint
+    except (
+        DataError,
+        ImageTooLarge,
+        PeerFailed,
+    ) as error:  # an image costs itself, not the steps since the last checkpoint
         if state.step > saved and state.lead.whole:
             _save(state, state.run.last)
             yield from state.saver.finish()
@@ -369,12 +373,24 @@ def _evaluate(state: RunState, stop: threading.Event) -> Iterator[TrainEvent]:
     if scored is None:
         return
     yield from _record(state, scored)
+    yield from _health(state)
     yield from _said(state, state.length.after_evaluation(state.best))
     if state.step == state.schedule.total:
         yield from _said(state, missed_classes(scored.scores), warning=True)
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()
     yield from report_training(run, recipe, state.eval_set, scored, state.step)
+
+
+def _health(state: RunState) -> Iterator[Note]:
+    """What the network has gathered beside its parameters, as a MemoryNet its memory: in the log with each evaluation's
+    scores, and said with the last."""
+    report = state.model.report(state.eval_set.classes)
+    text = "; ".join(": ".join(line) for line in report.lines) if report else ""
+    if state.step == state.schedule.total:
+        yield from _said(state, text)
+    elif text:
+        append_log(state.run, text)
 
 
 def _record(state: RunState, event: Evaluated) -> tuple[Logged, Evaluated]:

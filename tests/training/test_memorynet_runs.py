@@ -94,6 +94,14 @@ def test_a_loss_that_starts_later_leaves_its_cells_empty(tmp_path: Path) -> None
     assert float(rows[2]["loss"]) == pytest.approx(total, rel=1e-4)
 
 
+def test_a_run_tells_how_its_memory_is(tmp_path: Path) -> None:
+    """Protects people from a memory that is never written for a class: each evaluation says so in the log."""
+    run(memorynet("train.iterations=4", "train.evaluate_every=2"), tmp_path / "run")
+    lines = [line for line in (tmp_path / "run/log.txt").read_text().splitlines() if "classes written" in line]
+    assert len(lines) == 2
+    assert all("steps since seen: median" in line for line in lines)
+
+
 def test_eval_reports_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protects `emaseg eval`: the memory's state stands below the scores and in metrics.json."""
     run(memorynet("train.iterations=2", "train.evaluate_every=0"), tmp_path / "run")
