@@ -117,6 +117,12 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip images whose results are there, recognised by name and size.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace files of the results' names that predict did not write, too; never an input."
+        ),
+    ] = False,
     em_iterations: EMIterations = None,
     precision: Precision = "auto",
     compile_: Compile = False,
@@ -162,12 +168,13 @@ def predict(
     drawn = None if bases is None else _which_bases(bases)
     more = (
         *(("--save", wanted not in (("mask",), ("mask", "overlay"))), ("--top-k", top_k is not None)),
-        *(("--bases", drawn is not None), ("--json", as_json), ("--resume", resume)),
+        *(("--bases", drawn is not None), ("--json", as_json), ("--resume", resume), ("--overwrite", overwrite)),
     )
     folder = _folder(out, len(images), [option for option, given in more if given])
     from emaseg.inference.image_inputs import find_images, shard, unread_files
     from emaseg.reference import (
         check_precision_name,
+        device_for,
         holds_weights,
         open_engine,
         resolve,
@@ -211,6 +218,8 @@ def predict(
         resolved = with_em_iterations(resolved, em_iterations)
     resolved = with_precision(resolved, precision)
     print_notes(slow_precision(resolved.recipe.inference.precision, target), quiet)
+    target, notes = device_for(resolved, target, device)
+    print_notes(notes, quiet)
     first = first_probe(inputs, resolved.recipe) if verbose else None
     model = open_engine(resolved, target, compiled=compile_, probe=first)
     if verbose:
@@ -230,6 +239,7 @@ def predict(
         min_confidence=min_confidence,
         top_k=top_k,
         bases=drawn,
+        overwrite=overwrite,
     )
     return _tell_each(done, len(inputs), as_json, quiet)
 

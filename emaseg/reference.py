@@ -224,6 +224,22 @@ def open_engine(
     return prepare(open_network(resolved), precision, device, compiled=compiled, probe=probe)
 
 
+def device_for(resolved: Resolved, device: torch.device, asked: str) -> tuple[torch.device, list[str]]:
+    """Where a REF runs, and a line where that is not `device`: ONNX Runtime for CPUs, as most have it, is no reason to
+    refuse a file on a machine with a GPU that nobody asked for.
+
+    Args:
+        asked: what --device says.
+    """
+    if asked != "auto" or device.type == "cpu" or resolved.weights.suffix.lower() != ".onnx":
+        return device, []
+    from emaseg.exported.run_onnx import can_use
+
+    if can_use(device):
+        return device, []
+    return type(device)("cpu"), [f"this onnxruntime cannot run on {device}, so {resolved.weights} runs on the CPU"]
+
+
 def open_network(resolved: Resolved) -> Network:
     """The network with its weights, in eval mode on the CPU.
 

@@ -15,7 +15,7 @@ import torch
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.recipe import load_recipe, recipe_to_toml
-from emaseg.reference import hash_of_weights, open_model, resolve
+from emaseg.reference import device_for, hash_of_weights, open_model, resolve
 from emaseg.resources import shipped_recipes
 from emaseg.weights.backbone import backbone_file
 from emaseg.weights.init_from import init_from_file
@@ -38,6 +38,18 @@ def test_run_folder_means_its_best_checkpoint(trained: Path) -> None:
     assert resolved.run == trained
     assert not open_model(resolved, CPU).training
     assert resolve(str(trained), checkpoint="last").weights == trained / "checkpoints/last.pt"
+
+
+def test_an_onnx_file_runs_where_its_runtime_can(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects machines with a GPU and ONNX Runtime for CPUs, the usual one: a file is run, unless CUDA was asked for."""
+    cuda, resolved = torch.device("cuda"), resolve(str(trained))
+    exported = dataclasses.replace(resolved, weights=Path("model.onnx"))
+    for can, asked, expected in ((False, "auto", "cpu"), (False, "cuda", "cuda"), (True, "auto", "cuda")):
+        monkeypatch.setattr("emaseg.exported.run_onnx.can_use", lambda _, can=can: can)
+        device, notes = device_for(exported, cuda, asked)
+        assert device.type == expected
+        assert bool(notes) == (expected == "cpu")
+        assert device_for(resolved, cuda, asked) == (cuda, [])
 
 
 def test_checkpoint_file_carries_its_recipe(trained: Path) -> None:

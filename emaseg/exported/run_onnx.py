@@ -43,7 +43,7 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
     import onnxruntime
 
     provider = _PROVIDERS.get(device.type)
-    if provider not in onnxruntime.get_available_providers():
+    if not can_use(device):
         raise SystemFault(f"{path}: this onnxruntime cannot run on {device}", "use --device cpu")
     file.seek(0)
     data = file.read()
@@ -65,6 +65,15 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
     session._model_bytes = None  # else it keeps the file in memory, for a fallback that is off
     _check_ends(session, info)
     return info, session
+
+
+def can_use(device: torch.device) -> bool:
+    """Whether the installed ONNX Runtime has what the device needs; true where none is installed, which is told later."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return True
+    return _PROVIDERS.get(device.type) in onnxruntime.get_available_providers()
 
 
 def run_onnx(session: Any, images: Tensor) -> Tensor:

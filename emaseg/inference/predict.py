@@ -73,7 +73,7 @@ class Predictor:
         self,
         model: nn.Module,
         recipe: Recipe,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "auto",
         *,
         max_memory: int | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class Predictor:
 
     @classmethod
     def from_weights(
-        cls, path: str | Path, *, recipe: Recipe | None = None, device: torch.device | str = "cpu"
+        cls, path: str | Path, *, recipe: Recipe | None = None, device: torch.device | str = "auto"
     ) -> Predictor:
         """A predictor of whatever the commands take as REF.
 

@@ -87,6 +87,7 @@ def predict_files(
     min_confidence: float = 0.0,
     top_k: int | None = None,
     bases: int | Sequence[int] | None = None,
+    overwrite: bool = False,
 ) -> Iterator[ImageDone]:
     """Write `<stem>_mask.png` and what else is wanted below `out` for every input.
 
@@ -101,6 +102,7 @@ def predict_files(
             shares come from the mask.
         classes, min_confidence, top_k: as for Predictor.predict.
         bases: also `<stem>_bases.png`, as Predictor.bases_picture draws it.
+        overwrite: other files are replaced, too, but never an input, a link or a folder.
 
     Yields:
         One ImageDone for each input, in order.
@@ -116,7 +118,7 @@ def predict_files(
     )
     wanted = (*save, "bases") if bases is not None else tuple(save)
     taken = identities(item.source for item in inputs)
-    job = _Job(predictor, out, wanted, resume, classes, min_confidence, top_k, bases, taken)
+    job = _Job(predictor, out, wanted, resume, classes, min_confidence, top_k, bases, taken, overwrite)
     # Three threads: one of read_ahead calls job.read for the next image, one of write_behind calls job.write for the last.
     # The thread that iterates over the result, usually the main one, calls job.predict for the image between them.
     predicted = map(job.predict, read_ahead(job.read, inputs))
@@ -139,6 +141,7 @@ class _Job:
     top_k: int | None
     bases: int | Sequence[int] | None
     taken: Collection[Identity]
+    overwrite: bool
 
     def read(self, item: ImageInput) -> ImageDone | tuple[ImageDone, Decoded]:
         """In the reading thread: whether there is anything to do, and the pixels."""
@@ -151,7 +154,7 @@ class _Job:
             return earlier
         try:
             for path in files.values():
-                check_place(path, self.taken)  # before the work
+                check_place(path, self.taken, self.overwrite)  # before the work
             return done, Decoded(read_pixels(item.source, item.name, self.predictor.bands))
         except (DataError, SystemFault) as error:  # too large for the memory: others are smaller
             return ImageDone(item.name, error=error.message, hint=error.hint)
@@ -198,7 +201,7 @@ class _Job:
         try:
             for output in reversed(list(done.files)):  # the mask last: it tells a resume that the others are there
                 path = done.files[output]
-                check_place(path, self.taken)  # the network took its time
+                check_place(path, self.taken, self.overwrite)  # the network took its time
                 with atomic(path) as file:
                     write_output(file, output, prediction, self.predictor.recipe.data, report)
         except DataError as error:

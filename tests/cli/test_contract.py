@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "predict": (
         ("images",),
         {"--weights", "--recipe", "--out", "--save", "--resume", "--em-iterations", "--precision", "--max-memory"}
-        | {"--bases", "--classes", "--min-confidence", "--shard", "--top-k", "--compile"}
+        | {"--bases", "--classes", "--min-confidence", "--shard", "--top-k", "--compile", "--overwrite"}
         | COMMON,
     ),
     "export": (

@@ -53,6 +53,21 @@ def test_a_second_run_in_the_same_folder_predicts_the_same_images(
     assert {path.name for path in (here / "predictions").rglob("*")} == {"photo_mask.png", "photo_overlay.png"}
 
 
+def test_overwrite_is_said_where_it_would_help(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects a drawing of the user's until they say that it may go."""
+    (here / "predictions").mkdir()
+    mask = here / "predictions/photo_mask.png"
+    picture(mask)
+    drawn = mask.read_bytes()
+    arguments = ("predict", "photo.png", "--weights", trained, "--device", "cpu", "-q")
+    code, _, err = emaseg(capsys, *arguments)
+    assert code == 1
+    assert "--overwrite replaces it" in err
+    assert mask.read_bytes() == drawn
+    assert emaseg(capsys, *arguments, "--overwrite")[0] == 0
+    assert mask.read_bytes() != drawn
+
+
 def test_the_part_that_a_launcher_gives_is_said(
     here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

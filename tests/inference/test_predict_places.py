@@ -107,9 +107,27 @@ def test_nothing_is_replaced_that_predict_did_not_write(
     (done,) = predict(predictor, "own/photo.png")
     assert done.error is not None
     assert str(place.relative_to(here)) in done.error
-    assert done.hint == "move it away, or choose another folder with --out"
+    hint = "move it away, or choose another folder with --out"
+    own = "exists already" in done.error
+    assert done.hint == (f"{hint}; --overwrite replaces it" if own else hint)
     assert not done.files
     assert state(here) == before
+    assert (here / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("what", IN_THE_PLACE)
+def test_overwrite_replaces_ordinary_files_alone(predictor: Predictor, here: Path, what: str) -> None:
+    """Protects what --overwrite cannot mean: an input, a folder, and what a link leads to."""
+    (here / "precious").write_text("precious")
+    place = here / "own/photo_mask.png"
+    IN_THE_PLACE[what](place)
+    (done,) = predict_files(predictor, find_images(["own/photo.png"]), Path("own"), overwrite=True)
+    if what in ("a drawing", "a text"):
+        assert done.error is None
+        assert is_signed(place)
+    else:
+        assert done.error is not None
+        assert not place.is_file() or not is_signed(place)
     assert (here / "precious").read_text() == "precious"
 
 

@@ -90,15 +90,17 @@ def identities(sources: Iterable[Path | bytes]) -> frozenset[Identity]:
     return frozenset(found)
 
 
-def check_place(path: Path, taken: Collection[Identity]) -> None:
+def check_place(path: Path, taken: Collection[Identity], overwrite: bool = False) -> None:
     """Whether a result may appear under `path`; links are not followed, they would be replaced themselves.
 
     Args:
         taken: the inputs, which results must not replace before or after they are read.
+        overwrite: any other ordinary file may be replaced, whoever wrote it.
 
     Raises:
         DataError: it would replace what is not ours.
     """
+    hint = "move it away, or choose another folder with --out"
     try:
         status = os.lstat(path)
         if (status.st_dev, status.st_ino) in taken:
@@ -107,15 +109,16 @@ def check_place(path: Path, taken: Collection[Identity]) -> None:
             problem = "a folder is in the place of the result"
         elif not stat.S_ISREG(status.st_mode):
             problem = "a link, pipe or device is in the place of the result"
-        elif status.st_size == 0 or is_signed(path):
+        elif overwrite or status.st_size == 0 or is_signed(path):
             return
         else:
             problem = "exists already, and it is not as predict wrote it, so it is kept"
+            hint += "; --overwrite replaces it"
     except (FileNotFoundError, NotADirectoryError):
         return  # atomic() says what is wrong with the folder
     except OSError as error:
         problem = f"no result can be called that ({error.strerror})"
-    raise DataError(f"{path}: {problem}", "move it away, or choose another folder with --out")
+    raise DataError(f"{path}: {problem}", hint)
 
 
 def _is_signed_png(file: BufferedReader, by: Writer) -> bool | None:
