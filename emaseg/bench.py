@@ -205,6 +205,7 @@ def _measured(engine: Engine, channels: int, case: Case, device: torch.device, p
     for _ in range(max(1, warm_up)):
         run()
     reset_peak(device)
+    run()  # on CUDA memory was given back, and is fetched again
     seconds, cpu = [], []
     for _ in range(passes):
         began, used = time.perf_counter(), time.process_time()

@@ -69,6 +69,12 @@ def slow_precision(precision: str, device: torch.device) -> list[str]:
     return ["bf16 takes longer than fp32 on this processor, which has no instructions for it"]
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device, of several perhaps unlike ones, computes in bfloat16 itself."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Within the block, float32 products on a GPU keep all their bits: PyTorch's convolutions compute in TF32 otherwise,

@@ -248,7 +248,11 @@ def _write_fault(folder: Path) -> str:
 
 
 def _network() -> Finding:
-    words = ["off (EMASEG_OFFLINE)" if offline() else "used by download-weights and for start weights alone"]
+    words = [
+        "off (EMASEG_OFFLINE)"
+        if offline()
+        else "used by download-weights, for start weights, and by predict without --weights"
+    ]
     words += ["through EMASEG_MIRROR"] if mirror() else []
     return Finding("network", ", ".join(words))
 
@@ -276,10 +280,12 @@ def _gpu(device: torch.device) -> Finding:
     """A CUDA device; one whose memory is full does not even say how much it has."""
     import torch
 
+    from emaseg.device import has_bf16
+
     try:
         about = torch.cuda.get_device_properties(device)
         memory = f"{size(device_memory(device) or 0)} of {size(about.total_memory)} free"
-        half = "bf16 and fp16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        half = "bf16 and fp16" if has_bf16(device) else "fp16"
     except RuntimeError as error:
         first = str(error).strip().partition("\n")[0]
         return Finding(str(device), f"cannot be used: {first}", "error", "look at nvidia-smi; or use --device cpu")

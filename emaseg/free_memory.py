@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 _SHARE = 0.9  # of what is free: the rest is left to others
-# What PyTorch, oneDNN, ONNX Runtime and C++ call it; Python itself raises MemoryError.
+# What PyTorch, oneDNN, cuDNN, cuBLAS, ONNX Runtime and C++ call it; Python itself raises MemoryError. cuDNN finds no
+# engine where there is no room for any engine's workspace.
 _REFUSED = re.compile(
     "can't allocate memory|not enough memory|[Ff]ailed to allocate memory|bad_alloc|out of memory|"
-    "could not create a (memory|primitive)(?! descriptor)|Available memory of"
+    "could not create a (memory|primitive)(?! descriptor)|Available memory of|"
+    "unable to find an engine to execute this computation|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
 )
 # Of a control group: its limit, what it uses, and the page cache in that, which the system takes back when it must.
 _GROUP_FILES = {

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from emaseg.device import full_float32
+from emaseg.device import full_float32, has_bf16
 from emaseg.engine.fused import pack
 from emaseg.engine.packed import WideConv, packing_works
 from emaseg.engine.slim import slim
@@ -233,8 +233,8 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     fp16_works = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)  # not there without oneDNN
     if precision == "fp16" and device.type == "cpu" and not (fp16_works and fp16_works()):
         raise SystemFault("--precision fp16: this processor has no instructions for it", "use bf16, or a GPU")
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise SystemFault("--precision bf16: this GPU has no instructions for it", "use fp16")
+    if precision == "bf16" and device.type == "cuda" and not has_bf16(device):
+        raise SystemFault(f"--precision bf16: {device} has no instructions for it", "use fp16")
 
 
 # --------------------------------------------------------------------------------------------- stage 3: precision

@@ -161,9 +161,17 @@ def hard_pixels(logits: torch.Tensor, labels: torch.Tensor, loss: Loss, align_co
         truth[piece.pixels] = (-entropy).exp()
     truth[~valid] = torch.inf
     least = min(loss.ohem_min_kept * len(labels), labels.numel())
-    kth = truth.flatten().kthvalue(least).values
+    kth = _kth_smallest(truth.flatten(), least)
     kept = (truth < loss.ohem_threshold) | (truth <= kth)
     return torch.where(valid & kept, labels, IGNORE)
+
+
+def _kth_smallest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th smallest. On CUDA `kthvalue` is refused where only what repeats to the bit is allowed: its indices, which
+    nobody needs here, do not."""
+    if values.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return values.sort().values[k - 1]
+    return values.kthvalue(k).values
 
 
 def few_kept(share: torch.Tensor | None) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from emaseg.device import slow_precision
+from emaseg.device import has_bf16, slow_precision
 from emaseg.errors import SystemFault
 from emaseg.events import Note
 from emaseg.models import Network
@@ -50,11 +50,9 @@ def check_precision(train: Train, device: torch.device) -> None:
     Raises:
         SystemFault: names what the device has.
     """
-    if train.precision == "bf16" and device.type == "cuda":
-        with torch.cuda.device(device):
-            if not torch.cuda.is_bf16_supported(including_emulation=False):
-                name = torch.cuda.get_device_name(device)
-                raise SystemFault(f"{device} ({name}) cannot compute in bfloat16", "--set train.precision=fp16")
+    if train.precision == "bf16" and device.type == "cuda" and not has_bf16(device):
+        name = torch.cuda.get_device_name(device)
+        raise SystemFault(f"{device} ({name}) cannot compute in bfloat16", "--set train.precision=fp16")
 
 
 def to_layout(images: torch.Tensor, train: Train) -> torch.Tensor:
@@ -70,9 +68,18 @@ def autocast(train: Train, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype)
 
 
-def evaluating(train: Train) -> contextlib.AbstractContextManager[None]:
-    """The block of an evaluation between steps: a compiled network would be compiled again for every size of image."""
-    return torch.compiler.set_stance("force_eager") if train.compile else contextlib.nullcontext()
+@contextlib.contextmanager
+def evaluating(train: Train) -> Iterator[None]:
+    """The block of an evaluation between steps. Images have many sizes, and for each a compiled network would be compiled
+    again, and cuDNN would try all its kernels for every convolution."""
+    cudnn = torch.backends.cudnn
+    benchmark = cudnn.benchmark
+    cudnn.benchmark = False
+    try:
+        with torch.compiler.set_stance("force_eager") if train.compile else contextlib.nullcontext():
+            yield
+    finally:
+        cudnn.benchmark = benchmark
 
 
 @contextlib.contextmanager
@@ -98,7 +105,10 @@ def switches(train: Train, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not (train.deterministic and "deterministic" in str(error)):
             raise
-        raise SystemFault(f"{device}: {str(error).splitlines()[0]}", "--set train.deterministic=false") from error
+        hint = "--set train.deterministic=false"
+        if _CUBLAS in str(error):  # cuBLAS was used before, and read it then
+            hint = f"set the variable {_CUBLAS}=:4096:8 before the program starts; or {hint}"
+        raise SystemFault(f"{device}: {str(error).splitlines()[0]}", hint) from error
     finally:
         if device.type == "cuda":
             matmul.allow_tf32, cudnn.allow_tf32 = precisions

@@ -68,11 +68,13 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Go on from a saved state; the kernels stay those of this device, not those of the one it was saved on."""
+    """Go on from a saved state; the kernels stay those of this device, not those of the one it was saved on.
+
+    PyTorch asks the saved groups where AdamW's count of steps belongs, so they are told before.
+    """
     fused = [group.get("fused") for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, fused, strict=True):
-        group["fused"] = own
+    groups = [{**group, "fused": own} for group, own in zip(state["param_groups"], fused, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -123,6 +123,8 @@ def test_ctrl_c_is_130_without_a_traceback(capsys: pytest.CaptureFixture[str]) -
         type("AcceleratorError", (RuntimeError,), {})("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
         RuntimeError("could not create a primitive"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_out_of_memory_is_the_machines_fault_with_a_remedy(

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product of the process
 TRIED_ON = "EMASEG_GPU_TESTS_ON"  # "cpu" runs them there: slower, and it shows only that they run
 
 

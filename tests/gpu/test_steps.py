@@ -122,6 +122,27 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path, device: torch.device) -> None
     assert equal(whole["optimizer"]["state"], cut["optimizer"]["state"])
 
 
+def test_a_run_of_a_cpu_goes_on_here(tmp_path: Path, device: torch.device) -> None:
+    """Protects --resume on another device, with the optimiser whose kernel wants its count of steps there."""
+    recipe = tiny("train.iterations=4", "train.evaluate_every=0", "train.save_every=2", 'optim.kind="adamw"')
+    run = train(recipe, tmp_path / "run", device=torch.device("cpu"))
+    for event in run:
+        if type(event).__name__ == "Saved":
+            break
+    run.close()
+    *_, last = train(recipe, tmp_path / "run", resume=True, device=device)
+    assert isinstance(last, Finished)
+    assert last.step == 4
+
+
+def test_mining_repeats_itself(device: torch.device) -> None:
+    """Protects OHEM where only kernels that repeat their results are allowed: the same pixels are kept."""
+    hard = ("loss.ohem_threshold=0.7", "loss.ohem_min_kept=100")
+    _, plain = steps(tiny("model.dropout=0.0", *hard), device, 1)
+    _, strict = steps(tiny("model.dropout=0.0", *hard, "train.deterministic=true"), device, 1)
+    assert taken(strict) == pytest.approx(taken(plain), rel=1e-4)
+
+
 @pytest.fixture
 def one_rank(device: torch.device, tmp_path: Path) -> Iterator[None]:
     """A process group of this process alone."""

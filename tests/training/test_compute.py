@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from emaseg.events import Note, Stepped, TrainEvent
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe
 from emaseg.schedule import Schedule
-from emaseg.training.compute import MOST_SKIPPED, LossScale, notes_on, place, switches
+from emaseg.training.compute import MOST_SKIPPED, LossScale, evaluating, notes_on, place, switches
 from emaseg.training.optim import build_optimizer, load_optimizer
 from emaseg.training.step import StepResult, check_batch, less_memory, training_step
 from emaseg.training.train import train
@@ -258,6 +259,43 @@ def test_fused_kernels_are_the_devices_choice() -> None:
         group["fused"] = True
     load_optimizer(optimizer, state)
     assert {group["fused"] for group in optimizer.param_groups} == {None}
+
+
+def test_a_state_goes_on_with_this_devices_kernels() -> None:
+    """Protects AdamW from a count of steps on another device than its kernel: PyTorch puts it where the groups say that it
+    belongs, so they must say this device's before."""
+    recipe = tiny('optim.kind="adamw"')
+    model = made(recipe)
+    optimizer = build_optimizer(model, recipe.optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state, told = optimizer.state_dict(), []
+    for group in optimizer.param_groups:
+        group["fused"] = True  # as on CUDA
+
+    def load(loaded: dict[str, Any]) -> None:
+        told.extend(group["fused"] for group in loaded["param_groups"])
+        type(optimizer).load_state_dict(optimizer, loaded)
+
+    optimizer.load_state_dict = load  # type: ignore[method-assign, assignment]
+    load_optimizer(optimizer, state)
+    assert told == [True] * len(optimizer.param_groups)
+    assert all(group["fused"] is None for group in state["param_groups"])  # what was saved is left alone
+
+
+def test_an_evaluation_tries_no_kernels() -> None:
+    """Protects evaluations of images of many sizes on CUDA: trying cuDNN's kernels anew for each takes longer than it saves."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    try:
+        for value in (True, False):
+            cudnn.benchmark = value
+            with evaluating(tiny().train):
+                assert not cudnn.benchmark
+            assert cudnn.benchmark == value
+    finally:
+        cudnn.benchmark = before
 
 
 def test_ways_out_of_missing_memory() -> None:
