@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,11 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emaseg.errors import RecipeError, SystemFault
-from emaseg.files import fault, open_file
-from emaseg.words import quoted_path
+from emaseg.files import open_file
 
 from .options import (
-    SCHEMA,
     Compile,
     Device,
     EMIterations,
@@ -36,6 +32,7 @@ from .options import (
     session_of,
 )
 from .ranks import as_rank, launched, rank_of
+from .submission import check_archive, check_unscored, submission_of, tell_submission
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +46,6 @@ if TYPE_CHECKING:
     from emaseg.metrics import Scores
     from emaseg.models.network import Report
     from emaseg.recipe import Recipe
-    from emaseg.recipe.data import Data
     from emaseg.recipe.models import Model
     from emaseg.reference import Resolved
 
@@ -142,18 +138,26 @@ def evaluate(
       emaseg eval runs/first --calibration
       emaseg eval runs/first --nproc 4
 
-    Beside metrics.json go images.csv (the scores of each image), confusion.csv (which class is taken for which) and
-    report.html (a page that shows all of it; a run's own page is written anew, too, where the
-    images are those that its recipe is scored on).
+    Beside metrics.json go images.csv (the scores of each image), confusion.csv (which class is taken for which),
+    environment.json (versions, device, command) and report.html (a page that shows all of it; a run's own page is
+    written anew, too, where the images are those that its recipe is scored on).
     """
     session = session_of(context, verbose, keeps_files=True)
+    session.memory_hint = "free memory, or use another --device"
     rank = rank_of(nproc)
     _check_options(submit, calibration, out, rank.world > 1 or (nproc or 1) > 1)
     if nproc and nproc > 1:
         return launched(session.arguments, nproc)
     quiet, verbose = quiet or not rank.leads, verbose and rank.leads
     with contextlib.ExitStack() as stack, as_rank(rank, device):
-        from emaseg.reference import check_precision_name, hash_of_weights, resolve, with_em_iterations, with_precision
+        from emaseg.reference import (
+            check_precision_name,
+            device_for,
+            hash_of_weights,
+            resolve,
+            with_em_iterations,
+            with_precision,
+        )
 
         from .render import print_lines, print_notes, print_path
 
@@ -181,13 +185,13 @@ def evaluate(
         from emaseg.inference.protocols import check_scored
         from emaseg.runs.lock import reserve
 
-        target = pick_device(device)
-        print_notes(slow_precision(recipe.inference.precision, target), quiet)
-        submission = None if submit is None else _submission(submit, data)
+        target, notes = device_for(resolved, pick_device(device), device)
+        print_notes([*notes, *slow_precision(recipe.inference.precision, target)], quiet)
+        submission = None if submit is None else submission_of(submit, data)
         dataset = build_dataset(data, which, bands_of(recipe))
         if dataset.withheld_by:
             scoring = [option for option, given in (("--check", check), ("--out", out)) if given]
-            _check_unscored(dataset, data, submission, scoring)
+            check_unscored(dataset, data, submission, scoring)
         comparison = on_images(comparison, data, which, len(dataset))
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
@@ -206,11 +210,11 @@ def evaluate(
             return 0
         if evaluated is None:
             if submission is not None:
-                _tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
+                tell_submission(submission, len(dataset), comparison, way, weights_hash, as_json, quiet)
             return 0
         scored = Split(split_name(data, which), bool(other_split(data, resolved.written.data, which)))
         told = model.report(dataset.classes)
-        subject = Subject(recipe, resolved.run, dataset, scored, comparison, way, weights_hash, told)
+        subject = Subject(recipe, resolved.run, dataset, scored, comparison, way, weights_hash, told, target)
         _tell(evaluated, subject, folder / "metrics.json", as_json, quiet)
         if submission is not None and not as_json:
             print_path(submission.path)
@@ -241,6 +245,7 @@ class Subject:
     protocol: str
     weights_hash: str
     report: Report | None
+    device: torch.device
 
 
 def _check_options(submit: Path | None, calibration: bool, out: Path | None, several: bool) -> None:
@@ -253,7 +258,7 @@ def _check_options(submit: Path | None, calibration: bool, out: Path | None, sev
             raise RecipeError(f"--submit {submit}: one process writes it", "leave --nproc, torchrun or srun out")
         if calibration:
             raise RecipeError("--calibration: is not counted while a submission is written", "leave one of the two out")
-        _check_archive(submit)
+        check_archive(submit)
     if out is not None and out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out}: a file, not a folder", "name a folder; metrics.json goes into it")
 
@@ -288,7 +293,8 @@ def _tell(evaluated: Evaluated, subject: Subject, file: Path, as_json: bool, qui
     from emaseg.metrics import details_of
     from emaseg.report.run import write_report
     from emaseg.report.sections import Result
-    from emaseg.runs.evaluation_files import write_tables
+    from emaseg.runs.evaluation_files import write_environment, write_tables
+    from emaseg.runs.folder import environment
 
     from .render import print_json, print_lines, print_path, print_scores
 
@@ -307,6 +313,7 @@ def _tell(evaluated: Evaluated, subject: Subject, file: Path, as_json: bool, qui
     write_text(file, text.encode("utf-8", "backslashreplace").decode())  # a lone surrogate becomes JSON's own escape
     if tally is not None and details is not None:
         write_tables(file.parent, tally, dataset.classes)
+        write_environment(file.parent, environment(subject.device))
         seen = Result(
             scores,
             details,
@@ -370,32 +377,13 @@ def _check_comparison(comparison: Comparison, otherwise: str) -> None:
         raise RecipeError(f"--check: {otherwise}{reason}", "leave --check out")
 
 
-def _check_archive(path: Path) -> None:
-    """Before any work: the name and the place of the ZIP.
-
-    Raises:
-        RecipeError: the name is not a ZIP's.
-        SystemFault: it cannot be written there.
-    """
-    if path.is_dir() or path.suffix.lower() != ".zip":
-        name = path / "results.zip" if path.is_dir() else path.with_name(path.stem.removesuffix(".tar") + ".zip")
-        raise RecipeError(f"--submit {path}: not the name of a ZIP file", f"--submit {quoted_path(name)}")
-    if os.path.lexists(path):
-        raise RecipeError(f"--submit {path}: exists already", "remove it, or name another file with --submit")
-    folder = next(above for above in path.absolute().parents if os.path.exists(above))
-    if not os.path.isdir(folder):
-        raise fault(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), folder, "writing the ZIP there")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), folder, "writing the ZIP there")
-
-
 def _check_place(folder: Path, run: Path | None) -> None:
     """Before any work: an earlier evaluation's files may be replaced, nothing else. run: whose page is its own.
 
     Raises:
         RecipeError: something else is called like one of them.
     """
-    from emaseg.runs.evaluation_files import CONFUSION, IMAGES
+    from emaseg.runs.evaluation_files import CONFUSION, ENVIRONMENT, IMAGES
 
     file = folder / "metrics.json"
     own = run is not None and folder.is_dir() and folder.samefile(run)
@@ -404,77 +392,12 @@ def _check_place(folder: Path, run: Path | None) -> None:
             ours = (opened.read(20) or b"").lstrip().startswith(b'{\n  "schema":') and not file.is_symlink()
     except OSError:
         ours = False
-    names = () if ours else ("metrics.json", IMAGES, CONFUSION, *([] if own else ["report.html"]))
+    names = () if ours else ("metrics.json", IMAGES, CONFUSION, ENVIRONMENT, *([] if own else ["report.html"]))
     for place in (folder / name for name in names):
         if os.path.lexists(place):
             raise RecipeError(
                 f"{place}: exists already, and no evaluation wrote it", "choose another folder with --out"
             )
-
-
-def _submission(path: Path, data: Data) -> Submission:
-    """
-    Raises:
-        RecipeError: what the data set's server takes is not known.
-    """
-    from emaseg.evaluation.submit import KINDS, Submission, layout_of
-
-    layout = layout_of(data)
-    if layout is None:
-        raise RecipeError(
-            f"--submit {path}: what a server of {data.kind} takes is not known; possible: data of kind {', '.join(KINDS)}",
-            "leave --submit out; emaseg predict writes the label maps of any images",
-        )
-    return Submission(path, layout)
-
-
-def _check_unscored(dataset: Dataset, data: Data, submission: Submission | None, scoring: Sequence[str]) -> None:
-    """Before any work on images whose labels are not published. scoring: the given options that need scores.
-
-    Raises:
-        RecipeError: scores are asked for.
-    """
-    from emaseg.evaluation.submit import layout_of
-
-    what = f"the labels of these {len(dataset):,} images are not published, so nothing can be scored here"
-    if submission is None:
-        labelled = "choose labelled images: --split val"
-        server = f"write the label maps for {dataset.withheld_by}: --submit results.zip"
-        hint = labelled if layout_of(data) is None else f"{server}; or {labelled}"
-        raise RecipeError(f"{what} ({dataset.layout or data.kind})", hint)
-    if scoring:
-        raise RecipeError(f"{scoring[0]}: {what}", f"leave {' and '.join(scoring)} out")
-
-
-def _tell_submission(
-    submission: Submission,
-    images: int,
-    comparison: Comparison,
-    protocol: str,
-    weights_sha256: str,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """What is in a ZIP that only its server can score."""
-    from .render import percent, print_grid, print_json, print_lines, print_path
-
-    if as_json:
-        content = {"submission": str(submission.path), "images": images, "published": comparison.miou}
-        print_json({"schema": SCHEMA, **content, "protocol": protocol, "weights_sha256": weights_sha256})
-    else:
-        published = comparison.reason or percent(comparison.miou)
-        print_grid(
-            [
-                ("label maps", str(images)),
-                ("scored by", submission.layout.server),
-                ("published", published),
-                ("protocol", protocol),
-            ]
-        )
-        print_path(submission.path)
-    if submission.layout.repack and not quiet:
-        command = submission.layout.repack.format(quoted_path(submission.path))
-        print_lines(["users report that this server takes .tar.gz only; to repack the ZIP:", f"  {command}"])
 
 
 def _default_folder(run: Path | None, name: str) -> Path:

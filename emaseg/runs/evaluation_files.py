@@ -1,23 +1,25 @@
-"""The tables beside metrics.json: the scores of each image, and which class is taken for which.
+"""What lies beside metrics.json: the scores of each image, which class is taken for which, and what was used.
 
 Room: runs. Legend: K classes.
 
     images.csv     a row an image: image, pixels, miou, pixel_accuracy, then the IoU of each class; a cell is empty where
                    the class is neither labelled nor predicted. The worst image is the first of `sort -t, -k3 -g`.
     confusion.csv  a row a class as labelled, a column a class as predicted: pixels
+    environment.json  what the scores may depend on beside recipe and weights: versions, device, threads, command
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from emaseg.files import write_text
 from emaseg.metrics import Tally
 
-IMAGES, CONFUSION = "images.csv", "confusion.csv"
+IMAGES, CONFUSION, ENVIRONMENT = "images.csv", "confusion.csv", "environment.json"
 
 
 def write_tables(folder: Path, tally: Tally, classes: Sequence[str]) -> None:
@@ -33,6 +35,15 @@ def write_tables(folder: Path, tally: Tally, classes: Sequence[str]) -> None:
     _write(folder / IMAGES, ("image", "pixels", "miou", "pixel_accuracy", *classes), images)
     rows = zip(classes, tally.confusion.counts.tolist(), strict=True)
     _write(folder / CONFUSION, ("labelled", *classes), ((name, *counts) for name, counts in rows))
+
+
+def write_environment(folder: Path, content: Mapping[str, object]) -> None:
+    """Write what `runs.folder.environment` says of the evaluation.
+
+    Raises:
+        SystemFault: disk full, no permission.
+    """
+    write_text(folder / ENVIRONMENT, json.dumps({"schema": 1, **content}, indent=2) + "\n")
 
 
 def _write(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

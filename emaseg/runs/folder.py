@@ -9,7 +9,7 @@ Room: runs; never torch. Layout:
     RUN/tensorboard/  the same as curves, with train.tensorboard
     RUN/log.txt       what was said while it ran         RUN/eval/         results of `emaseg eval`
     RUN/report.html   the run on one page, written anew after each evaluation (report/)
-    RUN/lock          who trains it just now (run_lock/)
+    RUN/lock          who trains it just now (runs/lock/)
 
 previous.pt is the last.pt before, for the day when that one is damaged: a run takes the disk space of one checkpoint
 more than it did, but no more than before while one is written.

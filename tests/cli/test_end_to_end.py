@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import json
 import os
 import shutil
@@ -169,6 +170,9 @@ def test_eval_prints_one_object_and_keeps_it_in_the_run(run: Path, capsys: pytes
     folder = next(folder for folder, other in saved.items() if other == content)
     images = list(csv.DictReader((folder / "images.csv").read_text().splitlines()))
     assert [row["image"] for row in images] == [f"shapes/eval/{index:05d}" for index in range(4)]
+    used = json.loads((folder / "environment.json").read_text())
+    assert used["device"] == "cpu"
+    assert used["packages"]["torch"] == importlib.metadata.version("torch")
     counts = list(csv.reader((folder / "confusion.csv").read_text().splitlines()))
     assert sum(int(cell) for row in counts[1:] for cell in row[1:]) == sum(int(row["pixels"]) for row in images)
 

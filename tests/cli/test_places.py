@@ -47,7 +47,7 @@ def test_eval_replaces_no_table_or_page_of_others(
 ) -> None:
     """Protects the images.csv or report.html of a project's own folder, and the page of another run; a run's own page and
     an earlier evaluation are written anew."""
-    for name in ("images.csv", "confusion.csv", "report.html"):
+    for name in ("images.csv", "confusion.csv", "environment.json", "report.html"):
         out = tmp_path / name.partition(".")[0]
         out.mkdir()
         (out / name).write_text("mine")
