@@ -234,7 +234,9 @@ class Train:
         "refuse kernels that do not repeat their results to the bit (CUDA); slower", False, extra=True
     )
     init_from: str = key(
-        'start from this model: a recipe\'s newest run, a run folder, a checkpoint or a weight file; "" = none', ""
+        "start from this model: a recipe's name (its released weights, else its newest run), a run folder, a checkpoint "
+        'or a weight file; "" = none',
+        "",
     )
     workers: int = key("data loading processes; -1 = as many as help on this machine", -1, low=-1, ceiling=256)
     threads: int = key("CPU threads of the network; 0 = one per core", 0, low=0, ceiling=1024)

@@ -21,9 +21,9 @@ from emaseg.words import quoted_path
 def init_from_file(ref: str) -> Path:
     """The file that `train.init_from` means.
 
-    A name is a recipe's: its newest complete run below ./runs counts, and where it was never trained here, its released
-    weights in the cache. Everything else is a path: a recipe file (its name counts), a run folder, a folder of runs (its
-    newest complete one), a checkpoint or a weight file. Of a run: its best checkpoint, else the last.
+    A name is a recipe's, and means what it means to every command: its released weights, if they lie in the cache, else
+    its newest complete run below ./runs. Everything else is a path: a recipe file (its name counts), a run folder, a
+    folder of runs (its newest complete one), a checkpoint or a weight file. Of a run: its best checkpoint, else the last.
 
     Raises:
         RecipeError: the recipe file cannot be read.
@@ -31,10 +31,10 @@ def init_from_file(ref: str) -> Path:
     """
     path = expanded(ref)
     if path.suffix == ".toml":
-        return _newest_run(load_recipe(path).name, ref)
+        return _of_recipe(load_recipe(path).name, ref)
     plain = path.name == ref and ref not in (".", "..")
     if plain and (ref in shipped_recipes() or os.path.isdir(runs_folder(ref))):
-        return _newest_run(ref, ref)
+        return _of_recipe(ref, ref)
     if os.path.isdir(path):
         return pick_checkpoint(find_run(path)[0])
     if not os.path.isfile(path):
@@ -47,22 +47,22 @@ def init_from_file(ref: str) -> Path:
     return path
 
 
-def _newest_run(name: str, ref: str) -> Path:
-    """The best checkpoint, else the last, of a recipe's newest complete run; without any run its released weights.
+def _of_recipe(name: str, ref: str) -> Path:
+    """A recipe's released weights, else the best checkpoint, else the last, of its newest complete run.
 
     Args:
         name: the recipe's. ref: how the user wrote it; a command that trains it, too.
     """
+    entry = by_reference(name)
+    file = locate(entry) if entry else None
+    if entry and file:
+        verified(entry, file)
+        return file
     folder = runs_folder(name)
     complete = newest_run(folder)
     if complete is not None:
         return pick_checkpoint(complete)
     runs = sorted((run for run in folder.glob("*") if (run / "recipe.toml").is_file()), reverse=True)
-    entry = by_reference(name)
-    file = locate(entry) if entry else None
-    if entry and file and not runs:
-        verified(entry, file)
-        return file
     named = ref if ref in shipped_recipes() or ref != name else f"{ref}.toml"
     remedy = f"train it first: emaseg train {quoted_path(named)}"
     if runs:

@@ -182,8 +182,8 @@ def test_a_recipe_without_a_complete_run(trained: Path, tmp_path: Path, monkeypa
     assert init_from_file(str(begun)) == begun / "checkpoints/last.pt"  # named itself, an incomplete run will do
 
 
-def test_released_weights_serve_where_nothing_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects fine-tuning from a published row: its name is enough once its weights lie in the cache."""
+def test_a_rows_name_means_its_released_weights(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects fine-tuning from a published row: its name means what it means to eval, also where it was trained here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EMASEG_CACHE", str(tmp_path / "cache"))
     with pytest.raises(WeightsError) as caught:
@@ -192,7 +192,15 @@ def test_released_weights_serve_where_nothing_was_trained(tmp_path: Path, monkey
     assert "emaseg train voc_r50_d8" in caught.value.hint
     (tmp_path / "cache").mkdir()
     file = tmp_path / "cache" / by_name("voc_r50_d8").files[0]
+    (tmp_path / "runs/voc_r50_d8").mkdir(parents=True)
+    own = tmp_path / "runs/voc_r50_d8/2026"
+    own.symlink_to(trained)
+    assert init_from_file("voc_r50_d8") == Path("runs/voc_r50_d8/2026/checkpoints/best.pt")
     torch.save({"model": {}}, file)
+    assert init_from_file("voc_r50_d8") == file
+    own.unlink()
+    own.mkdir()
+    (own / "recipe.toml").write_text("")  # a run that was begun stands in nobody's way
     assert init_from_file("voc_r50_d8") == file
 
 
