@@ -16,4 +16,4 @@ EXTRAS = {
 
 def install(extra: str) -> str:
     """How to install an extra: with pip in any environment, or with uv in a checkout, whose environment has no pip."""
-    return f"pip install {' '.join(EXTRAS[extra])}; or in a checkout: uv sync --extra {extra}"
+    return f"pip install {' '.join(EXTRAS[extra])}; or in a checkout: uv sync --no-dev --inexact --extra {extra}"

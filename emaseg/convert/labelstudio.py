@@ -157,10 +157,13 @@ def _image_of(task: Any) -> str:
         return ""
     named = [value for value in data.values() if isinstance(value, str)]
     keys = [data[key] for key in ("image", "img", "url") if isinstance(data.get(key), str)]
-    pictures = [
-        value for value in named if value.partition("?X-")[0].lower().endswith(EXTENSIONS)
-    ]  # of signed addresses
+    pictures = [value for value in named if _is_picture(value)]
     return next(iter([*keys, *pictures, *named]), "")
+
+
+def _is_picture(said: str) -> bool:
+    """A signed address has its signature after the name; a file on a disk is named after `?d=`."""
+    return any(part.lower().endswith(EXTENSIONS) for part in (said, said.partition("?")[0]))
 
 
 def _path(said: str) -> str:
