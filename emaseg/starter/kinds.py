@@ -40,6 +40,7 @@ from emaseg.starter.layout import (
     layout_of,
 )
 from emaseg.starter.naming import Place, naming_of
+from emaseg.starter.unused import with_unused
 
 __all__ = ["any_layout", "images_in", "named_layout"]
 
@@ -58,7 +59,7 @@ def any_layout(folder: Path) -> Layout:
     refused: list[DataError] = []
     stated = _listed_pairs(root, refused) or _sites(root)  # these say more than names that happen to fit
     try:
-        return stated or _with_groups(_with_nothing(find_layout(folder)))
+        return stated or with_unused(_with_groups(_with_nothing(find_layout(folder))))
     except NotRecognised as error:
         raise refused[0] if refused and error.hint == ARRANGE else error from None
 
@@ -81,7 +82,7 @@ def named_layout(folder: Path, images: str, masks: str) -> Layout:
     paired = {name: at for name, at in splits.items() if naming_of(root, at) is not None}
     train = next((paired[name] for name in (*TRAIN_NAMES, "") if name in paired), None)
     if train is not None:
-        return _with_groups(layout_of(root, train, paired, f"{images} with {masks}", chosen=True))
+        return with_unused(_with_groups(layout_of(root, train, paired, f"{images} with {masks}", chosen=True)))
     check_place(root, place)
     first, second = (sorted(images_in(root / one)) for one in (place.images, place.masks))
     if place.images == place.masks and (alike := alike_in(first)):

@@ -57,6 +57,35 @@ def test_a_refused_split_is_not_left_out(tmp_path: Path) -> None:
     refused(tmp_path, "named after the whole files")
 
 
+# --------------------------------------------------------------------------------------------------- images of no split
+@pytest.mark.parametrize(
+    ("image", "mask", "extra"),
+    [
+        ("images/{}/p{{}}.jpg", "masks/{}/p{{}}.png", "images/extra"),
+        ("{}/images/p{{}}.jpg", "{}/masks/p{{}}.png", "extra/images"),
+        ("{}/p{{}}.jpg", "{}annot/p{{}}.png", "extra"),
+        ("{}/p{{}}.jpg", "{}/p{{}}_mask.png", "extra"),
+    ],
+)
+def test_images_in_further_folders_are_named(image: str, mask: str, extra: str, tmp_path: Path) -> None:
+    """Protects a third part of a data set, which is neither a training nor an evaluation split by its name."""
+    for split in ("train", "val"):
+        made(tmp_path, grey(0, 1), image.format(split), mask.format(split), count=4)
+    before = start(tmp_path)
+    assert not any("not used" in note for note in before.notes)
+    made(tmp_path, grey(0, 1), image.format("extra"), mask.format("extra"), count=3)
+    started = start(tmp_path)
+    assert any(note.startswith(f"Images in folders that are not used: {extra} (3).") for note in started.notes)
+    assert data_of(started) == data_of(before)
+
+
+def test_negatives_beside_the_splits_are_used(tmp_path: Path) -> None:
+    """Protects from a note that images are not used which are."""
+    made(tmp_path, grey(0, 1), "images/train/a{}.jpg", "masks/train/a{}.png")
+    made(tmp_path, grey(0, 1), "images/negatives/n{}.jpg", "gone/{}.jpg")
+    assert not any("not used: images/negatives" in note for note in start(tmp_path).notes)
+
+
 # ------------------------------------------------------------------------------------------------- names of the images
 @pytest.mark.parametrize("folders", [("images", "masks"), ("raw", "truth")])
 @pytest.mark.parametrize(
