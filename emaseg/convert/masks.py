@@ -21,7 +21,8 @@ from emaseg.data.sets.folder import walk
 from emaseg.data.sets.names import MASK_EXTENSIONS, stem_of
 from emaseg.data.sets.pairs import first_few
 from emaseg.starter.layout import find_several
-from emaseg.starter.several import class_of
+from emaseg.starter.mask_kinds import is_word
+from emaseg.starter.several import SeveralMasks, class_of
 from emaseg.threads import Reading
 
 __all__ = ["files", "read"]
@@ -40,32 +41,67 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     """
     yield from ()
     places = find_several(source.root)
+    label_of = _labels(list(places.values()))
     masks_of: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     splits, kinds_of = dict[str, str](), defaultdict[str, set[str]](set)
     left: list[Left] = []
+    lone: list[str] = []
     for split, found in places.items():
         names = [name for name in walk(found.images, None) if name.lower().endswith(tuple(_images(source)))]
-        by_stem: dict[str, list[str]] = defaultdict(list)
-        for name in names:
-            by_stem[stem_of(name)].append(name)
+        by_stem = _by_stem(names)
         stems = {stem: several[0] for stem, several in by_stem.items() if len(several) == 1}
         left += _unclear(source, found.images, by_stem)
-        for kind in found.kinds:
-            label = class_of(kind, found.how)
-            for stem, mask in sorted(_masks(found.masks, found.how, kind, stems)):
+        files_of = _by_stem(_files(found))
+        for kind, mask_of in found.kinds.items():
+            label = label_of[kind]
+            for stem, mask in sorted(mask_of.items()):
+                if stem not in stems:
+                    continue
                 image = _relative(source, found.images / stems[stem])
-                masks_of[image].append((label, mask))
+                masks_of[image] += [(label, found.masks / name) for name in files_of[mask]]
                 splits[image] = split_of(f"{split}/x") or split_of(image)
                 kinds_of[label].add(kind)
+        lone += [_relative(source, found.masks / name) for name in _lone(found, files_of)]
     ordered, notes = in_order(source, sorted(kinds_of))
     notes = (*notes, *(_merged(label, kinds_of[label]) for label in ordered if len(kinds_of[label]) > 1))
+    notes += (f"Masks that belong to no image, not read: {len(lone):,} ({first_few(lone)}).",) if lone else ()
     items = [
         Item(image, splits[image], None, partial(_objects, masks, ordered), _state(source, masks))
         for image, masks in sorted(masks_of.items())
     ]
     labels = tuple(Label(label, label) for label in ordered)
     used = frozenset(_relative(source, mask) for masks in masks_of.values() for _, mask in masks)
-    return Export(labels, tuple(items), tuple(left), notes, masks=used)
+    return Export(labels, tuple(items), tuple(left), notes, masks=used | frozenset(lone))
+
+
+def _labels(places: Sequence[SeveralMasks]) -> dict[str, str]:
+    """The class of each kind; endings that say no more than that they are masks' are one class: _mask and _label_2."""
+    label_of = {kind: class_of(kind, found.how) for found in places for kind in found.kinds}
+    words = [kind for found in places if found.how != "folder" for kind in found.kinds if is_word(label_of[kind])]
+    return label_of | {kind: label_of[min(words)] for kind in words}
+
+
+def _by_stem(names: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[stem_of(name)].append(name)
+    return found
+
+
+def _files(found: SeveralMasks) -> list[str]:
+    """The files in which masks of these kinds lie, relative to the folder of masks."""
+    names = [name for name in walk(found.masks, None) if name.lower().endswith(MASK_EXTENSIONS)]
+    if found.masks in found.images.parents:  # beside the images' folder there is more than the kinds' folders
+        names = [name for name in names if name.partition("/")[0] in found.kinds]
+    return names
+
+
+def _lone(found: SeveralMasks, files_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """Masks of no image, where the folder holds nothing but masks."""
+    if found.masks == found.images:
+        return []
+    taken = {mask for mask_of in found.kinds.values() for mask in mask_of.values()}
+    return [name for stem, names in files_of.items() if stem not in taken for name in names]
 
 
 def _unclear(source: Source, folder: Path, by_stem: Mapping[str, Sequence[str]]) -> list[Left]:
@@ -89,24 +125,6 @@ def _merged(label: str, kinds: set[str]) -> str:
 
 def _images(source: Source) -> set[str]:
     return {Path(name).suffix.lower() for name in source.images.values()}
-
-
-def _masks(folder: Path, how: str, kind: str, stems: dict[str, str]) -> list[tuple[str, Path]]:
-    """(image stem, mask) of one kind."""
-    found = []
-    for name in walk(folder, None):
-        if not name.lower().endswith(MASK_EXTENSIONS):
-            continue
-        mask = stem_of(name)
-        if how == "folder":
-            stem = mask.removeprefix(f"{kind}/") if mask.startswith(f"{kind}/") else ""
-        elif how == "ending":
-            stem = mask.removesuffix(kind) if mask.endswith(kind) else ""
-        else:
-            stem = mask.removeprefix(kind) if mask.startswith(kind) else ""
-        if stem in stems:
-            found.append((stem, folder / name))
-    return found
 
 
 def _objects(masks: Sequence[tuple[str, Path]], order: Sequence[str]) -> Objects:

@@ -26,22 +26,21 @@ from emaseg.data.sets.pair_lists import PairList, mostly_there, read_pair_list
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import is_hidden
+from emaseg.starter.arrangements import EVAL_NAMES, IMAGE_NAMES, MASK_NAMES, TRAIN_NAMES, common_folders
 from emaseg.starter.layout import (
+    APART,
     ARRANGE,
-    EVAL_NAMES,
     HOLDOUT,
-    IMAGE_NAMES,
     LIST_FOLDERS,
-    MASK_NAMES,
-    TRAIN_NAMES,
     Layout,
     NotRecognised,
+    alike_in,
     check_place,
-    common_folders,
     find_layout,
     layout_of,
 )
 from emaseg.starter.naming import Place, naming_of
+from emaseg.starter.unused import with_unused
 
 __all__ = ["any_layout", "images_in", "named_layout"]
 
@@ -60,7 +59,7 @@ def any_layout(folder: Path) -> Layout:
     refused: list[DataError] = []
     stated = _listed_pairs(root, refused) or _sites(root)  # these say more than names that happen to fit
     try:
-        return stated or _with_groups(_with_nothing(find_layout(folder)))
+        return stated or with_unused(_with_groups(_with_nothing(find_layout(folder))))
     except NotRecognised as error:
         raise refused[0] if refused and error.hint == ARRANGE else error from None
 
@@ -83,13 +82,18 @@ def named_layout(folder: Path, images: str, masks: str) -> Layout:
     paired = {name: at for name, at in splits.items() if naming_of(root, at) is not None}
     train = next((paired[name] for name in (*TRAIN_NAMES, "") if name in paired), None)
     if train is not None:
-        return _with_groups(layout_of(root, train, paired, f"{images} with {masks}"))
+        return with_unused(_with_groups(layout_of(root, train, paired, f"{images} with {masks}", chosen=True)))
     check_place(root, place)
     first, second = (sorted(images_in(root / one)) for one in (place.images, place.masks))
+    if place.images == place.masks and (alike := alike_in(first)):
+        raise DataError(
+            f"{root / place.images}: images and masks are in one folder and nothing tells them apart: {alike}", APART
+        )
     raise DataError(
         f"hardly any image in {images} has a mask in {masks}: images such as {first_few(first, 2) or 'none'}, "
         f"masks such as {first_few(second, 2) or 'none'}",
-        "a mask is called as its image is, with the same beginning or ending added to all",
+        "a mask is called as its image is, but for what all masks (data.mask_prefix, data.mask_suffix) or all images "
+        "(data.image_prefix, data.image_suffix) begin or end with",
     )
 
 
@@ -132,6 +136,7 @@ def _sites(root: Path) -> Layout | None:
     if other is not None:
         ways = [
             f"those in {place.masks} {naming.words or 'have the names of their images'}"
+            + ("" if naming.plain or naming.words else " without what all images begin or end with")
             for place, naming in (found[0], other)
         ]
         raise DataError(

@@ -1,20 +1,15 @@
 """Finding images, their masks and the split in a folder whose arrangement nobody declared.
 
-Room: starter.
-
-    images/ + masks/                    one of many names for each; a split by train.txt + val.txt where they exist
-    images/train|val + masks/train|val  ... with sub-folders
-    train|val/images + train|val/masks  ... the other way round
-    train/ + trainannot/                CamVid's; also train_labels, train_masks, ...
-    a.jpg + a_mask.png                  beside each other, in one folder or in train|val
+Room: starter. What is looked for: arrangements.py.
 """
 
 from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,34 +19,33 @@ from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, listed_names, stem_o
 from emaseg.data.sets.pair_lists import read_pair_list
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
-from emaseg.files import is_hidden, read_bytes
+from emaseg.files import read_bytes
 from emaseg.recipe import toml_value
-from emaseg.starter.naming import Place, files_in, naming_of, stems_in
-from emaseg.starter.several import (
-    SeveralMasks,
-    check_exports,
-    class_folders,
-    endings,
-    jpeg_masks,
-    other_annotations,
-    rival_endings,
+from emaseg.starter.arrangements import (
+    EVAL_NAMES,
+    MASK_NAMES,
+    OF_SPLIT,
+    TRAIN_NAMES,
+    Found,
+    arrangements,
+    children_of,
+    folders_in,
 )
+from emaseg.starter.mask_kinds import Kinds, by_beginning, by_folder, frequent, is_word
+from emaseg.starter.naming import Place, files_in, kinds_by_ending, naming_of, stems_in
+from emaseg.starter.several import How, SeveralMasks, check_exports, jpeg_masks, other_annotations
 from emaseg.words import Lines, quoted, quoted_path
 
-IMAGE_NAMES = (
-    "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "frames", "inputs", "input", "data", "x",
-)  # fmt: skip
-MASK_NAMES = (
-    "masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot", "segmentationclass", "gt",
-    "groundtruth", "ground_truth", "segmentations", "segmentation", "segs", "seg", "targets", "target", "y",
-)  # fmt: skip
-TRAIN_NAMES = ("train", "training", "trn")
-EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
 LIST_FOLDERS = ("", "splits", "lists", "ImageSets/Segmentation", "ImageSets")
 
 _REPORT_BYTES = 256 << 20  # of what a conversion says of itself
 _DEPTH = 4  # folders with nothing but a folder in them
-ARRANGE = "arrange the files like one of these; a mask has its image's name, or that name and an ending"
+ARRANGE = (
+    "arrange the files like one of these; a mask has its image's name, but for what all masks, or all images, begin or "
+    "end with"
+)
+APART = "give the masks a folder of their own, or an ending that tells them from the images, such as _mask"
+TEST_UNUSED = "The test split is not used: data.eval_images and eval_masks say what is evaluated."
 HOLDOUT = 5  # without a split every fifth image is for evaluation
 
 # Folders by which published data sets are known that have a recipe kind of their own.
@@ -81,45 +75,76 @@ class Layout:
     unmasked: Literal["refuse", "leave_out"] = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One arrangement: where each split lies ("" = there is none), by the split's name in lower case."""
-
-    words: str
-    splits: dict[str, Place]
-
-
 class NotRecognised(DataError):
     """Of a folder in which no images with masks were found."""
 
 
 def find_layout(folder: Path) -> Layout:
-    """The arrangement of `folder`, or of the only folder in it.
+    """The arrangement of `folder`, or of the only folder in it. Folders whose names say that they hold the masks, which
+    cannot be used, are passed over where others of such names can.
 
     Raises:
-        DataError: none is recognised; says what was looked for and what is there.
+        DataError: none is recognised; says what was looked for and what is there. Or images have several masks, or the
+            masks cannot be used.
     """
     root = folder.resolve()
     _check_not_published(root)
     _check_converted(root)
-    looked = [root, *_only_child(root)]
-    for top in looked:
-        for found in _arrangements(top):
-            splits = {name: place for name, place in found.splits.items() if naming_of(top, place) is not None}
-            train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
-            if train is None:
-                for place in found.splits.values():
-                    check_place(top, place)
-            else:
-                return layout_of(top, train, splits, found.words)
-    raise _not_recognised(root)
+    refused: list[tuple[Path, DataError]] = []  # the masks and why
+    for top in (root, *_only_child(root)):
+        for found in arrangements(top):
+            places = [top / place.masks for place in found.splits.values()]
+            if refused and (found.guessed or any(_within(one, other) for one in places for other, _ in refused)):
+                continue
+            layout = _fitting(top, found, refused)
+            if layout is not None:
+                passed = dict.fromkeys(f"Not used: {error.message}." for _, error in refused)
+                return replace(layout, notes=(*layout.notes, *passed))
+    raise refused[0][1] if refused else _not_recognised(root)
+
+
+def _within(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
+
+
+def _fitting(top: Path, found: Found, refused: list[tuple[Path, DataError]]) -> Layout | None:
+    """The layout of an arrangement, if there are images with masks to train on. refused: gets the masks that cannot be
+    used.
+
+    Raises:
+        DataError: images have several masks, or those of one split can be used and those of another not.
+    """
+    splits: dict[str, Place] = {}
+    wrong: list[tuple[Path, DataError]] = []
+    for name, place in found.splits.items():
+        try:
+            if naming_of(top, place) is not None:
+                splits[name] = place
+        except SeveralMasks:
+            raise
+        except DataError as error:
+            wrong.append((top / place.masks, error))
+    train = next((splits[name] for name in (*TRAIN_NAMES, "") if name in splits), None)
+    if train is not None:
+        if wrong:
+            raise wrong[0][1]
+        return layout_of(top, train, splits, found.words)
+    for place in found.splits.values():
+        try:
+            check_place(top, place)
+        except SeveralMasks:
+            raise
+        except DataError as error:
+            wrong.append((top / place.masks, error))
+    refused += wrong
+    return None
 
 
 def find_several(folder: Path) -> dict[str, SeveralMasks]:
     """Where images have several masks each, by the split ("" = there are no splits); {} = nowhere."""
     root = folder.resolve()
     for top in (root, *_only_child(root)):
-        for found in _arrangements(top):
+        for found in arrangements(top):
             several = {split: error for split, place in found.splits.items() if (error := _several(top, place))}
             if several:
                 return several | _of_one_kind(top, found.splits, several)
@@ -145,14 +170,27 @@ def _several(top: Path, place: Place) -> SeveralMasks | None:
 def _of_one_kind(
     top: Path, splits: Mapping[str, Place], several: Mapping[str, SeveralMasks]
 ) -> dict[str, SeveralMasks]:
-    """The other splits, where they have masks of one of the endings: they are converted, too."""
-    kinds = {kind for error in several.values() if error.how == "ending" for kind in error.kinds}
+    """The other splits, where they have masks of one of the kinds, or of others told apart alike: they are converted, too."""
+    known = defaultdict[How, set[str]](set)
+    for error in several.values():
+        known[error.how].update(error.kinds)
     found = {}
     for split, place in splits.items():
-        naming = naming_of(top, place) if split not in several and _usable(top, place) else None
-        if naming is not None and naming.suffix in kinds:
-            found[split] = SeveralMasks(top, top / place.images, top / place.masks, [naming.suffix], "ending")
+        if split in several:
+            continue
+        images, masks = stems_in(top, place)
+        for how, kinds in known.items():
+            own = _kinds(images, masks, how, one_folder=place.images == place.masks)
+            most = 2 * sum(map(len, own.values())) >= len(masks) > 0 and not any(map(is_word, own))
+            if most or own.keys() & kinds:
+                found[split] = SeveralMasks(top, top / place.images, top / place.masks, own, how)
     return found
+
+
+def _kinds(images: Collection[str], masks: Collection[str], how: How, *, one_folder: bool) -> Kinds:
+    if how == "ending":
+        return kinds_by_ending(images, masks, one_folder=one_folder)
+    return by_folder(images, masks) if how == "folder" else by_beginning(images, masks)
 
 
 def _usable(top: Path, place: Place) -> bool:
@@ -162,15 +200,20 @@ def _usable(top: Path, place: Place) -> bool:
         return False
 
 
-def layout_of(root: Path, train: Place, splits: dict[str, Place], words: str) -> Layout:
+def layout_of(root: Path, train: Place, splits: dict[str, Place], words: str, *, chosen: bool = False) -> Layout:
+    """The layout of a place to train on. splits: all places with masks. chosen: people have named the mask folder.
+
+    Raises:
+        DataError: there are several mask folders, and the name of none says that it is the one.
+    """
     naming = naming_of(root, train) or Naming("", "", "")
-    notes = _other_masks(root, train, naming)
+    notes = _other_masks(root, train, naming, chosen=chosen)
     name = next((name for name in EVAL_NAMES if name in splits and naming_of(root, splits[name]) == naming), None)
     if name is not None:
         if name in ("test", "testing"):
             notes.append("There is no validation split: the test split is the one evaluated.")
         elif any(other in splits for other in ("test", "testing")):
-            notes.append("The test split is not used: data.eval_images and eval_masks say what is evaluated.")
+            notes.append(TEST_UNUSED)
         return Layout(root, train, splits[name], naming, 0, words, tuple(notes))
     lists = _lists(root, train, notes)
     if lists is not None:
@@ -185,76 +228,12 @@ def layout_of(root: Path, train: Place, splits: dict[str, Place], words: str) ->
     return Layout(root, train, train, naming, min(HOLDOUT, count), words, tuple(notes))
 
 
-# ------------------------------------------------------------------------------------------------ arrangements
-def _arrangements(top: Path) -> Iterator[_Found]:
-    """Everything that the names of the folders suggest, the plainest last."""
-    folders = {name.lower(): name for name in _folders(top)}
-    image_folders = [folders[name] for name in IMAGE_NAMES if name in folders]
-    mask_folders = [folders[name] for name in MASK_NAMES if name in folders]
-    for images in image_folders:
-        for masks in mask_folders:
-            inner = common_folders(top / images, top / masks)
-            yield _Found(
-                f"{images}/<split> with {masks}/<split>",
-                {
-                    split.lower(): Place(f"{images}/{split}", f"{masks}/{other}")
-                    for split, other in inner
-                    if split.lower() in TRAIN_NAMES + EVAL_NAMES
-                },
-            )
-    yield from _by_split(top, folders)
-    for images in image_folders:
-        for masks in mask_folders:
-            yield _Found(f"{images} with {masks}", {"": Place(images, masks)})
-    for images, masks in _twins(top, list(folders.values())):
-        yield _Found(f"{images} with {masks}", {"": Place(images, masks)})
-    yield _Found("masks beside their images", {"": Place(".", ".")})
-
-
-def _by_split(top: Path, folders: dict[str, str]) -> Iterator[_Found]:
-    """Folders named after the splits: with images and masks inside, or with a second folder for the masks."""
-    inside, beside, mixed = {}, {}, {}
-    for split in TRAIN_NAMES + EVAL_NAMES:
-        if split not in folders:
-            continue
-        name = folders[split]
-        inner = {child.lower(): child for child in _folders(top / name)}
-        images = next((inner[n] for n in IMAGE_NAMES if n in inner), None)
-        masks = next((inner[n] for n in MASK_NAMES if n in inner), None)
-        if images and masks:
-            inside[split] = Place(f"{name}/{images}", f"{name}/{masks}")
-        partner = next(
-            (
-                folders[f"{split}{joint}{n}"]
-                for n in MASK_NAMES
-                for joint in ("", "_", "-")
-                if f"{split}{joint}{n}" in folders
-            ),
-            None,
-        )
-        if partner:
-            beside[split] = Place(name, partner)
-        mixed[split] = Place(name, name)
-    yield _Found("<split>/images with <split>/masks", inside)
-    words = ", ".join(f"{place.images} with {place.masks}" for place in list(beside.values())[:2])
-    yield _Found(words, beside)
-    yield _Found("masks beside their images, a folder for each split", mixed)
-
-
-def _twins(top: Path, folders: list[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of other folders whose files have the same names, the first with photographs (JPEG)."""
-    kinds = {name: {Path(file).suffix.lower() for file in files_in(top / name)} for name in folders}
-    for images in folders:
-        for masks in folders:
-            if images != masks and kinds[images] & {".jpg", ".jpeg"} and kinds[masks] & set(MASK_EXTENSIONS):
-                yield images, masks
-
-
+# --------------------------------------------------------------------------------------------------------- lists
 def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None:
     """A training and an evaluation list whose lines name images."""
     for folder in LIST_FOLDERS:
         names = {
-            file.lower(): f"{folder}/{file}".lstrip("/") for file in _children(root / folder) if file.endswith(".txt")
+            file.lower(): f"{folder}/{file}".lstrip("/") for file in children_of(root / folder) if file.endswith(".txt")
         }
         train = next((names[f"{name}.txt"] for name in TRAIN_NAMES if f"{name}.txt" in names), None)
         evaluation = next((names[f"{name}.txt"] for name in EVAL_NAMES if f"{name}.txt" in names), None)
@@ -288,42 +267,46 @@ def check_place(root: Path, place: Place) -> None:
         if error is not None:
             raise error
         return
-    folders = class_folders(images, masks)
-    if len(folders) > 1:
+    folders, beginnings = by_folder(images, masks), by_beginning(images, masks)
+    usual, only = frequent(beginnings, len(images)), frequent(folders, len(images))
+    if len(folders) > 1 and (only or 2 * sum(map(len, folders.values())) >= len(masks)):
         raise SeveralMasks(root, root / place.images, root / place.masks, folders, "folder")
-    if folders:
+    if len(usual) > 1 and not only:
+        raise SeveralMasks(root, root / place.images, root / place.masks, beginnings, "beginning")
+    if only:
         raise DataError(
-            f"{root / place.masks}: the masks are in its folder {folders[0]}, the images not in one of that name",
-            f"move the masks out of {folders[0]}, or the images into a folder {folders[0]}",
+            f"{root / place.masks}: the masks are in its folder {only[0]}, the images not in one of that name",
+            f"move the masks out of {only[0]}, or the images into a folder {only[0]}",
         )
-    beginnings = endings((name[::-1] for name in images), (name[::-1] for name in masks))
-    kinds = [kind[::-1] for kind in rival_endings(beginnings, len(images)) if "/" not in kind]
-    if len(kinds) > 1:
-        raise SeveralMasks(root, root / place.images, root / place.masks, sorted(kinds), "beginning")
 
 
-def _other_masks(root: Path, place: Place, naming: Naming) -> list[str]:
+def _other_masks(root: Path, place: Place, naming: Naming, *, chosen: bool = False) -> list[str]:
     """Notes on folders beside the mask folder that hold masks of the same images.
+
+    Args:
+        chosen: people have named the mask folder.
 
     Raises:
         DataError: the name of the mask folder does not say that it is the one, so each may be of one class.
     """
     images, masks = Path(place.images), Path(place.masks)
-    names = {naming.mask(name) for name in stems_in(root, place)[0]}
-    others = []
-    for name in _folders(root / masks.parent):
+    names, own = stems_in(root, place)
+    mask_of = {name: naming.mask(name) for name in names}
+    others: dict[str, dict[str, str]] = {}
+    for name in folders_in(root / masks.parent):
         path = masks.parent / name
-        split = name.lower().startswith(TRAIN_NAMES + EVAL_NAMES)
-        if split or path in (images, masks) or path in (*images.parents, *masks.parents):
+        if OF_SPLIT.fullmatch(name) or path in (images, masks) or path in (*images.parents, *masks.parents):
             continue
         files = {stem_of(file) for file in files_in(root / path) if file.lower().endswith(MASK_EXTENSIONS)}
-        if 2 * len(names & files) >= len(names):
-            others.append(path.as_posix())
-    known = any(part.lower() in MASK_NAMES for part in masks.parts) or masks.name.lower().startswith(TRAIN_NAMES)
-    if others and not known:
-        kinds = sorted(Path(name).name for name in (masks.as_posix(), *others))
+        if found := {image: f"{name}/{mask}" for image, mask in mask_of.items() if mask in files}:
+            others[name] = found
+    known = any(part.lower() in MASK_NAMES for part in masks.parts) or OF_SPLIT.fullmatch(masks.name) is not None
+    if others and not (known or chosen or place.images == place.masks):
+        others[masks.name] = {image: f"{masks.name}/{mask}" for image, mask in mask_of.items() if mask in own}
+        kinds = {name: others[name] for name in sorted(others)}
         raise SeveralMasks(root, root / images, root / masks.parent, kinds, "folder")
-    return [f"{first_few(others)} holds masks of the same images, too; {masks} is the one used."] if others else []
+    half = [(masks.parent / name).as_posix() for name, found in others.items() if 2 * len(found) >= len(mask_of)]
+    return [f"{first_few(half)} holds masks of the same images, too; {masks} is the one used."] if half else []
 
 
 def _pairs(root: Path, place: Place, naming: Naming) -> Iterator[str]:
@@ -337,39 +320,19 @@ def _form(name: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------- the folder
-def _children(folder: Path) -> list[str]:
-    """Names in a folder, sorted, hidden ones left out; [] where there is none."""
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if not is_hidden(entry.name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be read ({error.strerror})", "check its permissions") from error
-
-
-def _folders(top: Path) -> list[str]:
-    return [name for name in _children(top) if (top / name).is_dir()]
-
-
-def common_folders(one: Path, other: Path) -> list[tuple[str, str]]:
-    """Sub-folders of the same name, in any case."""
-    theirs = {name.lower(): name for name in _folders(other)}
-    return [(name, theirs[name.lower()]) for name in _folders(one) if name.lower() in theirs]
-
-
 def _only_child(root: Path) -> list[Path]:
     """The folders that archives were unpacked into: the only one, with no image beside it, and so on."""
     found = [root]
     while len(found) <= _DEPTH:
-        folders = _folders(found[-1])
-        if len(folders) != 1 or any(name.lower().endswith(EXTENSIONS) for name in _children(found[-1])):
+        folders = folders_in(found[-1])
+        if len(folders) != 1 or any(name.lower().endswith(EXTENSIONS) for name in children_of(found[-1])):
             break
         found.append(found[-1] / folders[0])
     return found[1:]
 
 
 def _check_not_published(root: Path) -> None:
-    names = {name.lower() for name in _folders(root)}
+    names = {name.lower() for name in folders_in(root)}
     for marks, title, recipe in _PUBLISHED:
         if marks <= names:
             raise DataError(
@@ -394,12 +357,12 @@ def _check_converted(root: Path) -> None:
 
 def _not_recognised(root: Path) -> NotRecognised:
     """What was looked for, what is there, and where images and masks nearly matched."""
-    folders = [f"{name}/ ({len(files_in(root / name)):,} images)" for name in _folders(root)]
-    files = [name for name in _children(root) if (root / name).is_file()]
+    folders = [f"{name}/ ({len(files_in(root / name)):,} images)" for name in folders_in(root)]
+    files = [name for name in children_of(root) if (root / name).is_file()]
     there = first_few(folders, 12) or "no folders"
     there += f"; files: {first_few(files, 4)}" if files else "; no files"
     everything = list(walk(root, None))
-    unread = count_endings(everything)
+    unread, alike = count_endings(everything), alike_in(everything)
     return NotRecognised(
         Lines(
             f"{root}: no images with masks were recognised",
@@ -407,9 +370,20 @@ def _not_recognised(root: Path) -> NotRecognised:
             "    train/ + trainannot/, or masks beside their images (a.jpg + a_mask.png); masks are PNG, TIFF, BMP or GIF",
             f"  found: {there}",
             *([f"  not read: {unread}"] if unread else []),
+            *([f"  images and masks are in one folder and nothing tells them apart: {alike}"] if alike else []),
         ),
-        other_annotations(root, everything) or _unread_twins(everything) or ARRANGE,
+        other_annotations(root, everything) or (APART if alike else "") or _unread_twins(everything) or ARRANGE,
     )
+
+
+def alike_in(files: Sequence[str]) -> str:
+    """An image and a mask of one name in one folder, where many are so, in words; "" = they are not."""
+    masks = {stem_of(name): name for name in files if name.lower().endswith(MASK_EXTENSIONS)}
+    images = [
+        name for name in files if name.lower().endswith(EXTENSIONS) and not name.lower().endswith(MASK_EXTENSIONS)
+    ]
+    pairs = [f"{name} and {masks[stem_of(name)]}" for name in images if stem_of(name) in masks]
+    return pairs[0] if pairs and 2 * len(pairs) >= len(images) else ""
 
 
 def _unread_twins(files: list[str]) -> str:

@@ -16,19 +16,10 @@ from emaseg.data.sets.names import MASK_EXTENSIONS, stem_of
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import read_bytes
+from emaseg.starter.mask_kinds import Kinds, by_ending
 from emaseg.words import quoted_path
 
-__all__ = [
-    "How",
-    "SeveralMasks",
-    "check_exports",
-    "class_folders",
-    "class_of",
-    "endings",
-    "jpeg_masks",
-    "other_annotations",
-    "rival_endings",
-]
+__all__ = ["How", "SeveralMasks", "check_exports", "class_of", "jpeg_masks", "other_annotations"]
 
 How = Literal["ending", "beginning", "folder"]  # what tells the kinds of masks apart
 _HOW: dict[How, str] = {
@@ -55,29 +46,6 @@ _YOLO = re.compile(rb"\d{1,6}((\s+[\d.]+){2}){3,}\s*(\r?\n|$)")
 _MASK_WORD = re.compile(r"[^A-Za-z0-9]*(masks?|labels?|segs?|segmentations?|gt|annot\w*|class)", re.IGNORECASE)
 
 
-def endings(images: Iterable[str], masks: Iterable[str]) -> Counter[str]:
-    """How many masks have each ending: what follows the longest image name that a mask's name begins with."""
-    known, counts = set(images), Counter[str]()
-    for mask in sorted(masks):
-        for end in range(len(mask) - 1, 0, -1):
-            if mask[:end] in known:
-                counts[mask[end:]] += 1
-                break
-    return counts
-
-
-def rival_endings(counts: Counter[str], images: int) -> list[str]:
-    """The endings, sorted, that at least a tenth of the images have a mask of: two or more are several masks each."""
-    return sorted(ending for ending, count in counts.items() if count >= max(1, images / 10))
-
-
-def class_folders(images: Iterable[str], masks: Iterable[str]) -> list[str]:
-    """Sub-folders of a mask folder that each hold masks of at least a tenth of the images, by the images' own names."""
-    known = set(images)
-    counts = Counter(name.partition("/")[0] for name in set(masks) if "/" in name and name.partition("/")[2] in known)
-    return sorted(folder for folder, count in counts.items() if count >= max(1, len(known) / 10))
-
-
 def class_of(kind: str, how: How) -> str:
     """The class that an ending or folder names: _car, car_, _car_2, car_masks and mask_car are car.
 
@@ -91,25 +59,37 @@ def class_of(kind: str, how: How) -> str:
 
 
 class SeveralMasks(DataError):
-    """Of masks of which each image has several, which `emaseg convert` makes into one.
+    """Of images with masks of several kinds, which `emaseg convert` makes into one mask each.
 
-    images, masks: the folders. kinds: the endings or beginnings of the masks' names, or their folders, as `how` says.
+    images, masks: the folders. kinds: the endings or beginnings of the masks' names, or their folders, as `how` says,
+    each with its masks by image, relative to the folders.
     """
 
-    def __init__(self, root: Path, images: Path, masks: Path, kinds: Sequence[str], how: How) -> None:
+    def __init__(self, root: Path, images: Path, masks: Path, kinds: Kinds, how: How) -> None:
         names = list(dict.fromkeys(class_of(kind, how) for kind in kinds))
         numbered = ", ".join(f"{place} {name}" for place, name in enumerate(names[:8], 1))
         super().__init__(
-            f"{masks}: each image has {len(kinds)} masks, told apart by {_HOW[how]}: {first_few(kinds, 8)}; a recipe reads "
+            f"{masks}: {_claim(kinds)}, told apart by {_HOW[how]}: {first_few(kinds, 8)}; a recipe reads "
             "one mask for each image, and none of these is left out without a word",
             f"if each is a class, or an object of one, let `{_command(root)}` combine the masks of an image into one "
             f"of class numbers (0 background, {numbered}; where they overlap, the later on top); if they are the same "
             "labels drawn in several ways, leave the masks with class numbers there and move the others away",
         )
-        self.root, self.images, self.masks, self.kinds, self.how = root, images, masks, tuple(kinds), how
+        self.root, self.images, self.masks, self.kinds, self.how = root, images, masks, kinds, how
 
-    def __reduce__(self) -> tuple[type[SeveralMasks], tuple[Path, Path, Path, tuple[str, ...], How]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type[SeveralMasks], tuple[Path, Path, Path, Kinds, How]]:  # type: ignore[override]
         return type(self), (self.root, self.images, self.masks, self.kinds, self.how)
+
+
+def _claim(kinds: Kinds) -> str:
+    """How many masks an image has, as far as it is true of all that have any."""
+    counts = Counter(image for of in kinds.values() for image in of)
+    most = max(counts.values(), default=0)
+    if most == min(counts.values(), default=0) == len(kinds):
+        return f"each image has {most} masks"
+    if most == len(kinds):
+        return f"images have up to {most} masks each"
+    return f"the masks are of {len(kinds)} kinds" + (f", up to {most} for an image" if most > 1 else "")
 
 
 def check_exports(root: Path, where: Path, masks: Iterable[str]) -> None:
@@ -141,8 +121,7 @@ def jpeg_masks(where: Path, images: Iterable[str], files: Iterable[str], *, besi
     known = {stem_of(name) for name in images}
     found = [name for name in files if not name.lower().endswith(MASK_EXTENSIONS)]
     stems = [stem_of(name) for name in found]
-    counts = endings(known, stems)
-    count = max((n for ending, n in counts.items() if _MASK_WORD.fullmatch(ending)), default=0)
+    count = max((len(of) for ending, of in by_ending(known, stems).items() if _MASK_WORD.fullmatch(ending)), default=0)
     total = len(known) - count if beside else min(len(known), len(found))
     if not beside:
         count = max(count, sum(stem in known for stem in stems))

@@ -26,6 +26,7 @@ from emaseg.starter.value_names import TOPS, named_values
 from emaseg.threads import Reading, read_all
 from emaseg.words import counted
 
+_BLACK = (0, 0, 0)
 _VOC_BORDER = (224, 224, 192)  # of the outlines in coloured VOC masks
 _AS_PNG = "export the masks again as PNG, without smoothing"
 _MOST_VALUES = 200  # class numbers that masks may hold
@@ -220,7 +221,8 @@ def classes_of(held: Held, names: Names | None) -> Classes:
     """
     classes = _by_colour(held, names) if held.colours else _by_value(held, names)
     if held.equal and not held.colours:
-        reason = "The masks are RGB with three equal channels: read as class numbers."
+        why = f", for the colours in {names.file} are others" if names and names.coloured else ""
+        reason = f"The masks are RGB with three equal channels: read as class numbers{why}."
         classes = replace(classes, reasons=(reason, *classes.reasons))
     if held.clear:
         reason = (
@@ -343,6 +345,30 @@ def remark(held: Held, key: int, what: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------ colours
+def are_colours(held: Held, names: Names) -> bool:
+    """Whether grey colours are those that a file of names states, rather than class numbers in three equal channels.
+
+    They are where the file has them all, black aside, or half of them and the others are no positions of its names.
+    """
+    if not names.coloured:
+        return False
+    found = {colour for code in held.pixels if (colour := unpacked(code)) != _BLACK}
+    stated = found & {entry.colour for entry in names.entries}
+    numbers = all(colour[0] <= len(names.entries) or colour[0] in TOPS for colour in found)
+    return stated == found or (2 * len(stated) >= len(found) and not numbers)
+
+
+def _strangers(stated: dict[Colour, Entry], held: Held, file: str) -> list[str]:
+    """A warning of a file that states none of the masks' colours, black aside."""
+    found = sorted({unpacked(code) for code in held.pixels} - {_BLACK, _VOC_BORDER})
+    if not found or not stated.keys().isdisjoint(found):
+        return []
+    turned = all(colour[::-1] in stated for colour in found)
+    hint = "there they are with red and blue exchanged" if turned else "is it the file of other masks?"
+    what = f"{file} states none of the masks' colours, such as {list(found[0])}"
+    return [f"warning: {what}, so none of its classes but a black one is in any mask; {hint}"]
+
+
 def _by_colour(held: Held, names: Names | None) -> Classes:
     colours = {code: unpacked(code) for code in held.pixels}
     ignored = [_VOC_BORDER] if _VOC_BORDER in colours.values() else []
@@ -351,6 +377,7 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
     if names is not None and names.coloured:
         reasons.append(f"Names and colours are those of {names.file}.")
         stated = _stated_colours(names)
+        reasons += _strangers(stated, held, names.file)
         texts = {colour: entry.name for colour, entry in stated.items() if not entry.void}
         void = [colour for colour, entry in stated.items() if entry.void and colour not in ignored]
         if void:
@@ -362,8 +389,8 @@ def _by_colour(held: Held, names: Names | None) -> Classes:
     if plain and len(plain) == len(ordered) and why:
         reasons.append(f"The names are those of {names.file if names else ''}, in VOC's order of colours.")
         texts |= dict(zip(ordered, plain, strict=True))
-    elif len(left) == 2 and min(left) == (0, 0, 0) and not texts:
-        texts = {(0, 0, 0): "background", max(left): "foreground"}
+    elif len(left) == 2 and min(left) == _BLACK and not texts:
+        texts = {_BLACK: "background", max(left): "foreground"}
     elif ordered:
         start = len(texts)
         texts |= {colour: f"class_{start + place}" for place, colour in enumerate(ordered)}

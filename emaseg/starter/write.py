@@ -42,7 +42,7 @@ from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
 from emaseg.starter.naming import Place
 from emaseg.starter.thin import LEAST, thinnest
-from emaseg.starter.values import Classes, Held, class_shares, classes_of, read_masks, remark
+from emaseg.starter.values import Classes, Held, are_colours, class_shares, classes_of, read_masks, remark
 from emaseg.threads import Reading
 from emaseg.words import printable, quoted_path
 
@@ -101,9 +101,11 @@ def start_recipe(
     files = sorted({mask for dataset in (train, evaluation) for _, mask in dataset.items})
     held = yield from read_masks(files)
     known = _camvid(layout, held)
-    names, remarks = (None, ()) if known else find_names(layout.root, name_folders(layout), coloured=held.colours)
-    if held.equal and not (names and names.coloured):
+    folders = name_folders(layout)
+    names, remarks = (None, ()) if known else find_names(layout.root, folders, coloured=held.colours)
+    if held.equal and not (names and are_colours(held, names)):
         held = held.as_numbers()
+        names, remarks = find_names(layout.root, folders, coloured=False)
     classes = known or classes_of(held, names)
     classes = replace(classes, reasons=(*classes.reasons, *remarks))
     _check_background(layout, classes)

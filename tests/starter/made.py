@@ -21,8 +21,8 @@ SIZE = (24, 32)
 Draw = Callable[[int], Image.Image]
 
 
-def start(folder: Path) -> Started:
-    events = start_recipe(folder, Machine)
+def start(folder: Path, **options: str) -> Started:
+    events = start_recipe(folder, Machine, **options)
     while True:
         try:
             next(events)

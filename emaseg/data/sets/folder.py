@@ -414,8 +414,9 @@ def _images_alone(
         DataError(
             what,
             nearest(wanted, free)
-            or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix, data.mask_prefix "
-            'or a list file; if such images show the first class only, set data.unmasked = "background", and to do without them "leave_out"',
+            or f"the mask of {lone[0]} would be {wanted}; correct the names, or set data.mask_suffix, data.mask_prefix, "
+            "data.image_suffix, data.image_prefix or a list file; if "
+            'such images show the first class only, set data.unmasked = "background", and to do without them "leave_out"',
         )
     ]
 
