@@ -27,6 +27,7 @@ from emaseg.words import excerpt
 
 __all__ = ["files", "read"]
 
+_CORNERS = 3  # of an outline, at least
 _Table = Mapping[str, Any]
 
 
@@ -207,14 +208,36 @@ def _objects(notes: Sequence[_Table]) -> Objects:
 
 
 def _shape(segmentation: Any, number: int) -> Shape | None:
-    if segmentation is None or segmentation == [] or segmentation == {}:
+    """None for a box without an outline."""
+    if segmentation is None or segmentation == {}:
         return None
     if isinstance(segmentation, dict):
         return ColumnRuns(segmentation)
     if not isinstance(segmentation, list):
         raise Malformed(f"object {number}: a segmentation that is neither polygons nor run lengths")
-    flat = all(isinstance(value, int | float) for value in segmentation)  # one polygon without the list around it
-    return Outline([segmentation] if flat else segmentation)
+    rings = _rings(segmentation)
+    if all(ring == [] for ring in rings):
+        return None
+    if all(isinstance(ring, list) and len(ring) in range(0, 2 * _CORNERS, 2) for ring in rings):
+        raise Malformed(f"object {number}: an outline with less than {_CORNERS} corners")
+    return Outline(rings)
+
+
+def _rings(segmentation: list[Any]) -> list[Any]:
+    """Flat lists of numbers, of polygons that may be written as points, and of one without the list around it."""
+    if segmentation and all(isinstance(value, int | float) for value in segmentation):
+        return [segmentation]
+    if len(segmentation) >= _CORNERS and all(map(_is_point, segmentation)):
+        return [_flat(segmentation)]
+    return [_flat(ring) if isinstance(ring, list) and ring and all(map(_is_point, ring)) else ring for ring in segmentation]
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, int | float) for part in value)
+
+
+def _flat(points: list[list[float]]) -> list[float]:
+    return [part for point in points for part in point]
 
 
 # -------------------------------------------------------------------------------------------------------- panoptic
