@@ -39,13 +39,15 @@ __all__ = [
     "read_json",
     "read_xml",
     "scan",
+    "size_in_bytes",
     "split_of",
     "state_of",
 ]
 
 MOST_BYTES = 1 << 30  # of one annotation file
 _DEPTH = 64  # of XML elements in each other
-_SNIFFED = 40  # JSON files that are looked into to recognise a format
+_SNIFFED = 40  # JSON files that are looked into to recognise a format, and
+_LARGEST = 8  # ... the largest ones: one file of all annotations may lie among many of single images
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -63,13 +65,18 @@ _AGAIN = "export it again, or remove it"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A folder with its files, as sorted relative POSIX paths. only: the one annotation file that the user named."""
+    """A folder with its files, as sorted relative POSIX paths. only: the one annotation file that the user named.
+
+    sniffed: the JSON files that are looked into to recognise a format; all of them where `thorough`.
+    """
 
     root: Path
     files: tuple[str, ...]
     only: str
     images: Mapping[str, str]  # NFC relative path -> relative path
     by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
+    sniffed: tuple[str, ...]
+    thorough: bool = False
 
     def ending(self, *endings: str) -> list[str]:
         """The annotation files with these endings: all, or the one that was named."""
@@ -94,7 +101,24 @@ def scan(named: Path) -> Source:
     by_name: dict[str, list[str]] = defaultdict(list)
     for form, name in images.items():
         by_name[PurePosixPath(form).name.lower()].append(name)
-    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()})
+    sniffed = (only,) if only else _sniffed(root, [name for name in files if name.lower().endswith(".json")])
+    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()}, sniffed)
+
+
+def _sniffed(root: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Some files, evenly spread, and the largest ones."""
+    if len(names) <= _SNIFFED + _LARGEST:
+        return tuple(names)
+    largest = sorted(names, key=lambda name: -size_in_bytes(root / name))[:_LARGEST]
+    return tuple(sorted({*largest, *(names[place] for place in spread(len(names), _SNIFFED))}))
+
+
+def size_in_bytes(path: Path) -> int:
+    """0 where there is no such file any more."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _folder(name: str) -> str:
@@ -295,7 +319,7 @@ def json_files(source: Source, *words: bytes, none_of: Sequence[bytes] = (), eac
     damaged one is named.
     """
     names = source.ending(".json")
-    looked = [names[place] for place in spread(len(names), _SNIFFED)] if names else []
+    looked = names if source.thorough else [name for name in source.sniffed if name.lower().endswith(".json")]
     if not any(_holds(source.root / name, words, none_of) for name in looked):
         return []
     return names if each else [name for name in names if _holds(source.root / name, words, none_of)]

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline
 from emaseg.convert.numbers import Malformed, number
-from emaseg.convert.source import Source, split_of, state_of
+from emaseg.convert.source import Source, size_in_bytes, split_of, state_of
 from emaseg.data.checks import spread
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
@@ -31,6 +31,7 @@ _PLOT = re.compile(
     r"(train|val|test)_batch\d+(_labels|_pred)?|labels(_correlogram)?|results|confusion_matrix.*|.*_?curve"
 )
 _HEAD = 1 << 12  # bytes that show whether a file holds such lines
+_LEAST = len("0 1 1 1 1")  # bytes of a file with a line; in most files of a set there may be none
 _LOOKED = 40
 _MOST = 1.1  # of a coordinate; beyond it a line holds something else, such as key points with 2 for visible
 _POSE = re.compile(r"^kpt_shape\s*:", re.MULTILINE)  # in the data.yaml of key points
@@ -41,7 +42,9 @@ def files(source: Source) -> list[str]:
     """The text files in this format: beside images, or where images/ says labels/."""
     texts = set(source.ending(".txt"))
     found = [name for image in source.images.values() for name in _places(image) if name in texts]
-    looked = [found[place] for place in spread(len(found), _LOOKED)] if found else []
+    looked = [name for name in found if size_in_bytes(source.root / name) >= _LEAST]
+    if not source.thorough:
+        looked = [looked[place] for place in spread(len(looked), _LOOKED)] if looked else []
     return found if any(_fits(source.root / name) for name in looked) else []
 
 
