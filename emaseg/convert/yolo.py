@@ -2,15 +2,16 @@
 
 Room: convert.
 
-    images/train/a.jpg + labels/train/a.txt, train/images/a.jpg + train/labels/a.txt, or a.jpg + a.txt; data.yaml
-    names the classes. An image without a text file, or with an empty one, is all background, as YOLO takes it.
+    images/train/a.jpg + labels/train/a.txt, train/images/a.jpg + train/labels/a.txt, or a.jpg + a.txt; elsewhere the
+    image that is called as a text file below labels/ is. data.yaml names the classes. An image without a text file, or
+    with an empty one, is all background, as YOLO takes it.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Generator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -21,12 +22,14 @@ from emaseg.data.checks import spread
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 from emaseg.files import open_file
+from emaseg.starter.layout import MASK_NAMES
 from emaseg.starter.names import find_names
 from emaseg.threads import Reading, read_all
 
 __all__ = ["files", "read"]
 
 _FOLDERS = ("images", "imgs", "img", "image")
+_LABELS = ("labels", "Labels", "LABELS")
 _PLOT = re.compile(
     r"(train|val|test)_batch\d+(_labels|_pred)?|labels(_correlogram)?|results|confusion_matrix.*|.*_?curve"
 )
@@ -39,25 +42,75 @@ _LINE = re.compile(rb"\s*\d{1,6}((\s+-?[\d.]+(e-?\d+)?){4}|(\s+-?[\d.]+(e-?\d+)?
 
 
 def files(source: Source) -> list[str]:
-    """The text files in this format: beside images, or where images/ says labels/."""
-    texts = set(source.ending(".txt"))
-    found = [name for image in source.images.values() for name in _places(image) if name in texts]
+    """The text files in this format: beside images, where images/ says labels/, or those in labels/."""
+    found = list(dict.fromkeys(_texts(source).values()))
     looked = [name for name in found if size_in_bytes(source.root / name) >= _LEAST]
     if not source.thorough:
         looked = [looked[place] for place in spread(len(looked), _LOOKED)] if looked else []
     return found if any(_fits(source.root / name) for name in looked) else []
 
 
+def _texts(source: Source) -> dict[str, str]:
+    """The text file of each image that has one."""
+    texts, found = set(source.ending(".txt")), dict[str, str]()
+    for image in source.images.values():
+        if name := next((place for place in _places(image) if place in texts), ""):
+            found[image] = name
+    return found | _by_name(source, sorted(texts - set(found.values())), found)
+
+
 def _places(image: str) -> list[str]:
-    """Where the text file of an image may be."""
+    """Where the text file of an image may be, the likeliest first."""
     path = PurePosixPath(image)
     places = [str(path.with_suffix(".txt"))]
     for at, part in reversed(list(enumerate(path.parts[:-1]))):
         if part.lower() in _FOLDERS:
-            word = "labels" if part.islower() else "Labels"
-            places.insert(0, str(PurePosixPath(*path.parts[:at], word, *path.parts[at + 1 :]).with_suffix(".txt")))
-            break
+            words = sorted(_LABELS, key=lambda word: word.islower() != part.islower())
+            folders = [PurePosixPath(*path.parts[:at], word, *path.parts[at + 1 :]) for word in words]
+            return [*(str(folder.with_suffix(".txt")) for folder in folders), *places]
     return places
+
+
+def _by_name(source: Source, texts: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """The text files below labels/ of images in folders of other names: of day1/labels/x/a.txt the image is
+    day1/<folders>/x/a.jpg; where no text file has its folder x, it is the only one called a. known: images that have a
+    text file."""
+    images = [name for name in source.images.values() if name not in known and not _is_mask(name)]
+    above = {folder for image in images for folder in PurePosixPath(image).parents}
+    by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for image in images:
+        by_stem[PurePosixPath(image).stem].append(PurePosixPath(image))
+    for with_folders in (True, False):
+        pairs: list[tuple[str, str]] = []
+        for text in texts:
+            before, after = _around_labels(PurePosixPath(text).with_suffix(""))
+            after = after if with_folders else after[-1:]
+            for path in by_stem.get(after[-1], ()) if after else ():
+                inner = path.with_suffix("").parts
+                if before in above:
+                    inner = inner[len(before.parts) :] if before in path.parents else ()
+                pairs += [(str(path), text)] if inner[-len(after) :] == after else []
+        if pairs:
+            return _one_to_one(pairs)
+    return {}
+
+
+def _is_mask(image: str) -> bool:
+    return any(part.lower() in MASK_NAMES for part in PurePosixPath(image).parent.parts)
+
+
+def _around_labels(text: PurePosixPath) -> tuple[PurePosixPath, tuple[str, ...]]:
+    """What comes before the folder `labels` of a path, and the parts after it; () where there is no such folder."""
+    for at, part in enumerate(text.parts[:-1]):
+        if part.lower() == _LABELS[0]:
+            return PurePosixPath(*text.parts[:at]), text.parts[at + 1 :]
+    return text, ()
+
+
+def _one_to_one(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Those of which neither the first nor the second is in another pair."""
+    first, second = (Counter(pair[place] for pair in pairs) for place in (0, 1))
+    return {one: other for one, other in pairs if first[one] == 1 and second[other] == 1}
 
 
 def _fits(path: Path) -> bool:
@@ -80,19 +133,21 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
                 f"{source.root / name}: kpt_shape says that the lines are boxes with key points, not outlines",
                 "export the data set for segmentation; or take the line out, if the lines are outlines",
             )
-    images, others = _of_the_set(list(source.images.values()), set(names))
-    found = yield from read_all("annotations", partial(_one, source, set(names)), images)
+    wanted = set(names)
+    texts = {image: name for image, name in _texts(source).items() if name in wanted}
+    images, others = _of_the_set(list(source.images.values()), texts)
+    found = yield from read_all("annotations", partial(_one, source, texts), images)
     items = [one for one, _ in found if isinstance(one, Item)]
     left = [one for one, _ in found if isinstance(one, Left)]
     left += [Left(name, "a mask or a plot by its name and folder: no image of the set", fault=False) for name in others]
-    labels, notes = _labels(source, {label for _, used in found for label in used})
+    labels, notes = _labels(source, names, {label for _, used in found for label in used})
     return Export(labels, tuple(items), tuple(left), notes)
 
 
-def _of_the_set(pictures: Sequence[str], texts: set[str]) -> tuple[list[str], list[str]]:
+def _of_the_set(pictures: Sequence[str], texts: Collection[str]) -> tuple[list[str], list[str]]:
     """The set's images, those without a text file too; and others: masks, which are called as an image that has one, and
-    the plots of a training. In images/, and where one picture has a text file, all are images."""
-    have = [PurePosixPath(name) for name in pictures if any(place in texts for place in _places(name))]
+    the plots of a training. In images/, and where one picture has a text file, all are images. texts: those that have."""
+    have = [PurePosixPath(name) for name in pictures if name in texts]
     homes, stems = {path.parent for path in have}, {path.stem for path in have}
     inside, others = list[str](), list[str]()
     for name in pictures:
@@ -109,9 +164,9 @@ def _holds_poses(path: Path) -> bool:
         return False
 
 
-def _one(source: Source, texts: set[str], image: str) -> tuple[Item | Left, set[str]]:
+def _one(source: Source, texts: Mapping[str, str], image: str) -> tuple[Item | Left, set[str]]:
     """An image with the labels of its objects."""
-    name = next((place for place in _places(image) if place in texts), "")
+    name = texts.get(image, "")
     try:
         labels = {one.label for one in _read(source, name).objects}
     except ValueError as error:
@@ -121,8 +176,12 @@ def _one(source: Source, texts: set[str], image: str) -> tuple[Item | Left, set[
     return Item(image, split_of(image), None, partial(_read, source, name), state_of(source, name or image)), labels
 
 
-def _labels(source: Source, used: set[str]) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+def _labels(source: Source, texts: Sequence[str], used: set[str]) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+    """By the file of names in the folder, or else in one of those that the text files are in."""
     known, remarks = find_names(source.root, coloured=False)
+    if known is None:
+        folders = {source.root / folder for text in texts for folder in PurePosixPath(text).parents}
+        known, remarks = find_names(source.root, sorted(folders), coloured=False)
     if known is None:
         count = max(map(int, used), default=-1) + 1
         note = "No data.yaml names the classes: they are called class_0, class_1, ... Write one, or classes.txt."
