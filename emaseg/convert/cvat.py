@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Callable, Generator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from functools import partial
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, RowRuns, Shape
 from emaseg.convert.numbers import Malformed, check_bare, number, size_of, text_of, whole
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Finder, Source, finder, read_xml, split_of, split_of_file, state_of
+from emaseg.convert.source import Source, finder, is_at_its_place, read_xml, split_of, split_of_file, state_of
 from emaseg.data.files.mask_values import Colour
+from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import open_file
 from emaseg.threads import Reading
@@ -57,9 +58,11 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     found = _Found()
     for name in names:
         _read_file(source, name, len(names) > 1, found)
-    place = finder(source, ((one.said, one.file) for one in found.images))
-    for one in found.images:
-        _read_image(place, one, found)
+    subsets: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for one, image in (placed := _placed(source, found)):
+        subsets[image, one.file].add(one.subset)
+    for one, image in placed:
+        _read_image(one, image, subsets[image, one.file], found)
     for name in sorted(found.used):
         found.labels.setdefault(name, Label(name, name))
     return Export(tuple(found.labels.values()), tuple(found.items.values()), tuple(found.left))
@@ -67,10 +70,11 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """An image as a file has it. part: of its subset, which comes before the file's split."""
+    """An image as a file has it. part: the split of its subset, which comes before the file's."""
 
     file: str
     said: str
+    subset: str
     part: str
     split: str
     height: str | None
@@ -101,15 +105,32 @@ def _read_file(source: Source, name: str, several: bool, found: _Found) -> None:
         for label in _labels(element) if element.tag == "meta" else ():
             found.labels.setdefault(label.key, label)
         if element.tag == "image":
-            part = split_of(f"{element.get('subset', '')}/x")
+            said, subset = element.get("name", ""), element.get("subset", "")
             shapes: _Raw = tuple((shape.tag, dict(shape.attrib)) for shape in element)
             size = element.get("height"), element.get("width")
-            found.images.append(_Image(name, element.get("name", ""), part, split, *size, shapes, state))
+            part = split_of(f"{subset}/x")
+            found.images.append(_Image(name, said, subset, part, split, *size, shapes, state))
 
 
-def _read_image(place: Finder, one: _Image, found: _Found) -> None:
+def _placed(source: Source, found: _Found) -> list[tuple[_Image, str]]:
+    """The images that are here. In the export of a project each lies in a folder of its subset, and two subsets may have
+    images of one name."""
+    parted = any(is_at_its_place(source, f"{one.subset}/{one.said}", one.file) for one in found.images if one.subset)
+    paths = [(f"{one.subset}/{one.said}" if parted and one.subset else one.said, one.file) for one in found.images]
+    place, placed = finder(source, paths), []
+    for path, one in zip(paths, found.images, strict=True):
+        try:
+            placed.append((one, place.image(*path, one.part)))
+        except ValueError as error:
+            found.left.append(Left(excerpt(one.said), str(error)))
+    return placed
+
+
+def _read_image(one: _Image, image: str, subsets: Collection[str], found: _Found) -> None:
     try:
-        image = place.image(one.said, one.file)
+        if len(subsets) > 1:
+            which = first_few(sorted(subset or "none" for subset in subsets))
+            raise Malformed(f"{len(subsets)} subsets ({which}) have an image of this name: whose is {image}?")
         size = size_of(one.height, one.width)
         labels = {object_.label for object_ in _objects(one.shapes).objects}
         if image in found.items:

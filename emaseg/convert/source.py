@@ -35,6 +35,7 @@ __all__ = [
     "Source",
     "find_image",
     "finder",
+    "is_at_its_place",
     "json_files",
     "read_json",
     "read_xml",
@@ -75,6 +76,7 @@ class Source:
     only: str
     images: Mapping[str, str]  # NFC relative path -> relative path
     by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
+    by_stem: Mapping[str, tuple[str, ...]]  # the same without its ending
     sniffed: tuple[str, ...]
     thorough: bool = False
 
@@ -98,11 +100,14 @@ def scan(named: Path) -> Source:
         raise DataError(f"{named}: no such folder", "name the folder that holds the annotations and the images")
     files = tuple(walk(root, None))
     images = {_form(name): name for name in files if name.lower().endswith(EXTENSIONS)}
-    by_name: dict[str, list[str]] = defaultdict(list)
+    by_name, by_stem = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for form, name in images.items():
-        by_name[PurePosixPath(form).name.lower()].append(name)
+        last = PurePosixPath(form).name.lower()
+        by_name[last].append(name)
+        by_stem[_bare(last)].append(name)
     sniffed = (only,) if only else _sniffed(root, [name for name in files if name.lower().endswith(".json")])
-    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()}, sniffed)
+    named, stems = ({key: tuple(paths) for key, paths in table.items()} for table in (by_name, by_stem))
+    return Source(root, files, only, images, named, stems, sniffed)
 
 
 def _sniffed(root: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -125,6 +130,11 @@ def _folder(name: str) -> str:
     return str(PurePosixPath(name).parent)
 
 
+def _bare(name: str) -> str:
+    """Without the ending of a picture: some exports leave it out."""
+    return name.rpartition(".")[0] if name.lower().endswith(EXTENSIONS) else name
+
+
 def _form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
@@ -143,12 +153,12 @@ class Finder:
     homes: frozenset[str]
     stated: Mapping[str, frozenset[str]]
 
-    def image(self, said: object, near: str) -> str:
-        """As `find_image`."""
+    def image(self, said: object, near: str, split: str = "") -> str:
+        """As `find_image`. split: of several images of a name those in a folder of this split come first."""
         path = _path(said)
         if (found := _exact(self.source, path, near)) is not None:
             return found
-        found = _by_name(self.source, path, said, near, self.foldered, self.homes)
+        found = _by_name(self.source, path, said, near, self.foldered, self.homes, split)
         if others := self.stated.get(found, frozenset()) - {_plain(path)}:
             raise Malformed(
                 f"no image {excerpt(said)}: {found} has its name, and {excerpt(min(others))} means that, too"
@@ -209,7 +219,11 @@ def _inside(path: str, near: str) -> list[str]:
 
 
 def _exact(source: Source, path: str, near: str) -> str | None:
-    return next((source.images[name] for name in _inside(path, near) if name in source.images), None)
+    places = _inside(path, near)
+    if (found := next((source.images[name] for name in places if name in source.images), None)) is not None:
+        return found
+    bare = [name for name in _of_name(source, path) if _bare(_form(name)) in places]
+    return bare[0] if len(bare) == 1 else None
 
 
 def _at_its_place(source: Source, path: str, near: str) -> bool:
@@ -217,15 +231,28 @@ def _at_its_place(source: Source, path: str, near: str) -> bool:
     return _exact(source, path, near) is not None or bool(_ending(_of_name(source, path), _inside(path, near)))
 
 
+def is_at_its_place(source: Source, said: str, near: str) -> bool:
+    """Whether an image lies in the folders that a path of an annotation names, be it with others above them."""
+    try:
+        return _at_its_place(source, _path(said), near)
+    except Malformed:
+        return False
+
+
 def _of_name(source: Source, path: str) -> tuple[str, ...]:
-    return source.by_name.get(path.rpartition("/")[2].lower(), ())
+    """The images of a path's name, which may lack its ending."""
+    last = path.rpartition("/")[2].lower()
+    return source.by_name.get(last, ()) if last.endswith(EXTENSIONS) else source.by_stem.get(last, ())
 
 
 def _ending(names: Iterable[str], inside: Sequence[str]) -> list[str]:
-    return [name for name in names if any(_form(name).endswith(f"/{part}") for part in inside)]
+    ends = tuple(f"/{part}" for part in inside)
+    return [name for name in names if _form(name).endswith(ends) or _bare(_form(name)).endswith(ends)]
 
 
-def _by_name(source: Source, path: str, said: object, near: str, foldered: bool, homes: frozenset[str]) -> str:
+def _by_name(
+    source: Source, path: str, said: object, near: str, foldered: bool, homes: frozenset[str], split: str = ""
+) -> str:
     """The only image of a path's name.
 
     Raises:
@@ -237,7 +264,7 @@ def _by_name(source: Source, path: str, said: object, near: str, foldered: bool,
         candidates = [name for name in candidates if _is_below(name, own)]
     if inside and foldered and "/" in _plain(path):
         candidates = _ending(candidates, inside)
-    if len(candidates) > 1 and (split := split_of_file(near)):
+    if len(candidates) > 1 and (split := split or split_of_file(near)):
         candidates = [name for name in candidates if split_of(name) == split] or candidates
     if len(candidates) > 1:
         ending = _ending(candidates, inside)
