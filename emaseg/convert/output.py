@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from filecmp import cmp
 from functools import partial
@@ -33,7 +33,19 @@ from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
 from emaseg.words import quoted_path
 
-__all__ = ["REPORT", "Done", "Job", "Place", "as_put", "check_out", "convert_item", "places", "write_report"]
+__all__ = [
+    "REPORT",
+    "Done",
+    "Job",
+    "Place",
+    "are_splits",
+    "as_put",
+    "check_out",
+    "convert_item",
+    "places",
+    "shared_folders",
+    "write_report",
+]
 
 REPORT = "convert.json"
 _SCHEMA = 1
@@ -87,7 +99,7 @@ def places(items: Sequence[Item]) -> tuple[list[Place], str]:
     Sub-folders below the deepest common one are kept. Splits become folders where there is one to train on.
     """
     splits = {item.split for item in items}
-    used = "train" in splits and "" not in splits and len(splits) > 1
+    used = are_splits(splits)
     note = ""
     if not used and splits - {"", "train"}:
         found = ", ".join(sorted(splits - {""}))
@@ -103,10 +115,15 @@ def places(items: Sequence[Item]) -> tuple[list[Place], str]:
     return [found_places[item.image] for item in items], note
 
 
+def are_splits(splits: Collection[str]) -> bool:
+    """Whether the splits of all images make a training and an evaluation part."""
+    return "train" in splits and "" not in splits and len(set(splits)) > 1
+
+
 def _group_places(split: str, images: Sequence[str]) -> dict[str, Place]:
     """Of the images of one split; those that share a stem get their ending into the name."""
     parents = [PurePosixPath(image).parent.parts for image in images]
-    shared = _shared(parents)
+    shared = shared_folders(parents)
     names = {image: PurePosixPath(*PurePosixPath(image).parts[len(shared) :]) for image in images}
     twice = Counter(stem_of(str(name)).lower() for name in names.values())
     found: dict[str, Place] = {}
@@ -121,7 +138,7 @@ def _group_places(split: str, images: Sequence[str]) -> dict[str, Place]:
     return found
 
 
-def _shared(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The folders that all paths begin with."""
     low, high = min(paths), max(paths)
     count = next((place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))

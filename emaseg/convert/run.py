@@ -15,6 +15,7 @@ from emaseg.convert.classes import ClassList, class_list, numbered, write_names
 from emaseg.convert.earlier import Swept, check_names, sweep
 from emaseg.convert.export import Export, Item, Left
 from emaseg.convert.formats import Format, recognise
+from emaseg.convert.lists import with_lists
 from emaseg.convert.output import Done, Job, Place, check_out, convert_item, places, write_report
 from emaseg.convert.painting import Overlap
 from emaseg.convert.source import Source, scan
@@ -93,6 +94,7 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
     export = yield from kind.read(source, files)
     if not export.items:
         raise _nothing(source, kind, export)
+    export = with_lists(source, export, frozenset(files))
     unlabelled = "ignore" if export.complete else options.unlabelled
     job = Job(source.root, out, class_list(export.labels, unlabelled=unlabelled), options.overlap, options.empty)
     targets, split_note = places(export.items)

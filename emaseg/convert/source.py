@@ -17,7 +17,7 @@ import unicodedata
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -33,8 +33,11 @@ from emaseg.words import excerpt
 __all__ = [
     "Finder",
     "Source",
+    "among",
     "find_image",
     "finder",
+    "has_name",
+    "image_at",
     "is_at_its_place",
     "json_files",
     "read_json",
@@ -99,15 +102,22 @@ def scan(named: Path) -> Source:
     elif not named.is_dir():
         raise DataError(f"{named}: no such folder", "name the folder that holds the annotations and the images")
     files = tuple(walk(root, None))
-    images = {_form(name): name for name in files if name.lower().endswith(EXTENSIONS)}
+    sniffed = (only,) if only else _sniffed(root, [name for name in files if name.lower().endswith(".json")])
+    return among(
+        Source(root, files, only, {}, {}, {}, sniffed), [name for name in files if name.lower().endswith(EXTENSIONS)]
+    )
+
+
+def among(source: Source, names: Iterable[str]) -> Source:
+    """The source with these images only."""
+    images = {_form(name): name for name in names}
     by_name, by_stem = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for form, name in images.items():
         last = PurePosixPath(form).name.lower()
         by_name[last].append(name)
         by_stem[_bare(last)].append(name)
-    sniffed = (only,) if only else _sniffed(root, [name for name in files if name.lower().endswith(".json")])
     named, stems = ({key: tuple(paths) for key, paths in table.items()} for table in (by_name, by_stem))
-    return Source(root, files, only, images, named, stems, sniffed)
+    return replace(source, images=images, by_name=named, by_stem=stems)
 
 
 def _sniffed(root: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -231,6 +241,22 @@ def _at_its_place(source: Source, path: str, near: str) -> bool:
     return _exact(source, path, near) is not None or bool(_ending(_of_name(source, path), _inside(path, near)))
 
 
+def has_name(source: Source, said: str) -> bool:
+    """Whether an image has the name that an annotation or a list says, be it in another folder."""
+    try:
+        return bool(_of_name(source, _path(said)))
+    except Malformed:
+        return False
+
+
+def image_at(source: Source, said: str, near: str) -> str | None:
+    """The image at a path, seen from the file that says it or from the root; None: there is none."""
+    try:
+        return _exact(source, _path(said), near)
+    except Malformed:
+        return None
+
+
 def is_at_its_place(source: Source, said: str, near: str) -> bool:
     """Whether an image lies in the folders that a path of an annotation names, be it with others above them."""
     try:
@@ -273,8 +299,8 @@ def _by_name(
         return candidates[0]
     if candidates:
         raise Malformed(f"several images are called {excerpt(last)}: {', '.join(candidates[:2])}")
-    unread = [name for name in source.files if _form(name).rpartition("/")[2].lower() == last]
-    if unread and not _of_name(source, path):
+    here = () if _of_name(source, path) else source.files
+    if unread := [name for name in here if _form(name).rpartition("/")[2].lower() == last]:
         raise Malformed(f"the image {unread[0]} is of a kind that is not read; convert it to PNG or JPEG")
     outside = "" if inside else " (its path leads out of the folder, and is not followed)"
     raise Malformed(f"no image {excerpt(said)}{outside}")
