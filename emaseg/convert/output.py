@@ -31,6 +31,7 @@ from emaseg.data.files.images import image_size
 from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
+from emaseg.starter.layout import EVAL_NAMES, TRAIN_NAMES
 from emaseg.words import quoted_path
 
 __all__ = [
@@ -125,6 +126,9 @@ def _group_places(split: str, images: Sequence[str]) -> dict[str, Place]:
     parents = [PurePosixPath(image).parent.parts for image in images]
     shared = shared_folders(parents)
     names = {image: PurePosixPath(*PurePosixPath(image).parts[len(shared) :]) for image in images}
+    if not split:
+        tops = {name.parts[0].lower() for name in names.values() if len(name.parts) > 1}
+        names = {image: _in_no_split(name, tops) for image, name in names.items()}
     twice = Counter(stem_of(str(name)).lower() for name in names.values())
     found: dict[str, Place] = {}
     taken: set[str] = set()
@@ -136,6 +140,17 @@ def _group_places(split: str, images: Sequence[str]) -> dict[str, Place]:
         path = PurePosixPath(split) / name.with_name(f"{stem}{name.suffix}")
         found[image] = Place(f"images/{path}", f"masks/{path.with_name(f'{stem}.png')}")
     return found
+
+
+def _in_no_split(name: PurePosixPath, tops: Collection[str]) -> PurePosixPath:
+    """Where the first folder is called as a split is, with another one: `emaseg init` would read such folders and none of
+    the others. tops: all first folders, in lower case."""
+    top, *rest = name.parts
+    if not rest or top.lower() not in TRAIN_NAMES + EVAL_NAMES:
+        return name
+    while top.lower() in (*TRAIN_NAMES, *EVAL_NAMES, *tops):
+        top += "_part"
+    return PurePosixPath(top, *rest)
 
 
 def shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

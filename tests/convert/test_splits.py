@@ -10,8 +10,10 @@ import pytest
 from emaseg.cli.app import main
 
 from emaseg.convert import Conversion
+from emaseg.data.sets.build import build_dataset
 from tests.convert import made
 from tests.convert.made import SQUARE, Scene, masks, run, write
+from tests.starter.made import dry_run, start
 
 SCENE: Scene = {f"{letter}.jpg": [("cat", SQUARE)] for letter in "abcd"}
 SPLIT = {"train/a", "train/b", "train/c", "val/d"}
@@ -147,3 +149,15 @@ def test_an_annotation_file_is_no_list(tmp_path: Path) -> None:
         path.rename(tmp_path / "in" / path.name)
     done = run(tmp_path / "in", tmp_path / "out")
     assert (done.ok, done.images, note_of(done, "split")) == (True, 2, "")
+
+
+@pytest.mark.parametrize("folders", [("train", "val", "extra"), ("train", "extra"), ("val", "Test"), ("train", "train_part")])
+def test_no_image_is_lost_where_folders_are_no_split(folders: tuple[str, ...], tmp_path: Path) -> None:
+    """Protects the images of `extra`: where not all belong to a split, none may lie in a folder that init takes for one,
+    for it would read only these."""
+    for place, folder in enumerate(folders):
+        made.labelme(tmp_path / "in" / folder, {f"{place}{letter}.jpg": [("cat", SQUARE)] for letter in "abc"})
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert (done.ok, done.splits) == (True, {"": 3 * len(folders)})
+    recipe = dry_run(start(tmp_path / "out").text)
+    assert sum(len(build_dataset(recipe.data, phase)) for phase in ("train", "eval")) == done.images  # type: ignore[arg-type]
