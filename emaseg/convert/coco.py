@@ -2,7 +2,8 @@
 
 Room: convert. Roboflow's _annotations.coco.json in each split is this, too.
 
-Objects lie in the order of the file, crowds like the others. Of several files that describe one image the first counts.
+Objects lie in the order of the file, crowds like the others. Of several files that describe one image the first counts,
+and files that state a split come first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import Codes, ColumnRuns, Export, Item, Label, Left, Object, Objects, Outline, Shape
 from emaseg.convert.numbers import Malformed, size_of, text_of, whole
 from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, split_of_file, state_of
@@ -45,7 +47,8 @@ class _Found:
     items: list[Item] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    images: dict[str, str] = field(default_factory=dict)  # image -> the file that describes it
+    images: dict[str, tuple[str, Sequence[_Table]]] = field(default_factory=dict)  # the file of each, its annotations
+    again: Again = field(default_factory=Again)
     masks: set[str] = field(default_factory=set)  # panoptic PNGs
 
 
@@ -55,7 +58,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: a file is no COCO JSON, or two files give one id to different categories.
     """
-    found = _Found()
+    found, names = _Found(), by_split(names)
     others = json_files(source, b"images", b"annotations", b"categories", b"segments_info")
     if passed := [name for name in others if name not in names]:
         found.notes.append(
@@ -74,9 +77,8 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     for name, content in zip(names, contents, strict=True):
         _read_file(place, name, content, len(names) > 1, found)
     labels = [found.labels[key] for key in sorted(found.labels, key=int)]
-    return Export(
-        tuple(labels), tuple(found.items), tuple(found.left), tuple(found.notes), masks=frozenset(found.masks)
-    )
+    left, notes = (*found.left, *found.again.left()), (*found.notes, *found.again.notes())
+    return Export(tuple(labels), tuple(found.items), left, notes, masks=frozenset(found.masks))
 
 
 def _check(source: Source, name: str, content: Any) -> None:
@@ -147,15 +149,17 @@ def _read_image(
     said = image.get("file_name") if isinstance(image, dict) else None
     try:
         path = place.image(said, name)
-        if path in found.images:
-            other = found.images[path]
-            where = "twice" if other == name else f"in {other}, too, which is the one used"
-            raise Malformed(f"{name} describes it {where}")
+        used, known = found.images.get(path, ("", ()))
+        if used == name:
+            raise Malformed(f"{name} describes it twice")
+        if used:
+            found.again.add(path, _drawn(notes), name, used, _drawn(known))
+            return
         size = size_of(image.get("height"), image.get("width"))
     except ValueError as error:
         found.left.append(Left(excerpt(said) if isinstance(said, str) else name, str(error)))
         return
-    found.images[path] = name
+    found.images[path] = name, notes
     if _is_panoptic(notes):
         with contextlib.suppress(Malformed):  # said when it is read
             png = _png_of(place.source, name, notes[0])
@@ -163,6 +167,11 @@ def _read_image(
             state = f"{state} {state_of(place.source, png)}"
     read_ = partial(_panoptic, place.source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
     found.items.append(Item(path, split or split_of(path), size, read_, state))
+
+
+def _drawn(notes: Sequence[_Table]) -> list[list[Any]]:
+    """What shows whether two annotations are one."""
+    return [[_key(note.get("category_id")), note.get("segmentation"), note.get("segments_info")] for note in notes]
 
 
 # ------------------------------------------------------------------------------------------------------ categories

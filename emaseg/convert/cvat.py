@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from functools import partial
 
+from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, RowRuns, Shape
 from emaseg.convert.numbers import Malformed, check_bare, number, size_of, text_of, whole
 from emaseg.convert.shapes import ellipse, rectangle
@@ -56,7 +57,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     """
     yield from ()
     found = _Found()
-    for name in names:
+    for name in by_split(names):
         _read_file(source, name, len(names) > 1, found)
     subsets: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one, image in (placed := _placed(source, found)):
@@ -65,7 +66,8 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
         _read_image(one, image, subsets[image, one.file], found)
     for name in sorted(found.used):
         found.labels.setdefault(name, Label(name, name))
-    return Export(tuple(found.labels.values()), tuple(found.items.values()), tuple(found.left))
+    left, notes = (*found.left, *found.again.left()), tuple(found.again.notes())
+    return Export(tuple(found.labels.values()), tuple(found.items.values()), left, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class _Found:
     items: dict[str, Item] = field(default_factory=dict)
     left: list[Left] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    first: dict[str, _Image] = field(default_factory=dict)  # by the image that it is of
+    again: Again = field(default_factory=Again)
 
 
 def _read_file(source: Source, name: str, several: bool, found: _Found) -> None:
@@ -133,10 +137,14 @@ def _read_image(one: _Image, image: str, subsets: Collection[str], found: _Found
             raise Malformed(f"{len(subsets)} subsets ({which}) have an image of this name: whose is {image}?")
         size = size_of(one.height, one.width)
         labels = {object_.label for object_ in _objects(one.shapes).objects}
-        if image in found.items:
+        first = found.first.setdefault(image, one)
+        if first is not one and first.file == one.file:
             raise Malformed(f"{one.file} describes it a second time")
     except ValueError as error:
         found.left.append(Left(excerpt(one.said), str(error)))
+        return
+    if first is not one:
+        found.again.add(image, one.shapes, one.file, first.file, first.shapes)
         return
     part = one.part or one.split or split_of(one.said) or split_of(image)
     found.used |= labels

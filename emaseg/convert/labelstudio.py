@@ -20,6 +20,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import (
     BrushRuns,
     Export,
@@ -69,7 +70,9 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: a file is no such export.
     """
-    items, left, found, images, notes = [], [], Counter[str](), set[str](), Counter[str]()
+    items, left, found, again, notes = [], [], Counter[str](), Again(), Counter[str]()
+    images: dict[str, tuple[str, list[Any]]] = {}
+    names = by_split(names)
     contents = yield from read_all("annotations", lambda name: read_json(source.root / name), names)
     for name, content in zip(names, contents, strict=True):
         if not isinstance(content, list):
@@ -90,17 +93,22 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
                 continue
             objects, size = _objects(results), _size(results)
             _check_claims(image, claims)
-            if image in images:
+            used, known = images.get(image, ("", []))
+            if used == name:
                 raise Malformed(f"{name} describes it a second time")
         except ValueError as error:
             left.append(Left(excerpt(said), str(error)))
             continue
-        images.add(image)
+        if used:
+            again.add(image, results, name, used, known)
+            continue
+        images[image] = name, results
         notes["several"] += several
         found.update(one.label for one in objects.objects)
         items.append(Item(image, split_of(image), size, partial(_objects, results), states[name]))
     ordered, remarks = in_order(source, sorted(found))
-    remarks = (*remarks, *_several(notes["several"]))
+    remarks = (*remarks, *_several(notes["several"]), *again.notes())
+    left += again.left()
     return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
 
 

@@ -27,7 +27,8 @@ from emaseg.data.checks import spread
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import walk
 from emaseg.errors import DataError, SystemFault
-from emaseg.files import read_bytes
+from emaseg.files import open_file, read_bytes
+from emaseg.signatures import GZIP, HEAD, ZIP, kind_of
 from emaseg.words import excerpt
 
 __all__ = [
@@ -64,6 +65,7 @@ _SPLITS = {
     "test": "test",
     "testing": "test",
 }
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _AGAIN = "export it again, or remove it"
 
 
@@ -92,10 +94,11 @@ def scan(named: Path) -> Source:
     """The files of a folder, or of the folder of an annotation file.
 
     Raises:
-        DataError: there is no such folder, or it cannot be read.
+        DataError: there is no such folder, it cannot be read, or the file is an archive.
     """
     root, only = named, ""
     if named.is_file():
+        _check_no_archive(named)
         root, only = named.parent, named.name
         if not any(name.lower().endswith(EXTENSIONS) for name in walk(root, None)):
             root, only = root.resolve().parent, f"{root.resolve().name}/{named.name}"
@@ -106,6 +109,18 @@ def scan(named: Path) -> Source:
     return among(
         Source(root, files, only, {}, {}, {}, sniffed), [name for name in files if name.lower().endswith(EXTENSIONS)]
     )
+
+
+def _check_no_archive(path: Path) -> None:
+    try:
+        with open_file(path) as file:
+            kind = kind_of(file.read(HEAD))
+    except OSError:  # told where it is read
+        return
+    if kind in (ZIP, GZIP) or path.name.lower().endswith(_ARCHIVES):
+        raise DataError(
+            f"{path}: {kind or 'an archive'}: unpack it first", "unpack it into a folder of its own, and name that folder"
+        )
 
 
 def among(source: Source, names: Iterable[str]) -> Source:
