@@ -211,7 +211,8 @@ def _box(attributes: dict[str, str]) -> Shape:
 
 def _ellipse(attributes: dict[str, str]) -> Shape:
     x, y, across, down = (number(attributes.get(name), name) for name in ("cx", "cy", "rx", "ry"))
-    return Outline([ellipse(x, y, across, down, math.radians(number(attributes.get("rotation", 0), "rotation")))])
+    turn = math.radians(number(attributes.get("rotation", 0), "rotation"))
+    return Outline([ellipse(x, y, across, down, turn)], curved=True)
 
 
 def _mask(attributes: dict[str, str]) -> Shape:

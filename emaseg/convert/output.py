@@ -16,7 +16,7 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from filecmp import cmp
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,8 +26,8 @@ from emaseg.convert.classes import ClassList
 from emaseg.convert.export import Item, Left
 from emaseg.convert.mask_files import Made, as_written, mask_file, own_pixels, pixels_of, read_made, was_edited
 from emaseg.convert.numbers import Malformed
-from emaseg.convert.painting import Overlap, Painted, label_map
-from emaseg.data.files.images import image_size
+from emaseg.convert.painting import Overlap, Painted, check_places, label_map
+from emaseg.data.files.images import image_header, image_size
 from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
@@ -81,7 +81,8 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Done:
     """A mask that is there. objects, pixels: by mask value. kept: it was there before. own: somebody has changed it since
-    it was written, so that its objects are not known."""
+    it was written, so that its objects are not known. turned: its image is turned when it is read, and the annotations
+    say no size by which one could see on which side up they were drawn."""
 
     place: Place
     objects: Mapping[int, int]
@@ -91,6 +92,7 @@ class Done:
     without_area: Mapping[str, int]
     kept: bool
     own: bool = False
+    turned: bool = False
 
 
 # -------------------------------------------------------------------------------------------------------- places
@@ -178,6 +180,8 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
         content = b""
         if done is None:
             objects = item.read()
+            if item.size is None:
+                check_places(objects, size)
             if not objects.objects and job.empty == "skip":
                 return Left(item.image, "nothing is drawn on it", fault=False)
             painted = label_map(objects, size, job.classes.values, job.classes.base, job.overlap)
@@ -190,7 +194,7 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
     if content:  # after the image: a mask that is there says what was put beside it
         with atomic(mask) as file:
             file.write(content)
-    return done
+    return replace(done, turned=item.size is None and image_header(image).turn != 1)
 
 
 def _there(job: Job, mask: Path, made: Made | None, key: str, size: tuple[int, int], place: Place) -> Done | None:

@@ -189,6 +189,12 @@ def _notes(source: Source, export: Export, done: Sequence[Done], options: Option
         notes.append(f"Objects that cover no pixel, being thinner than one or outside of their image: {empty:,}.")
     if without := _without_area(done):
         notes.append(f"Not drawn, for they have no area: {without}.")
+    if turned := [one.place.image for one in done if one.turned and not export.masks]:
+        notes.append(
+            f"Images that are turned when they are read, as their EXIF orientation says: {len(turned):,} ({first_few(turned)}). "
+            "The annotations do not say on which side up they were drawn, and are taken for those of the turned images: "
+            "look at them with check-data --sheet."
+        )
     known = {item.image for item in export.items} | export.masks
     named = {PurePosixPath(one.name).stem for one in export.left}
     others = (name for name in source.images.values() if name not in known)

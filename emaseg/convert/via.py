@@ -279,10 +279,10 @@ def _shape(kind: str, shape: Mapping[str, Any]) -> Shape | None:
             left, top = value("x"), value("y")
             return Outline([rectangle(left, top, left + value("width"), top + value("height"))])
         case "circle":
-            return Outline([ellipse(value("cx"), value("cy"), value("r"), value("r"))])
+            return Outline([ellipse(value("cx"), value("cy"), value("r"), value("r"))], curved=True)
         case "ellipse":
             turn = number(shape.get("theta", 0), "theta")
-            return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)])
+            return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)], curved=True)
     if shape:  # a region may have none
         check_bare(kind, _BARE)
     return None
