@@ -82,7 +82,7 @@ class Job:
 class Done:
     """A mask that is there. objects, pixels: by mask value. kept: it was there before. own: somebody has changed it since
     it was written, so that its objects are not known. turned: its image is turned when it is read, and the annotations
-    say no size by which one could see on which side up they were drawn."""
+    say no size that would show which way up they were drawn."""
 
     place: Place
     objects: Mapping[int, int]

@@ -192,7 +192,7 @@ def _notes(source: Source, export: Export, done: Sequence[Done], options: Option
     if turned := [one.place.image for one in done if one.turned and not export.masks]:
         notes.append(
             f"Images that are turned when they are read, as their EXIF orientation says: {len(turned):,} ({first_few(turned)}). "
-            "The annotations do not say on which side up they were drawn, and are taken for those of the turned images: "
+            "The annotations do not say which way up they were drawn, and are taken for those of the turned images: "
             "look at them with check-data --sheet."
         )
     known = {item.image for item in export.items} | export.masks
