@@ -238,7 +238,9 @@ def _rings(segmentation: list[Any]) -> list[Any]:
         return [segmentation]
     if len(segmentation) >= _CORNERS and all(map(_is_point, segmentation)):
         return [_flat(segmentation)]
-    return [_flat(ring) if isinstance(ring, list) and ring and all(map(_is_point, ring)) else ring for ring in segmentation]
+    return [
+        _flat(ring) if isinstance(ring, list) and ring and all(map(_is_point, ring)) else ring for ring in segmentation
+    ]
 
 
 def _is_point(value: Any) -> bool:

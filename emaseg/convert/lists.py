@@ -35,7 +35,7 @@ _LISTS = (".txt", ".lst")
 class _Stated:
     """files: what says it. splits: of images. twice: how many are in two lists. sure: the data set's own file says it.
 
-    problem: why it cannot be used; "" = it can.
+    problem: why it cannot be used; "" = it can. passed: why its test part is not used; "" = it is, or there is none.
     """
 
     files: tuple[str, ...]
@@ -43,6 +43,7 @@ class _Stated:
     twice: int = 0
     sure: bool = False
     problem: str = ""
+    passed: str = ""
 
 
 def with_lists(source: Source, export: Export, annotations: Collection[str]) -> Export:
@@ -74,6 +75,7 @@ def with_lists(source: Source, export: Export, annotations: Collection[str]) -> 
             left.append(Left(item.image, f"it is in none of the splits of {files}", fault=False))
     notes = [*export.notes, f"The splits are those of {files}."]
     notes += [f"Images in two of these splits: {stated.twice:,}, taken for training."] if stated.twice else []
+    notes += [f"The test part of these splits is not used: {stated.passed}."] if stated.passed else []
     return replace(export, items=tuple(items), left=(*export.left, *left), notes=tuple(notes))
 
 
@@ -111,18 +113,24 @@ def _of_lists(source: Source, images: Source, tops: Sequence[str], annotations: 
     for folder in sorted(by_folder, key=folders.index):
         lists = by_folder[folder]
         if len(lists) > 1 or "train" not in lists:
-            yield _joined(tuple(lists.values()), {split: _listed(source, images, [name]) for split, name in lists.items()})
+            yield _joined(
+                tuple(lists.values()), {split: _listed(source, images, [name]) for split, name in lists.items()}
+            )
         else:
             yield _Stated(tuple(lists.values()), {}, problem="there is no list of images for evaluation")
 
 
 def _joined(files: Sequence[str], found: Mapping[str, set[str] | str], *, sure: bool = False) -> _Stated:
-    """found: of each split its images, or what is wrong."""
-    if problem := next((one for one in found.values() if isinstance(one, str)), ""):
-        return _Stated(tuple(files), {}, problem=problem)
-    every = [(image, split) for split in ("test", "val", "train") for image in found.get(split, ())]
+    """found: of each split its images, or what is wrong. Beside a val part the test part may be wrong: its images are often
+    not there."""
+    wrong = {split: one for split, one in found.items() if isinstance(one, str)}
+    passed = wrong.pop("test", "") if "val" in found else ""
+    if wrong:
+        return _Stated(tuple(files), {}, problem=next(iter(wrong.values())))
+    right = {split: one for split, one in found.items() if not isinstance(one, str)}
+    every = [(image, split) for split in ("test", "val", "train") for image in right.get(split, ())]
     splits = dict(every)  # training comes last: what is trained on is not evaluated
-    return _Stated(tuple(files), splits, len(every) - len(splits), sure)
+    return _Stated(tuple(files), splits, len(every) - len(splits), sure, passed=passed)
 
 
 def _listed(source: Source, images: Source, lists: Iterable[str]) -> set[str] | str:
@@ -136,7 +144,9 @@ def _listed(source: Source, images: Source, lists: Iterable[str]) -> set[str] | 
         lines = [line if has_name(source, line) else _first(line) for line in lines]
         strange = [line for line in lines if not has_name(source, line)]
         if 2 * len(strange) > len(lines):
-            return f"{len(strange):,} of {len(lines):,} lines of {name} name no image here, such as {excerpt(strange[0])}"
+            return (
+                f"{len(strange):,} of {len(lines):,} lines of {name} name no image here, such as {excerpt(strange[0])}"
+            )
         place = finder(images, ((line, name) for line in lines))
         for line in lines:
             image = image_at(source, line, name)
@@ -198,9 +208,7 @@ def _meant(source: Source, images: Source, tops: Sequence[str], values: Sequence
         if place is None:
             return f"{excerpt(value)} is not here"
         if place in folders:
-            found.update(
-                name for name in images.images.values() if PurePosixPath(place) in PurePosixPath(name).parents
-            )
+            found.update(name for name in images.images.values() if PurePosixPath(place) in PurePosixPath(name).parents)
             continue
         listed = _listed(source, images, [place])
         if isinstance(listed, str):

@@ -119,7 +119,8 @@ def _check_no_archive(path: Path) -> None:
         return
     if kind in (ZIP, GZIP) or path.name.lower().endswith(_ARCHIVES):
         raise DataError(
-            f"{path}: {kind or 'an archive'}: unpack it first", "unpack it into a folder of its own, and name that folder"
+            f"{path}: {kind or 'an archive'}: unpack it first",
+            "unpack it into a folder of its own, and name that folder",
         )
 
 

@@ -45,7 +45,9 @@ def test_too_few_corners_cost_their_image(rings: Any, tmp_path: Path) -> None:
     made.coco(tmp_path / "in", SCENE)
     change(tmp_path / "in", rings)
     done = run(tmp_path / "in", tmp_path / "out")
-    assert [(one.name, one.reason) for one in done.left] == [("images/a.jpg", "object 1: an outline with less than 3 corners")]
+    assert [(one.name, one.reason) for one in done.left] == [
+        ("images/a.jpg", "object 1: an outline with less than 3 corners")
+    ]
 
 
 def test_an_empty_ring_is_a_box(tmp_path: Path) -> None:

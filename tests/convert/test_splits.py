@@ -37,7 +37,9 @@ def note_of(done: Conversion, words: str) -> str:
 
 
 @pytest.mark.parametrize("line", ["images/{}.jpg", "./images/{}.jpg", "/home/me/set/images/{}.jpg", "{}.jpg", "{}"])
-@pytest.mark.parametrize("yaml", ["train: train.txt\nval: val.txt\n", "train: [train.txt]\nval:\n  - ./val.txt # all\n", ""])
+@pytest.mark.parametrize(
+    "yaml", ["train: train.txt\nval: val.txt\n", "train: [train.txt]\nval:\n  - ./val.txt # all\n", ""]
+)
 def test_lists_of_a_yolo_set(yaml: str, line: str, tmp_path: Path) -> None:
     """Protects from training on the images of the official evaluation: without folders only the lists say which."""
     root = tmp_path / "in"
@@ -46,7 +48,10 @@ def test_lists_of_a_yolo_set(yaml: str, line: str, tmp_path: Path) -> None:
     write(root / "data.yaml", f"path: /datasets/x\n{yaml}names: ['cat', 'road sign']\n")
     done = run(root, tmp_path / "out")
     assert (done.ok, set(masks(tmp_path / "out"))) == (True, SPLIT)
-    assert note_of(done, "The splits are those of ") == f"The splits are those of {'data.yaml' if yaml else 'train.txt and val.txt'}."
+    assert (
+        note_of(done, "The splits are those of ")
+        == f"The splits are those of {'data.yaml' if yaml else 'train.txt and val.txt'}."
+    )
 
 
 def test_folders_that_data_yaml_names(tmp_path: Path) -> None:
@@ -65,7 +70,9 @@ def test_folders_that_data_yaml_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [made.labelme, made.coco, made.via, made.cvat])
 @pytest.mark.parametrize("folder", [".", "ImageSets/Segmentation", "splits"])
-def test_lists_beside_annotations_of_any_format(kind: Callable[[Path, Scene], None], folder: str, tmp_path: Path) -> None:
+def test_lists_beside_annotations_of_any_format(
+    kind: Callable[[Path, Scene], None], folder: str, tmp_path: Path
+) -> None:
     """Protects the split of VOC and others, whatever tool drew the outlines; masks of the same names are no images."""
     root = tmp_path / "in"
     root.mkdir()
@@ -121,6 +128,16 @@ def test_lists_that_cannot_be_used_are_told(content: str | None, words: str, tmp
     assert words in note_of(done, "are not used: ")
 
 
+def test_the_images_of_a_test_list_are_often_not_there(tmp_path: Path) -> None:
+    """Protects the lists of train and val, where the test part was not published with the others; that is told."""
+    made.labelme(tmp_path / "in", SCENE)
+    lists(tmp_path / "in", "{}.jpg")
+    write(tmp_path / "in/test.txt", "x.jpg\ny.jpg\n")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert set(masks(tmp_path / "out")) == SPLIT
+    assert "2 of 2 lines of test.txt name no image here" in note_of(done, "The test part of these splits is not used")
+
+
 def test_lists_of_a_few_images_are_not_used(tmp_path: Path) -> None:
     """Protects most images from being left out for the lists of an experiment with a few."""
     made.labelme(tmp_path / "in", {f"{letter}.jpg": [("cat", SQUARE)] for letter in "abcdefghi"})
@@ -151,7 +168,9 @@ def test_an_annotation_file_is_no_list(tmp_path: Path) -> None:
     assert (done.ok, done.images, note_of(done, "split")) == (True, 2, "")
 
 
-@pytest.mark.parametrize("folders", [("train", "val", "extra"), ("train", "extra"), ("val", "Test"), ("train", "train_part")])
+@pytest.mark.parametrize(
+    "folders", [("train", "val", "extra"), ("train", "extra"), ("val", "Test"), ("train", "train_part")]
+)
 def test_no_image_is_lost_where_folders_are_no_split(folders: tuple[str, ...], tmp_path: Path) -> None:
     """Protects the images of `extra`: where not all belong to a split, none may lie in a folder that init takes for one,
     for it would read only these."""

@@ -79,7 +79,9 @@ def test_of_two_files_the_one_with_a_split_is_used(tmp_path: Path) -> None:
     assert "annotations.json describes 2 of the images of train.json again, with no other objects." in done.notes
 
 
-@pytest.mark.parametrize(("name", "kind"), [("export.zip", "a ZIP archive"), ("x", "a ZIP archive"), ("a.7z", "an archive")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("export.zip", "a ZIP archive"), ("x", "a ZIP archive"), ("a.7z", "an archive")]
+)
 def test_an_archive_is_not_its_folder(name: str, kind: str, tmp_path: Path) -> None:
     """Protects from a conversion of all that lies beside an archive that was not unpacked."""
     made.labelme(tmp_path / "in", SCENE)

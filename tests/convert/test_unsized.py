@@ -53,7 +53,9 @@ def test_outlines_that_pass_the_edge_a_little(export: Callable[[Path, Scene], No
     assert (masks(tmp_path / "out")["edge"] == 1).all()
 
 
-@pytest.mark.parametrize("shape", [{"name": "circle", "cx": 30, "cy": 20, "r": 15}, {"name": "ellipse", "cx": 2, "cy": 2, "rx": 9, "ry": 20}])
+@pytest.mark.parametrize(
+    "shape", [{"name": "circle", "cx": 30, "cy": 20, "r": 15}, {"name": "ellipse", "cx": 2, "cy": 2, "rx": 9, "ry": 20}]
+)
 def test_circles_may_reach_beyond_the_image(shape: dict[str, Any], tmp_path: Path) -> None:
     """Protects circles around a point near the edge, whose other half is outside."""
     made.via(tmp_path / "in", SCENE)
@@ -64,7 +66,9 @@ def test_circles_may_reach_beyond_the_image(shape: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-@pytest.mark.parametrize(("export", "told"), [(made.via, True), (made.yolo, True), (made.labelme, False), (made.by_folder, False)])
+@pytest.mark.parametrize(
+    ("export", "told"), [(made.via, True), (made.yolo, True), (made.labelme, False), (made.by_folder, False)]
+)
 def test_turned_images_are_told(
     export: Callable[[Path, Scene], None], told: bool, orientation: int, tmp_path: Path
 ) -> None:
