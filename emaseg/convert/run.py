@@ -18,7 +18,7 @@ from emaseg.convert.formats import Format, recognise
 from emaseg.convert.lists import with_lists
 from emaseg.convert.output import Done, Job, Place, check_out, convert_item, places, write_report
 from emaseg.convert.painting import Overlap
-from emaseg.convert.source import Source, scan
+from emaseg.convert.source import Source, check_no_archive, scan
 from emaseg.data.sets.folder import count_endings
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
@@ -88,6 +88,7 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
         DataError: no format is recognised, its files cannot be used, or no image could be converted.
         SystemFault: the disk is full, or `out` cannot be written.
     """
+    check_no_archive(folder)  # before --out, which would lie in the folder of the archive
     check_out(out, folder)
     source = scan(folder)
     kind, files = recognise(source, options.format)

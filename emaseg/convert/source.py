@@ -35,6 +35,7 @@ __all__ = [
     "Finder",
     "Source",
     "among",
+    "check_no_archive",
     "find_image",
     "finder",
     "has_name",
@@ -94,11 +95,10 @@ def scan(named: Path) -> Source:
     """The files of a folder, or of the folder of an annotation file.
 
     Raises:
-        DataError: there is no such folder, it cannot be read, or the file is an archive.
+        DataError: there is no such folder, or it cannot be read.
     """
     root, only = named, ""
     if named.is_file():
-        _check_no_archive(named)
         root, only = named.parent, named.name
         if not any(name.lower().endswith(EXTENSIONS) for name in walk(root, None)):
             root, only = root.resolve().parent, f"{root.resolve().name}/{named.name}"
@@ -111,7 +111,14 @@ def scan(named: Path) -> Source:
     )
 
 
-def _check_no_archive(path: Path) -> None:
+def check_no_archive(path: Path) -> None:
+    """Stop at an archive, in whose place all that lies beside it would be read.
+
+    Raises:
+        DataError: it is one.
+    """
+    if not path.is_file():
+        return
     try:
         with open_file(path) as file:
             kind = kind_of(file.read(HEAD))
@@ -129,7 +136,7 @@ def among(source: Source, names: Iterable[str]) -> Source:
     images = {_form(name): name for name in names}
     by_name, by_stem = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for form, name in images.items():
-        last = PurePosixPath(form).name.lower()
+        last = form.rpartition("/")[2].lower()
         by_name[last].append(name)
         by_stem[_bare(last)].append(name)
     named, stems = ({key: tuple(paths) for key, paths in table.items()} for table in (by_name, by_stem))

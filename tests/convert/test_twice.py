@@ -87,7 +87,7 @@ def test_an_archive_is_not_its_folder(name: str, kind: str, tmp_path: Path) -> N
     made.labelme(tmp_path / "in", SCENE)
     (tmp_path / "in" / name).write_bytes(b"PK\x03\x04" if kind == "a ZIP archive" else b"7z")
     with pytest.raises(DataError, match=f"{name}: {kind}: unpack it first") as caught:
-        run(tmp_path / "in" / name, tmp_path / "out")
+        run(tmp_path / "in" / name, tmp_path / "in/out")
     assert caught.value.hint
 
 
