@@ -28,7 +28,8 @@ from emaseg.words import excerpt
 __all__ = ["with_lists"]
 
 _KEY = re.compile(r"([A-Za-z_]\w*)\s*:(?:\s+(.*))?")  # at the left margin of data.yaml
-_LISTS = (".txt", ".lst")
+_CLASSES = frozenset(("names", "nc"))  # keys of data.yaml, and not of settings that have train: and val:, too
+_LISTS, _YAML = (".txt", ".lst"), (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +94,25 @@ def _problem(stated: _Stated, items: Sequence[Item]) -> str:
 
 def _stated(source: Source, items: Sequence[Item], annotations: Collection[str]) -> _Stated | None:
     """What data.yaml says, or else the lists; None: there is neither."""
-    shared = shared_folders([PurePosixPath(item.image).parent.parts for item in items])
+    texts = [name for name in source.files if name.lower().endswith((*_LISTS, *_YAML)) and name not in annotations]
+    if not texts:
+        return None
+    shared = shared_folders([tuple(item.image.split("/")[:-1]) for item in items])
     tops = [str(PurePosixPath(*shared[:count])) for count in range(len(shared) + 1)]
     images = among(source, [item.image for item in items])
-    found = [*_of_yaml(source, images, tops), *_of_lists(source, images, tops, annotations)]
+    found = [*_of_yaml(source, images, tops, texts), *_of_lists(source, images, tops, texts)]
     return next((one for one in found if not one.problem), found[0] if found else None)
 
 
 # ------------------------------------------------------------------------------------------------------------- lists
-def _of_lists(source: Source, images: Source, tops: Sequence[str], annotations: Collection[str]) -> Iterator[_Stated]:
-    """In each folder that has some. images: the source with the annotated images only."""
+def _of_lists(source: Source, images: Source, tops: Sequence[str], texts: Sequence[str]) -> Iterator[_Stated]:
+    """In each folder that has some. images: the source with the annotated images only. texts: files that may be lists."""
     folders = [str(PurePosixPath(top, folder)).lower() for folder in LIST_FOLDERS for top in tops]
     by_folder: dict[str, dict[str, str]] = defaultdict(dict)
-    for name in source.files:
+    for name in texts:
         path = PurePosixPath(name)
         folder, split = str(path.parent).lower(), split_of(f"{path.stem}/x")
-        if split and folder in folders and path.suffix.lower() in _LISTS and name not in annotations:
+        if split and folder in folders and path.suffix.lower() in _LISTS:
             by_folder[folder].setdefault(split, name)
     for folder in sorted(by_folder, key=folders.index):
         lists = by_folder[folder]
@@ -166,10 +170,10 @@ def _first(line: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- data.yaml
-def _of_yaml(source: Source, images: Source, tops: Sequence[str]) -> Iterator[_Stated]:
-    for name in source.files:
+def _of_yaml(source: Source, images: Source, tops: Sequence[str], texts: Sequence[str]) -> Iterator[_Stated]:
+    for name in texts:
         path = PurePosixPath(name)
-        if path.suffix.lower() not in (".yaml", ".yml") or str(path.parent) not in tops:
+        if path.suffix.lower() not in _YAML or str(path.parent) not in tops:
             continue
         try:
             said = _paths(read_text(source.root / name))
@@ -179,7 +183,7 @@ def _of_yaml(source: Source, images: Source, tops: Sequence[str]) -> Iterator[_S
         for key, values in said.items():
             if split := split_of(f"{key}/x"):
                 splits[split] += values
-        if "train" in splits and len(splits) > 1:
+        if "train" in splits and len(splits) > 1 and not _CLASSES.isdisjoint(said):
             found = {split: _meant(source, images, tops, values) for split, values in splits.items()}
             yield _joined([name], found, sure=True)
 
@@ -208,7 +212,7 @@ def _meant(source: Source, images: Source, tops: Sequence[str], values: Sequence
         if place is None:
             return f"{excerpt(value)} is not here"
         if place in folders:
-            found.update(name for name in images.images.values() if PurePosixPath(place) in PurePosixPath(name).parents)
+            found.update(name for name in images.images.values() if place == "." or name.startswith(f"{place}/"))
             continue
         listed = _listed(source, images, [place])
         if isinstance(listed, str):

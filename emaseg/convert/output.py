@@ -125,8 +125,7 @@ def are_splits(splits: Collection[str]) -> bool:
 
 def _group_places(split: str, images: Sequence[str]) -> dict[str, Place]:
     """Of the images of one split; those that share a stem get their ending into the name."""
-    parents = [PurePosixPath(image).parent.parts for image in images]
-    shared = shared_folders(parents)
+    shared = shared_folders([PurePosixPath(image).parent.parts for image in images])
     names = {image: PurePosixPath(*PurePosixPath(image).parts[len(shared) :]) for image in images}
     if not split:
         tops = {name.parts[0].lower() for name in names.values() if len(name.parts) > 1}

@@ -247,7 +247,7 @@ def _plain(path: str) -> str:
 
 def _inside(path: str, near: str) -> list[str]:
     """The places that a path may mean, seen from the annotation's folder and from the root; none = it leads out."""
-    places = (_below(PurePosixPath(near).parent, path), _below(PurePosixPath("."), path))
+    places = (_below(near.split("/")[:-1], path), _below((), path))
     return [name for name in places if name is not None]
 
 
@@ -329,12 +329,12 @@ def _by_name(
     raise Malformed(f"no image {excerpt(said)}{outside}")
 
 
-def _below(folder: PurePosixPath, path: str) -> str | None:
+def _below(folder: Sequence[str], path: str) -> str | None:
     """folder/path without . and ..; None where it leads out of the root."""
     if path.startswith("/") or re.match(r"[A-Za-z]:", path):
         return None
     parts: list[str] = []
-    for part in (*folder.parts, *path.split("/")):
+    for part in (*folder, *path.split("/")):
         if part == "..":
             if not parts:
                 return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -59,52 +59,48 @@ def _texts(source: Source) -> dict[str, str]:
     return found | _by_name(source, sorted(texts - set(found.values())), found)
 
 
-def _places(image: str) -> list[str]:
+def _places(image: str) -> Iterator[str]:
     """Where the text file of an image may be, the likeliest first."""
-    path = PurePosixPath(image)
-    places = [str(path.with_suffix(".txt"))]
-    for at, part in reversed(list(enumerate(path.parts[:-1]))):
-        if part.lower() in _FOLDERS:
-            words = sorted(_LABELS, key=lambda word: word.islower() != part.islower())
-            folders = [PurePosixPath(*path.parts[:at], word, *path.parts[at + 1 :]) for word in words]
-            return [*(str(folder.with_suffix(".txt")) for folder in folders), *places]
-    return places
+    *folders, name = _parts(image)
+    at = next((at for at in reversed(range(len(folders))) if folders[at].lower() in _FOLDERS), None)
+    if at is not None:
+        for word in sorted(_LABELS, key=lambda word: word.islower() != folders[at].islower()):
+            yield "/".join((*folders[:at], word, *folders[at + 1 :], f"{name}.txt"))
+    yield "/".join((*folders, f"{name}.txt"))
+
+
+def _parts(file: str) -> tuple[str, ...]:
+    """Of a path without its ending."""
+    return tuple(file.rpartition(".")[0].split("/"))
 
 
 def _by_name(source: Source, texts: Sequence[str], known: Collection[str]) -> dict[str, str]:
     """The text files below labels/ of images in folders of other names: of day1/labels/x/a.txt the image is
     day1/<folders>/x/a.jpg; where no text file has its folder x, it is the only one called a. known: images that have a
     text file."""
-    images = [name for name in source.images.values() if name not in known and not _is_mask(name)]
-    above = {folder for image in images for folder in PurePosixPath(image).parents}
-    by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for image in images:
-        by_stem[PurePosixPath(image).stem].append(PurePosixPath(image))
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    above: set[tuple[str, ...]] = set()
+    for image in source.images.values():
+        *folders, name = _parts(image)
+        if image not in known and not any(part.lower() in MASK_NAMES for part in folders):
+            by_stem[name].append(image)
+            above.update(tuple(folders[:count]) for count in range(len(folders) + 1))
     for with_folders in (True, False):
         pairs: list[tuple[str, str]] = []
         for text in texts:
-            before, after = _around_labels(PurePosixPath(text).with_suffix(""))
-            after = after if with_folders else after[-1:]
-            for path in by_stem.get(after[-1], ()) if after else ():
-                inner = path.with_suffix("").parts
-                if before in above:
-                    inner = inner[len(before.parts) :] if before in path.parents else ()
-                pairs += [(str(path), text)] if inner[-len(after) :] == after else []
+            parts = _parts(text)
+            at = next((at for at, part in enumerate(parts[:-1]) if part.lower() == _LABELS[0]), None)
+            if at is None:
+                continue
+            before = parts[:at] if parts[:at] in above else ()
+            after = parts[at + 1 :] if with_folders else parts[-1:]
+            for image in by_stem.get(parts[-1], ()):
+                inner = _parts(image)
+                beside = inner[: len(before)] == before and inner[len(before) :][-len(after) :] == after
+                pairs += [(image, text)] if beside else []
         if pairs:
             return _one_to_one(pairs)
     return {}
-
-
-def _is_mask(image: str) -> bool:
-    return any(part.lower() in MASK_NAMES for part in PurePosixPath(image).parent.parts)
-
-
-def _around_labels(text: PurePosixPath) -> tuple[PurePosixPath, tuple[str, ...]]:
-    """What comes before the folder `labels` of a path, and the parts after it; () where there is no such folder."""
-    for at, part in enumerate(text.parts[:-1]):
-        if part.lower() == _LABELS[0]:
-            return PurePosixPath(*text.parts[:at]), text.parts[at + 1 :]
-    return text, ()
 
 
 def _one_to_one(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

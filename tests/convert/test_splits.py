@@ -159,6 +159,13 @@ def test_the_exports_own_splits_come_first(tmp_path: Path) -> None:
     assert report["splits"] == {"train": 2, "val": 2}
 
 
+def test_settings_are_no_lists(tmp_path: Path) -> None:
+    """Protects from talk of splits where a YAML file has the settings of a training."""
+    made.labelme(tmp_path / "in", SCENE)
+    write(tmp_path / "in/settings.yaml", "train:\n  batch: 4\nval:\n  batch: 2\n")
+    assert not note_of(run(tmp_path / "in", tmp_path / "out"), "split")
+
+
 def test_an_annotation_file_is_no_list(tmp_path: Path) -> None:
     """Protects the text file of an image that is called train.jpg."""
     made.yolo(tmp_path / "in", {"train.jpg": [("cat", SQUARE)], "val.jpg": [("cat", SQUARE)]})
