@@ -109,7 +109,7 @@ def _print(done: Conversion, quiet: bool) -> None:
         ("value", "class", "images", "pixels", "objects"), rows, numbers=("value", "images", "pixels", "objects")
     )
     _print_left(done, [one for one in done.left if one.fault], "error", "mend them and run again: the rest is kept")
-    _print_left(done, [one for one in done.left if not one.fault], "warning", "nothing, if they are no annotations")
+    _print_left(done, [one for one in done.left if not one.fault], "warning", "nothing, if none is to be trained on")
     print_line()
     parts = ", ".join(f"{count:,} {split}" for split, count in sorted(done.splits.items()) if split)
     before = f", {done.kept:,} of them from before" if done.kept else ""

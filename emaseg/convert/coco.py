@@ -2,7 +2,8 @@
 
 Room: convert. Roboflow's _annotations.coco.json in each split is this, too.
 
-Objects lie in the order of the file, crowds like the others. Of several files that describe one image the first counts.
+Objects lie in the order of the file, crowds like the others. Of several files that describe one image the first counts,
+and files that state a split come first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import Codes, ColumnRuns, Export, Item, Label, Left, Object, Objects, Outline, Shape
 from emaseg.convert.numbers import Malformed, size_of, text_of, whole
 from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, split_of_file, state_of
@@ -27,6 +29,7 @@ from emaseg.words import excerpt
 
 __all__ = ["files", "read"]
 
+_CORNERS = 3  # of an outline, at least
 _Table = Mapping[str, Any]
 
 
@@ -44,7 +47,8 @@ class _Found:
     items: list[Item] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    images: dict[str, str] = field(default_factory=dict)  # image -> the file that describes it
+    images: dict[str, tuple[str, Sequence[_Table]]] = field(default_factory=dict)  # the file of each, its annotations
+    again: Again = field(default_factory=Again)
     masks: set[str] = field(default_factory=set)  # panoptic PNGs
 
 
@@ -54,7 +58,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: a file is no COCO JSON, or two files give one id to different categories.
     """
-    found = _Found()
+    found, names = _Found(), by_split(names)
     others = json_files(source, b"images", b"annotations", b"categories", b"segments_info")
     if passed := [name for name in others if name not in names]:
         found.notes.append(
@@ -73,9 +77,8 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     for name, content in zip(names, contents, strict=True):
         _read_file(place, name, content, len(names) > 1, found)
     labels = [found.labels[key] for key in sorted(found.labels, key=int)]
-    return Export(
-        tuple(labels), tuple(found.items), tuple(found.left), tuple(found.notes), masks=frozenset(found.masks)
-    )
+    left, notes = (*found.left, *found.again.left()), (*found.notes, *found.again.notes())
+    return Export(tuple(labels), tuple(found.items), left, notes, masks=frozenset(found.masks))
 
 
 def _check(source: Source, name: str, content: Any) -> None:
@@ -146,15 +149,17 @@ def _read_image(
     said = image.get("file_name") if isinstance(image, dict) else None
     try:
         path = place.image(said, name)
-        if path in found.images:
-            other = found.images[path]
-            where = "twice" if other == name else f"in {other}, too, which is the one used"
-            raise Malformed(f"{name} describes it {where}")
+        used, known = found.images.get(path, ("", ()))
+        if used == name:
+            raise Malformed(f"{name} describes it twice")
+        if used:
+            found.again.add(path, _drawn(notes), name, used, _drawn(known))
+            return
         size = size_of(image.get("height"), image.get("width"))
     except ValueError as error:
         found.left.append(Left(excerpt(said) if isinstance(said, str) else name, str(error)))
         return
-    found.images[path] = name
+    found.images[path] = name, notes
     if _is_panoptic(notes):
         with contextlib.suppress(Malformed):  # said when it is read
             png = _png_of(place.source, name, notes[0])
@@ -162,6 +167,11 @@ def _read_image(
             state = f"{state} {state_of(place.source, png)}"
     read_ = partial(_panoptic, place.source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
     found.items.append(Item(path, split or split_of(path), size, read_, state))
+
+
+def _drawn(notes: Sequence[_Table]) -> list[list[Any]]:
+    """What shows whether two annotations are one."""
+    return [[_key(note.get("category_id")), note.get("segmentation"), note.get("segments_info")] for note in notes]
 
 
 # ------------------------------------------------------------------------------------------------------ categories
@@ -207,14 +217,38 @@ def _objects(notes: Sequence[_Table]) -> Objects:
 
 
 def _shape(segmentation: Any, number: int) -> Shape | None:
-    if segmentation is None or segmentation == [] or segmentation == {}:
+    """None for a box without an outline."""
+    if segmentation is None or segmentation == {}:
         return None
     if isinstance(segmentation, dict):
         return ColumnRuns(segmentation)
     if not isinstance(segmentation, list):
         raise Malformed(f"object {number}: a segmentation that is neither polygons nor run lengths")
-    flat = all(isinstance(value, int | float) for value in segmentation)  # one polygon without the list around it
-    return Outline([segmentation] if flat else segmentation)
+    rings = _rings(segmentation)
+    if all(ring == [] for ring in rings):
+        return None
+    if all(isinstance(ring, list) and len(ring) in range(0, 2 * _CORNERS, 2) for ring in rings):
+        raise Malformed(f"object {number}: an outline with less than {_CORNERS} corners")
+    return Outline(rings)
+
+
+def _rings(segmentation: list[Any]) -> list[Any]:
+    """Flat lists of numbers, of polygons that may be written as points, and of one without the list around it."""
+    if segmentation and all(isinstance(value, int | float) for value in segmentation):
+        return [segmentation]
+    if len(segmentation) >= _CORNERS and all(map(_is_point, segmentation)):
+        return [_flat(segmentation)]
+    return [
+        _flat(ring) if isinstance(ring, list) and ring and all(map(_is_point, ring)) else ring for ring in segmentation
+    ]
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, int | float) for part in value)
+
+
+def _flat(points: list[list[float]]) -> list[float]:
+    return [part for point in points for part in point]
 
 
 # -------------------------------------------------------------------------------------------------------- panoptic

@@ -7,8 +7,10 @@ The masks are found as `emaseg init` finds them, and their colours named as ther
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +26,9 @@ from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
 from emaseg.recipe.data import IGNORE
 from emaseg.starter.kinds import any_layout
-from emaseg.starter.layout import Layout
+from emaseg.starter.layout import EVAL_NAMES, Layout
 from emaseg.starter.names import find_names
+from emaseg.starter.naming import Place
 from emaseg.starter.values import Held, classes_of, read_masks
 from emaseg.starter.write import name_folders, paired_files
 from emaseg.threads import Reading, read_all
@@ -72,14 +75,15 @@ def _masks(layout: Layout) -> list[Path]:
 
 
 def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
-    """All images of both parts.
+    """All images of both parts, and of a test part beside them.
 
     Raises:
         DataError: the masks cannot be used; or as any_layout.
     """
     layout = any_layout(source.root)
     train, evaluation = paired_files(layout)
-    masks = _masks(layout)
+    test, notes = _test_part(layout)
+    masks = sorted({*_masks(layout), *(mask for _, mask in test)})
     indexed = any(image_header(mask).palette for mask in masks)
     held = (yield from _held(masks)) if indexed else (yield from read_masks(masks))
     names, remarks = find_names(layout.root, name_folders(layout), coloured=True)
@@ -95,12 +99,34 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     if set(train.items) != set(evaluation.items) and not layout.holdout:
         pairs = {image: (mask, "train") for image, mask in train.items}
         pairs |= {image: (mask, "val") for image, mask in evaluation.items}
+        pairs |= {image: (mask, "test") for image, mask in test if image not in pairs}
     else:
         pairs |= {image: (mask, "") for image, mask in evaluation.items}
     items = [_item(source, image, mask, split, table) for image, (mask, split) in sorted(pairs.items())]
     reasons = tuple(reason for reason in classes.reasons if "data." not in reason)
     used = frozenset(_relative(source, mask) for mask in masks)
-    return Export(tuple(labels), tuple(items), notes=(*reasons, *remarks), complete=True, masks=used)
+    return Export(tuple(labels), tuple(items), notes=(*reasons, *remarks, *notes), complete=True, masks=used)
+
+
+def _test_part(layout: Layout) -> tuple[Sequence[tuple[Path, Path]], tuple[str, ...]]:
+    """The images and masks of a third part beside the evaluated one, and a note where they cannot be used."""
+    if layout.holdout or layout.train.listing or layout.train == layout.eval:
+        return (), ()
+    for word in ("test", "testing", "Test", "Testing"):
+        images, masks = (_of_split(name, word) for name in (layout.eval.images, layout.eval.masks))
+        if layout.eval.images == images or not all((layout.root / name).is_dir() for name in (images, masks)):
+            continue
+        try:
+            return paired_files(replace(layout, eval=Place(images, masks)))[1].items, ()
+        except DataError as error:
+            return (), (f"The images in {images} are not converted: {error.message}.",)
+    return (), ()
+
+
+def _of_split(folder: str, split: str) -> str:
+    """A folder's path with another word for its split: images/val, or valannot."""
+    words = "|".join(sorted(EVAL_NAMES, key=len, reverse=True))
+    return re.sub(rf"(?<![^/])({words})", split, folder, count=1, flags=re.IGNORECASE)
 
 
 def _item(source: Source, image: Path, mask: Path, split: str, table: Mapping[int, str]) -> Item:

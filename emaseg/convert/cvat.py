@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Callable, Generator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field
 from functools import partial
 
+from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, RowRuns, Shape
 from emaseg.convert.numbers import Malformed, check_bare, number, size_of, text_of, whole
 from emaseg.convert.shapes import ellipse, rectangle
-from emaseg.convert.source import Finder, Source, finder, read_xml, split_of, split_of_file, state_of
+from emaseg.convert.source import Source, finder, is_at_its_place, read_xml, split_of, split_of_file, state_of
 from emaseg.data.files.mask_values import Colour
+from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import open_file
 from emaseg.threads import Reading
@@ -55,22 +57,26 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     """
     yield from ()
     found = _Found()
-    for name in names:
+    for name in by_split(names):
         _read_file(source, name, len(names) > 1, found)
-    place = finder(source, ((one.said, one.file) for one in found.images))
-    for one in found.images:
-        _read_image(place, one, found)
+    subsets: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for one, image in (placed := _placed(source, found)):
+        subsets[image, one.file].add(one.subset)
+    for one, image in placed:
+        _read_image(one, image, subsets[image, one.file], found)
     for name in sorted(found.used):
         found.labels.setdefault(name, Label(name, name))
-    return Export(tuple(found.labels.values()), tuple(found.items.values()), tuple(found.left))
+    left, notes = (*found.left, *found.again.left()), tuple(found.again.notes())
+    return Export(tuple(found.labels.values()), tuple(found.items.values()), left, notes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """An image as a file has it. part: of its subset, which comes before the file's split."""
+    """An image as a file has it. part: the split of its subset, which comes before the file's."""
 
     file: str
     said: str
+    subset: str
     part: str
     split: str
     height: str | None
@@ -88,6 +94,8 @@ class _Found:
     items: dict[str, Item] = field(default_factory=dict)
     left: list[Left] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    first: dict[str, _Image] = field(default_factory=dict)  # by the image that it is of
+    again: Again = field(default_factory=Again)
 
 
 def _read_file(source: Source, name: str, several: bool, found: _Found) -> None:
@@ -101,21 +109,42 @@ def _read_file(source: Source, name: str, several: bool, found: _Found) -> None:
         for label in _labels(element) if element.tag == "meta" else ():
             found.labels.setdefault(label.key, label)
         if element.tag == "image":
-            part = split_of(f"{element.get('subset', '')}/x")
+            said, subset = element.get("name", ""), element.get("subset", "")
             shapes: _Raw = tuple((shape.tag, dict(shape.attrib)) for shape in element)
             size = element.get("height"), element.get("width")
-            found.images.append(_Image(name, element.get("name", ""), part, split, *size, shapes, state))
+            part = split_of(f"{subset}/x")
+            found.images.append(_Image(name, said, subset, part, split, *size, shapes, state))
 
 
-def _read_image(place: Finder, one: _Image, found: _Found) -> None:
+def _placed(source: Source, found: _Found) -> list[tuple[_Image, str]]:
+    """The images that are here. In the export of a project each lies in a folder of its subset, and two subsets may have
+    images of one name."""
+    parted = any(is_at_its_place(source, f"{one.subset}/{one.said}", one.file) for one in found.images if one.subset)
+    paths = [(f"{one.subset}/{one.said}" if parted and one.subset else one.said, one.file) for one in found.images]
+    place, placed = finder(source, paths), []
+    for path, one in zip(paths, found.images, strict=True):
+        try:
+            placed.append((one, place.image(*path, one.part)))
+        except ValueError as error:
+            found.left.append(Left(excerpt(one.said), str(error)))
+    return placed
+
+
+def _read_image(one: _Image, image: str, subsets: Collection[str], found: _Found) -> None:
     try:
-        image = place.image(one.said, one.file)
+        if len(subsets) > 1:
+            which = first_few(sorted(subset or "none" for subset in subsets))
+            raise Malformed(f"{len(subsets)} subsets ({which}) have an image of this name: whose is {image}?")
         size = size_of(one.height, one.width)
         labels = {object_.label for object_ in _objects(one.shapes).objects}
-        if image in found.items:
+        first = found.first.setdefault(image, one)
+        if first is not one and first.file == one.file:
             raise Malformed(f"{one.file} describes it a second time")
     except ValueError as error:
         found.left.append(Left(excerpt(one.said), str(error)))
+        return
+    if first is not one:
+        found.again.add(image, one.shapes, one.file, first.file, first.shapes)
         return
     part = one.part or one.split or split_of(one.said) or split_of(image)
     found.used |= labels
@@ -182,7 +211,8 @@ def _box(attributes: dict[str, str]) -> Shape:
 
 def _ellipse(attributes: dict[str, str]) -> Shape:
     x, y, across, down = (number(attributes.get(name), name) for name in ("cx", "cy", "rx", "ry"))
-    return Outline([ellipse(x, y, across, down, math.radians(number(attributes.get("rotation", 0), "rotation")))])
+    turn = math.radians(number(attributes.get("rotation", 0), "rotation"))
+    return Outline([ellipse(x, y, across, down, turn)], curved=True)
 
 
 def _mask(attributes: dict[str, str]) -> Shape:

@@ -35,12 +35,14 @@ __all__ = [
 class Outline:
     """Polygons as flat lists [x0, y0, x1, y1, ...]: the union of `rings` without that of `holes`.
 
-    shares: the coordinates are shares of the image's width and height, 0..1; else pixels.
+    shares: the coordinates are shares of the image's width and height, 0..1; else pixels. curved: a circle or an ellipse,
+    which tools let reach beyond the image.
     """
 
     rings: Sequence[Sequence[float]]
     holes: Sequence[Sequence[float]] = ()
     shares: bool = False
+    curved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Room: convert.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emaseg.convert.coco import files as coco_files
 from emaseg.convert.coco import read as read_coco
@@ -68,14 +68,15 @@ FORMATS: dict[str, Format] = {
 
 
 def recognise(source: Source, wanted: str) -> tuple[Format, list[str]]:
-    """The format of a folder with its files. wanted: the name of a format; "" = the one that is there.
+    """The format of a folder with its files. wanted: the name of a format, for which all files are looked into; "" = the
+    one that is there.
 
     Raises:
         DataError: there is none, or there are several.
         RecipeError: the masks can be trained on as they are.
     """
     if wanted:
-        found = FORMATS[wanted].files(source)
+        found = FORMATS[wanted].files(replace(source, thorough=True))
         if not found:
             raise DataError(
                 f"{source.root}: holds no {FORMATS[wanted].words}", "leave --format out to have it recognised"

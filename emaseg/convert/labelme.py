@@ -171,7 +171,7 @@ def _shape(kind: str, shape: dict[str, Any]) -> Shape | None:
             raise Malformed("a circle without its two points")
         (x, y), (u, v) = points
         radius = math.hypot(u - x, v - y)
-        return Outline([ellipse(x, y, radius, radius)])
+        return Outline([ellipse(x, y, radius, radius)], curved=True)
     if kind == "mask":
         if not points:
             raise Malformed("a mask without its place")

@@ -14,11 +14,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import (
     BrushRuns,
     Export,
@@ -68,7 +70,9 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: a file is no such export.
     """
-    items, left, found, images, notes = [], [], Counter[str](), set[str](), Counter[str]()
+    items, left, found, again, notes = [], [], Counter[str](), Again(), Counter[str]()
+    images: dict[str, tuple[str, list[Any]]] = {}
+    names = by_split(names)
     contents = yield from read_all("annotations", lambda name: read_json(source.root / name), names)
     for name, content in zip(names, contents, strict=True):
         if not isinstance(content, list):
@@ -76,30 +80,35 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
                 f"{source.root / name}: no JSON export of Label Studio: its top is no list", "export it again"
             )
     tasks = [(name, _whole(task)) for name, content in zip(names, contents, strict=True) for task in content]
-    place = finder(source, ((_path(_image_of(task)), name) for name, task in tasks))
+    place = _images(source, [(_image_of(task), name) for name, task in tasks])
     claims = _claims(place, [(_image_of(task), name) for name, task in tasks if _is_annotated(task)])
     states = {name: state_of(source, name) for name in names}
     for name, task in tasks:
         said = _image_of(task)
         try:
-            image = _find(place, said, name)
+            image = place.find(said, name)
             results, several = _results(task)
             if results is None:
                 left.append(Left(image, "its task has no annotation", fault=False))
                 continue
             objects, size = _objects(results), _size(results)
             _check_claims(image, claims)
-            if image in images:
+            used, known = images.get(image, ("", []))
+            if used == name:
                 raise Malformed(f"{name} describes it a second time")
         except ValueError as error:
             left.append(Left(excerpt(said), str(error)))
             continue
-        images.add(image)
+        if used:
+            again.add(image, results, name, used, known)
+            continue
+        images[image] = name, results
         notes["several"] += several
         found.update(one.label for one in objects.objects)
         items.append(Item(image, split_of(image), size, partial(_objects, results), states[name]))
     ordered, remarks = in_order(source, sorted(found))
-    remarks = (*remarks, *_several(notes["several"]))
+    remarks = (*remarks, *_several(notes["several"]), *again.notes())
+    left += again.left()
     return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
 
 
@@ -110,12 +119,12 @@ def _is_annotated(task: Any) -> bool:
         return False
 
 
-def _claims(place: Finder, said: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
+def _claims(place: _Images, said: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
     """The names by which tasks lead to each image. said: a task's name for its image, and the file that says so."""
     claims: dict[str, set[str]] = defaultdict(set)
     for one, near in said:
         with contextlib.suppress(ValueError):  # told when the task is read
-            claims[_find(place, one, near)].add(one)
+            claims[place.find(one, near)].add(_unsigned(one))
     return claims
 
 
@@ -168,6 +177,7 @@ def _is_picture(said: str) -> bool:
 
 def _path(said: str) -> str:
     """Of a file on a disk the path after `?d=`, of an uploaded one or one in a store its name."""
+    said = _unsigned(said)
     said = said.partition("?d=")[2] or said
     return _name(said) if said.startswith(("/data/", "s3:", "gs:")) or "://" in said else said
 
@@ -176,17 +186,51 @@ def _name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]
 
 
-def _find(place: Finder, said: str, near: str) -> str:
-    """Uploaded files have eight letters and a hyphen in front of their names; a path after `?d=` may be of an address."""
-    path = _path(said)
-    last = _name(path)
-    forms = [path, unquote(path)] if "?d=" in said else [path]
-    if _PREFIX.match(last):
-        forms.append(path.removesuffix(last) + _PREFIX.sub("", last, count=1))
-    for form in dict.fromkeys(forms[:-1]):
-        with contextlib.suppress(ValueError):
-            return place.image(form, near)
-    return place.image(forms[-1], near)
+def _unsigned(said: str) -> str:
+    """An address without what follows the name of a picture in it."""
+    name = said.partition("?")[0]
+    return name if name.lower().endswith(EXTENSIONS) else said
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Images:
+    """Finds the images of tasks. stored: images by the names under which an upload would be stored, in lower case."""
+
+    finder: Finder
+    stored: Mapping[str, Sequence[str]]
+
+    def find(self, said: str, near: str) -> str:
+        """Names may be written as in an address; those of uploads have eight letters and a hyphen in front.
+
+        Raises:
+            ValueError: there is none, or there are several.
+        """
+        path = _path(said)
+        forms = list(dict.fromkeys((path, unquote(path))))
+        short = [form.removesuffix(_name(form)) + _PREFIX.sub("", _name(form), count=1) for form in forms]
+        reasons = []
+        for form in dict.fromkeys((*forms, *short)):
+            try:
+                return self.finder.image(form, near)
+            except ValueError as error:
+                reasons.append(error)
+        alike = self.stored.get(_stored(short[-1]), ()) if short != forms else ()
+        if len(alike) == 1:
+            return alike[0]
+        raise reasons[-1]
+
+
+def _images(source: Source, said: Sequence[tuple[str, str]]) -> _Images:
+    """said: the tasks' names for their images, each with the file that says so."""
+    stored: dict[str, list[str]] = defaultdict(list)
+    for name in source.images.values():
+        stored[_stored(name)].append(name)
+    return _Images(finder(source, ((_path(name), near) for name, near in said)), stored)
+
+
+def _stored(path: str) -> str:
+    """The name that Label Studio gives to an uploaded file: blanks become _, and other signs go."""
+    return re.sub(r"[^\w.-]", "", _name(path).strip().replace(" ", "_")).lower()
 
 
 def _results(task: Mapping[str, Any]) -> tuple[list[Any] | None, bool]:
@@ -295,14 +339,14 @@ def read_brushes(source: Source, names: list[str]) -> Generator[Reading, None, E
             "the task and the label but not the image",
             "put the JSON or CSV export of the same project into the folder, too: it says which image each task is of",
         )
-    place = finder(source, ((_path(images[task]), "x") for task in by_task if task in images))
+    place = _images(source, [(images[task], "x") for task in by_task if task in images])
     claims = _claims(place, [(images[task], "x") for task in by_task if task in images])
     items, left, used = [], [], set[str]()
     for task, masks in sorted(by_task.items()):
         try:
             if task not in images:
                 raise Malformed(f"task {task} is in no export, so its image is not known")
-            image = _find(place, images[task], "x")
+            image = place.find(images[task], "x")
             _check_claims(image, claims)
             if image in used:
                 raise Malformed(f"another task is of {image}, too, and is the one used")

@@ -15,8 +15,8 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from filecmp import cmp
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,14 +26,27 @@ from emaseg.convert.classes import ClassList
 from emaseg.convert.export import Item, Left
 from emaseg.convert.mask_files import Made, as_written, mask_file, own_pixels, pixels_of, read_made, was_edited
 from emaseg.convert.numbers import Malformed
-from emaseg.convert.painting import Overlap, Painted, label_map
-from emaseg.data.files.images import image_size
+from emaseg.convert.painting import Overlap, Painted, check_places, label_map
+from emaseg.data.files.images import image_header, image_size
 from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
+from emaseg.starter.layout import EVAL_NAMES, TRAIN_NAMES
 from emaseg.words import quoted_path
 
-__all__ = ["REPORT", "Done", "Job", "Place", "as_put", "check_out", "convert_item", "places", "write_report"]
+__all__ = [
+    "REPORT",
+    "Done",
+    "Job",
+    "Place",
+    "are_splits",
+    "as_put",
+    "check_out",
+    "convert_item",
+    "places",
+    "shared_folders",
+    "write_report",
+]
 
 REPORT = "convert.json"
 _SCHEMA = 1
@@ -68,7 +81,8 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Done:
     """A mask that is there. objects, pixels: by mask value. kept: it was there before. own: somebody has changed it since
-    it was written, so that its objects are not known."""
+    it was written, so that its objects are not known. turned: its image is turned when it is read, and the annotations
+    say no size that would show which way up they were drawn."""
 
     place: Place
     objects: Mapping[int, int]
@@ -78,6 +92,7 @@ class Done:
     without_area: Mapping[str, int]
     kept: bool
     own: bool = False
+    turned: bool = False
 
 
 # -------------------------------------------------------------------------------------------------------- places
@@ -87,7 +102,7 @@ def places(items: Sequence[Item]) -> tuple[list[Place], str]:
     Sub-folders below the deepest common one are kept. Splits become folders where there is one to train on.
     """
     splits = {item.split for item in items}
-    used = "train" in splits and "" not in splits and len(splits) > 1
+    used = are_splits(splits)
     note = ""
     if not used and splits - {"", "train"}:
         found = ", ".join(sorted(splits - {""}))
@@ -103,11 +118,18 @@ def places(items: Sequence[Item]) -> tuple[list[Place], str]:
     return [found_places[item.image] for item in items], note
 
 
+def are_splits(splits: Collection[str]) -> bool:
+    """Whether the splits of all images make a training and an evaluation part."""
+    return "train" in splits and "" not in splits and len(set(splits)) > 1
+
+
 def _group_places(split: str, images: Sequence[str]) -> dict[str, Place]:
     """Of the images of one split; those that share a stem get their ending into the name."""
-    parents = [PurePosixPath(image).parent.parts for image in images]
-    shared = _shared(parents)
+    shared = shared_folders([PurePosixPath(image).parent.parts for image in images])
     names = {image: PurePosixPath(*PurePosixPath(image).parts[len(shared) :]) for image in images}
+    if not split:
+        tops = {name.parts[0].lower() for name in names.values() if len(name.parts) > 1}
+        names = {image: _in_no_split(name, tops) for image, name in names.items()}
     twice = Counter(stem_of(str(name)).lower() for name in names.values())
     found: dict[str, Place] = {}
     taken: set[str] = set()
@@ -121,7 +143,18 @@ def _group_places(split: str, images: Sequence[str]) -> dict[str, Place]:
     return found
 
 
-def _shared(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+def _in_no_split(name: PurePosixPath, tops: Collection[str]) -> PurePosixPath:
+    """Where the first folder is called as a split is, with another one: `emaseg init` would read such folders and none of
+    the others. tops: all first folders, in lower case."""
+    top, *rest = name.parts
+    if not rest or top.lower() not in TRAIN_NAMES + EVAL_NAMES:
+        return name
+    while top.lower() in (*TRAIN_NAMES, *EVAL_NAMES, *tops):
+        top += "_part"
+    return PurePosixPath(top, *rest)
+
+
+def shared_folders(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The folders that all paths begin with."""
     low, high = min(paths), max(paths)
     count = next((place for place, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
@@ -146,6 +179,8 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
         content = b""
         if done is None:
             objects = item.read()
+            if item.size is None:
+                check_places(objects, size)
             if not objects.objects and job.empty == "skip":
                 return Left(item.image, "nothing is drawn on it", fault=False)
             painted = label_map(objects, size, job.classes.values, job.classes.base, job.overlap)
@@ -158,7 +193,7 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
     if content:  # after the image: a mask that is there says what was put beside it
         with atomic(mask) as file:
             file.write(content)
-    return done
+    return replace(done, turned=item.size is None and image_header(image).turn != 1)
 
 
 def _there(job: Job, mask: Path, made: Made | None, key: str, size: tuple[int, int], place: Place) -> Done | None:

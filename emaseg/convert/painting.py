@@ -19,14 +19,14 @@ import numpy as np
 
 from emaseg.convert.export import Codes, Object, Objects
 from emaseg.convert.numbers import Malformed
-from emaseg.convert.shapes import patch
+from emaseg.convert.shapes import check_within, patch
 from emaseg.data.dataset import UInt8
 from emaseg.data.files.mask_values import mask_values, unpacked
 from emaseg.data.sets.masks import Bool
 from emaseg.recipe.data import IGNORE
 from emaseg.words import excerpt
 
-__all__ = ["OVERLAPS", "Overlap", "Painted", "label_map"]
+__all__ = ["OVERLAPS", "Overlap", "Painted", "check_places", "label_map"]
 
 Overlap = Literal["later", "earlier", "smaller", "ignore"]
 OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
@@ -74,6 +74,19 @@ def label_map(
     if overlap == "ignore":
         label[clash] = IGNORE
     return Painted(label, counts, contested, empty)
+
+
+def check_places(objects: Objects, size: tuple[int, int]) -> None:
+    """Stop at objects that were drawn on an image of another size (H, W), where the annotations do not say of which.
+
+    Raises:
+        ValueError: one lies outside; the text says which one.
+    """
+    for place, one in enumerate(objects.objects, 1):
+        try:
+            check_within(one.shape, *size)
+        except ValueError as error:
+            raise Malformed(f"object {place} ({one.label}): {error}") from None
 
 
 def _value(values: Mapping[str, int], label: str, place: int | str) -> int:

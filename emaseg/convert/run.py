@@ -15,9 +15,10 @@ from emaseg.convert.classes import ClassList, class_list, numbered, write_names
 from emaseg.convert.earlier import Swept, check_names, sweep
 from emaseg.convert.export import Export, Item, Left
 from emaseg.convert.formats import Format, recognise
+from emaseg.convert.lists import with_lists
 from emaseg.convert.output import Done, Job, Place, check_out, convert_item, places, write_report
 from emaseg.convert.painting import Overlap
-from emaseg.convert.source import Source, scan
+from emaseg.convert.source import Source, check_no_archive, scan
 from emaseg.data.sets.folder import count_endings
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
@@ -87,12 +88,14 @@ def convert(folder: Path, out: Path, options: Options) -> Generator[Reading, Non
         DataError: no format is recognised, its files cannot be used, or no image could be converted.
         SystemFault: the disk is full, or `out` cannot be written.
     """
+    check_no_archive(folder)  # before --out, which would lie in the folder of the archive
     check_out(out, folder)
     source = scan(folder)
     kind, files = recognise(source, options.format)
     export = yield from kind.read(source, files)
     if not export.items:
         raise _nothing(source, kind, export)
+    export = with_lists(source, export, frozenset(files))
     unlabelled = "ignore" if export.complete else options.unlabelled
     job = Job(source.root, out, class_list(export.labels, unlabelled=unlabelled), options.overlap, options.empty)
     targets, split_note = places(export.items)
@@ -187,6 +190,12 @@ def _notes(source: Source, export: Export, done: Sequence[Done], options: Option
         notes.append(f"Objects that cover no pixel, being thinner than one or outside of their image: {empty:,}.")
     if without := _without_area(done):
         notes.append(f"Not drawn, for they have no area: {without}.")
+    if turned := [one.place.image for one in done if one.turned and not export.masks]:
+        notes.append(
+            f"Images that are turned when they are read, as their EXIF orientation says: {len(turned):,} ({first_few(turned)}). "
+            "The annotations do not say which way up they were drawn, and are taken for those of the turned images: "
+            "look at them with check-data --sheet."
+        )
     known = {item.image for item in export.items} | export.masks
     named = {PurePosixPath(one.name).stem for one in export.left}
     others = (name for name in source.images.values() if name not in known)

@@ -25,11 +25,12 @@ from emaseg.data.files.mask_values import mask_values
 from emaseg.data.sets.masks import Bool, paint, polygon_mask
 from emaseg.words import excerpt
 
-__all__ = ["Patch", "ellipse", "patch", "rectangle"]
+__all__ = ["Patch", "check_within", "ellipse", "patch", "rectangle"]
 
 Patch = tuple[int, int, Bool]  # top, left, (h, w) pixels; inside the image
 
 _CORNERS = 90  # of the polygon that stands for an ellipse
+_BEYOND = 4, 0.02  # pixels, and share of a side: as far as outlines of the image's own size may reach out of it
 
 
 def patch(shape: Shape, height: int, width: int) -> Patch:
@@ -55,6 +56,26 @@ def patch(shape: Shape, height: int, width: int) -> Patch:
         case MaskFile():
             return 0, 0, _mask_file(shape.path, height, width)
     raise Malformed("a shape that is drawn for all classes at once")
+
+
+def check_within(shape: Shape, height: int, width: int) -> None:
+    """Stop at an outline in pixels that reaches far out of the image: it was drawn on one of another size.
+
+    Raises:
+        ValueError: it does; or as `patch`.
+    """
+    if not isinstance(shape, Outline) or shape.shares:
+        return
+    for ring in shape.rings:
+        points = np.array(_checked(ring, False, height, width)).reshape(-1, 2)
+        points = points.mean(axis=0, keepdims=True) if shape.curved and len(points) else points
+        for name, values, side in (("x", points[:, 0], width), ("y", points[:, 1], height)):
+            most = max(_BEYOND[0], _BEYOND[1] * side)
+            if wrong := [value for value in values.tolist() if not -most <= value <= side + most]:
+                raise Malformed(
+                    f"a point at {name} = {max(wrong, key=abs):g}, outside of the image of {height} x {width} (height x width):"
+                    " was it annotated at another size?"
+                )
 
 
 # ---------------------------------------------------------------------------------------------------- outlines

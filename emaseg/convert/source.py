@@ -17,7 +17,7 @@ import unicodedata
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -27,25 +27,33 @@ from emaseg.data.checks import spread
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import walk
 from emaseg.errors import DataError, SystemFault
-from emaseg.files import read_bytes
+from emaseg.files import open_file, read_bytes
+from emaseg.signatures import GZIP, HEAD, ZIP, kind_of
 from emaseg.words import excerpt
 
 __all__ = [
     "Finder",
     "Source",
+    "among",
+    "check_no_archive",
     "find_image",
     "finder",
+    "has_name",
+    "image_at",
+    "is_at_its_place",
     "json_files",
     "read_json",
     "read_xml",
     "scan",
+    "size_in_bytes",
     "split_of",
     "state_of",
 ]
 
 MOST_BYTES = 1 << 30  # of one annotation file
 _DEPTH = 64  # of XML elements in each other
-_SNIFFED = 40  # JSON files that are looked into to recognise a format
+_SNIFFED = 40  # JSON files that are looked into to recognise a format, and
+_LARGEST = 8  # ... the largest ones: one file of all annotations may lie among many of single images
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -58,18 +66,25 @@ _SPLITS = {
     "test": "test",
     "testing": "test",
 }
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _AGAIN = "export it again, or remove it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A folder with its files, as sorted relative POSIX paths. only: the one annotation file that the user named."""
+    """A folder with its files, as sorted relative POSIX paths. only: the one annotation file that the user named.
+
+    sniffed: the JSON files that are looked into to recognise a format; all of them where `thorough`.
+    """
 
     root: Path
     files: tuple[str, ...]
     only: str
     images: Mapping[str, str]  # NFC relative path -> relative path
     by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
+    by_stem: Mapping[str, tuple[str, ...]]  # the same without its ending
+    sniffed: tuple[str, ...]
+    thorough: bool = False
 
     def ending(self, *endings: str) -> list[str]:
         """The annotation files with these endings: all, or the one that was named."""
@@ -90,15 +105,67 @@ def scan(named: Path) -> Source:
     elif not named.is_dir():
         raise DataError(f"{named}: no such folder", "name the folder that holds the annotations and the images")
     files = tuple(walk(root, None))
-    images = {_form(name): name for name in files if name.lower().endswith(EXTENSIONS)}
-    by_name: dict[str, list[str]] = defaultdict(list)
+    sniffed = (only,) if only else _sniffed(root, [name for name in files if name.lower().endswith(".json")])
+    return among(
+        Source(root, files, only, {}, {}, {}, sniffed), [name for name in files if name.lower().endswith(EXTENSIONS)]
+    )
+
+
+def check_no_archive(path: Path) -> None:
+    """Stop at an archive, in whose place all that lies beside it would be read.
+
+    Raises:
+        DataError: it is one.
+    """
+    if not path.is_file():
+        return
+    try:
+        with open_file(path) as file:
+            kind = kind_of(file.read(HEAD))
+    except OSError:  # told where it is read
+        return
+    if kind in (ZIP, GZIP) or path.name.lower().endswith(_ARCHIVES):
+        raise DataError(
+            f"{path}: {kind or 'an archive'}: unpack it first",
+            "unpack it into a folder of its own, and name that folder",
+        )
+
+
+def among(source: Source, names: Iterable[str]) -> Source:
+    """The source with these images only."""
+    images = {_form(name): name for name in names}
+    by_name, by_stem = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for form, name in images.items():
-        by_name[PurePosixPath(form).name.lower()].append(name)
-    return Source(root, files, only, images, {name: tuple(paths) for name, paths in by_name.items()})
+        last = form.rpartition("/")[2].lower()
+        by_name[last].append(name)
+        by_stem[_bare(last)].append(name)
+    named, stems = ({key: tuple(paths) for key, paths in table.items()} for table in (by_name, by_stem))
+    return replace(source, images=images, by_name=named, by_stem=stems)
+
+
+def _sniffed(root: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Some files, evenly spread, and the largest ones."""
+    if len(names) <= _SNIFFED + _LARGEST:
+        return tuple(names)
+    largest = sorted(names, key=lambda name: -size_in_bytes(root / name))[:_LARGEST]
+    return tuple(sorted({*largest, *(names[place] for place in spread(len(names), _SNIFFED))}))
+
+
+def size_in_bytes(path: Path) -> int:
+    """0 where there is no such file any more."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _folder(name: str) -> str:
     return str(PurePosixPath(name).parent)
+
+
+def _bare(name: str) -> str:
+    """Without the ending of a picture: some exports leave it out."""
+    return name.rpartition(".")[0] if name.lower().endswith(EXTENSIONS) else name
 
 
 def _form(name: str) -> str:
@@ -119,12 +186,12 @@ class Finder:
     homes: frozenset[str]
     stated: Mapping[str, frozenset[str]]
 
-    def image(self, said: object, near: str) -> str:
-        """As `find_image`."""
+    def image(self, said: object, near: str, split: str = "") -> str:
+        """As `find_image`. split: of several images of a name those in a folder of this split come first."""
         path = _path(said)
         if (found := _exact(self.source, path, near)) is not None:
             return found
-        found = _by_name(self.source, path, said, near, self.foldered, self.homes)
+        found = _by_name(self.source, path, said, near, self.foldered, self.homes, split)
         if others := self.stated.get(found, frozenset()) - {_plain(path)}:
             raise Malformed(
                 f"no image {excerpt(said)}: {found} has its name, and {excerpt(min(others))} means that, too"
@@ -180,12 +247,16 @@ def _plain(path: str) -> str:
 
 def _inside(path: str, near: str) -> list[str]:
     """The places that a path may mean, seen from the annotation's folder and from the root; none = it leads out."""
-    places = (_below(PurePosixPath(near).parent, path), _below(PurePosixPath("."), path))
+    places = (_below(near.split("/")[:-1], path), _below((), path))
     return [name for name in places if name is not None]
 
 
 def _exact(source: Source, path: str, near: str) -> str | None:
-    return next((source.images[name] for name in _inside(path, near) if name in source.images), None)
+    places = _inside(path, near)
+    if (found := next((source.images[name] for name in places if name in source.images), None)) is not None:
+        return found
+    bare = [name for name in _of_name(source, path) if _bare(_form(name)) in places]
+    return bare[0] if len(bare) == 1 else None
 
 
 def _at_its_place(source: Source, path: str, near: str) -> bool:
@@ -193,15 +264,44 @@ def _at_its_place(source: Source, path: str, near: str) -> bool:
     return _exact(source, path, near) is not None or bool(_ending(_of_name(source, path), _inside(path, near)))
 
 
+def has_name(source: Source, said: str) -> bool:
+    """Whether an image has the name that an annotation or a list says, be it in another folder."""
+    try:
+        return bool(_of_name(source, _path(said)))
+    except Malformed:
+        return False
+
+
+def image_at(source: Source, said: str, near: str) -> str | None:
+    """The image at a path, seen from the file that says it or from the root; None: there is none."""
+    try:
+        return _exact(source, _path(said), near)
+    except Malformed:
+        return None
+
+
+def is_at_its_place(source: Source, said: str, near: str) -> bool:
+    """Whether an image lies in the folders that a path of an annotation names, be it with others above them."""
+    try:
+        return _at_its_place(source, _path(said), near)
+    except Malformed:
+        return False
+
+
 def _of_name(source: Source, path: str) -> tuple[str, ...]:
-    return source.by_name.get(path.rpartition("/")[2].lower(), ())
+    """The images of a path's name, which may lack its ending."""
+    last = path.rpartition("/")[2].lower()
+    return source.by_name.get(last, ()) if last.endswith(EXTENSIONS) else source.by_stem.get(last, ())
 
 
 def _ending(names: Iterable[str], inside: Sequence[str]) -> list[str]:
-    return [name for name in names if any(_form(name).endswith(f"/{part}") for part in inside)]
+    ends = tuple(f"/{part}" for part in inside)
+    return [name for name in names if _form(name).endswith(ends) or _bare(_form(name)).endswith(ends)]
 
 
-def _by_name(source: Source, path: str, said: object, near: str, foldered: bool, homes: frozenset[str]) -> str:
+def _by_name(
+    source: Source, path: str, said: object, near: str, foldered: bool, homes: frozenset[str], split: str = ""
+) -> str:
     """The only image of a path's name.
 
     Raises:
@@ -213,7 +313,7 @@ def _by_name(source: Source, path: str, said: object, near: str, foldered: bool,
         candidates = [name for name in candidates if _is_below(name, own)]
     if inside and foldered and "/" in _plain(path):
         candidates = _ending(candidates, inside)
-    if len(candidates) > 1 and (split := split_of_file(near)):
+    if len(candidates) > 1 and (split := split or split_of_file(near)):
         candidates = [name for name in candidates if split_of(name) == split] or candidates
     if len(candidates) > 1:
         ending = _ending(candidates, inside)
@@ -222,19 +322,19 @@ def _by_name(source: Source, path: str, said: object, near: str, foldered: bool,
         return candidates[0]
     if candidates:
         raise Malformed(f"several images are called {excerpt(last)}: {', '.join(candidates[:2])}")
-    unread = [name for name in source.files if _form(name).rpartition("/")[2].lower() == last]
-    if unread and not _of_name(source, path):
+    here = () if _of_name(source, path) else source.files
+    if unread := [name for name in here if _form(name).rpartition("/")[2].lower() == last]:
         raise Malformed(f"the image {unread[0]} is of a kind that is not read; convert it to PNG or JPEG")
     outside = "" if inside else " (its path leads out of the folder, and is not followed)"
     raise Malformed(f"no image {excerpt(said)}{outside}")
 
 
-def _below(folder: PurePosixPath, path: str) -> str | None:
+def _below(folder: Sequence[str], path: str) -> str | None:
     """folder/path without . and ..; None where it leads out of the root."""
     if path.startswith("/") or re.match(r"[A-Za-z]:", path):
         return None
     parts: list[str] = []
-    for part in (*folder.parts, *path.split("/")):
+    for part in (*folder, *path.split("/")):
         if part == "..":
             if not parts:
                 return None
@@ -295,7 +395,7 @@ def json_files(source: Source, *words: bytes, none_of: Sequence[bytes] = (), eac
     damaged one is named.
     """
     names = source.ending(".json")
-    looked = [names[place] for place in spread(len(names), _SNIFFED)] if names else []
+    looked = names if source.thorough else [name for name in source.sniffed if name.lower().endswith(".json")]
     if not any(_holds(source.root / name, words, none_of) for name in looked):
         return []
     return names if each else [name for name in names if _holds(source.root / name, words, none_of)]

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline, Shape
 from emaseg.convert.labelme import in_order
 from emaseg.convert.numbers import Malformed, check_bare, number, text_of
@@ -63,7 +64,8 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     Raises:
         DataError: a file is no VIA file, or nothing says which attribute is the class.
     """
-    items, left, found, images, remarks = [], [], Counter[str](), set[str](), list[str]()
+    items, left, found, again, remarks = [], [], Counter[str](), Again(), list[str]()
+    images, names = dict[str, tuple[str, list[_Region]]](), by_split(names)
     contents = yield from read_all("annotations", partial(_rows_of, source), names)
     place = finder(source, ((said, name) for name, rows in zip(names, contents, strict=True) for said, _ in rows))
     for name, rows in zip(names, contents, strict=True):
@@ -74,16 +76,21 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
         for (said, size), regions in rows.items():
             try:
                 image = place.image(said, name) if files_of[said] == 1 else _of_size(source, said, size)
-                if image in images:
+                used, known = images.get(image, ("", []))
+                if used == name:
                     raise Malformed(f"{name} describes it a second time")
+                if used:
+                    again.add(image, regions, name, used, known)
+                    continue
                 found.update(one.label for one in _objects(regions, key).objects)
             except ValueError as error:
                 left.append(Left(excerpt(said), str(error)))
                 continue
-            images.add(image)
+            images[image] = name, regions
             items.append(Item(image, split or split_of(image), None, partial(_objects, regions, key), state))
     ordered, notes = in_order(source, sorted(found))
-    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), (*notes, *remarks))
+    left, notes = [*left, *again.left()], (*notes, *remarks, *again.notes())
+    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), notes)
 
 
 def _of_size(source: Source, said: str, size: str) -> str:
@@ -272,10 +279,10 @@ def _shape(kind: str, shape: Mapping[str, Any]) -> Shape | None:
             left, top = value("x"), value("y")
             return Outline([rectangle(left, top, left + value("width"), top + value("height"))])
         case "circle":
-            return Outline([ellipse(value("cx"), value("cy"), value("r"), value("r"))])
+            return Outline([ellipse(value("cx"), value("cy"), value("r"), value("r"))], curved=True)
         case "ellipse":
             turn = number(shape.get("theta", 0), "theta")
-            return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)])
+            return Outline([ellipse(value("cx"), value("cy"), value("rx"), value("ry"), turn)], curved=True)
     if shape:  # a region may have none
         check_bare(kind, _BARE)
     return None

@@ -2,35 +2,39 @@
 
 Room: convert.
 
-    images/train/a.jpg + labels/train/a.txt, train/images/a.jpg + train/labels/a.txt, or a.jpg + a.txt; data.yaml
-    names the classes. An image without a text file, or with an empty one, is all background, as YOLO takes it.
+    images/train/a.jpg + labels/train/a.txt, train/images/a.jpg + train/labels/a.txt, or a.jpg + a.txt; elsewhere the
+    image that is called as a text file below labels/ is. data.yaml names the classes. An image without a text file, or
+    with an empty one, is all background, as YOLO takes it.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Generator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from emaseg.convert.export import Export, Item, Label, Left, Object, Objects, Outline
 from emaseg.convert.numbers import Malformed, number
-from emaseg.convert.source import Source, split_of, state_of
+from emaseg.convert.source import Source, size_in_bytes, split_of, state_of
 from emaseg.data.checks import spread
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 from emaseg.files import open_file
+from emaseg.starter.layout import MASK_NAMES
 from emaseg.starter.names import find_names
 from emaseg.threads import Reading, read_all
 
 __all__ = ["files", "read"]
 
 _FOLDERS = ("images", "imgs", "img", "image")
+_LABELS = ("labels", "Labels", "LABELS")
 _PLOT = re.compile(
     r"(train|val|test)_batch\d+(_labels|_pred)?|labels(_correlogram)?|results|confusion_matrix.*|.*_?curve"
 )
 _HEAD = 1 << 12  # bytes that show whether a file holds such lines
+_LEAST = len("0 1 1 1 1")  # bytes of a file with a line; in most files of a set there may be none
 _LOOKED = 40
 _MOST = 1.1  # of a coordinate; beyond it a line holds something else, such as key points with 2 for visible
 _POSE = re.compile(r"^kpt_shape\s*:", re.MULTILINE)  # in the data.yaml of key points
@@ -38,23 +42,71 @@ _LINE = re.compile(rb"\s*\d{1,6}((\s+-?[\d.]+(e-?\d+)?){4}|(\s+-?[\d.]+(e-?\d+)?
 
 
 def files(source: Source) -> list[str]:
-    """The text files in this format: beside images, or where images/ says labels/."""
-    texts = set(source.ending(".txt"))
-    found = [name for image in source.images.values() for name in _places(image) if name in texts]
-    looked = [found[place] for place in spread(len(found), _LOOKED)] if found else []
+    """The text files in this format: beside images, where images/ says labels/, or those in labels/."""
+    found = list(dict.fromkeys(_texts(source).values()))
+    looked = [name for name in found if size_in_bytes(source.root / name) >= _LEAST]
+    if not source.thorough:
+        looked = [looked[place] for place in spread(len(looked), _LOOKED)] if looked else []
     return found if any(_fits(source.root / name) for name in looked) else []
 
 
-def _places(image: str) -> list[str]:
-    """Where the text file of an image may be."""
-    path = PurePosixPath(image)
-    places = [str(path.with_suffix(".txt"))]
-    for at, part in reversed(list(enumerate(path.parts[:-1]))):
-        if part.lower() in _FOLDERS:
-            word = "labels" if part.islower() else "Labels"
-            places.insert(0, str(PurePosixPath(*path.parts[:at], word, *path.parts[at + 1 :]).with_suffix(".txt")))
-            break
-    return places
+def _texts(source: Source) -> dict[str, str]:
+    """The text file of each image that has one."""
+    texts, found = set(source.ending(".txt")), dict[str, str]()
+    for image in source.images.values():
+        if name := next((place for place in _places(image) if place in texts), ""):
+            found[image] = name
+    return found | _by_name(source, sorted(texts - set(found.values())), found)
+
+
+def _places(image: str) -> Iterator[str]:
+    """Where the text file of an image may be, the likeliest first."""
+    *folders, name = _parts(image)
+    at = next((at for at in reversed(range(len(folders))) if folders[at].lower() in _FOLDERS), None)
+    if at is not None:
+        for word in sorted(_LABELS, key=lambda word: word.islower() != folders[at].islower()):
+            yield "/".join((*folders[:at], word, *folders[at + 1 :], f"{name}.txt"))
+    yield "/".join((*folders, f"{name}.txt"))
+
+
+def _parts(file: str) -> tuple[str, ...]:
+    """Of a path without its ending."""
+    return tuple(file.rpartition(".")[0].split("/"))
+
+
+def _by_name(source: Source, texts: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """The text files below labels/ of images in folders of other names: of day1/labels/x/a.txt the image is
+    day1/<folders>/x/a.jpg; where no text file has its folder x, it is the only one called a. known: images that have a
+    text file."""
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    above: set[tuple[str, ...]] = set()
+    for image in source.images.values():
+        *folders, name = _parts(image)
+        if image not in known and not any(part.lower() in MASK_NAMES for part in folders):
+            by_stem[name].append(image)
+            above.update(tuple(folders[:count]) for count in range(len(folders) + 1))
+    for with_folders in (True, False):
+        pairs: list[tuple[str, str]] = []
+        for text in texts:
+            parts = _parts(text)
+            at = next((at for at, part in enumerate(parts[:-1]) if part.lower() == _LABELS[0]), None)
+            if at is None:
+                continue
+            before = parts[:at] if parts[:at] in above else ()
+            after = parts[at + 1 :] if with_folders else parts[-1:]
+            for image in by_stem.get(parts[-1], ()):
+                inner = _parts(image)
+                beside = inner[: len(before)] == before and inner[len(before) :][-len(after) :] == after
+                pairs += [(image, text)] if beside else []
+        if pairs:
+            return _one_to_one(pairs)
+    return {}
+
+
+def _one_to_one(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Those of which neither the first nor the second is in another pair."""
+    first, second = (Counter(pair[place] for pair in pairs) for place in (0, 1))
+    return {one: other for one, other in pairs if first[one] == 1 and second[other] == 1}
 
 
 def _fits(path: Path) -> bool:
@@ -77,19 +129,21 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
                 f"{source.root / name}: kpt_shape says that the lines are boxes with key points, not outlines",
                 "export the data set for segmentation; or take the line out, if the lines are outlines",
             )
-    images, others = _of_the_set(list(source.images.values()), set(names))
-    found = yield from read_all("annotations", partial(_one, source, set(names)), images)
+    wanted = set(names)
+    texts = {image: name for image, name in _texts(source).items() if name in wanted}
+    images, others = _of_the_set(list(source.images.values()), texts)
+    found = yield from read_all("annotations", partial(_one, source, texts), images)
     items = [one for one, _ in found if isinstance(one, Item)]
     left = [one for one, _ in found if isinstance(one, Left)]
     left += [Left(name, "a mask or a plot by its name and folder: no image of the set", fault=False) for name in others]
-    labels, notes = _labels(source, {label for _, used in found for label in used})
+    labels, notes = _labels(source, names, {label for _, used in found for label in used})
     return Export(labels, tuple(items), tuple(left), notes)
 
 
-def _of_the_set(pictures: Sequence[str], texts: set[str]) -> tuple[list[str], list[str]]:
+def _of_the_set(pictures: Sequence[str], texts: Collection[str]) -> tuple[list[str], list[str]]:
     """The set's images, those without a text file too; and others: masks, which are called as an image that has one, and
-    the plots of a training. In images/, and where one picture has a text file, all are images."""
-    have = [PurePosixPath(name) for name in pictures if any(place in texts for place in _places(name))]
+    the plots of a training. In images/, and where one picture has a text file, all are images. texts: those that have."""
+    have = [PurePosixPath(name) for name in pictures if name in texts]
     homes, stems = {path.parent for path in have}, {path.stem for path in have}
     inside, others = list[str](), list[str]()
     for name in pictures:
@@ -106,9 +160,9 @@ def _holds_poses(path: Path) -> bool:
         return False
 
 
-def _one(source: Source, texts: set[str], image: str) -> tuple[Item | Left, set[str]]:
+def _one(source: Source, texts: Mapping[str, str], image: str) -> tuple[Item | Left, set[str]]:
     """An image with the labels of its objects."""
-    name = next((place for place in _places(image) if place in texts), "")
+    name = texts.get(image, "")
     try:
         labels = {one.label for one in _read(source, name).objects}
     except ValueError as error:
@@ -118,8 +172,12 @@ def _one(source: Source, texts: set[str], image: str) -> tuple[Item | Left, set[
     return Item(image, split_of(image), None, partial(_read, source, name), state_of(source, name or image)), labels
 
 
-def _labels(source: Source, used: set[str]) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+def _labels(source: Source, texts: Sequence[str], used: set[str]) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+    """By the file of names in the folder, or else in one of those that the text files are in."""
     known, remarks = find_names(source.root, coloured=False)
+    if known is None:
+        folders = {source.root / folder for text in texts for folder in PurePosixPath(text).parents}
+        known, remarks = find_names(source.root, sorted(folders), coloured=False)
     if known is None:
         count = max(map(int, used), default=-1) + 1
         note = "No data.yaml names the classes: they are called class_0, class_1, ... Write one, or classes.txt."
