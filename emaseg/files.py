@@ -36,6 +36,10 @@ def fault(error: OSError, path: Path, doing: str) -> SystemFault:
         return SystemFault(f"{path}: the disk is full ({doing})", "free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return SystemFault(f"{path}: no permission ({doing})", "choose a folder you may write to")
+    if error.errno == errno.EMFILE:
+        return SystemFault(f"{path}: too many files are open at once ({doing})", "allow more of them: ulimit -n 65536")
+    if error.errno == errno.ENFILE:
+        return SystemFault(f"{path}: the system has too many files open ({doing})", "end other programs")
     return SystemFault(f"{path}: {error.strerror or error} ({doing})", "check the path and the disk")
 
 
@@ -152,10 +156,6 @@ def atomic(path: Path) -> Iterator[BufferedRandom]:
                 os.unlink(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
-    with atomic(path) as file:
-        file.write(text.encode("utf-8"))
 class _Remembering(FileIO):
     """Keeps the first error of the disk: who writes may replace it by one of its own (torch.save, zipfile)."""
 
@@ -181,6 +181,10 @@ def _temporary(path: Path) -> tuple[int, Path]:
             return os.open(place, _NEW, _RIGHTS), place
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def append_text(path: Path, text: str) -> None:
@@ -209,12 +213,12 @@ def append_text(path: Path, text: str) -> None:
         finally:
             os.close(handle)
     except OSError as error:
+        if os.path.islink(path):
+            raise SystemFault(f"{path}: is a link, and lines are added to a file alone", "move it away") from error
         raise fault(error, path, "adding a line") from error
 
 
 def _ends_a_line(handle: int, size: int) -> bool:
-        if os.path.islink(path):
-            raise SystemFault(f"{path}: is a link, and lines are added to a file alone", "move it away") from error
     os.lseek(handle, size - 1, os.SEEK_SET)
     return os.read(handle, 1) == b"\n"
 
@@ -255,10 +259,6 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def is_file(path: Path) -> bool:
-    """Whether `path` is a regular file or a link to one; False for what is not there, and for what cannot be a file.
-
-    Raises:
 def is_shared(path: Path) -> bool:
     """Whether writing into the file at `path` changes what another name leads to: it is a link, or has a second name."""
     try:
@@ -268,6 +268,10 @@ def is_shared(path: Path) -> bool:
     return stat.S_ISLNK(state.st_mode) or state.st_nlink > 1
 
 
+def is_file(path: Path) -> bool:
+    """Whether `path` is a regular file or a link to one; False for what is not there, and for what cannot be a file.
+
+    Raises:
         SystemFault: the folder does not let us look.
     """
     try:
