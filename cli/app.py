@@ -23,7 +23,8 @@ from typing import Annotated, Any
 import typer
 
 from emaseg import __version__
-from emaseg.errors import PeerFailed, SystemFault, UserError, nearest
+from emaseg.errors import PeerFailed, RecipeError, SystemFault, UserError, nearest
+from emaseg.files import append_text
 from emaseg.files import fault as file_fault
 
 from .bench import bench
@@ -45,6 +46,10 @@ from .train import train
 NOT_ACCEPTABLE = 1
 BUG = 70
 _COMPLETION = "_EMASEG_COMPLETE"  # the variable by which a shell asks for completions
+_MACHINES = (  # errors of the system that are the machine's, also where no file is named
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO, errno.ESTALE),
+    *(errno.EMFILE, errno.ENFILE),
+)
 
 WELCOME = """\
 emaseg trains, evaluates and runs EMANet and MemoryNet semantic segmentation from TOML recipes.
@@ -236,9 +241,9 @@ def _usage(error: Any) -> tuple[str, str]:
     return message, f"{suggestion} see {help_line}".strip()
 
 
-def _system_fault(error: BaseException, memory_hint: str) -> SystemFault | None:
-    """The machine's failures that reach this boundary raw: no memory, a full disk, a forbidden folder, nowhere to put
-    temporary files (torch asks for a place as soon as it builds an optimiser)."""
+def _system_fault(error: BaseException, memory_hint: str) -> UserError | None:
+    """The machine's failures that reach this boundary raw: no memory, a full disk, a name that no file can have, nowhere
+    to put temporary files (torch asks for a place as soon as it builds an optimiser)."""
     from emaseg.free_memory import is_out_of_memory
 
     text = str(error)
@@ -248,14 +253,22 @@ def _system_fault(error: BaseException, memory_hint: str) -> SystemFault | None:
         return SystemFault(
             f"the GPU cannot be used ({_first_line(error)})", "another program has it: wait, or --device cpu"
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return file_fault(error, Path(error.filename or "output"), "reading or writing it")
+    if isinstance(error, OSError) and ((name := _named(error)) or error.errno in _MACHINES):
+        if error.errno == errno.ENAMETOOLONG:
+            return RecipeError(f"{name}: is longer than the name of a file can be", "give a shorter one")
+        return file_fault(error, Path(name or "a file"), "reading or writing it")
     if isinstance(error, FileNotFoundError) and "temporary directory" in text:  # of tempfile, which tries several
         return SystemFault(
             f"no folder for temporary files can be written ({error.strerror})",
             "free some space there, or name another folder: TMPDIR=/path",
         )
     return None
+
+
+def _named(error: OSError) -> str:
+    """The file that the system says it of; "" where it names none, or where the error is no answer of the system."""
+    name = error.filename  # of an open file its number
+    return os.fsdecode(name) if isinstance(error.errno, int) and isinstance(name, str | bytes | os.PathLike) else ""
 
 
 def _write_log(error: BaseException, log: Path | None) -> Path | None:
@@ -265,12 +278,14 @@ def _write_log(error: BaseException, log: Path | None) -> Path | None:
     text = "\n".join([*traceback_lines(error), ""])
     try:
         if log is not None and log.parent.is_dir():
-            with log.open("a", encoding="utf-8") as file:
-                file.write(text)
+            append_text(log, text)
             return log
+    except (OSError, SystemFault):  # full, or a link to another file
+        pass
+    try:
         handle, name = tempfile.mkstemp(prefix="emaseg-", suffix=".log")
         os.close(handle)
-        Path(name).write_text(text, encoding="utf-8")
+        Path(name).write_text(text, encoding="utf-8", errors="backslashreplace")
         return Path(name)
     except OSError:
         return None

@@ -102,10 +102,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.average:
         content["average"] = _on_cpu(checkpoint.average)
     with atomic(path) as file, _Writer(file) as writer:
-        try:
-            torch.save(content, cast("IO[bytes]", writer))
-        except (OSError, RuntimeError) as error:
-            raise writer.error or error from error
+        torch.save(content, cast("IO[bytes]", writer))
         writer.sign()
 
 
@@ -121,13 +118,11 @@ def _on_cpu(value: Any) -> Any:
 class _Writer:
     """Hands bytes on, and appends their SHA-256 as the archive's comment.
 
-    A second thread hashes what was written while the first goes on. The first operating-system error is remembered:
-    torch.save replaces it by one of its own.
+    A second thread hashes what was written while the first goes on.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
-        self.error: OSError | None = None
         self._written = self._hashed = 0
         self._digest = hashlib.sha256()
         self._pool = ThreadPoolExecutor(1)
@@ -140,14 +135,10 @@ class _Writer:
         self._pool.shutdown(cancel_futures=True)
 
     def write(self, data: Any) -> int:
-        try:
-            written: int = self.file.write(data)
-            self._written += written
-            if self._written - self._hashed >= _PIECE:
-                self._hash(self._written - _PIECE // 2)  # never the end, which `sign` changes
-        except OSError as error:
-            self.error = self.error or error
-            raise
+        written: int = self.file.write(data)
+        self._written += written
+        if self._written - self._hashed >= _PIECE:
+            self._hash(self._written - _PIECE // 2)  # never the end, which `sign` changes
         return written
 
     def flush(self) -> None:

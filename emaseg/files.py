@@ -3,7 +3,7 @@
 Room: the ground.
 
 Threat: a named pipe in a file's place makes the reader wait for ever, /dev/zero fills its memory, a terminal becomes
-the process's own, and a kill or a full disk leaves half a file.
+the process's own, a link leads what is written into another file, and a kill or a full disk leaves half a file.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import errno
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from io import BufferedRandom, BufferedReader, FileIO
 from pathlib import Path
+from typing import Any
 
 from emaseg.errors import SystemFault
 
@@ -24,6 +24,9 @@ READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) |
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 MOST_BYTES = 2 << 30  # of a file that is read into memory whole
 
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_ADD = READ | os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_LINK  # O_RDONLY is 0
+_RIGHTS = 0o666  # of a new file, less the umask, which is the system's own affair
 _CHUNK = 8 << 20  # bytes that are hashed at once; large, so that a second thread seldom waits for the first
 
 
@@ -33,6 +36,10 @@ def fault(error: OSError, path: Path, doing: str) -> SystemFault:
         return SystemFault(f"{path}: the disk is full ({doing})", "free some space or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return SystemFault(f"{path}: no permission ({doing})", "choose a folder you may write to")
+    if error.errno == errno.EMFILE:
+        return SystemFault(f"{path}: too many files are open at once ({doing})", "allow more of them: ulimit -n 65536")
+    if error.errno == errno.ENFILE:
+        return SystemFault(f"{path}: the system has too many files open ({doing})", "end other programs")
     return SystemFault(f"{path}: {error.strerror or error} ({doing})", "check the path and the disk")
 
 
@@ -44,14 +51,15 @@ def is_hidden(name: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------------------- reading
 def open_regular(path: Path | str, flags: int = READ) -> int:
-    """The descriptor of a regular file; pipes, sockets and devices are refused and never waited for.
+    """The descriptor of a regular file, made if `flags` say so; pipes, sockets and devices are refused and never waited
+    for.
 
     Raises:
         OSError: it cannot be opened, is none, or has a name that no file can have; its `strerror` says it in words.
             IsADirectoryError for a folder.
     """
     try:
-        handle = os.open(path, flags)
+        handle = os.open(path, flags, _RIGHTS)
     except ValueError as error:  # a null character, or one that the system's encoding lacks
         raise OSError(errno.EINVAL, "no file can have this name") from error
     except OSError as error:
@@ -118,27 +126,59 @@ def atomic(path: Path) -> Iterator[BufferedRandom]:
     It may also be read. The bytes go to a temporary file in the same folder, reach the disk, and are renamed over `path`.
 
     Raises:
-        SystemFault: disk full, no permission, or another operating-system error.
+        SystemFault: disk full, no permission, or another operating-system error; also where the block ends in an error
+            of its own because of it, as with PyTorch's writers.
     """
     path = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
+    raw: _Remembering | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "w+b") as file:
+        handle, temporary = _temporary(path)
+        raw = _Remembering(handle, "w+")
+        with BufferedRandom(raw) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        if raw.error is not None:  # which the block has kept to itself
+            raise raw.error
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
-    except OSError as error:
-        raise fault(error, path, "writing it") from error
+    except Exception as error:
+        cause = error if raw is None or raw.error is None else raw.error
+        if not isinstance(cause, OSError):
+            raise
+        raise fault(cause, path, "writing it") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+class _Remembering(FileIO):
+    """Keeps the first error of the disk: who writes may replace it by one of its own (torch.save, zipfile)."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> Any:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, and its open handle.
+
+    It has the rights of any new file from the start: to set them later is refused on disks without owners (FAT, some
+    shares), and asks for the umask, which all threads have in common.
+    """
+    while True:
+        place = path.parent / f".{path.name[:40]}.{os.urandom(4).hex()}.part"
+        with contextlib.suppress(FileExistsError):
+            return os.open(place, _NEW, _RIGHTS), place
 
 
 def write_text(path: Path, text: str) -> None:
@@ -154,10 +194,11 @@ def append_text(path: Path, text: str) -> None:
     back to what it was. A line that a crash left half written is ended first, so that it spoils no other.
 
     Raises:
-        SystemFault: disk full, no permission, or another operating-system error.
+        SystemFault: disk full, no permission, or another operating-system error; or `path` is a link, whose lines would
+            come into another file, or no file.
     """
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        handle = open_regular(path, _ADD)
         try:
             whole = os.fstat(handle).st_size
             data = text.encode("utf-8", "backslashreplace")
@@ -172,6 +213,8 @@ def append_text(path: Path, text: str) -> None:
         finally:
             os.close(handle)
     except OSError as error:
+        if os.path.islink(path):
+            raise SystemFault(f"{path}: is a link, and lines are added to a file alone", "move it away") from error
         raise fault(error, path, "adding a line") from error
 
 
@@ -216,6 +259,15 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def is_shared(path: Path) -> bool:
+    """Whether writing into the file at `path` changes what another name leads to: it is a link, or has a second name."""
+    try:
+        state = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(state.st_mode) or state.st_nlink > 1
+
+
 def is_file(path: Path) -> bool:
     """Whether `path` is a regular file or a link to one; False for what is not there, and for what cannot be a file.
 
@@ -238,12 +290,6 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise fault(error, path, "creating the folder") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -416,7 +416,7 @@ def _released(recipe: Recipe, url: str) -> Path:
     """The released weights of a published row, if they lie in the cache and are what they were."""
     entry = by_reference(url)
     path = cache_folder() / Path(url).name if entry is None else locate(entry)
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         known = (
             f"emaseg download-weights {entry.name}; or {by_hand_advice(entry)}" if entry else f"save {url} as {path}"
         )

@@ -16,7 +16,7 @@ from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import RecipeError, WeightsError
 from emaseg.recipe import load_recipe, recipe_to_toml
 from emaseg.reference import device_for, hash_of_weights, open_model, resolve
-from emaseg.resources import shipped_recipes
+from emaseg.resources import cache_folder, shipped_recipes
 from emaseg.weights.backbone import backbone_file
 from emaseg.weights.init_from import init_from_file
 from tests.helpers import TINY, run, tiny
@@ -303,6 +303,10 @@ def test_names_that_no_file_can_have_are_not_there(trained: Path, tmp_path: Path
     address = f"https://bucket/r50.pth?signature={long}"
     with pytest.raises(WeightsError, match="is not here"):
         backbone_file(tiny(f'backbone.weights="{address}"'))
+    cache_folder().mkdir(parents=True)
+    (tmp_path / "theirs.toml").write_text(f'{TINY}[published]\ntable = "x"\ncheckpoint = "https://x.org/{long}.pth"\n')
+    with pytest.raises(WeightsError, match="its released weights are not on this machine"):
+        resolve(str(tmp_path / "theirs.toml"))
 
 
 def test_empty_names_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 Fields = Mapping[int, str]  # number -> "int", "float" or "bytes"; with a * it may come several times
 Value = int | float | memoryview
 
+LARGEST = 2**31 - 1  # bytes of a message, and so of an ONNX file
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _INT64 = 1 << 63
 _MOST = 100_000  # messages in a list: an empty one has two bytes, and takes a hundred times as much in memory

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from emaseg.errors import SystemFault, WeightsError
 from emaseg.exported.check_onnx import check_model
 from emaseg.exported.extra import check_extra
 from emaseg.exported.info import INPUT, METADATA_FIELD, MOST_FIELDS, ONNX_DIGEST, FileInfo, info_of, onnx_texts
-from emaseg.exported.protobuf import message, text, walk
+from emaseg.exported.protobuf import LARGEST, message, text, walk
 from emaseg.exported.pt2_archive import Refused
 from emaseg.free_memory import room, says_out_of_memory
 from emaseg.recipe.data import num_classes
+from emaseg.words import size
 from emaseg.zip_archive import File
 
 _LEAST = 1 << 20  # bytes of a limit: 0 and a few bytes are none
@@ -36,7 +38,8 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
     Raises:
         Refused: it holds anything that `emaseg export` does not write.
         ValueError: it is damaged.
-        WeightsError: ONNX Runtime cannot load it, or its inputs and outputs are not as described.
+        WeightsError: it is too large for an ONNX file, ONNX Runtime cannot load it, or its inputs and outputs are not as
+            described.
         SystemFault: onnxruntime is missing, or cannot use the device.
     """
     check_extra(("onnxruntime",), str(path))
@@ -45,8 +48,11 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
     provider = _PROVIDERS.get(device.type)
     if not can_use(device):
         raise SystemFault(f"{path}: this onnxruntime cannot run on {device}", "use --device cpu")
+    length = file.seek(0, os.SEEK_END)
+    if length > LARGEST:
+        raise WeightsError(f"{path}: has {size(length)}, more than an ONNX file can hold", "export or copy it again")
     file.seek(0)
-    data = file.read()
+    data = file.read(length)
     view = memoryview(data)
     info = info_of(_checked_texts(view), path)
     check_model(view)

@@ -173,7 +173,13 @@ def _staged(path: Path) -> Iterator[Path]:
     """
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem[:40]}.", dir=path.parent) as folder:
-            yield Path(folder) / f"export{path.suffix}"
+            file = Path(folder) / f"export{path.suffix}"
+            try:
+                yield file
+            except SystemFault as error:
+                if str(file) not in error.message:
+                    raise
+                raise SystemFault(error.message.replace(str(file), str(path)), error.hint) from error
     except OSError as error:
         raise fault(error, path, "writing it") from error
 

@@ -5,10 +5,13 @@ Room: exporting; onnx's exporter is imported when it is used. Legend: B batch, H
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any, cast
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -19,11 +22,11 @@ from emaseg.exported.protobuf import written
 from emaseg.exported.pt2_archive import ABOUT, DIGEST, digest_of, hash_members, read_directory
 from emaseg.exported.run_pt2 import quiet
 from emaseg.exporting.network import InferenceNetwork
-from emaseg.files import open_file, sha256_of
+from emaseg.files import atomic, open_file, sha256_of
 from emaseg.recipe.channels import RGB
 
 OPSET = 18  # the exporter's own: every runtime since 2023 has it
-ONNX_LIMIT = 2_000_000_000  # bytes of one file; a protocol-buffer message holds no more
+ONNX_LIMIT = 2_000_000_000  # bytes of weights in one file: protobuf.LARGEST, less what describes them
 
 _EXAMPLE = (136, 200)  # sides that nothing divides into one another, so that no equality is taken for a rule
 _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
@@ -52,15 +55,51 @@ def program_of(network: InferenceNetwork, shape: tuple[int, int] | None, channel
 
 
 def write_pt2(program: ExportedProgram, path: Path, texts: Mapping[str, str]) -> None:
-    """torch.export's archive with the metadata in it, and the SHA-256 of all its members."""
+    """torch.export's archive with the metadata in it, and the SHA-256 of all its members.
+
+    Raises:
+        SystemFault, OSError: disk full, no permission.
+    """
     program.example_inputs = None
-    with quiet():
-        torch.export.save(program, str(path), extra_files={ABOUT.removeprefix("extra/"): json.dumps(dict(texts))})
+    with atomic(path) as place, quiet():
+        taken = _TakesAll(place)
+        extra = {ABOUT.removeprefix("extra/"): json.dumps(dict(texts))}
+        torch.export.save(program, cast("IO[bytes]", taken), extra_files=extra)
+        if taken.error is not None:
+            raise taken.error
     with open_file(path) as file:
         digest = digest_of(hash_members(file, read_directory(file).values()))
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
         archive.writestr(zipfile.ZipInfo(f"{folder}/{DIGEST}"), digest)
+
+
+class _TakesAll(io.RawIOBase):
+    """A file to PyTorch's writer, which must not see that a write fails or is interrupted: when it is torn down with an
+    archive that is not at its end, C++ ends the process. What came first is kept, to be raised once the writer is done.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.error: BaseException | None = None
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return offset if self.error is not None else self._file.seek(offset, whence)
+
+    def write(self, data: Any, /) -> int:
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except BaseException as error:  # noqa: BLE001  (Ctrl-C, too)
+                self.error = error
+        return len(data)
 
 
 def write_onnx(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emaseg.errors import RecipeError
+from emaseg.files import read_bytes
 from emaseg.recipe import Recipe, load_recipe, toml_value
 from emaseg.report.charts import Line, chart
 from emaseg.report.history import History, number, read_history
@@ -101,7 +102,7 @@ def _scored(texts: Iterable[str]) -> list[dict[str, Any]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8", "replace")
+        return read_bytes(path).decode("utf-8", "replace")
     except OSError:
         return ""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emaseg.files import read_bytes
 from emaseg.runs.folder import RunFolder
 
 Point = tuple[float, float]
@@ -56,14 +57,14 @@ def read_history(root: Path) -> History:
 def _rows(path: Path) -> Iterator[dict[Any, Any]]:
     """The rows of a table, up to the first that is none."""
     try:
-        yield from csv.DictReader(path.read_text("utf-8", "replace").splitlines())
+        yield from csv.DictReader(read_bytes(path).decode("utf-8", "replace").splitlines())
     except (OSError, csv.Error):
         return
 
 
 def _starts(path: Path) -> tuple[dict[str, Any], ...]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_bytes(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return ()
     starts = content.get("starts") if isinstance(content, dict) else None

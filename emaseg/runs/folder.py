@@ -19,20 +19,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import itertools
 import json
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emaseg.errors import RecipeError, SystemFault, WeightsError
-from emaseg.files import append_text, fault, is_file, make_folder, set_aside, write_text
+from emaseg.files import (
+    append_text,
+    atomic,
+    fault,
+    is_file,
+    is_shared,
+    make_folder,
+    read_bytes,
+    set_aside,
+    write_text,
+)
 from emaseg.recipe import Recipe, recipe_to_toml
 from emaseg.runs.lock import NAME as LOCK
 from emaseg.runs.lock import RunLock, hold, is_lock
@@ -43,6 +52,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = "interrupted after step"  # in log.txt; the step follows
 _KEPT = re.compile(r"step_[0-9]{8,}\.pt")
+_HALF = re.compile(r"\.(.+)\.[a-z0-9_]{1,8}\.part")  # what a killed process leaves of the file whose name is inside
 
 CHOICES = ("best", "last")  # what `--checkpoint` calls a run's checkpoints
 
@@ -224,7 +234,8 @@ def hold_target(root: Path, resume: bool) -> Iterator[RunLock]:
     """The lock of the folder that a run goes into. Nobody's files are touched before it is held.
 
     Raises:
-        RecipeError: somebody trains there; `root` holds something and this is no resume, or `root` is a file.
+        RecipeError: somebody trains there; `root` holds something and this is no resume, `root` is a file, or its
+            checkpoints are another run's.
         SystemFault: `root` cannot be read or written.
     """
     if not os.path.lexists(root / LOCK):  # else who trains there is the better answer
@@ -240,17 +251,32 @@ def _check_target(root: Path, resume: bool) -> None:
         if root.exists() and not root.is_dir():
             raise RecipeError(f"--out {root}: is a file", "name a folder")
         occupied = root.is_dir() and any(not is_lock(entry.name) for entry in root.iterdir())
+        other = _another_run(RunFolder(root))
     except OSError as error:
         raise fault(error, root, "looking into it") from error
     if occupied and not resume:
         raise RecipeError(f"--out {root}: the folder is not empty", "add --resume to continue it, or choose another")
+    if other is not None:
+        raise RecipeError(
+            f"{RunFolder(root).checkpoints}: leads into another run, {other}: its checkpoints would be written over",
+            "remove the link, or let it lead to a folder of this run's own",
+        )
+
+
+def _another_run(run: RunFolder) -> Path | None:
+    """The run whose folder the checkpoints of this one lead into. That they lie on another disk is everybody's right."""
+    if not run.checkpoints.is_symlink():
+        return None
+    home = Path(os.path.realpath(run.checkpoints)).parent
+    return home if RunFolder(home).recipe.is_file() and not home.samefile(run.root) else None
 
 
 def create(run: RunFolder, recipe: Recipe, device: torch.device) -> list[str]:
     """Make the folder with recipe.toml and env.json. Called once everything else is known to work.
 
     A resumed run's env.json keeps the first start and adds a line for each later one. What is in the place of a file of
-    the run and cannot be one (a folder, a link to nowhere, a broken env.json) is moved aside.
+    the run and cannot be one (a folder, a link to nowhere, a broken env.json) is moved aside. So is a log.txt that is a
+    link: lines are added to it, and they would come into a file of somebody's.
 
     Returns:
         Lines that say what was moved.
@@ -260,11 +286,11 @@ def create(run: RunFolder, recipe: Recipe, device: torch.device) -> list[str]:
     """
     make_folder(run.checkpoints)
     files = (run.recipe, run.environment, run.log, run.samples, run.report)
-    notes = [_cleared(path) for path in (*files, run.last, run.previous, run.best)]
-    own = [run.root.glob(f".{path.name}.*.part") for path in (*files, run.metrics, run.metrics_lines)]
-    for leftover in (*run.checkpoints.glob(".*.part"), *itertools.chain(*own)):  # of a process that was killed
-        with contextlib.suppress(OSError):
-            leftover.unlink()
+    checkpoints = (run.last, run.previous, run.best)
+    notes = [_cleared(path) for path in (*files, *checkpoints)]
+    notes.append(_own_log(run.log))
+    _remove_half(run.root, [path.name for path in (*files, run.metrics, run.metrics_lines)])
+    _remove_half(run.checkpoints, [path.name for path in checkpoints])
     write_text(run.recipe, recipe_to_toml(recipe))
     starts, note = _starts(run.environment)
     content = {"schema": 1, "starts": [*starts, environment(device)]}
@@ -279,10 +305,38 @@ def _cleared(path: Path) -> str:
     return f"{path}: is no file; it is kept as {set_aside(path).name}"
 
 
+def _own_log(path: Path) -> str:
+    """Let log.txt be a file of this run alone: a link is moved aside, a file with a second name becomes a copy; returns a
+    line that says so, or ""."""
+    if path.is_symlink():
+        return f"{path}: is a link, and lines would be added to another file; it is kept as {set_aside(path).name}"
+    if is_shared(path):
+        try:
+            said = read_bytes(path)
+        except OSError as error:
+            raise fault(error, path, "reading it") from error
+        with atomic(path) as file:
+            file.write(said)
+    return ""
+
+
+def _remove_half(folder: Path, names: Sequence[str]) -> None:
+    """Remove what a killed process left half written of files of these names, and of kept checkpoints; nothing else, for
+    the folder may be a link to a place where others write, too."""
+    try:
+        halves = [half for name in os.listdir(folder) if (half := _HALF.fullmatch(name))]
+    except OSError:
+        return
+    for half in halves:
+        if half[1] in names or _KEPT.fullmatch(half[1]):
+            with contextlib.suppress(OSError):  # a folder, for one
+                os.unlink(folder / half[0])
+
+
 def _starts(path: Path) -> tuple[list[object], str]:
     """The starts that env.json tells of; none, and a line that says so, where it is damaged: it is then moved aside."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_bytes(path).decode("utf-8"))
     except FileNotFoundError:
         return [], ""
     except (ValueError, RecursionError):
@@ -326,7 +380,7 @@ def log_interruption(run: RunFolder, step: int) -> None:
 def interrupted_at(run: RunFolder) -> int:
     """The step after which log.txt says that a run was interrupted last; 0 where it says nothing or cannot be read."""
     try:
-        lines = run.log.read_bytes().splitlines() if run.log.is_file() else []
+        lines = read_bytes(run.log).splitlines()
     except OSError:
         return 0
     words = [line.decode("utf-8", "replace").rpartition(" ") for line in lines]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import os
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from emaseg.errors import UserError, WeightsError
+from emaseg.files import open_file
 from emaseg.recipe import Recipe, load_recipe
 from emaseg.runs.folder import RunFolder, can_resume, interrupted_at, is_complete, resume_command
 from emaseg.runs.lock import alive_owner
@@ -25,6 +27,7 @@ from emaseg.words import quoted_path
 
 State = Literal["complete", "training", "interrupted", "not started", "damaged"]
 
+_LATEST = 32_503_680_000.0  # the year 3000, in seconds; some disks keep times that no calendar has
 _DEPTH = 3  # folders below the one that is asked for: runs/<recipe>/<time> lies two below, a folder of those three
 
 
@@ -136,8 +139,8 @@ def _metrics(path: Path) -> tuple[int, float | None]:
     """The last epoch and the best mIoU in metrics.csv; 0 and None where it has none or cannot be read."""
     epoch, best = 0, None
     try:
-        with path.open(encoding="ascii", errors="replace", newline="") as file:
-            for row in csv.DictReader(file):
+        with open_file(path) as file, io.TextIOWrapper(file, "ascii", "replace", newline="") as text:
+            for row in csv.DictReader(text):
                 epoch = max(epoch, int(_number(row.get("epoch")) or 0))
                 score = _number(row.get("miou"))
                 if score is not None and (best is None or score > best):
@@ -161,4 +164,4 @@ def _changed(run: RunFolder) -> float:
     for path in (run.recipe, run.metrics, run.log, run.samples, run.last, run.best):
         with contextlib.suppress(OSError):
             times.append(path.stat().st_mtime)
-    return max(times) or time.time()
+    return min(max(times), _LATEST) or time.time()

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from emaseg.files import append_text, is_file
+from emaseg.files import append_text, is_file, read_bytes
 from emaseg.runs.repair import put_back, read_metrics
 
 # Columns after the fixed first ones are the model's loss terms; the last ones belong to evaluations.
@@ -84,7 +84,7 @@ def repair(path: Path, terms: Sequence[str], step: int, evaluated: int) -> list[
 def last_step(path: Path) -> int:
     """The last step that a file tells of; 0 where it tells of none or cannot be read."""
     try:
-        lines = path.read_bytes().split(b"\n")[1:-1] if path.is_file() else []
+        lines = read_bytes(path).split(b"\n")[1:-1]
     except OSError:
         return 0
     steps = [_text(line).partition(",")[0] for line in lines]

@@ -26,7 +26,7 @@ from emaseg.data.checks import Counts, histogram, spread
 from emaseg.data.dataset import Dataset, published_label
 from emaseg.errors import SystemFault
 from emaseg.events import Note
-from emaseg.files import write_text
+from emaseg.files import read_bytes, write_text
 from emaseg.recipe import Data, Recipe, toml_value
 from emaseg.recipe.rule import FACTOR
 from emaseg.resources import cache_folder
@@ -161,7 +161,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _read(path: Path, classes: int) -> ClassCounts | None:
     """The counts of a cache file; None where there is none or it holds anything else."""
     try:
-        version, read, pixels, around = json.loads(path.read_text("utf-8"))
+        version, read, pixels, around = json.loads(read_bytes(path).decode("utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     lists = isinstance(pixels, list) and isinstance(around, list) and len(pixels) == len(around) == classes

@@ -14,12 +14,14 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 
 from emaseg.data.dataset import Dataset
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.events import Note
+from emaseg.files import open_regular
 
 _SAMPLED = 256  # files of which bytes are read
 _PIECES = 16  # places of a file that are read
@@ -156,7 +158,7 @@ def _sample(path: Path) -> bytes:
     """SHA-256 of some pieces of a file, evenly spread, its start and its end among them; small files are read whole."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb", buffering=0) as file:
+        with FileIO(open_regular(path)) as file:
             size = os.fstat(file.fileno()).st_size
             for i in range(_PIECES):
                 file.seek(max(0, size - _PIECE) * i // (_PIECES - 1))

@@ -101,8 +101,7 @@ class Lock:
         """
         with contextlib.suppress(FileExistsError):
             handle = os.open(self.path, opened.NEW, opened.MODE)
-            if hasattr(os, "fchmod"):
-                os.fchmod(handle, opened.MODE)  # others must be able to lock it, whatever our umask
+            opened.let_others_read(handle)  # and lock it
             return handle, True
         try:
             try:

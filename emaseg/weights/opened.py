@@ -61,7 +61,15 @@ def is_ours_alone(handle: int) -> bool:
 
 
 def forbid_others(handle: int) -> None:
-    """Take from others the right to change the open file."""
+    """Take from others the right to change the open file, where the disk has such rights."""
     if hasattr(os, "fchmod"):
         with contextlib.suppress(OSError):
             os.fchmod(handle, os.fstat(handle).st_mode & MODE)
+
+
+def let_others_read(handle: int) -> None:
+    """Let everybody read the open file, whatever our umask; a disk without owners (FAT, some shares) refuses, and has
+    rights of its own."""
+    if hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):
+            os.fchmod(handle, MODE)

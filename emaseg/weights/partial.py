@@ -138,8 +138,7 @@ def claim(final: Path) -> Partial:
             if handle is not None:
                 return Partial(final.with_name(name), handle, lasting=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent)
-        if hasattr(os, "fchmod"):
-            os.fchmod(handle, opened.MODE)
+        opened.let_others_read(handle)
         return Partial(Path(temporary), handle, lasting=False)
     except OSError as error:
         raise fault(error, final, _DOING) from error

@@ -151,6 +151,48 @@ def test_a_full_or_forbidden_disk_is_the_machines_fault(number: int, capsys: pyt
     assert capsys.readouterr().err.startswith("error: /mnt/x.pt: ")
 
 
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.ESTALE, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EACCES]
+)
+def test_what_the_system_says_of_no_name_is_the_machines_fault(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from "this is a bug" where a read or a write fails: the system names no file there."""
+    assert run(raising(OSError(number, os.strerror(number)))) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("error: a file: ")
+    assert ("ulimit -n" in err) == (number == errno.EMFILE)
+
+
+@pytest.mark.parametrize("name", ["/mnt/x.pt", b"/mnt/x.pt", Path("/mnt/x.pt")])
+def test_whatever_the_system_says_of_a_file_is_the_machines_fault(
+    name: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects from "this is a bug" on disks that have errors of their own."""
+    assert run(raising(OSError(errno.ENOTCONN, "Transport endpoint is not connected", name))) == 4
+    assert capsys.readouterr().err.startswith("error: /mnt/x.pt: Transport endpoint is not connected (")
+
+
+def test_a_name_that_no_file_can_have_is_a_wrong_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects from "this is a bug" for a slip of the hand: usage, exit 2, with the name."""
+    with pytest.raises(OSError, match="too long") as caught:
+        os.stat("x" * 300)
+    assert run(raising(caught.value)) == 2
+    assert capsys.readouterr().err == (
+        f"error: {'x' * 300}: is longer than the name of a file can be\n  try: give a shorter one\n"
+    )
+
+
+def test_errors_that_are_no_answer_of_the_system_stay_bugs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects reports of bugs: a closed descriptor, or a library's own kind of OSError, is not the disk's fault."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    odd = OSError("odd")
+    odd.filename = "http://x.org/a"
+    for error in (odd, OSError(errno.EBADF, "Bad file descriptor", 5), OSError(errno.EBADF, "Bad file descriptor")):
+        assert run(raising(error)) == 70
+        assert "this is a bug" in capsys.readouterr().err
+
+
 def test_disks_without_room_for_temporary_files_are_the_machines_fault(capsys: pytest.CaptureFixture[str]) -> None:
     """Protects people whose disks are all full from being told of a bug: the standard library's own error."""
     resource = pytest.importorskip("resource")
@@ -178,6 +220,20 @@ def test_a_bug_is_70_and_its_traceback_goes_to_the_runs_log(tmp_path: Path, caps
     assert str(log) in err
     assert "Traceback" not in err
     assert log.read_text().startswith("12:00 started\nTraceback")
+
+
+def test_a_traceback_is_not_added_to_what_a_link_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects files elsewhere from a run folder of somebody's: its log.txt may be a link."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "mine").write_text("mine\n")
+    (tmp_path / "log.txt").symlink_to("mine")
+    assert run(raising(KeyError("k")), log=tmp_path / "log.txt") == 70
+    (log,) = (tmp_path / "temporary").iterdir()
+    assert str(log) in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "mine\n"
 
 
 def test_a_bug_without_a_run_leaves_its_traceback_in_a_temporary_file(

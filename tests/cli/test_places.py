@@ -77,3 +77,32 @@ def test_init_and_submit_do_not_replace_a_link_to_nothing(
         assert code == 2
         assert "exists already" in err
         assert place.is_symlink()
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("runs", LONG),
+        ("runs", LONG, LONG),
+        ("init", LONG),
+        ("convert", LONG, "--out", "new"),
+        ("eval", "run", "--out", LONG),
+        ("eval", "run", "--checkpoint", LONG),
+        ("eval", "run", "--submit", f"{LONG}.zip"),
+    ],
+    ids=lambda arguments: "-".join(arguments).replace(LONG, "x"),
+)
+def test_a_name_that_is_too_long_is_a_wrong_name(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects from "this is a bug": systems limit the length of names, and Python before 3.14 raises what they say."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    code, out, err = emaseg(capsys, *arguments)
+    assert code in (2, 3)
+    assert out == ""
+    assert LONG in err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

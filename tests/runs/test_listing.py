@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from emaseg.errors import RecipeError, WeightsError
 from emaseg.events import Finished, Note, Stepped
 from emaseg.recipe import recipe_to_toml
 from emaseg.report.compare import compare_runs
+from emaseg.report.history import History, read_history
 from emaseg.runs.folder import newest_run
 from emaseg.runs.listing import list_runs
 from emaseg.runs.lock import hold
@@ -175,6 +178,43 @@ def test_damaged_scores_are_left_out_of_a_comparison(
         (tmp_path / "eval" / time / "metrics.json").write_text(content)
     (tmp_path / "eval/5/metrics.json").mkdir(parents=True)
     assert compare_runs([tmp_path, tmp_path]).classes == expected
+
+
+@pytest.mark.timeout(60, method="thread")  # a handler of signals would be waited for, too
+@pytest.mark.parametrize("spoil", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_pipe_in_a_run_is_not_waited_for(
+    spoil: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects the list, comparisons and pages from a folder of somebody's: nothing hangs, and what is no file is left
+    out."""
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for run in runs:
+        for folder in ("checkpoints", "eval/1"):
+            (run / folder).mkdir(parents=True)
+        (run / "recipe.toml").write_text(recipe_to_toml(tiny()))
+        for name in ("metrics.csv", "metrics.jsonl", "env.json", "log.txt", "lock", "eval/1/metrics.json"):
+            spoil(run / name)
+    assert read_history(runs[0]) == History()
+    for arguments in ((tmp_path,), runs, (*runs, "--out", tmp_path / "page.html")):
+        code, _, err = emaseg(capsys, "runs", *arguments)
+        assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("seconds", [1e14, 1e300, -1e14])
+def test_times_that_no_calendar_has(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects the list from a file whose disk keeps a time beyond the year 9999, or one long before the first."""
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/recipe.toml").write_text(recipe_to_toml(tiny()))
+    before = Path.stat
+
+    def stat(self: Path, **options: bool) -> os.stat_result:
+        return os.stat_result(tuple(before(self, **options)), {"st_mtime": seconds})
+
+    monkeypatch.setattr(Path, "stat", stat)
+    for options in ((), ("--json",)):
+        assert emaseg(capsys, "runs", tmp_path, *options)[0::2] == (0, "")
 
 
 def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

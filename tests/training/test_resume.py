@@ -152,6 +152,16 @@ def test_the_state_of_many_images_is_cheap(tmp_path: Path) -> None:
     assert time.process_time() - began < 2
 
 
+@pytest.mark.timeout(60, method="thread")  # a handler of signals would be waited for, too
+def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
+    """Protects the start: bytes are read of files alone; what is wrong with another thing is said when it is its turn."""
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    (tmp_path / "c.png").write_bytes(bytes(100_000))
+    files = [tmp_path / name for name in ("a.png", "b.png", "c.png", "none.png")]
+    assert _contents(files) == _contents(files)
+
+
 def test_a_data_set_that_moved_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects a run that goes on on another machine, or with a relative root: no false alarm."""
     run(own_data(tmp_path / "data", 23), tmp_path / "run", stop_after=2)

@@ -165,6 +165,25 @@ def test_a_part_that_was_closed_to_be_renamed(cache: Path) -> None:
     assert {file.name: file.read_bytes() for file in cache.iterdir()} == {"net.pth": b"these"}
 
 
+def test_a_cache_on_a_disk_without_owners(net: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects a cache on FAT or on a share, where rights cannot be set; and one that is reached through a link."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cache").symlink_to("disk")
+    monkeypatch.setenv("EMASEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    parts = [claim(tmp_path / "disk/net.pth") for _ in range(3)]  # the third has a name of its own
+    list(fetch(net, None, QUICK))
+    for part in parts:
+        part.close()
+    assert {file.name for file in (tmp_path / "disk").iterdir()} == {"net.pth", "net.pth.sha256"}
+    assert (tmp_path / "disk/net.pth").read_bytes() == CONTENT
+
+
 # ------------------------------------------------------------------------------------------------------------ users
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
