@@ -103,6 +103,8 @@ def _decoded(page: Any, name: str, file: BinaryIO) -> npt.NDArray[Any]:
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if len(pieces) < math.prod(page.chunked) or any(at <= 0 or size <= 0 or at + size > end for at, size in pieces):
         raise DataError(f"{name}: a damaged image: some of its pixels are missing", _AGAIN)
+    if sum(size for _, size in pieces) > 2 * _MOST_BYTES:
+        raise DataError(f"{name}: a damaged image: its pixels are stored in more bytes than they have", _AGAIN)
     array: npt.NDArray[Any] = page.asarray(maxworkers=1, squeeze=False)  # (separate planes, depth, H, W, samples)
     planes, depth, rows, columns, samples = array.shape
     if depth != 1 or (rows, columns) != (height, width) or 1 not in (planes, samples):
