@@ -224,8 +224,11 @@ def _decoded(source: Path | bytes | BinaryIO, name: str, *, first_rows: bool) ->
     with opened(source, name) as file, translated(name, file):
         start, colours = file.read(8), 0
         file.seek(0)
-        if start == png.START and not isinstance(file, io.BytesIO):
-            file = io.BytesIO(file.read())
+        if start.startswith((png.START, jpeg.START)):
+            content = file.read()
+            if start.startswith(jpeg.START):
+                jpeg.check_scans(content, name)
+            file = io.BytesIO(content)
         with Image.open(file, formats=FORMATS) as picture:
             check_pixels(picture.size, name)
             if picture.format == "TIFF":
