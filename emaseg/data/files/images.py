@@ -131,7 +131,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """bits: of a sample, 1, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others.
+    """bits: of a sample, 1, 8 or 16. pages: of a TIFF, 2 = two or more. palette: of a palette picture, () of others.
 
     size: (H, W) as it is read. turn: its EXIF orientation, 1..8; 1 = as it is stored.
     """
@@ -156,7 +156,10 @@ def image_header(path: Path) -> Header:
             found: Any = picture
             depth = found.tag_v2.get(258, 8)
             bits = 16 if 16 in (depth if isinstance(depth, tuple) else (depth,)) else bits
-            pages = found.n_frames
+            if found.is_animated:
+                found.seek(1)  # not n_frames, whose time grows with the square of their number
+                found.seek(0)
+                pages = 2
         elif picture.format == "PNG" and head[24:25] == b"\x10":
             bits = 16
         palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()

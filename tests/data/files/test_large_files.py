@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,3 +166,36 @@ def test_pieces_of_bands_of_gigabytes(tmp_path: Path) -> None:
         struct.pack_into("<4I", content, places, *[(2 << 30) - 1] * 4)
     with pytest.raises(DataError, match="more bytes than they have"):
         read_pixels(large(tmp_path / "a.tif", content), bands=Bands(4, RANGE))
+
+
+def chained(pages: int, *, loop: bool = False) -> bytes:
+    """A TIFF of so many directories of one picture; loop: the last leads to the first."""
+    content = encoded("TIFF", GREY)
+    start = struct.unpack_from("<I", content, 4)[0]
+    end = start + 2 + 12 * struct.unpack_from("<H", content, start)[0]
+    at, parts = len(content), [content[:end], b"", content[end + 4 :]]
+    places = [at + page * (end + 4 - start) for page in range(pages - 1)]
+    follow = [*places, start if loop else 0]
+    parts[1] = struct.pack("<I", follow[0])
+    parts += [content[start:end] + struct.pack("<I", place) for place in follow[1:]]
+    return b"".join(parts)
+
+
+def test_of_many_pages_one_more_is_enough(tmp_path: Path) -> None:
+    """Protects check-data and init from small files of many pages, each of which was looked for among all others."""
+    path = tmp_path / "a.tif"
+    for content, pages in (
+        (chained(1), 1),
+        (chained(1, loop=True), 1),
+        (chained(2), 2),
+        (chained(3, loop=True), 2),
+        (chained(40_000), 2),
+    ):
+        path.write_bytes(content)
+        start = time.process_time()
+        header = image_header(path)
+        assert time.process_time() - start < 1
+        assert (header.pages, header.size, header.bits) == (pages, (24, 17), 8)
+    path.write_bytes(chained(2)[: len(chained(1))])
+    with pytest.raises(DataError, match=r"a\.tif"):
+        image_header(path)
