@@ -27,6 +27,7 @@ from emaseg.words import printable
 __all__ = ["ClassList", "class_list", "numbered", "read_names", "write_names"]
 
 _BACKGROUND = ("background", "bg")
+_LARGEST = 4 << 20  # bytes of a file of class names
 _LONGEST = 150  # characters of a name; a recipe takes 200
 
 
@@ -51,18 +52,18 @@ def class_list(labels: Sequence[Label], *, unlabelled: str) -> ClassList:
     """
     void = [label for label in labels if Entry(label.name).void]
     ground = [label for label in labels if _plain(label.name) in _BACKGROUND][:1]
-    others = [label for label in labels if label not in void and label not in ground]
+    others = [label for label in labels if not Entry(label.name).void and label not in ground]
     named = [(label.key, _name(label.name), label.colour) for label in (*ground, *others)]
     if unlabelled == "background" and not ground:
         named.insert(0, ("", "background", (0, 0, 0)))
-    names = _distinct([name for _, name, _ in named])
-    if len(names) < 2:
+    if len(named) < 2:
         raise DataError("the annotations name no classes to learn", "draw the objects with a label, and export again")
-    if len(names) > MAX_CLASSES:
+    if len(named) > MAX_CLASSES:
         raise DataError(
-            f"the annotations name {len(names):,} classes; {MAX_CLASSES} fit into a mask of 8 bits",
+            f"the annotations name {len(named):,} classes; {MAX_CLASSES} fit into a mask of 8 bits",
             "merge labels in the annotation tool, or export fewer of them",
         )
+    names = _distinct([name for _, name, _ in named])
     base = 0 if unlabelled == "background" else IGNORE
     values = {"": base} | {key: value for value, (key, _, _) in enumerate(named) if key}
     values |= {label.key: IGNORE for label in void}
@@ -79,13 +80,13 @@ def _name(name: str) -> str:
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     """The names, with a number at the end of one that stands twice."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for name in names:
         other, count = name, 1
         while other in found:
             count += 1
             other = f"{name}_{count}"
-        found.append(other)
+        found[other] = None
     return tuple(found)
 
 
@@ -129,7 +130,7 @@ def read_names(folder: Path) -> dict[int, str] | None:
     if path.is_file():
         return _read_back(path)
     try:
-        said = json.loads(read_bytes(other))
+        said = json.loads(read_bytes(other, _LARGEST))
         return {int(value): str(name) for value, name in said.items()}
     except FileNotFoundError:
         return None

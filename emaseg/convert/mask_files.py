@@ -20,8 +20,10 @@ from PIL import Image, PngImagePlugin
 
 from emaseg.convert.numbers import Malformed
 from emaseg.data.dataset import UInt8
+from emaseg.data.files.images import translated
 from emaseg.data.files.mask_values import Colour, mask_values
 from emaseg.data.files.signed import is_signed, signed
+from emaseg.errors import DataError, UserError
 from emaseg.files import open_file, read_bytes
 from emaseg.recipe.data import IGNORE
 
@@ -90,9 +92,9 @@ def pixels_of(label: UInt8) -> dict[int, int]:
 
 # -------------------------------------------------------------------------------------------------- of an earlier run
 def read_made(path: Path) -> Made | None:
-    """What a mask says of itself; None: it is not there, or says nothing."""
+    """What a mask says of itself; None: it is not there, or says nothing, or says what no run writes."""
     try:
-        with open_file(path) as file, Image.open(file, formats=("PNG",)) as picture:
+        with translated(str(path)), open_file(path) as file, Image.open(file, formats=("PNG",)) as picture:
             said = json.loads(picture.info.get(_COMMENT, ""))
         objects, pixels = ({int(k): int(v) for k, v in said[name].items()} for name in ("objects", "pixels"))
         without = {str(k): int(v) for k, v in said["without_area"].items()}
@@ -100,7 +102,7 @@ def read_made(path: Path) -> Made | None:
         names = tuple(map(str, said.get("names", ())))
         counts = int(said["contested"]), int(said["empty"])
         return Made(str(said["key"]), objects, pixels, *counts, without, str(said.get("item", "")), (size, time), names)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, RecursionError):
+    except (DataError, OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -111,12 +113,12 @@ def as_written(path: Path) -> bool:
         if is_signed(path, "convert"):
             return True
         content = read_bytes(path)
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        with translated(str(path)), Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             said: Any = picture.info.get(_COMMENT)
             if path.is_symlink() or picture.mode != "P" or not isinstance(said, str):
                 return False
             return content == _png(np.asarray(picture), picture.getpalette() or [], said)
-    except (OSError, ValueError, SyntaxError, MemoryError):
+    except (UserError, OSError, MemoryError):  # UserError: of anything that Pillow raises
         return False
 
 

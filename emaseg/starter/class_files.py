@@ -15,6 +15,7 @@ class the wrong value.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from collections.abc import Sequence
@@ -34,14 +35,21 @@ _NUMBER, _GAP = r"(\d{1,6})", r"[\s,;]+"
 _RGB = rf"{_NUMBER}{_GAP}{_NUMBER}{_GAP}{_NUMBER}"
 _HEX = r"#([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})"
 _NAME = r"(\S.*?)"
+# Between a name and what follows it, without and with the sign that goes before a colour or a name. A run of these is
+# taken whole, or by the one before the name: what could be shared out in many ways would be tried in all of them.
+_SPACE, _IS = r"[\s,;:]", r"[\s,;:=]"
 _OPEN, _AFTER = r"[(\[]?", r"(?:\s*\||\.\s|[)\]]:?|\s*[-=]>|\s[-\u2013]\s)"  # of 3. car, (3) car, 3 - car, 3 -> car
-_MOST_NAMES = 2000  # lines; far more than a mask has values
+MOST_NAMES = 2000  # of a file; far more than a mask has values
+_LARGEST = 4 << 20  # bytes of a file that holds nothing but names
 _BRACKETS = re.compile(r"[\[(]\s*(\d+[\s,;]+\d+[\s,;]+\d+)\s*[\])]")  # around a colour
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One way to write a line: its pattern, and what the groups are (v value, n name, r g b colour, x hexadecimal)."""
+    """One way to write a line: its pattern, and what the groups are (v value, n name, r g b colour, x hexadecimal).
+
+    The pattern takes a time that grows with the line's length, and not with a power of it.
+    """
 
     words: str
     pattern: re.Pattern[str]
@@ -55,11 +63,20 @@ def _form(words: str, pattern: str, groups: str, *, strict: bool = True) -> _For
 
 _FORMS = (
     _form("value, colour and name", rf"{_NUMBER}{_GAP}{_RGB}[\s,;:]+(\D.*)", "vrgbn"),
-    _form("value, name and colour", rf"{_NUMBER}[\s,;:=]+(\D.*?)[\s,;:]+{_RGB}", "vnrgb"),
+    _form(
+        "value, name and colour",
+        rf"{_NUMBER}(?={_IS}\D){_IS}+(?!{_IS})(?:(.+?)(?<!{_SPACE}){_SPACE}+|(?<={_IS}{_IS}{_SPACE})){_RGB}",
+        "vnrgb",
+    ),
     _form("colour and name", rf"{_RGB}[\s,;:]+(\D.*)", "rgbn"),
-    _form("name and colour", rf"(\S*\D.*?)[\s,;:]+{_RGB}", "nrgb"),
-    _form("value, name and colour", rf"{_NUMBER}[\s,;:=]+{_NAME}[\s,;:]+{_HEX}", "vnxxx"),
-    _form("name and colour", rf"{_NAME}[\s,;:=]+{_HEX}", "nxxx"),
+    _form("name and colour", rf"(\d*(?:(?={_SPACE}{{2}})|\D.*?(?<!{_SPACE}))){_SPACE}+{_RGB}", "nrgb"),
+    _form(
+        "value, name and colour",
+        rf"{_NUMBER}{_IS}+(?!{_IS})"
+        rf"(?:(.+?)(?<!{_SPACE}){_SPACE}+|(?<={_IS}[,;:=]{_SPACE})|(?<={_IS}{{3}}{_SPACE})){_HEX}",
+        "vnxxx",
+    ),
+    _form("name and colour", rf"((?={_IS}{{2}})|.+?(?<!{_IS})){_IS}+{_HEX}", "nxxx"),
     _form("colour and name", rf"{_HEX}[\s,;:=]+{_NAME}", "xxxn"),
     _form("value and name", rf"(-?\d{{1,6}})\s*[:=,;\t]\s*{_NAME}", "vn"),
     _form("value and name", rf"{_OPEN}(-?\d{{1,6}}){_AFTER}\s*(\D.*)", "vn"),
@@ -68,11 +85,11 @@ _FORMS = (
     _form("name and value", rf"{_NAME}\s*[(\[](-?\d{{1,6}})[)\]]", "nv", strict=False),
     _form("value and name", rf"{_NUMBER}\s+(\D.*)", "vn", strict=False),
 )
-_CVAT = _form("CVAT's name:colour:parts:actions", r"([^:]*[^:\s][^:]*):(\d+),(\d+),(\d+):[^:]*:[^:]*", "nrgb")
+_CVAT = _form("CVAT's name:colour:parts:actions", r"([^:\s][^:]*):(\d+),(\d+),(\d+):[^:]*:[^:]*", "nrgb")
 
 _BEHIND = _form("name and value", rf"{_NAME}\s(\d{{1,6}})", "nv")  # car 1, which may be a name, as stage 1 is
 
-_LONGEST = 500  # characters of a line; the patterns take a time that grows with the third power of it
+_LONGEST = 500  # characters of a line
 _LONGEST_LIST = 100_000  # of all names in one line
 _MARKS = (",", ";", "\t", "|")  # between columns
 _RULE = re.compile(r"[-|:+=\s]+")  # the line below the heading of a drawn table
@@ -146,13 +163,18 @@ def read_lines(path: Path) -> Names | None:
     Raises:
         DataError: unreadable, or a line that does not fit the others.
     """
-    lines = [(n, _BRACKETS.sub(r"\1", line.strip())) for n, line in enumerate(read_text(path).splitlines(), 1)]
+    text = text_of(path)
+    if text is None:
+        return None
+    lines = [(n, _BRACKETS.sub(r"\1", line.strip())) for n, line in enumerate(text.splitlines(), 1)]
     filled = [(number, _bare(line)) for number, line in lines if line and not _RULE.fullmatch(line)]
     if not filled or all(line.lower().endswith(EXTENSIONS) for _, line in filled):
         return None
     if any(len(line) > _LONGEST_LIST for _, line in filled):
         return None
     kept = [(number, line) for number, line in filled if not _is_comment(line)]
+    if len(kept) > MOST_NAMES + 1:  # with a heading
+        return None
     remarks = []
     if kept and _is_heading(kept):
         remarks.append(f"The first line of {path.name} is a heading: {kept[0][1]}.")
@@ -162,7 +184,7 @@ def read_lines(path: Path) -> Names | None:
         heading = []
     if len(kept) == 1 and not heading:
         kept = _one_line(*kept[0])
-    if len(kept) > _MOST_NAMES or 2 * sum(_names_an_image(line) for _, line in kept) > len(kept):
+    if len(kept) > MOST_NAMES or 2 * sum(_names_an_image(line) for _, line in kept) > len(kept):
         return None
     entries = _table(path, kept, heading) if heading and kept else None
     if entries is not None and _is_of_images(entries):
@@ -174,6 +196,18 @@ def read_lines(path: Path) -> Names | None:
     if not all(entry.value is not None for entry in entries):
         remarks += _check_positions(path, filled, kept)
     return Names(path.name, distinct(path, entries), tuple(remarks))
+
+
+def text_of(path: Path, most: int = _LARGEST) -> str | None:
+    """A file's text; None where it has more than `most` bytes, as no list of names has.
+
+    Raises:
+        DataError: unreadable, or no text.
+    """
+    with contextlib.suppress(OSError):  # read_text says what is wrong
+        if path.stat().st_size > most:
+            return None
+    return read_text(path)
 
 
 def _names_an_image(line: str) -> bool:
@@ -194,22 +228,26 @@ def distinct(path: Path, entries: Sequence[Entry]) -> tuple[Entry, ...]:
         DataError: two of them have one value or one colour, or a value or colour cannot be one.
     """
     taken: set[str] = set()
+    names: dict[int, str] = {}  # by value
+    counts: dict[str, int] = {}  # the last number that each name got
     found: list[Entry] = []
     for entry in entries:
         if entry.value is not None and not -1 <= entry.value < MASK_VALUES:
             raise DataError(f"{path}: {entry.value} is no mask value", f"values run from 0 to {MASK_VALUES - 1}")
         if entry.colour is not None and max(entry.colour) > 255:
             raise DataError(f"{path}: {list(entry.colour)} is no colour", "each of its numbers runs from 0 to 255")
-        for other in found:
-            if entry.value is not None and entry.value == other.value:
-                raise DataError(
-                    f'{path}: value {entry.value} is both "{other.name}" and "{entry.name}"', "give each its own value"
-                )
-        name, count = entry.name, 1
+        if entry.value is not None and (other := names.get(entry.value)) is not None:
+            raise DataError(
+                f'{path}: value {entry.value} is both "{other}" and "{entry.name}"', "give each its own value"
+            )
+        name, count = entry.name, counts.get(entry.name, 1)
         while name in taken:
             count += 1
             name = f"{entry.name}_{count}"
+        counts[entry.name] = count
         taken.add(name)
+        if entry.value is not None:
+            names[entry.value] = name
         found.append(replace(entry, name=name))
     return tuple(found)
 
@@ -238,7 +276,8 @@ def _is_comment(line: str) -> bool:
 
 def _check_positions(path: Path, filled: list[tuple[int, str]], kept: list[tuple[int, str]]) -> list[str]:
     """What could shift the positions of names: comments and gaps among them."""
-    inner = [item for item in filled if item not in kept and item[0] > kept[0][0]]
+    numbers = {number for number, _ in kept}
+    inner = [item for item in filled if item[0] not in numbers and item[0] > kept[0][0]]
     if inner:
         raise DataError(
             f"{path}:{inner[0][0]}: a comment among the names, whose positions are their mask values: {inner[0][1]!r}",
@@ -395,4 +434,4 @@ def _entry(form: _Form, line: str) -> Entry:
         colour = red, green, blue
     elif parts["r"]:
         colour = int(parts["r"][0]), int(parts["g"][0]), int(parts["b"][0])
-    return Entry(clean(parts["n"][0]), int(parts["v"][0]) if parts["v"] else None, colour)
+    return Entry(clean(parts["n"][0] or ""), int(parts["v"][0]) if parts["v"] else None, colour)

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from emaseg.data.files.mask_values import MASK_VALUES, Colour
-from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
-from emaseg.starter.class_files import Entry, Names, clean, distinct
+from emaseg.starter.class_files import MOST_NAMES, Entry, Names, clean, distinct, text_of
+from emaseg.words import excerpt
 
 _KEYS = ("names", "classes", "labels", "categories", "id2label", "label2id")
 _NAME_KEYS = ("name", "label", "title", "class", "class_name")
 _VALUE_KEYS = ("id", "value", "index", "class_id", "pixel_value")
 _COLOUR_KEYS = ("color", "colour", "rgb")
+_LARGEST_JSON = 64 << 20  # bytes; COCO's categories stand beside all of its annotations
+_SHOWN = 200  # characters in a message of what is not read
 _REMEDY = "write the names as a list, or as a map from value to name; or put them into classes.txt, one a line"
 
 
@@ -35,7 +37,8 @@ def read_json(path: Path) -> Names | None:
         DataError: unreadable, no JSON, or names in a form that is not known.
     """
     try:
-        content = json.loads(read_text(path))
+        text = text_of(path, _LARGEST_JSON)
+        content = None if text is None else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error})", "correct the file, or remove it") from error
     if isinstance(content, dict):
@@ -50,7 +53,7 @@ def read_yaml(path: Path) -> Names | None:
     Raises:
         DataError: unreadable, or names in a part of YAML that is not read.
     """
-    lines = list(enumerate(read_text(path).splitlines(), 1))
+    lines = list(enumerate((text_of(path) or "").splitlines(), 1))
     start = next((place for place, (_, line) in enumerate(lines) if _key(line)), None)
     if start is None:
         return None
@@ -69,7 +72,7 @@ def read_literal(path: Path) -> Names | None:
     Raises:
         DataError: unreadable, or in brackets but in a form that is not read.
     """
-    text = read_text(path).strip()
+    text = (text_of(path) or "").strip()
     if not re.match(r"\{|\[\s*['\"]", text) or text[-1] not in "]}":
         return None
     with contextlib.suppress(ValueError, RecursionError):
@@ -83,6 +86,8 @@ def _names(path: Path, content: Any) -> Names | None:
     """A list of names or of tables, or a map between values and names or from names to colours."""
     if not isinstance(content, list | dict) or not content:
         return None
+    if len(content) > MOST_NAMES:
+        return None
     rows = list(content.items()) if isinstance(content, dict) else [(None, item) for item in content]
     entries = [_entry(key, item) for key, item in rows]
     good = [entry for entry in entries if entry is not None]
@@ -91,7 +96,8 @@ def _names(path: Path, content: Any) -> Names | None:
     stated = {entry.value is None for entry in good}
     if len(good) < len(entries) or len(stated) > 1:
         place = entries.index(None) if len(good) < len(entries) else 0
-        raise DataError(f"{path}: entry {place + 1} of the class names is unlike the others: {rows[place]!r}", _REMEDY)
+        odd = excerpt(repr(rows[place]), _SHOWN)
+        raise DataError(f"{path}: entry {place + 1} of the class names is unlike the others: {odd}", _REMEDY)
     titled = all(isinstance(item, dict) and "title" in item for _, item in rows)
     if titled and any(entry.value is not None and entry.value >= MASK_VALUES for entry in good):
         good = [replace(entry, value=None) for entry in good]  # Supervisely's numbers of its own records
@@ -143,24 +149,31 @@ def _colour(value: Any) -> Colour | None:
 
 
 # ---------------------------------------------------------------------------------------------------------- YAML
+_KEY = re.compile(rf"({'|'.join(_KEYS)})\s*:(\s|$)")
+_PAIR = re.compile(r"('[^']*'\s*|\"[^\"]*\"\s*|[^\s:'\"][^:]*):\s+(\S.*)")  # value: name
+_MARK = re.compile(r"""'[^']*'|"[^"]*"|[^,'"]+|,""")  # of a list in brackets
+
+
 def _key(line: str) -> bool:
-    return re.match(rf"({'|'.join(_KEYS)})\s*:(\s|$)", line) is not None
+    return _KEY.match(line) is not None
 
 
 def _not_read(path: Path, number: int, line: str) -> DataError:
-    return DataError(f"{path}:{number}: these class names are not in the part of YAML that is read: {line!r}", _REMEDY)
+    odd = excerpt(repr(line), _SHOWN)
+    return DataError(f"{path}:{number}: these class names are not in the part of YAML that is read: {odd}", _REMEDY)
 
 
 def _bare(line: str) -> str:
     """The line without its comment."""
-    quote = ""
+    quote = before = ""  # before: the last mark that is no blank
     for place, mark in enumerate(line):
         if quote:
             quote = "" if mark == quote else quote
-        elif mark in "'\"" and (not line[:place].strip() or line[:place].rstrip()[-1] in "-:,[{"):
+        elif mark in "'\"" and before in ("", *"-:,[{"):
             quote = mark
         elif mark == "#" and (place == 0 or line[place - 1] in " \t"):
             return line[:place].rstrip()
+        before = before if mark.isspace() else mark
     return line.rstrip()
 
 
@@ -177,7 +190,7 @@ def _block(path: Path, lines: list[tuple[int, str]]) -> list[str] | dict[str, st
         if not text.startswith((" ", "-")):
             break
         item = re.fullmatch(r"\s*-\s+(\S.*)", text)
-        pair = re.fullmatch(r"\s+('[^']*'|\"[^\"]*\"|[^\s:'\"][^:]*?)\s*:\s+(\S.*)", text)
+        pair = None if text.startswith("-") else _PAIR.fullmatch(text.lstrip())
         if item and not table:
             items.append(_scalar(path, number, item[1]))
         elif pair and not items and _scalar(path, number, pair[1]) not in table:
@@ -190,24 +203,40 @@ def _block(path: Path, lines: list[tuple[int, str]]) -> list[str] | dict[str, st
 def _flow(path: Path, number: int, rest: str, more: Iterator[str]) -> list[str] | dict[str, str]:
     """[a, b] or {0: a, 1: b}, which may go on in the next lines."""
     close = "]" if rest[0] == "[" else "}"
-    while not rest.endswith(close):
+    lines = [rest]
+    while not lines[-1].endswith(close):
         following = next(more, None)
         if following is None:
-            raise _not_read(path, number, rest)
-        rest = f"{rest} {following.strip()}".strip()
-    parts = re.findall(r"""\s*((?:'[^']*'|"[^"]*"|[^,'"])+)(?:,|$)""", rest[1:-1])
-    if ",".join(parts).replace(" ", "") != rest[1:-1].replace(" ", "").rstrip(","):
+            raise _not_read(path, number, " ".join(lines))
+        if following.strip():
+            lines.append(following.strip())
+    rest = " ".join(lines)
+    parts = _parts(rest[1:-1])
+    if parts is None:
         raise _not_read(path, number, rest)
-    parts = [part.strip() for part in parts if part.strip()]
     if close == "]":
         return [_scalar(path, number, part) for part in parts]
     table: dict[str, str] = {}
     for part in parts:
-        pair = re.fullmatch(r"('[^']*'|\"[^\"]*\"|[^\s:'\"][^:]*?)\s*:\s+(\S.*)", part)
+        pair = _PAIR.fullmatch(part)
         if pair is None or _scalar(path, number, pair[1]) in table:
             raise _not_read(path, number, part)
         table[_scalar(path, number, pair[1])] = _scalar(path, number, pair[2])
     return table
+
+
+def _parts(inside: str) -> list[str] | None:
+    """What stands between commas, but for those in quotes; None: between two is nothing, or a quote does not end."""
+    parts, start, at = list[str](), 0, 0
+    while mark := _MARK.match(inside, at):
+        at = mark.end()
+        if mark[0] == ",":
+            parts.append(inside[start : mark.start()].strip())
+            start = at
+    parts.append(inside[start:].strip())
+    while parts and not parts[-1]:  # behind the last name there may be a comma
+        parts.pop()
+    return None if at < len(inside) or "" in parts else parts
 
 
 def _scalar(path: Path, number: int, text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from emaseg.convert import Conversion
+from emaseg.convert.mask_files import as_written, read_made
+from emaseg.data.files import png
 from emaseg.data.files.signed import check_place, is_signed
 from emaseg.errors import DataError, RecipeError
 from tests.convert import made
@@ -51,6 +55,36 @@ def unsign(path: Path) -> None:
         again = Image.fromarray(np.array(picture))
         again.putpalette(picture.getpalette())
     again.save(path, pnginfo=text)
+
+
+def infinite(path: Path) -> None:
+    """A mask that says of itself what no number is."""
+    with Image.open(path) as picture:
+        said, label = json.loads(picture.info["Comment"]), np.array(picture)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", json.dumps(said | {"contested": float("inf")}))
+    Image.fromarray(label).save(path, pnginfo=text)
+
+
+def huge(path: Path) -> None:
+    """A mask of more pixels than are read."""
+    parts = (b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")
+    path.write_bytes(png.START + b"".join(png.chunk(*part) for part in parts))
+
+
+@pytest.mark.parametrize("change", [infinite, huge])
+def test_a_mask_that_no_run_wrote_is_not_ours(change: Callable[[Path], None], twice: Path) -> None:
+    """Protects a second run from what lies in place of a mask, whatever it is: it stays, and the others are converted."""
+    path = twice / "out/masks/a.png"
+    change(path)
+    content = path.read_bytes()
+    assert read_made(path) is None
+    assert not as_written(path)
+    made.labelme(twice / "in", {"b.jpg": [("cat", TRIANGLE)]})
+    run(twice / "in", twice / "out")
+    assert path.read_bytes() == content
+    with Image.open(twice / "out/masks/b.png") as picture:
+        np.testing.assert_array_equal(np.array(picture), expected([("cat", TRIANGLE)]))
 
 
 @pytest.mark.parametrize("redrawn", [False, True])

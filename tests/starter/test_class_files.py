@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emaseg.errors import DataError
-from emaseg.starter.class_files import Names, read_lines
+from emaseg.starter.class_files import Entry, Names, _entries, distinct, read_lines
 from emaseg.starter.names import find_names
 
 Row = tuple[str, int | None, tuple[int, int, int] | None]
@@ -84,6 +84,8 @@ BOTH = [("bg", 0, (0, 0, 0)), ("car", 1, (255, 0, 0))]
         ("data.yaml", "names:\n- bg\n- car  # the second\nnc: 2", PLAIN),
         ("data.yaml", "names:\n  0: bg\n\n  # a comment\n  1: car\nnc: 2", VALUES),
         ("dataset.yml", "names: {0: bg, 1: 'car'}", VALUES),
+        ("data.yaml", "names: [\n  bg,\n  car,\n]", PLAIN),
+        ("data.yaml", "names: {'0'  : bg, 1 : car ,}", VALUES),
     ],
 )
 def test_the_forms_of_annotation_tools(file: str, text: str, expected: list[Row], tmp_path: Path) -> None:
@@ -114,6 +116,8 @@ def test_the_forms_of_annotation_tools(file: str, text: str, expected: list[Row]
         ("data.yaml", 'names: ["a\\n", b]', "data.yaml:1: these class names"),
         ("data.yaml", "names:\n\t- bg", "data.yaml:2: these class names"),
         ("data.yaml", "names: coco.names", "data.yaml:1: these class names"),
+        ("data.yaml", "names: [bg, , car]", "data.yaml:1: these class names"),
+        ("data.yaml", "names: [bg, 'car]", "data.yaml:1: these class names"),
     ],
 )
 def test_what_does_not_fit_is_an_error_with_its_line(file: str, text: str, words: str, tmp_path: Path) -> None:
@@ -159,6 +163,95 @@ def test_long_lines_are_no_names_and_take_no_time(text: str, tmp_path: Path) -> 
     start = time.process_time()
     assert find_names(tmp_path, coloured=False) == (None, ("labels.txt names no classes that can be used here.",))
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("," * 499, "x" * 499, "x:" * 249, "a," * 249, "1," * 249, "0" + ",=;:" * 120, "x" + ",=;:" * 120 + "x"),
+        *("0" + "," * 490 + "x", "0,x" + "," * 240 + "1" + "," * 240, "1,1,1" + "," * 490, ",=" * 240 + "#ff00"),
+    ],
+)
+def test_lines_of_one_mark_take_no_time(line: str, tmp_path: Path) -> None:
+    """Protects from a small file of commas that holds the program for hours: no way to share them out is tried twice."""
+    (tmp_path / "classes.txt").write_text("\n".join([line] * 300 + ["#"]))
+    start = time.process_time()
+    with contextlib.suppress(DataError):
+        find_names(tmp_path, coloured=False)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("names: [" + " " * 5000 + "']", "names: [" + " " * 300_000 + "']", "names: [" + "'a" * 100_001 + "]"),
+        *("names: [\n" + "a,\n" * 100_000, "names: {a" + " " * 100_000 + "b}", "names: {a" + " " * 100_000 + ":}"),
+        *("names:\n  a" + " " * 100_000 + "b", "names:\n" + "  a" + " :" * 50_000, "names: [a" + "a'" * 100_000),
+        *("names:\n-" + " " * 100_000 + "a:", "x\n" * 500_000, "names: " + "a" * 300_000 + ": b"),
+    ],
+)
+def test_brackets_and_blanks_of_yaml_take_no_time(text: str, tmp_path: Path) -> None:
+    """Protects from a data.yaml of a few kilobytes that holds init and convert for ever; and what is said of it is short."""
+    (tmp_path / "data.yaml").write_text(text)
+    start = time.process_time()
+    try:
+        find_names(tmp_path, coloured=False)
+    except DataError as error:
+        assert len(error.message) < 500 + len(str(tmp_path))  # noqa: PT017
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("file", ["names.json", "classes.txt", "names.yaml"])
+def test_very_many_equal_names_are_passed_over(file: str, tmp_path: Path) -> None:
+    """Protects from a number behind each of them, found by trying all before it."""
+    names = json.dumps(["a"] * 100_000)
+    (tmp_path / file).write_text(f"names: {names}" if file.endswith("yaml") else names)
+    start = time.process_time()
+    assert find_names(tmp_path, coloured=False) == (None, (f"{file} names no classes that can be used here.",))
+    assert time.process_time() - start < 5
+
+
+def test_equal_names_get_the_next_free_number() -> None:
+    """Protects the names of classes from being shared, also with one that is called like a numbered one."""
+    entries = [Entry(name) for name in ("a", "b", "a_2", "a", "a", "b", "a_2")]
+    assert [entry.name for entry in distinct(Path("x"), entries)] == ["a", "b", "a_2", "a_3", "a_4", "b_2", "a_2_2"]
+    start = time.process_time()
+    assert distinct(Path("x"), [Entry("a", value) for value in range(60_000)])[-1].name == "a_60000"
+    assert time.process_time() - start < 5
+
+
+def test_files_larger_than_any_list_of_names_are_not_read(tmp_path: Path) -> None:
+    """Protects the memory, and the minutes that such a file takes; COCO's file of annotations is read all the same."""
+    for file in ("classes.txt", "data.yaml", "labels.json"):
+        with (tmp_path / file).open("wb") as content:
+            content.truncate(65 << 20)
+    names, remarks = find_names(tmp_path, coloured=False)
+    assert (names, len(remarks)) == (None, 3)
+    coco = {"categories": [{"id": 1, "name": "car"}], "annotations": ["x" * (5 << 20)]}
+    (tmp_path / "labels.json").write_text(json.dumps(coco))
+    assert rows(find_names(tmp_path, coloured=False)[0]) == [("car", 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        ("7: 3D print 1 2 3", ("3D print", 7, (1, 2, 3))),
+        ("7 = car,, 1 2 3", ("car", 7, (1, 2, 3))),
+        ("7 , , 1 2 3", ("class", 7, (1, 2, 3))),
+        ("7: 1 2 3", ("7", None, (1, 2, 3))),
+        ("a, 3rd car: 1,2;3", ("a, 3rd car", None, (1, 2, 3))),
+        (",,1 2 3", ("class", None, (1, 2, 3))),
+        ("7 = 3D print,#010203", ("3D print", 7, (1, 2, 3))),
+        ("7,,,#010203", ("class", 7, (1, 2, 3))),
+        ("a = b: #010203", ("a = b", None, (1, 2, 3))),
+        ("7 #010203", ("7", None, (1, 2, 3))),
+        ("a b:1,2,3::", ("a b", None, (1, 2, 3))),
+    ],
+)
+def test_what_separators_belong_to(line: str, row: Row) -> None:
+    """Protects values, names and colours where several separators stand beside each other, or a name is missing."""
+    (entry,) = _entries(Path("classes.txt"), [(1, line)])
+    assert (entry.name, entry.value, entry.colour) == row
 
 
 def test_runs_of_blanks_are_one(tmp_path: Path) -> None:

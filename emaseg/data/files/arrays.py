@@ -11,6 +11,7 @@ Files are untrusted: pickled objects are never loaded.
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from typing import Any, BinaryIO
@@ -18,11 +19,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.files.images import check_pixels
+from emaseg.data.files.images import ARRAY_START, MAX_PIXELS, check_pixels
 from emaseg.errors import DataError
 
-MAGIC = b"\x93NUMPY"
+MAGIC = ARRAY_START
 _AGAIN = "copy it again, or write it again with numpy.save"
+_MOST_BYTES = 16 * MAX_PIXELS  # of an array, as of a TIFF
+_LONGEST_HEADER = 10_000  # bytes, as NumPy has it, which reads all before it counts
 _KINDS = "buif"  # of numbers: true or false, unsigned, signed, floating-point
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
@@ -32,13 +35,17 @@ def read_array(file: BinaryIO, name: str, channels: int) -> npt.NDArray[Any]:
     """(H, W, C) of the file's own type.
 
     Raises:
-        DataError: damaged, no array of numbers, or without an axis of so many channels.
+        DataError: damaged, too large, no array of numbers, or without an axis of so many channels.
     """
     shape, fortran, dtype = _header(file, name)
     axis = _channel_axis(shape, name, channels)
-    content = file.read()
-    if len(content) != math.prod(shape) * dtype.itemsize:
+    start, size = file.tell(), math.prod(shape) * dtype.itemsize
+    if file.seek(0, io.SEEK_END) - start != size:
         raise DataError(f"{name}: the .npy file holds fewer or more values than its header says", _AGAIN)
+    if size > _MOST_BYTES:
+        raise DataError(f"{name}: {size:,} bytes of pixels", "cut it into tiles first")
+    file.seek(start)
+    content = file.read(size)
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
     return array[..., None] if axis is None else np.moveaxis(array, axis, -1)
 
@@ -70,7 +77,12 @@ def _header(file: BinaryIO, name: str) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about headers that Python 2 wrote
-            header: Header = read[np.lib.format.read_magic(file)](file)
+            version = np.lib.format.read_magic(file)
+            start = file.tell()
+            if version[0] > 1 and int.from_bytes(file.read(4), "little") > _LONGEST_HEADER:
+                raise ValueError("its header is too long")
+            file.seek(start)
+            header: Header = read[version](file)
     except (ValueError, KeyError, OSError, EOFError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise DataError(f"{name}: a damaged .npy file ({str(error)[:100]})", _AGAIN) from error
     dtype = header[2]

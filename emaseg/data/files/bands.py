@@ -14,7 +14,6 @@ What a file becomes with Bands:
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,7 +36,6 @@ from emaseg.words import counted
 Array = npt.NDArray[Any]
 
 WHITE = 255.0
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_COLOUR, _PNG_ALPHA = 2, 6  # what a pixel is
 _AGAIN = "copy or download it again"
 
@@ -100,7 +98,7 @@ def pixels_size(source: Path | bytes, name: str | None = None, bands: Bands | No
         file.seek(0)
         if start.startswith(arrays.MAGIC):
             return arrays.array_size(file, name, RGB if bands is None else bands.channels)
-        if start.startswith(_TIFF_STARTS) and not tiff.is_plain(file):
+        if start.startswith(tiff.STARTS) and not tiff.is_plain(file):
             return tiff_size(file, name)
     return image_size(source, name)
 
@@ -198,20 +196,21 @@ def _is_array(source: Path | bytes | BinaryIO) -> bool:
 
 def _stored(source: Path | bytes | BinaryIO, name: str, channels: int) -> Array:
     """(H, W, C) of a file as it is stored; channels: those declared, where the file leaves a choice."""
-    with opened(source, name) as file, translated(name):
-        content = io.BytesIO(file.read())
-    with translated(name, content):
-        start = content.read(26)
-        content.seek(0)
+    with opened(source, name) as file, translated(name, file):
+        start = file.read(26)
+        file.seek(0)
         if start.startswith(arrays.MAGIC):
-            return arrays.read_array(content, name, channels)
-        if start.startswith(_TIFF_STARTS) and (
-            not tiff.is_plain(content) or (channels > 1 and tiff.has_more_pages(content))
-        ):
-            return read_tiff(content, name, channels)
+            return arrays.read_array(file, name, channels)
+        if start.startswith(tiff.STARTS):  # which may be larger than what is read whole
+            if not tiff.is_plain(file) or (channels > 1 and tiff.has_more_pages(file)):
+                return read_tiff(file, name, channels)
+            if isinstance(source, str | Path):
+                return stored_values(decode(source, name))
+            file.seek(0)
+        content = file.read()
         if start.startswith(png.START) and start[24:25] == b"\x10" and start[25:26] != b"\0":
-            return _png16(content.getvalue(), name)
-        return stored_values(decode(content.getvalue(), name))
+            return _png16(content, name)
+        return stored_values(decode(content, name))
 
 
 def stored_values(picture: Image.Image) -> Array:

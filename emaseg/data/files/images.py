@@ -20,9 +20,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +42,7 @@ from emaseg.signatures import BMP, GIF, GIT_LFS, GZIP, HEAD, HTML, JPEG, PNG, TI
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # JPEG opens MPO too; PPM its whole family
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo")
 ARRAY = ".npy"  # read where a recipe declares its channels, or as RGB
+ARRAY_START = b"\x93NUMPY"
 MAX_PIXELS = 178_956_970  # where Pillow too calls a file a decompression bomb: 512 MiB of RGB
 
 INVERTED = "white_is_zero"  # a key of a decoded picture's info
@@ -128,7 +131,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """bits: of a sample, 1, 8 or 16. pages: of a TIFF. palette: the colours of a palette picture, () of others.
+    """bits: of a sample, 1, 8 or 16. pages: of a TIFF, 2 = two or more. palette: of a palette picture, () of others.
 
     size: (H, W) as it is read. turn: its EXIF orientation, 1..8; 1 = as it is stored.
     """
@@ -153,7 +156,10 @@ def image_header(path: Path) -> Header:
             found: Any = picture
             depth = found.tag_v2.get(258, 8)
             bits = 16 if 16 in (depth if isinstance(depth, tuple) else (depth,)) else bits
-            pages = found.n_frames
+            if found.is_animated:
+                found.seek(1)  # not n_frames, whose time grows with the square of their number
+                found.seek(0)
+                pages = 2
         elif picture.format == "PNG" and head[24:25] == b"\x10":
             bits = 16
         palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()
@@ -221,8 +227,11 @@ def _decoded(source: Path | bytes | BinaryIO, name: str, *, first_rows: bool) ->
     with opened(source, name) as file, translated(name, file):
         start, colours = file.read(8), 0
         file.seek(0)
-        if start == png.START and not isinstance(file, io.BytesIO):
-            file = io.BytesIO(file.read())
+        if start.startswith((png.START, jpeg.START)):
+            content = file.read()
+            if start.startswith(jpeg.START):
+                jpeg.check_scans(content, name)
+            file = io.BytesIO(content)
         with Image.open(file, formats=FORMATS) as picture:
             check_pixels(picture.size, name)
             if picture.format == "TIFF":
@@ -302,6 +311,9 @@ def _check_tiff(picture: Any, name: str) -> None:
         tile[0] == "raw" and tile[2] < 8 for tile in picture.tile
     ):
         raise DataError(f"{name}: a damaged image: some of its pixels are missing", _AGAIN)
+    places = sorted(tile[2] for tile in picture.tile)
+    if any(after - at > MOST_BYTES for at, after in pairwise(places)):  # Pillow would read all that lies between
+        raise DataError(f"{name}: a damaged image: its pixels lie too far apart", _AGAIN)
 
 
 def _rgb(picture: Image.Image, name: str) -> UInt8:
@@ -407,7 +419,7 @@ def _not_an_image(name: str, head: bytes) -> DataError:
 
 def _odd_tiff(name: str, file: BinaryIO | None) -> DataError | None:
     """The error of a whole TIFF whose bands or samples Pillow does not know."""
-    if file is None or _head(file)[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if file is None or not _head(file).startswith(tiff.STARTS):
         return None
     odd = tiff.odd_samples(file)
     return DataError(f"{name}: {odd[0]}", odd[1]) if odd else None
@@ -424,6 +436,10 @@ def _too_large(name: str) -> DataError:
     return DataError(f"{name}: more than {MAX_PIXELS:,} pixels", "cut it into tiles or scale it down first")
 
 
+def _too_long(name: str) -> DataError:
+    return DataError(f"{name}: a file of more than {MOST_BYTES >> 30} GiB", "save it as TIFF, or cut it into tiles")
+
+
 def check_pixels(size: tuple[int, int], name: str) -> None:
     """The limits on the pixel count, whatever Pillow's own have been set to by the calling program."""
     width, height = size
@@ -434,12 +450,13 @@ def check_pixels(size: tuple[int, int], name: str) -> None:
 
 
 def opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
-    """A file at its start; a folder, a pipe or a device is refused, for it could keep us waiting for ever."""
+    """A file at its start; a folder, a pipe or a device is refused, for it could keep us waiting for ever, and so is a
+    file that is larger than what is read whole."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     try:
         if isinstance(source, (str, Path)):
-            return open_file(source)
+            return _bounded(open_file(source), name)
         content = source.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file", "check the path") from error
@@ -452,8 +469,26 @@ def opened(source: Path | bytes | BinaryIO, name: str) -> BinaryIO:
             raise DataError(f"{name}: {error.strerror}", "copy the image into an ordinary file first") from error
         raise _damaged(name, error) from error
     if len(content) > MOST_BYTES:
-        raise _too_large(name)
+        raise _too_long(name)
     return io.BytesIO(content)
+
+
+def _bounded(file: io.BufferedReader, name: str) -> io.BufferedReader:
+    """The file, unless more than MOST_BYTES of it would be read. Of a TIFF, which may be larger, only pixels and tags
+    are read, and an array is as long as its header says (arrays.py)."""
+    if os.fstat(file.fileno()).st_size <= MOST_BYTES:
+        return file
+    try:
+        start = file.read(8)
+        if not start.startswith((ARRAY_START, *tiff.STARTS)):
+            raise _too_long(name)
+        if start.startswith(tiff.STARTS) and tiff.promises_much(file):
+            raise DataError(f"{name}: a damaged image: its header promises more than a picture needs", _AGAIN)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def name_of(source: Path | bytes | BinaryIO) -> str:

@@ -6,12 +6,17 @@ Room: data/files. Legend: H W image height, width.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from emaseg.errors import DataError
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 
+_MOST_SCANS = 100  # of a picture, which is libtiff's limit too
 _SCAN, _RESTARTS = 0xDA, 0xDD
+_SCAN_MARK = b"\xff\xda"
+_ALONE = (START, b"\xff\x01")  # marks without a segment
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: with Huffman's code, as nearly all files
 _EXIF_XMP, _ICC_MPF = 0xE1, 0xE2
 _JFIF, _ADOBE = 0xE0, 0xEE
@@ -107,14 +112,44 @@ def looks_short(corner: Iterable[float]) -> bool:
 
 def end_of(content: bytes) -> int | None:
     """Where the mark at the end of the first picture is; others may follow, or anything else. None: it has none."""
+    return next((mark.start() for mark in _marks(content) if mark[0] == END), None)
+
+
+def has_too_many_scans(content: bytes) -> bool:
+    """Whether the first picture of a file has more than _MOST_SCANS: a scan may take a few hundred bytes of the file,
+    and takes every decoder the time of all pixels."""
+    frame = read_frame(content)  # what is in order has all in one scan, and a decoder looks no further
+    if (frame and frame.in_order) or content.count(_SCAN_MARK) <= _MOST_SCANS:  # no mark stands among pixels
+        return False
+    count = 0
+    for mark in _marks(content):
+        count += mark[0] == _SCAN_MARK
+        if count > _MOST_SCANS or mark[0] == END:
+            break
+    return count > _MOST_SCANS
+
+
+def check_scans(content: bytes, name: str) -> None:
+    """Stop at a file that would hold its reader for hours.
+
+    Raises:
+        DataError: its first picture has too many scans.
+    """
+    if has_too_many_scans(content):
+        raise DataError(
+            f"{name}: a JPEG in more than {_MOST_SCANS} scans, each of which takes the time of all pixels",
+            "save it again as an ordinary JPEG, or as PNG",
+        )
+
+
+def _marks(content: bytes) -> Iterator[re.Match[bytes]]:
+    """The marks of a file in order, as a decoder meets them: what segments hold is passed over."""
     at = len(START)
     while mark := _NEXT.search(content, at):
-        if mark[0] == END:
-            return mark.start()
+        yield mark
         at = mark.end()
-        if mark[0] != START:
+        if mark[0] not in _ALONE:
             at += int.from_bytes(content[at : at + 2])
-    return None
 
 
 def lengthened(content: bytes, end: int) -> bytes:

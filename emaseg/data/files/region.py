@@ -43,6 +43,8 @@ def _jpeg_region(content: bytes, name: str, box: Box) -> Region | None:
     frame = jpeg.read_frame(content)
     if not frame or frame.size[0] * frame.size[1] > MAX_PIXELS:
         return None
+    if not frame.in_order and jpeg.has_too_many_scans(content):  # read_pixels says so
+        return None
     if not frame.bare and plain_jpeg_size(content) != frame.size:
         return None
     size = frame.size

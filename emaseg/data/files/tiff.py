@@ -6,16 +6,30 @@ Room: data/files.
 from __future__ import annotations
 
 import warnings
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from PIL import TiffImagePlugin
 
-__all__ = ["bands_left", "has_more_pages", "is_inverted", "is_plain", "nodata_of", "odd_samples"]
+__all__ = [
+    "STARTS",
+    "bands_left",
+    "has_more_pages",
+    "is_inverted",
+    "is_plain",
+    "nodata_of",
+    "odd_samples",
+    "promises_much",
+]
+
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two have 64-bit places
 
 _BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT, _NODATA = 258, 262, 277, 338, 339, 42113  # tags, the last one GDAL's
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
-_BIG = (b"II+\0", b"MM\0+")
+_BIG = STARTS[2:]
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_FURTHER = {34665, 34853, 40965}  # tags that lead to a directory of EXIF's, which Pillow reads too
+_MOST_ENTRIES, _MOST_TAGS = 1 << 16, 512 << 20  # of a directory; bytes of the values of all tags
 _DEEP = ((16, 1), (32, 3))  # bits of a sample and its format, of one band
 _ONE_BAND = "write the band to use into a file of its own, for example with `gdal_translate -b 1 in.tif out.tif`"
 _THREE_BANDS = (
@@ -68,6 +82,31 @@ def has_more_pages(file: BinaryIO) -> bool:
     directory = _directory(file)
     file.seek(0)
     return directory is not None and bool(directory.next)
+
+
+def promises_much(file: BinaryIO) -> bool:
+    """Whether the tags of the first directory hold more than any picture needs: readers take all into memory."""
+    file.seek(0)
+    head, total, further = file.read(16), 0, set(_FURTHER)
+    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+    big = head.startswith(_BIG)
+    width, size = (8, 20) if big else (4, 12)  # of a place, of an entry
+    places = [int.from_bytes(head[width : 2 * width], order)]
+    for place in places:  # EXIF's are added
+        if place >= 1 << 62:
+            continue
+        file.seek(place)
+        count = int.from_bytes(file.read(8 if big else 2), order)
+        if count > _MOST_ENTRIES:
+            return True
+        table = file.read(size * count)
+        for at in range(0, len(table), size):
+            tag, kind = (int.from_bytes(table[at + part : at + part + 2], order) for part in (0, 2))
+            total += _SIZES.get(kind, 0) * int.from_bytes(table[at + 4 : at + 4 + width], order)
+            if tag in further:
+                further.remove(tag)
+                places.append(int.from_bytes(table[at + 4 + width : at + size], order))
+    return total > _MOST_TAGS
 
 
 def nodata_of(file: BinaryIO) -> float | None:

@@ -16,12 +16,13 @@ import contextlib
 import importlib.util
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from emaseg.data.files import jpeg
 from emaseg.data.files.images import MAX_PIXELS, check_pixels
 from emaseg.errors import DataError, SystemFault
 from emaseg.extras import install
@@ -29,6 +30,7 @@ from emaseg.extras import install
 _AGAIN = "copy or download it again"
 _AXES = ("YX", "YXS", "SYX")
 _PALETTE = 3  # a photometric interpretation
+_PLAIN = 1  # of compressions: none
 _MOST_BYTES = 16 * MAX_PIXELS  # of all bands of an image, and of one piece of it
 
 
@@ -103,11 +105,24 @@ def _decoded(page: Any, name: str, file: BinaryIO) -> npt.NDArray[Any]:
     pieces = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if len(pieces) < math.prod(page.chunked) or any(at <= 0 or size <= 0 or at + size > end for at, size in pieces):
         raise DataError(f"{name}: a damaged image: some of its pixels are missing", _AGAIN)
+    if sum(size for _, size in pieces) > 2 * _MOST_BYTES:
+        raise DataError(f"{name}: a damaged image: its pixels are stored in more bytes than they have", _AGAIN)
+    if page.compression != _PLAIN:
+        _check_jpegs(file, pieces, name)
     array: npt.NDArray[Any] = page.asarray(maxworkers=1, squeeze=False)  # (separate planes, depth, H, W, samples)
     planes, depth, rows, columns, samples = array.shape
     if depth != 1 or (rows, columns) != (height, width) or 1 not in (planes, samples):
         raise DataError(f"{name}: a TIFF of shape {array.shape}, which has no bands", "save it as (H, W, C)")
     return np.moveaxis(array[:, 0], 0, -1)[..., 0, :] if planes > 1 else array[0, 0]
+
+
+def _check_jpegs(file: BinaryIO, pieces: Iterable[tuple[int, int]], name: str) -> None:
+    """Stop at a piece that would hold its decoder for hours. libtiff, which Pillow has, knows such a limit itself."""
+    for at, size in pieces:
+        file.seek(at)
+        if file.read(len(jpeg.START)) == jpeg.START:
+            file.seek(at)
+            jpeg.check_scans(file.read(size), name)
 
 
 def _orientation(page: Any) -> int:

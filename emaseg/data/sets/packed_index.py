@@ -25,6 +25,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,6 +48,8 @@ AGAIN = "pack it again with data_scripts/pack.py"
 _SIGNED = 56  # bytes of the header that its own checksum covers
 _LARGEST = 1 << 30  # bytes of an index: millions of samples
 _SECONDS = 30  # for HDF5's library to read an old file's structure
+_ANSWER, _TIMES = 1 << 20, 8  # bytes of its answer: so many, and so many for each byte of the file, all plain
+_PIECE = 1 << 20  # bytes of an answer that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +135,8 @@ def _own(file: BinaryIO, head: bytes, size: int) -> Content:
 
 
 def _old(path: Path, size: int) -> Content:
-    """Of a file without our header, from HDF5's library in a process of its own: it may hang, crash or fill memory."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", packed_hdf5.__file__, str(path.absolute())],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise _Wrong(f"its structure could not be read in {_SECONDS} seconds") from None
-    if done.returncode != 0 or len(done.stdout) > _LARGEST:
-        raise _Wrong("HDF5's library fails to read its structure")
-    found = json.loads(done.stdout)
+    """Of a file without our header, as HDF5's library says."""
+    found = json.loads(_answer(path, min(_LARGEST, _ANSWER + _TIMES * size)))
     if isinstance(found, dict) and isinstance(found.get("error"), str):
         raise _Wrong(found["error"])
     keys = {"about": str, "names": list, "spans": list, "start": int, "total": int, "state": list}
@@ -161,6 +153,32 @@ def _old(path: Path, size: int) -> Content:
     if count > len(names):
         raise _Wrong("more samples than names")
     return Content(about, spans, _names(names), start, start + total, count, count == len(names), size, state_bytes[8:])
+
+
+def _answer(path: Path, most: int) -> bytes | bytearray:
+    """The JSON that HDF5's library makes of a file, at most `most` bytes, in a process of its own: there it may hang,
+    crash, fill memory or answer without an end."""
+    command = [sys.executable, "-P", packed_hdf5.__file__, str(path.absolute())]
+    answer, nothing, start = bytearray(), subprocess.DEVNULL, time.monotonic()
+    with subprocess.Popen(command, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing, bufsize=0) as process:
+        end = threading.Timer(_SECONDS, process.kill)
+        end.daemon = True
+        end.start()
+        try:
+            while len(answer) <= most and process.stdout and (piece := process.stdout.read(_PIECE)):
+                answer += piece
+            if len(answer) <= most:
+                process.wait()
+        finally:
+            end.cancel()
+            process.kill()
+    if time.monotonic() - start >= _SECONDS:
+        raise _Wrong(f"its structure could not be read in {_SECONDS} seconds")
+    if len(answer) > most:
+        raise _Wrong("its tables hold more than the file can")
+    if process.returncode != 0:
+        raise _Wrong("HDF5's library fails to read its structure")
+    return answer
 
 
 # -------------------------------------------------------------------------------------------- what JSON may hold

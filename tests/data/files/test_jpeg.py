@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emaseg.data.files.images import read_image
+from emaseg.data.files.bands import Bands, read_pixels
+from emaseg.data.files.images import decode, read_image
 from emaseg.data.files.jpeg import END, first_rows, is_complete, read_frame
 from emaseg.data.files.opencv import opencv
 from emaseg.data.files.region import read_region
-from tests.data.pipeline_golden import sample_image
+from emaseg.errors import DataError
+from tests.data.pipeline_golden import sample_image, without_opencv
 
 SIZE = (211, 90)
 SAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "4:1:1")
@@ -157,6 +162,54 @@ def test_a_file_that_ends_anywhere_in_its_header_has_no_frame() -> None:
     frame = read_frame(content)
     assert frame is not None
     assert all(read_frame(content[:end]) is None for end in range(frame.scan))
+
+
+def in_scans(count: int, **options: Any) -> bytes:
+    """A progressive file whose last scan stands there again and again, as refinements may."""
+    content = stored(progressive=True, **options)
+    last = content[content.rindex(b"\xff\xda") : -len(END)]
+    return content[: -len(END)] + last * count + END
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_a_jpeg_of_thousands_of_scans_is_refused(decoder: bool, tmp_path: Path) -> None:
+    """Protects from a file that holds a reader for hours: each scan of it takes a hundred bytes, and the time of all
+    pixels. A mark between that has no segment does not hide them."""
+    path = tmp_path / "a.jpg"
+    for content in (in_scans(200), in_scans(200).replace(b"\xff\xda", b"\xff\x01\xff\xff\xff\xda")):
+        path.write_bytes(content)
+        with contextlib.nullcontext() if decoder else without_opencv():
+            for read in (read_image, decode, functools.partial(read_region, name="a.jpg", box=(0, 0, 9, 9))):
+                for source in (path, content):
+                    with pytest.raises(DataError, match=r"a\.jpg: a JPEG in more than 100 scans"):
+                        read(source, name="a.jpg")
+
+
+def test_scans_inside_a_tiff() -> None:
+    """Protects from the same in the pieces of a TIFF of bands."""
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((8, 9, 4), np.uint8), photometric="minisblack", planarconfig="contig")
+    content, piece = bytearray(file.getvalue()), in_scans(200)
+    at = int.from_bytes(content[4:8], "little")
+    for entry in range(at + 2, at + 2 + 12 * int.from_bytes(content[at : at + 2], "little"), 12):
+        changed = {259: 7, 273: len(content), 279: len(piece)}.get(int.from_bytes(content[entry : entry + 2], "little"))
+        if changed is not None:
+            content[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, changed)
+    with pytest.raises(DataError, match=r"a\.tif: a JPEG in more than 100 scans"):
+        read_pixels(bytes(content) + piece, "a.tif", Bands(4))
+
+
+def test_scans_of_other_pictures_do_not_count() -> None:
+    """Protects files with a preview in their header, and with a film or more pictures behind the first one."""
+    whole = read_image(stored(progressive=True))
+    for content in (
+        stored(progressive=True, comment=b"\xff\xda" * 500),
+        stored(progressive=True) + b"\xff\xda" * 500,
+        stored(progressive=True) + in_scans(200),
+    ):
+        np.testing.assert_array_equal(read_image(content), whole)
+        np.testing.assert_array_equal(read_region(content, "a", (0, 0, 9, 9)).pixels[:9, :9], whole[:9, :9])
 
 
 def test_other_files_have_no_frame() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
+from emaseg.data.sets import packed_hdf5, packed_index
 from emaseg.data.sets.packed import _about, open_packed, pack, partial_path, verify
 from emaseg.data.sets.packed_index import HEADER, INDEX_AT, STATE_AT, checksum
 from emaseg.data.sets.pairs import PairedFiles
@@ -122,14 +124,13 @@ def test_a_damaged_structure_of_an_earlier_version(kind: str, tmp_path: Path) ->
 
 def test_every_damaged_structure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same without a process for each: HDF5's library is sound with files that it wrote itself."""
-    import subprocess
 
-    from emaseg.data.sets import packed_hdf5
+    def here(path: Path, most: int) -> bytes:
+        answer = json.dumps(packed_hdf5.answer(str(path))).encode()
+        assert len(answer) <= most
+        return answer
 
-    def here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, json.dumps(packed_hdf5.answer(command[-1])))
-
-    monkeypatch.setattr(subprocess, "run", here)
+    monkeypatch.setattr(packed_index, "_answer", here)
     dataset = files(tmp_path / "files")
     old_file(dataset, tmp_path / "old.h5")
     assert len(open_packed(tmp_path / "old.h5")) == 5
@@ -137,6 +138,43 @@ def test_every_damaged_structure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path = tmp_path / f"{number}.h5"
         old_file(dataset, path, **change(dataset))
         refused(path)
+
+
+def test_names_that_unfold_to_more_than_the_file(tmp_path: Path) -> None:
+    """Protects the memory of the process that asks: of a small file that unfolds to very much it takes a little."""
+    path = tmp_path / "old.h5"
+    old_file(files(tmp_path / "files"), path)
+    with h5py.File(path, "a") as file:
+        del file["names"]
+        file.create_dataset("names", data=np.full((40, 2), b"a" * 500_000), chunks=(4, 2), compression="gzip")
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        refused(path, "damaged, or not a packed file")
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import time; time.sleep(60)", "could not be read in 0.5 seconds"),
+        ("import os, time; os.close(1); time.sleep(60)", "could not be read in 0.5 seconds"),
+        ("while True: print('a' * 10_000)", "hold more than the file"),
+        ("import sys; sys.stderr.write('a' * 1_000_000); sys.exit(3)", "fails to read"),
+    ],
+)
+def test_a_library_that_does_not_end_or_fails(
+    program: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects from waiting for ever, from an answer without an end, and from a process that is left behind."""
+    (tmp_path / "program.py").write_text(program)
+    monkeypatch.setattr(packed_hdf5, "__file__", str(tmp_path / "program.py"))
+    if "60" in program:
+        monkeypatch.setattr(packed_index, "_SECONDS", 0.5)
+    old_file(files(tmp_path / "files"), tmp_path / "old.h5")
+    refused(tmp_path / "old.h5", words)
 
 
 def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
