@@ -30,6 +30,7 @@ from emaseg.words import excerpt
 __all__ = ["files", "read"]
 
 _CORNERS = 3  # of an outline, at least
+_BOX, _LINE = "box without an outline", "outline of less than three corners"
 _Table = Mapping[str, Any]
 
 
@@ -209,26 +210,26 @@ def _objects(notes: Sequence[_Table]) -> Objects:
     for number, note in enumerate(notes, 1):
         label = str(_key(note.get("category_id")))
         shape = _shape(note.get("segmentation"), number)
-        if shape is None:
-            without["box without an outline"] += 1
+        if isinstance(shape, str):
+            without[shape] += 1
         else:
             objects.append(Object(label, shape))
     return Objects(objects, without)
 
 
-def _shape(segmentation: Any, number: int) -> Shape | None:
-    """None for a box without an outline."""
+def _shape(segmentation: Any, number: int) -> Shape | str:
+    """Of what has no area what it is: data sets hold a few outlines of two points, which cost no image."""
     if segmentation is None or segmentation == {}:
-        return None
+        return _BOX
     if isinstance(segmentation, dict):
         return ColumnRuns(segmentation)
     if not isinstance(segmentation, list):
         raise Malformed(f"object {number}: a segmentation that is neither polygons nor run lengths")
     rings = _rings(segmentation)
     if all(ring == [] for ring in rings):
-        return None
+        return _BOX
     if all(isinstance(ring, list) and len(ring) in range(0, 2 * _CORNERS, 2) for ring in rings):
-        raise Malformed(f"object {number}: an outline with less than {_CORNERS} corners")
+        return _LINE
     return Outline(rings)
 
 

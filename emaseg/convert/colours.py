@@ -25,8 +25,9 @@ from emaseg.data.files.mask_values import Colour, mask_values, packed
 from emaseg.data.sets.mixed_palettes import mixed_palettes
 from emaseg.errors import DataError
 from emaseg.recipe.data import IGNORE
+from emaseg.starter.arrangements import EVAL_NAMES
 from emaseg.starter.kinds import any_layout
-from emaseg.starter.layout import EVAL_NAMES, Layout
+from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
 from emaseg.starter.naming import Place
 from emaseg.starter.values import Held, classes_of, read_masks

@@ -31,7 +31,7 @@ from emaseg.data.files.images import image_header, image_size
 from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
 from emaseg.files import atomic, fault, open_file, write_text
-from emaseg.starter.layout import EVAL_NAMES, TRAIN_NAMES
+from emaseg.starter.arrangements import EVAL_NAMES, TRAIN_NAMES
 from emaseg.words import quoted_path
 
 __all__ = [

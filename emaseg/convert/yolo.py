@@ -22,7 +22,7 @@ from emaseg.data.checks import spread
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 from emaseg.files import open_file
-from emaseg.starter.layout import MASK_NAMES
+from emaseg.starter.arrangements import MASK_NAMES
 from emaseg.starter.names import find_names
 from emaseg.threads import Reading, read_all
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emaseg.errors import DataError
 from tests.convert import made
 from tests.convert.made import SCENE, Polygon, expected, masks, run, write
 
@@ -40,14 +41,24 @@ def change(root: Path, segmentation: Any) -> None:
 
 
 @pytest.mark.parametrize("rings", [[[1, 2], [9, 9]], [[1, 2, 9, 9]], [1, 2, 9, 9], [[], [1, 2]]])
-def test_too_few_corners_cost_their_image(rings: Any, tmp_path: Path) -> None:
-    """Protects from a mask that lacks an object whose outline encloses nothing."""
+def test_too_few_corners_are_told(rings: Any, tmp_path: Path) -> None:
+    """Protects from a mask that lacks, without a word, an object whose outline encloses nothing."""
     made.coco(tmp_path / "in", SCENE)
     change(tmp_path / "in", rings)
     done = run(tmp_path / "in", tmp_path / "out")
-    assert [(one.name, one.reason) for one in done.left] == [
-        ("images/a.jpg", "object 1: an outline with less than 3 corners")
-    ]
+    assert done.ok
+    assert "Not drawn, for they have no area: 1 outline of less than three corners." in done.notes
+
+
+def test_nothing_but_lines_is_refused(tmp_path: Path) -> None:
+    """Protects from masks that are all background."""
+    made.coco(tmp_path / "in", SCENE)
+    content = json.loads((tmp_path / "in/coco.json").read_text())
+    for one in content["annotations"]:
+        one["segmentation"] = [[1, 2, 9, 9]]
+    write(tmp_path / "in/coco.json", content)
+    with pytest.raises(DataError, match="outline of less than three corners"):
+        run(tmp_path / "in", tmp_path / "out")
 
 
 def test_an_empty_ring_is_a_box(tmp_path: Path) -> None:
