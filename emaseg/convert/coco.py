@@ -20,7 +20,17 @@ from typing import Any
 from emaseg.convert.again import Again, by_split
 from emaseg.convert.export import Codes, ColumnRuns, Export, Item, Label, Left, Object, Objects, Outline, Shape
 from emaseg.convert.numbers import Malformed, size_of, text_of, whole
-from emaseg.convert.source import Finder, Source, finder, json_files, read_json, split_of, split_of_file, state_of
+from emaseg.convert.source import (
+    Finder,
+    Source,
+    finder,
+    json_files,
+    last_name,
+    read_json,
+    split_of,
+    split_of_file,
+    state_of,
+)
 from emaseg.data.files.mask_values import Colour
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
@@ -163,7 +173,7 @@ def _read_image(
     found.images[path] = name, notes
     if _is_panoptic(notes):
         with contextlib.suppress(Malformed):  # said when it is read
-            png = _png_of(place.source, name, notes[0])
+            png = _png_of(place.source, notes[0])
             found.masks.add(png)
             state = f"{state} {state_of(place.source, png)}"
     read_ = partial(_panoptic, place.source, name, notes) if _is_panoptic(notes) else partial(_objects, notes)
@@ -269,14 +279,14 @@ def _panoptic(source: Source, name: str, notes: Sequence[_Table]) -> Objects:
         if not 0 < code < 1 << 24:
             raise Malformed(f"a segment {code}, which no colour can be")
         table[(code & 255) << 16 | (code & 0xFF00) | code >> 16] = str(_key(segment.get("category_id")))
-    png = _png_of(source, name, notes[0])
+    png = _png_of(source, notes[0])
     return Objects([Object("", Codes(source.root / png, table))], {})
 
 
-def _png_of(source: Source, name: str, note: _Table) -> str:
+def _png_of(source: Source, note: _Table) -> str:
     file = text_of(note.get("file_name"), "the name of the panoptic PNG").replace("\\", "/")
     last = PurePosixPath(file).name
-    places = [one for one in source.files if PurePosixPath(one).name == last and one != name]
+    places = [one for one in source.by_name.get(last_name(last), ()) if PurePosixPath(one).name == last]
     if len(places) != 1 and (near := [one for one in places if one.endswith(".png") and "panoptic" in one]):
         places = near
     if len(places) != 1:

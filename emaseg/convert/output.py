@@ -9,6 +9,7 @@ Every file appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -30,7 +31,7 @@ from emaseg.convert.painting import Overlap, Painted, check_places, label_map
 from emaseg.data.files.images import image_header, image_size
 from emaseg.data.sets.names import stem_of
 from emaseg.errors import DataError, RecipeError
-from emaseg.files import atomic, fault, open_file, write_text
+from emaseg.files import atomic, fault, open_file, read_bytes, write_text
 from emaseg.starter.arrangements import EVAL_NAMES, TRAIN_NAMES
 from emaseg.words import quoted_path
 
@@ -292,7 +293,8 @@ def _give(image: Path, place: Path, made: Made | None) -> None:
                 raise
         with open_file(real) as source, atomic(place) as file:
             shutil.copyfileobj(source, file, 1 << 20)
-        os.utime(place, ns=(real.stat().st_atime_ns, real.stat().st_mtime_ns))
+        with contextlib.suppress(PermissionError):  # disks without owners
+            os.utime(place, ns=(real.stat().st_atime_ns, real.stat().st_mtime_ns))
     except OSError as error:
         raise fault(error, place, "giving the image a place") from error
 
@@ -320,7 +322,7 @@ def check_out(out: Path, folder: Path) -> None:
     if REPORT not in there:
         raise RecipeError(f"--out {out}: holds something else, such as {there[0]}", "name a new folder")
     try:
-        before: Any = json.loads((out / REPORT).read_text("utf-8"))
+        before: Any = json.loads(read_bytes(out / REPORT).decode())
         source = before["source"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise RecipeError(f"--out {out}: its {REPORT} is damaged", "remove the folder, or name another") from None

@@ -68,6 +68,7 @@ _SPLITS = {
 }
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _AGAIN = "export it again, or remove it"
+_XML_CODES = ("ascii", "utf-16-le", "utf-16-be")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +84,7 @@ class Source:
     images: Mapping[str, str]  # NFC relative path -> relative path
     by_name: Mapping[str, tuple[str, ...]]  # NFC file name in lower case -> relative paths
     by_stem: Mapping[str, tuple[str, ...]]  # the same without its ending
+    others: Mapping[str, str]  # NFC name in lower case of a file that is no image -> relative path
     sniffed: tuple[str, ...]
     thorough: bool = False
 
@@ -106,9 +108,9 @@ def scan(named: Path) -> Source:
         raise DataError(f"{named}: no such folder", "name the folder that holds the annotations and the images")
     files = tuple(walk(root, None))
     sniffed = (only,) if only else _sniffed(root, [name for name in files if name.lower().endswith(".json")])
-    return among(
-        Source(root, files, only, {}, {}, {}, sniffed), [name for name in files if name.lower().endswith(EXTENSIONS)]
-    )
+    images = [name for name in files if name.lower().endswith(EXTENSIONS)]
+    others = {last_name(name): name for name in reversed(files) if not name.lower().endswith(EXTENSIONS)}
+    return among(Source(root, files, only, {}, {}, {}, others, sniffed), images)
 
 
 def check_no_archive(path: Path) -> None:
@@ -166,6 +168,11 @@ def _folder(name: str) -> str:
 def _bare(name: str) -> str:
     """Without the ending of a picture: some exports leave it out."""
     return name.rpartition(".")[0] if name.lower().endswith(EXTENSIONS) else name
+
+
+def last_name(name: str) -> str:
+    """The name of a file as tables have it."""
+    return _form(name).rpartition("/")[2].lower()
 
 
 def _form(name: str) -> str:
@@ -322,9 +329,8 @@ def _by_name(
         return candidates[0]
     if candidates:
         raise Malformed(f"several images are called {excerpt(last)}: {', '.join(candidates[:2])}")
-    here = () if _of_name(source, path) else source.files
-    if unread := [name for name in here if _form(name).rpartition("/")[2].lower() == last]:
-        raise Malformed(f"the image {unread[0]} is of a kind that is not read; convert it to PNG or JPEG")
+    if not _of_name(source, path) and (unread := source.others.get(last)):
+        raise Malformed(f"the image {unread} is of a kind that is not read; convert it to PNG or JPEG")
     outside = "" if inside else " (its path leads out of the folder, and is not followed)"
     raise Malformed(f"no image {excerpt(said)}{outside}")
 
@@ -433,7 +439,7 @@ def read_xml(path: Path) -> Iterator[ET.Element]:
         content = read_bytes(path, MOST_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})", _AGAIN) from error
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+    if any(word.encode(code) in content for word in ("<!DOCTYPE", "<!ENTITY") for code in _XML_CODES):
         raise DataError(f"{path}: XML with definitions of its own, which no annotation file has", _AGAIN)
     parser: Any = ET.XMLPullParser(("start", "end"))
     depth = 0
@@ -450,5 +456,5 @@ def read_xml(path: Path) -> Iterator[ET.Element]:
                     yield element
                     top.clear()
         parser.close()
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # the last of an encoding that nobody knows
         raise DataError(f"{path}: damaged, or not an XML file ({excerpt(error)})", _AGAIN) from error

@@ -17,6 +17,7 @@ import pytest
 from emaseg.cli.app import main
 from PIL import Image
 
+from emaseg.convert.source import read_xml
 from emaseg.data.files.label_files import index_rule, read_label
 from emaseg.errors import DataError, RecipeError
 from tests.convert import made
@@ -414,6 +415,12 @@ def test_hostile_annotations_cost_their_image_only(
         ),
         ("cvat", "annotations.xml", "<annotations><meta>" + "<a>" * 5000, "nested too deeply"),
         ("cvat", "annotations.xml", "<annotations><image name='a.jpg'></annotations>", "not an XML file"),
+        (
+            "cvat",
+            "annotations.xml",
+            '<?xml version="1.0" encoding="none"?><annotations><meta></meta></annotations>',
+            "not an XML file",
+        ),
         ("cvat", "annotations.xml", "<annotations><meta></meta><track/></annotations>", "export of a video"),
         (
             "via",
@@ -435,6 +442,15 @@ def test_hostile_files_are_refused(kind: str, file: str, content: str, words: st
         run(root, tmp_path / "out")
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_definitions_in_16_bits_are_seen(tmp_path: Path) -> None:
+    """Protects the memory from entities that grow: expat reads UTF-16, too."""
+    for code in ("utf-16-le", "utf-16-be"):
+        content = '\ufeff<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><annotations><image/></annotations>'
+        (tmp_path / "a.xml").write_bytes(content.encode(code))
+        with pytest.raises(DataError, match="definitions of its own"):
+            list(read_xml(tmp_path / "a.xml"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
