@@ -12,6 +12,7 @@ from typing import Any
 FORMAT = "emaseg packed 1"
 _MEMORY = 8 << 30  # bytes of address space
 _LARGEST = 1 << 24  # entries of a table
+_MOST_BYTES = 1 << 30  # of a table, unfolded
 
 
 def structure(path: str) -> dict[str, Any]:
@@ -21,9 +22,16 @@ def structure(path: str) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         if file.attrs.get("format") != FORMAT:
             return {"error": "an HDF5 file, but not one that data_scripts/pack.py made"}
-        names, spans, state, stored = (file[key] for key in ("names", "spans", "state", "bytes"))
-        if not all(isinstance(table, h5py.Dataset) for table in (names, spans, state, stored)):
+        keys = ("names", "spans", "state", "bytes")
+        if not all(isinstance(file.get(key, getlink=True), h5py.HardLink) for key in keys):
             return {"error": "no tables where they should be"}
+        names, spans, state, stored = tables = [file[key] for key in keys]
+        if not all(isinstance(table, h5py.Dataset) for table in tables):
+            return {"error": "no tables where they should be"}
+        if any(table.is_virtual or table.external for table in tables):
+            return {"error": "tables that lie in other files"}
+        if max(table.size * table.dtype.itemsize for table in (names, spans, state)) > _MOST_BYTES:
+            return {"error": "tables of another form"}
         if max(names.size, spans.size, state.size) > _LARGEST or stored.ndim != 1 or stored.dtype != "u1":
             return {"error": "tables of another form"}
         if names.ndim != 2 or state.shape != (40,) or state.dtype != "u1" or spans.dtype.kind != "i":

@@ -156,6 +156,30 @@ def test_names_that_unfold_to_more_than_the_file(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("kind", ["virtual", "external", "link", "large"])
+def test_tables_that_lie_elsewhere_or_are_huge(kind: str, tmp_path: Path) -> None:
+    """Protects other files from being read through a packed one, and the memory of the process that reads its structure."""
+    path, other = tmp_path / "old.h5", tmp_path / "other.h5"
+    for place in (path, other):
+        old_file(files(tmp_path / "files"), place)
+    assert "error" not in packed_hdf5.answer(str(path))
+    with h5py.File(path, "a") as file:
+        spans, key = file["spans"][()], "names" if kind == "large" else "spans"
+        del file[key]
+        if kind == "virtual":
+            layout = h5py.VirtualLayout(spans.shape, spans.dtype)
+            layout[:] = h5py.VirtualSource(other, "spans", spans.shape)
+            file.create_virtual_dataset("spans", layout)
+        elif kind == "external":
+            (tmp_path / "raw").write_bytes(spans.tobytes())
+            file.create_dataset("spans", spans.shape, spans.dtype, external=[(tmp_path / "raw", 0, spans.nbytes)])
+        elif kind == "link":
+            file["spans"] = h5py.ExternalLink(str(other), "spans")
+        else:
+            file.create_dataset("names", (5, 2), "S200000000", compression="gzip", chunks=(1, 1))
+    assert packed_hdf5.answer(str(path)).keys() == {"error"}
+
+
 @pytest.mark.parametrize(
     ("program", "words"),
     [
