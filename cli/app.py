@@ -214,6 +214,8 @@ def _report(error: BaseException, session: Session, streams: Streams) -> int:
         return UserError.exit_code
     known = error if isinstance(error, UserError) else _system_fault(error, session.memory_hint)
     if known is not None:
+        if known is not error and session.log is not None:  # perhaps a bug: a run's log can tell
+            _write_log(error, session.log)
         print_error(known.message, known.hint)
         return known.exit_code
     log = _write_log(error, session.log)

@@ -171,6 +171,7 @@ def predict(
         *(("--bases", drawn is not None), ("--json", as_json), ("--resume", resume), ("--overwrite", overwrite)),
     )
     folder = _folder(out, len(images), [option for option, given in more if given])
+    from emaseg.data.files.signed import identities
     from emaseg.inference.image_inputs import find_images, shard, unread_files
     from emaseg.reference import (
         check_precision_name,
@@ -190,6 +191,7 @@ def predict(
     late = reference is not None and holds_weights(reference) and beside is None
     resolved = None if reference is None or late else resolve(reference, weights=beside, overrides=overrides)
     inputs = find_images(images, folder)
+    named = identities(item.source for item in inputs)  # also those of other processes
     if part is None and (rank := rank_of(None)).world > 1:  # torchrun or srun: each predicts its part
         every = counted(len(inputs), "image")
         inputs = shard(inputs, f"{rank.number + 1}/{rank.world}")
@@ -240,6 +242,7 @@ def predict(
         top_k=top_k,
         bases=drawn,
         overwrite=overwrite,
+        kept=named,
     )
     return _tell_each(done, len(inputs), as_json, quiet)
 

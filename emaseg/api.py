@@ -130,10 +130,12 @@ def evaluate(
         from emaseg.data.files.bands import bands_of
         from emaseg.data.sets.build import build_dataset
         from emaseg.evaluation.evaluate import evaluate as evaluate_engine
-        from emaseg.reference import open_engine
+        from emaseg.reference import device_for, open_engine
 
         yield from map(Note, resolved.notes)
-        recipe, where = resolved.recipe, target()
+        recipe = resolved.recipe
+        where, notes = device_for(resolved, target(), str(device))
+        yield from map(Note, notes)
         dataset = build_dataset(data, phase, bands_of(recipe))
         model = open_engine(resolved, where)
         yield from evaluate_engine(

@@ -47,7 +47,7 @@ from emaseg.inference.protocols import (
 )
 from emaseg.inference.tiles import RESULT, SIDES, USUAL_PIXEL, Tiling, measured_need, tile_size, tiling, whole_need
 from emaseg.recipe import Inference, Recipe
-from emaseg.reference import open_engine, resolve
+from emaseg.reference import device_for, open_engine, resolve
 from emaseg.resources import expanded
 from emaseg.runs.folder import find_run, pick_checkpoint
 from emaseg.threads import read_ahead
@@ -73,7 +73,7 @@ class Predictor:
         self,
         model: nn.Module,
         recipe: Recipe,
-        device: torch.device | str = "auto",
+        device: torch.device | str = "cpu",
         *,
         max_memory: int | None = None,
     ) -> None:
@@ -122,6 +122,7 @@ class Predictor:
         where = device if isinstance(device, torch.device) else pick_device(device)
         if recipe is None:
             resolved = resolve(os.fspath(path))
+            where, _ = device_for(resolved, where, str(device))
             return cls(open_engine(resolved, where), resolved.recipe, where)
         from emaseg.checkpoint import load_network
         from emaseg.engine import prepare

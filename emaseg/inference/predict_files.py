@@ -88,6 +88,7 @@ def predict_files(
     top_k: int | None = None,
     bases: int | Sequence[int] | None = None,
     overwrite: bool = False,
+    kept: Collection[Identity] = (),
 ) -> Iterator[ImageDone]:
     """Write `<stem>_mask.png` and what else is wanted below `out` for every input.
 
@@ -103,6 +104,7 @@ def predict_files(
         classes, min_confidence, top_k: as for Predictor.predict.
         bases: also `<stem>_bases.png`, as Predictor.bases_picture draws it.
         overwrite: other files are replaced, too, but never an input, a link or a folder.
+        kept: further files that no result may replace, such as the inputs of other processes.
 
     Yields:
         One ImageDone for each input, in order.
@@ -117,7 +119,7 @@ def predict_files(
         confidence="confidence" in save, probabilities="probabilities" in save, min_confidence=min_confidence
     )
     wanted = (*save, "bases") if bases is not None else tuple(save)
-    taken = identities(item.source for item in inputs)
+    taken = identities(item.source for item in inputs).union(kept)
     job = _Job(predictor, out, wanted, resume, classes, min_confidence, top_k, bases, taken, overwrite)
     # Three threads: one of read_ahead calls job.read for the next image, one of write_behind calls job.write for the last.
     # The thread that iterates over the result, usually the main one, calls job.predict for the image between them.

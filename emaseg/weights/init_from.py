@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from emaseg.errors import WeightsError, nearest
-from emaseg.recipe import load_recipe
+from emaseg.recipe import Published, load_recipe
 from emaseg.resources import HINTS, beside, expanded, runs_folder, shipped_recipes
 from emaseg.runs.folder import RunFolder, find_run, newest_run, pick_checkpoint, resume_command
 from emaseg.weights.cache import locate, verified
@@ -21,8 +21,8 @@ from emaseg.words import quoted_path
 def init_from_file(ref: str) -> Path:
     """The file that `train.init_from` means.
 
-    A name is a recipe's, and means what it means to every command: its released weights, if they lie in the cache, else
-    its newest complete run below ./runs. Everything else is a path: a recipe file (its name counts), a run folder, a
+    A recipe, by its name or its file, means the released weights that its [published] names, as for every command, or
+    where they do not lie in the cache its newest complete run below ./runs. Everything else is a path: a run folder, a
     folder of runs (its newest complete one), a checkpoint or a weight file. Of a run: its best checkpoint, else the last.
 
     Raises:
@@ -31,10 +31,13 @@ def init_from_file(ref: str) -> Path:
     """
     path = expanded(ref)
     if path.suffix == ".toml":
-        return _of_recipe(load_recipe(path).name, ref)
+        recipe = load_recipe(path)
+        return _of_recipe(recipe.name, recipe.published, ref)
     plain = path.name == ref and ref not in (".", "..")
-    if plain and (ref in shipped_recipes() or os.path.isdir(runs_folder(ref))):
-        return _of_recipe(ref, ref)
+    if plain and ref in shipped_recipes():
+        return _of_recipe(ref, load_recipe(ref).published, ref)
+    if plain and os.path.isdir(runs_folder(ref)):
+        return _of_recipe(ref, None, ref)
     if os.path.isdir(path):
         return pick_checkpoint(find_run(path)[0])
     if not os.path.isfile(path):
@@ -47,13 +50,13 @@ def init_from_file(ref: str) -> Path:
     return path
 
 
-def _of_recipe(name: str, ref: str) -> Path:
+def _of_recipe(name: str, published: Published | None, ref: str) -> Path:
     """A recipe's released weights, else the best checkpoint, else the last, of its newest complete run.
 
     Args:
-        name: the recipe's. ref: how the user wrote it; a command that trains it, too.
+        name, published: the recipe's. ref: how the user wrote it; a command that trains it, too.
     """
-    entry = by_reference(name)
+    entry = by_reference(published.checkpoint) if published else None
     file = locate(entry) if entry else None
     if entry and file:
         verified(entry, file)

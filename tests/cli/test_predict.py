@@ -68,6 +68,20 @@ def test_overwrite_is_said_where_it_would_help(here: Path, trained: Path, capsys
     assert mask.read_bytes() != drawn
 
 
+def test_overwrite_leaves_the_images_of_other_shards(
+    here: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects an image that another process is to read, and whose name is that of a result."""
+    other = here / "photo_mask.png"
+    picture(other)
+    before = other.read_bytes()
+    arguments = ("predict", "photo.png", "photo_mask.png", "--weights", trained, "--out", ".", "--device", "cpu", "-q")
+    code, _, err = emaseg(capsys, *arguments, "--shard", "1/2", "--overwrite")
+    assert code == 1
+    assert "is an input itself" in err
+    assert other.read_bytes() == before
+
+
 def test_the_part_that_a_launcher_gives_is_said(
     here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,6 +198,8 @@ def test_a_rows_name_means_its_released_weights(trained: Path, tmp_path: Path, m
     assert init_from_file("voc_r50_d8") == Path("runs/voc_r50_d8/2026/checkpoints/best.pt")
     torch.save({"model": {}}, file)
     assert init_from_file("voc_r50_d8") == file
+    (tmp_path / "mine.toml").write_text(TINY.replace('name = "tiny"', 'name = "voc_r50_d8"'))  # no [published]: no row
+    assert init_from_file("mine.toml") == Path("runs/voc_r50_d8/2026/checkpoints/best.pt")
     own.unlink()
     own.mkdir()
     (own / "recipe.toml").write_text("")  # a run that was begun stands in nobody's way
