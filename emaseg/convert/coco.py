@@ -89,7 +89,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
         _read_file(place, name, content, len(names) > 1, found)
     labels = [found.labels[key] for key in sorted(found.labels, key=int)]
     left, notes = (*found.left, *found.again.left()), (*found.notes, *found.again.notes())
-    return Export(tuple(labels), tuple(found.items), left, notes, masks=frozenset(found.masks))
+    return Export(tuple(labels), found.again.clear(found.items), left, notes, masks=frozenset(found.masks))
 
 
 def _check(source: Source, name: str, content: Any) -> None:

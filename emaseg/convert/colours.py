@@ -84,9 +84,14 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
     layout = any_layout(source.root)
     train, evaluation = paired_files(layout)
     test, notes = _test_part(layout)
-    masks = sorted({*_masks(layout), *(mask for _, mask in test)})
-    indexed = any(image_header(mask).palette for mask in masks)
-    held = (yield from _held(masks)) if indexed else (yield from read_masks(masks))
+    own, passed = _masks(layout), [mask for _, mask in test]
+    try:
+        held = yield from _values(sorted({*own, *passed}))
+    except DataError as error:
+        if not test:
+            raise
+        held = yield from _values(own)
+        test, notes = (), (f"The images of {_relative(source, passed[0].parent)} are not converted: {error.message}.",)
     names, remarks = find_names(layout.root, name_folders(layout), coloured=True)
     classes = classes_of(held, names)
     labels = [
@@ -105,8 +110,17 @@ def read(source: Source, _names: list[str]) -> Generator[Reading, None, Export]:
         pairs |= {image: (mask, "") for image, mask in evaluation.items}
     items = [_item(source, image, mask, split, table) for image, (mask, split) in sorted(pairs.items())]
     reasons = tuple(reason for reason in classes.reasons if "data." not in reason)
-    used = frozenset(_relative(source, mask) for mask in masks)
+    used = frozenset(_relative(source, mask) for mask in (*own, *passed))
     return Export(tuple(labels), tuple(items), notes=(*reasons, *remarks, *notes), complete=True, masks=used)
+
+
+def _values(masks: list[Path]) -> Generator[Reading, None, Held]:
+    """
+    Raises:
+        DataError: they cannot be used together.
+    """
+    indexed = any(image_header(mask).palette for mask in masks)
+    return (yield from _held(masks)) if indexed else (yield from read_masks(masks))
 
 
 def _test_part(layout: Layout) -> tuple[Sequence[tuple[Path, Path]], tuple[str, ...]]:

@@ -67,7 +67,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     for name in sorted(found.used):
         found.labels.setdefault(name, Label(name, name))
     left, notes = (*found.left, *found.again.left()), tuple(found.again.notes())
-    return Export(tuple(found.labels.values()), tuple(found.items.values()), left, notes)
+    return Export(tuple(found.labels.values()), found.again.clear(found.items.values()), left, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,9 @@ def _read_file(source: Source, name: str, several: bool, found: _Found) -> None:
 def _placed(source: Source, found: _Found) -> list[tuple[_Image, str]]:
     """The images that are here. In the export of a project each lies in a folder of its subset, and two subsets may have
     images of one name."""
-    parted = any(is_at_its_place(source, f"{one.subset}/{one.said}", one.file) for one in found.images if one.subset)
-    paths = [(f"{one.subset}/{one.said}" if parted and one.subset else one.said, one.file) for one in found.images]
+    subsets = [one for one in found.images if one.subset]
+    parted = {one.subset for one in subsets if is_at_its_place(source, f"{one.subset}/{one.said}", one.file)}
+    paths = [(f"{one.subset}/{one.said}" if one.subset in parted else one.said, one.file) for one in found.images]
     place, placed = finder(source, paths), []
     for path, one in zip(paths, found.images, strict=True):
         try:

@@ -109,7 +109,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     ordered, remarks = in_order(source, sorted(found))
     remarks = (*remarks, *_several(notes["several"]), *again.notes())
     left += again.left()
-    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), remarks)
+    return Export(tuple(Label(label, label) for label in ordered), again.clear(items), tuple(left), remarks)
 
 
 def _is_annotated(task: Any) -> bool:

@@ -172,7 +172,7 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
     """
     image, mask = job.root / item.image, job.out / place.mask
     try:
-        size = image_size(image)
+        size, turned = image_size(image), item.size is None and _is_turned(image)
         _check_size(item, size)
         made, key = read_made(mask), _key(job, item, image)
         _check_image(image, job.out / place.image, made, partial(_key, job, item))
@@ -194,7 +194,15 @@ def convert_item(job: Job, item: Item, place: Place) -> Done | Left:
     if content:  # after the image: a mask that is there says what was put beside it
         with atomic(mask) as file:
             file.write(content)
-    return replace(done, turned=item.size is None and image_header(image).turn != 1)
+    return replace(done, turned=turned)
+
+
+def _is_turned(image: Path) -> bool:
+    """Whether EXIF turns it; not of a file whose further pages are damaged, which the first one does not need."""
+    try:
+        return image_header(image).turn != 1
+    except DataError:
+        return False
 
 
 def _there(job: Job, mask: Path, made: Made | None, key: str, size: tuple[int, int], place: Place) -> Done | None:

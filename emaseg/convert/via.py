@@ -90,7 +90,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
             items.append(Item(image, split or split_of(image), None, partial(_objects, regions, key), state))
     ordered, notes = in_order(source, sorted(found))
     left, notes = [*left, *again.left()], (*notes, *remarks, *again.notes())
-    return Export(tuple(Label(label, label) for label in ordered), tuple(items), tuple(left), notes)
+    return Export(tuple(Label(label, label) for label in ordered), again.clear(items), tuple(left), notes)
 
 
 def _of_size(source: Source, said: str, size: str) -> str:

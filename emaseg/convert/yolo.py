@@ -38,25 +38,34 @@ _LEAST = len("0 1 1 1 1")  # bytes of a file with a line; in most files of a set
 _LOOKED = 40
 _MOST = 1.1  # of a coordinate; beyond it a line holds something else, such as key points with 2 for visible
 _POSE = re.compile(r"^kpt_shape\s*:", re.MULTILINE)  # in the data.yaml of key points
+_OUTLINE = re.compile(rb"\s*\d{1,6}(\s+-?[\d.]+(e-?\d+)?){6,}\s*(\r?\n|$)", re.IGNORECASE)
 _LINE = re.compile(rb"\s*\d{1,6}((\s+-?[\d.]+(e-?\d+)?){4}|(\s+-?[\d.]+(e-?\d+)?){6,})\s*(\r?\n|$)", re.IGNORECASE)
 
 
 def files(source: Source) -> list[str]:
     """The text files in this format: beside images, where images/ says labels/, or those in labels/."""
-    found = list(dict.fromkeys(_texts(source).values()))
+    beside = _beside(source)
+    found = list(dict.fromkeys((beside | _by_name(source, beside)).values()))
     looked = [name for name in found if size_in_bytes(source.root / name) >= _LEAST]
     if not source.thorough:
         looked = [looked[place] for place in spread(len(looked), _LOOKED)] if looked else []
-    return found if any(_fits(source.root / name) for name in looked) else []
+    line = _LINE if beside or source.thorough else _OUTLINE  # boxes elsewhere are no reason to pass over other formats
+    return found if any(_fits(source.root / name, line) for name in looked) else []
 
 
 def _texts(source: Source) -> dict[str, str]:
     """The text file of each image that has one."""
+    found = _beside(source)
+    return found | _by_name(source, found)
+
+
+def _beside(source: Source) -> dict[str, str]:
+    """The text files that lie where the images' folders say."""
     texts, found = set(source.ending(".txt")), dict[str, str]()
     for image in source.images.values():
         if name := next((place for place in _places(image) if place in texts), ""):
             found[image] = name
-    return found | _by_name(source, sorted(texts - set(found.values())), found)
+    return found
 
 
 def _places(image: str) -> Iterator[str]:
@@ -74,10 +83,11 @@ def _parts(file: str) -> tuple[str, ...]:
     return tuple(file.rpartition(".")[0].split("/"))
 
 
-def _by_name(source: Source, texts: Sequence[str], known: Collection[str]) -> dict[str, str]:
+def _by_name(source: Source, known: Mapping[str, str]) -> dict[str, str]:
     """The text files below labels/ of images in folders of other names: of day1/labels/x/a.txt the image is
     day1/<folders>/x/a.jpg; where no text file has its folder x, it is the only one called a. known: images that have a
     text file."""
+    texts = sorted(set(source.ending(".txt")) - set(known.values()))
     by_stem: dict[str, list[str]] = defaultdict(list)
     above: set[tuple[str, ...]] = set()
     for image in source.images.values():
@@ -109,10 +119,10 @@ def _one_to_one(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return {one: other for one, other in pairs if first[one] == 1 and second[other] == 1}
 
 
-def _fits(path: Path) -> bool:
+def _fits(path: Path, line: re.Pattern[bytes]) -> bool:
     try:
         with open_file(path) as file:
-            return _LINE.match(file.read(_HEAD)) is not None
+            return line.match(file.read(_HEAD)) is not None
     except OSError:
         return False
 

@@ -32,6 +32,7 @@ __all__ = [
     "children_of",
     "common_folders",
     "folders_in",
+    "is_of_split",
 ]
 
 IMAGE_NAMES = (
@@ -47,6 +48,13 @@ EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
 OF_SPLIT = re.compile(  # val, val2017, train_labels, testset; valve is a class
     rf"({'|'.join(TRAIN_NAMES + EVAL_NAMES)})[\W_]*(\d*|({'|'.join(IMAGE_NAMES + MASK_NAMES)}|set)\d*)", re.IGNORECASE
 )
+
+_BEGINS = re.compile(rf"({'|'.join(TRAIN_NAMES + EVAL_NAMES)})(?![^\W\d_])", re.IGNORECASE)
+
+
+def is_of_split(name: str) -> bool:
+    """Whether a folder is called after a split, with any other words behind a sign: val2017, train_lab, testset."""
+    return OF_SPLIT.fullmatch(name) is not None or _BEGINS.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ from emaseg.recipe import toml_value
 from emaseg.starter.arrangements import (
     EVAL_NAMES,
     MASK_NAMES,
-    OF_SPLIT,
     TRAIN_NAMES,
     Found,
     arrangements,
     children_of,
     folders_in,
+    is_of_split,
 )
 from emaseg.starter.mask_kinds import Kinds, by_beginning, by_folder, frequent, is_word
 from emaseg.starter.naming import Place, files_in, kinds_by_ending, naming_of, stems_in
@@ -295,12 +295,12 @@ def _other_masks(root: Path, place: Place, naming: Naming, *, chosen: bool = Fal
     others: dict[str, dict[str, str]] = {}
     for name in folders_in(root / masks.parent):
         path = masks.parent / name
-        if OF_SPLIT.fullmatch(name) or path in (images, masks) or path in (*images.parents, *masks.parents):
+        if is_of_split(name) or path in (images, masks) or path in (*images.parents, *masks.parents):
             continue
         files = {stem_of(file) for file in files_in(root / path) if file.lower().endswith(MASK_EXTENSIONS)}
         if found := {image: f"{name}/{mask}" for image, mask in mask_of.items() if mask in files}:
             others[name] = found
-    known = any(part.lower() in MASK_NAMES for part in masks.parts) or OF_SPLIT.fullmatch(masks.name) is not None
+    known = any(part.lower() in MASK_NAMES for part in masks.parts) or is_of_split(masks.name)
     if others and not (known or chosen or place.images == place.masks):
         others[masks.name] = {image: f"{masks.name}/{mask}" for image, mask in mask_of.items() if mask in own}
         kinds = {name: others[name] for name in sorted(others)}

@@ -81,3 +81,13 @@ def test_subsets_without_folders_do_not_share_an_image(tmp_path: Path) -> None:
     reason = "2 subsets (Train, Validation) have an image of this name: whose is images/1.jpg?"
     assert [one.reason for one in done.left] == [reason, reason]
     assert set(masks(tmp_path / "out")) == {"2"}
+
+
+def test_one_subset_has_a_folder_and_another_has_not(tmp_path: Path) -> None:
+    """Protects images of a subset whose folder is called otherwise from being looked for in one of its name."""
+    root = tmp_path / "in"
+    project(root, [("Train", "a.jpg", CAT), ("Validation", "b.jpg", DOG)])
+    made.photo(root / "images/Train/a.jpg")
+    made.photo(root / "images/held out/b.jpg")
+    done = run(root, tmp_path / "out")
+    assert (done.ok, done.splits) == (True, {"train": 1, "val": 1})

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from emaseg.errors import DataError
 from tests.convert import made
-from tests.convert.made import SCENE, SQUARE, Scene, expected, masks, run, write
+from tests.convert.made import SCENE, SIZE, SQUARE, Scene, expected, masks, run, write
 
 ONE = [("cat", SQUARE)]
 
@@ -60,7 +61,7 @@ def test_a_second_file_of_all_images_is_told_once(kind: str, same: bool, tmp_pat
     assert again == [f"{other} describes {3 if same else 2} of the images of {used} again, with no other objects."]
     left = [(one.name, one.reason.partition(";")[0]) for one in done.left]
     image = next(path.relative_to(root).as_posix() for path in root.rglob("c.jpg"))
-    reason = f"1 images that {used} describes, too, have other objects here, and those of {used} are used: {image}"
+    reason = f"objects of 1 image differ from those of {used}, which are used: {image}"
     assert left == ([] if same else [(other, reason)])
     for name, objects in SCENE.items():
         np.testing.assert_array_equal(masks(tmp_path / "out")[name[0]], expected(objects))
@@ -77,6 +78,17 @@ def test_of_two_files_the_one_with_a_split_is_used(tmp_path: Path) -> None:
     done = run(tmp_path / "in", tmp_path / "out")
     assert (done.ok, done.splits) == (True, {"train": 2, "val": 1})
     assert "annotations.json describes 2 of the images of train.json again, with no other objects." in done.notes
+
+
+def test_a_file_without_objects_does_not_win(tmp_path: Path) -> None:
+    """Protects from a mask that is all background, where the file with a split has no object of an image and another has."""
+    made.coco(tmp_path / "in", {**SCENE, "a.jpg": []}, file="train.json")
+    made.coco(tmp_path / "in", SCENE, file="annotations.json")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert not done.ok
+    reason = "train.json has no object of it, and annotations.json has: remove the one that is wrong"
+    assert ("images/a.jpg", reason) in [(one.name, one.reason) for one in done.left]
+    assert set(masks(tmp_path / "out")) == {"b", "c"}
 
 
 @pytest.mark.parametrize(
@@ -105,3 +117,17 @@ def test_colour_masks_of_three_parts(pattern: str, tmp_path: Path) -> None:
     assert (done.ok, done.splits) == (True, {"train": 1, "val": 1, "test": 1})
     assert not [note for note in done.notes if "without annotations" in note]
     np.testing.assert_array_equal(masks(tmp_path / "out")["test/c"], expected(ONE))
+
+
+def test_a_test_part_that_cannot_be_used_costs_nothing_else(tmp_path: Path) -> None:
+    """Protects colour masks from the placeholders of a test part whose labels are not given away."""
+    made.colours(tmp_path / "all", {"a.jpg": ONE, "b.jpg": ONE, "c.jpg": ONE})
+    for split, letter in (("train", "a"), ("val", "b"), ("test", "c")):
+        for part, ending in (("images", "jpg"), ("masks", "png")):
+            (folder := tmp_path / "in" / split / part).mkdir(parents=True)
+            shutil.copy(tmp_path / "all" / part / f"{letter}.{ending}", folder)
+    shutil.copy(tmp_path / "all/labelmap.txt", tmp_path / "in")
+    Image.new("L", SIZE[::-1]).save(tmp_path / "in/test/masks/c.png")
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert (done.ok, done.splits) == (True, {"train": 1, "val": 1})
+    assert any(note.startswith("The images of test/masks are not converted: ") for note in done.notes)

@@ -74,3 +74,12 @@ def test_names_may_lie_beside_the_texts_or_above(place: str, tmp_path: Path) -> 
     done = run(tmp_path / "in", tmp_path / "out")
     assert names(tmp_path / "out") == ["background", *CLASSES]
     assert f"The names are those of {place}." in done.notes
+
+
+def test_boxes_elsewhere_leave_other_formats_alone(tmp_path: Path) -> None:
+    """Protects masks in colours beside which a detector's boxes lie in labels/: these draw nothing."""
+    made.colours(tmp_path / "in", SCENE)
+    (tmp_path / "in/images").rename(tmp_path / "in/rgb")
+    for image in SCENE:
+        write(tmp_path / f"in/labels/{Path(image).stem}.txt", "0 0.5 0.5 0.2 0.2\n")
+    assert run(tmp_path / "in", tmp_path / "out").format.startswith("masks in the colours of the classes")

@@ -191,3 +191,10 @@ def test_kinds_of_different_images_are_not_said_to_be_of_each(tmp_path: Path) ->
     put(root, "masks/cat/img_{}.png", range(3), CAR)
     put(root, "masks/dog/img_{}.png", range(3, 6), ROAD)
     assert "the masks are of 2 kinds" in refused(root, "cat, dog", "emaseg convert").message
+
+
+def test_folders_of_splits_by_any_words_are_no_classes(tmp_path: Path) -> None:
+    """Protects train_lab and val_lab, whose files have the same names, from being one image's masks of two classes."""
+    made(tmp_path / "in", grey(0, 1), image="train_img/{}.jpg", mask="train_lab/{}.png", count=6)
+    made(tmp_path / "in", grey(0, 1), image="val_img/{}.jpg", mask="val_lab/{}.png", count=6)
+    assert data_of(start(tmp_path / "in")).train_masks == "train_lab"
