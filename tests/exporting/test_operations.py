@@ -93,7 +93,9 @@ def used(program: ExportedProgram, path: Path) -> set[tuple[str, str]]:
         members = read_directory(file)
         check_texts({n: content(file, m) for n, m in members.items() if n.endswith(".json")}, members)
     with zipfile.ZipFile(path) as archive:
-        nodes = json.loads(archive.read(f"{path.stem}/{PROGRAM}"))["graph_module"]["graph"]["nodes"]
+        nodes = json.loads(archive.read(f"{archive.namelist()[0].partition('/')[0]}/{PROGRAM}"))["graph_module"][
+            "graph"
+        ]["nodes"]
     return {(node["target"], item["name"]) for node in nodes for item in node["inputs"]}
 
 
