@@ -191,13 +191,12 @@ def predict(
     late = reference is not None and holds_weights(reference) and beside is None
     resolved = None if reference is None or late else resolve(reference, weights=beside, overrides=overrides)
     inputs = find_images(images, folder)
-    named = identities(item.source for item in inputs)  # also those of other processes
+    every = inputs
     if part is None and (rank := rank_of(None)).world > 1:  # torchrun or srun: each predicts its part
-        every = counted(len(inputs), "image")
         inputs = shard(inputs, f"{rank.number + 1}/{rank.world}")
         if not quiet:
             process = f"process {rank.number + 1} of {rank.world} (the launcher's variables)"
-            print_lines([f"{process}: {len(inputs):,} of {every}"])
+            print_lines([f"{process}: {len(inputs):,} of {counted(len(every), 'image')}"])
     elif part is not None:
         inputs = shard(inputs, part)
     if folder is None and len(inputs) != 1:
@@ -242,7 +241,7 @@ def predict(
         top_k=top_k,
         bases=drawn,
         overwrite=overwrite,
-        kept=named,
+        kept=() if inputs is every else identities(item.source for item in every),  # those of other processes, too
     )
     return _tell_each(done, len(inputs), as_json, quiet)
 
