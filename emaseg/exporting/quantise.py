@@ -93,6 +93,8 @@ def quantise(source: Path, path: Path, images: Sequence[Pixels], info: FileInfo)
             calibrate_method=q.CalibrationMethod.MinMax,
         )
     written = onnx.load(str(path))
+    for tensor in written.graph.initializer:  # the quantiser states of large ones that they are in the file, as all are
+        tensor.ClearField("data_location")
     onnx.helper.set_model_props(written, info.texts())
     onnx.save(written, str(path))
     seal(path)
