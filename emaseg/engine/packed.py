@@ -174,31 +174,49 @@ class SplitConv(nn.Module):
 
 
 def packed_weight(weight: Tensor) -> Tensor:
-    """The (C, C_in) of a product as oneDNN wants it, whatever the number of rows: 1.05 to 1.3 times as fast."""
+    """The (C, C_in) of a product as oneDNN wants it, whatever the number of rows: 1.05 to 1.3 times as fast.
+
+    It stays as it is where MKL's product is quicker than oneDNN's: in float32 without AVX-512 (Zen 3: 1.1 to 1.2 times).
+    """
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if weight.dtype == torch.float32 and has_mkl and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return weight.contiguous()
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
     return packed
 
 
+def activate_(y: Tensor, activation: Activation) -> Tensor:
+    """An activation in a pass of its own, written over `y`."""
+    name, numbers, _ = activation
+    if name == "gelu":
+        torch.ops.aten.gelu_(y)
+    elif name != "none":
+        F.leaky_relu_(y, *numbers) if numbers else y.relu_()
+    return y
+
+
 class PackedLinear(nn.Module):
-    """y = activation(x W^T + b) on the last dimension."""
+    """y = activation(x W^T + b) on the last dimension. oneDNN's GELU takes half as long as the product without AVX-512."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation = NONE) -> None:
         super().__init__()
         self.activation = activation
-        self.packed: list[Tensor | None] = [
-            packed_weight(weight.detach().contiguous()),
-            None if bias is None else bias.detach(),
-        ]
+        self.weight = [packed_weight(weight.detach().contiguous())]  # in lists: no buffers that could be moved
+        self.bias = [None if bias is None else bias.detach()]
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C_in) -> (..., C)."""
+        if not self.weight[0].is_mkldnn:
+            return activate_(F.linear(x, *self.weight, *self.bias), self.activation)
         name, numbers, algorithm = self.activation
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, *self.packed, name, list(numbers), algorithm)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, *self.weight, *self.bias, name, list(numbers), algorithm)
         return y
 
 
 def product(rows: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:
-    """x W^T (+ total) of (N, C_in) and a packed (C, C_in)."""
+    """x W^T (+ total) of (N, C_in) and a (C, C_in) of `packed_weight`. It may be written over `total`."""
+    if not weight.is_mkldnn:
+        return torch.mm(rows, weight.t()) if total is None else total.addmm_(rows, weight.t())
     if total is None:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
         return y
@@ -244,8 +262,9 @@ def _trials(draw: Any) -> list[tuple[Tensor, Tensor]]:
     )
     rows, result = tokens[0], F.linear(tokens[0].float(), weight.float())
     total, packed = draw(7, 48), packed_weight(weight)
+    summed = result + total.float()
     pairs.append((product(rows, packed), result))
-    pairs.append((product(rows, packed, total), result + total.float()))
+    pairs.append((product(rows, packed, total), summed))
     return pairs
 
 

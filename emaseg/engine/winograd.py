@@ -29,7 +29,6 @@ from math import ceil, inf, prod, sqrt
 from operator import itemgetter
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emaseg.engine.packed import (
@@ -37,6 +36,7 @@ from emaseg.engine.packed import (
     Activation,
     PackedConv,
     SplitConv,
+    activate_,
     has_matrix_units,
     packed_conv,
     packed_weight,
@@ -190,11 +190,10 @@ class WinogradConv(nn.Module):
 
     def finish(self, y: Tensor) -> None:
         """Add the bias and apply the activation, to (..., O) in place."""
-        bias, (name, numbers, _) = self._conv[0].bias, self.activation
+        bias = self._conv[0].bias
         if bias is not None:
             y.add_(bias.detach())
-        if name != "none":
-            F.leaky_relu_(y, *numbers) if numbers else y.relu_()
+        activate_(y, self.activation)
 
     def _packed(self) -> PackedConv | SplitConv:
         if self._direct is None:
