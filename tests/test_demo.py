@@ -78,6 +78,7 @@ VARIANTS = {
         "model.decoder_channels=24",
         "model.auxiliary_channels=24",
         'model.init="mmseg"',
+        "train.iterations=1000",  # at half of them the score depends on a processor's rounding: 0.63 to 0.77
         'loss.reduction="all_pixels"',
         'augment.pad="bottom_right"',
         'inference.logits_path="via_input"',
