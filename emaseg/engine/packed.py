@@ -62,15 +62,24 @@ class _Packings:
         packed = self._sizes.get(size)
         if packed is None:
             first = next(iter(self._layouts.values()), None)
-            packed = self._pack(size, first) if first is None or not self._fixed else first
+            packed = self._pack(size) if first is None or not self._fixed else first
             if len(self._sizes) >= _MOST_SIZES:
                 self._sizes.clear()
             self._sizes[size] = packed
         return packed
 
-    def _pack(self, size: torch.Size, first: Tensor | None) -> Tensor:
+    def __getstate__(self) -> dict[str, Any]:
+        """The plain weight: layouts belong to this process, and a copy makes its own."""
+        return {**self.__dict__, "_plain": self._unpacked(), "_layouts": {}, "_sizes": {}}
+
+    def _unpacked(self) -> Tensor:
+        first = next(iter(self._layouts.values()), None)
         plain = first.to_dense() if self._plain is None and first is not None else self._plain
         assert plain is not None  # it is given up when there is a first layout
+        return plain
+
+    def _pack(self, size: torch.Size) -> Tensor:
+        plain = self._unpacked()
         plain = plain.contiguous(memory_format=torch.channels_last)
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(plain, *self._geometry, list(size))
         layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
@@ -204,6 +213,13 @@ class PackedLinear(nn.Module):
         self.weight = [packed_weight(weight.detach().contiguous())]  # in lists: no buffers that could be moved
         self.bias = [None if bias is None else bias.detach()]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With the plain weight, as for `_Packings`."""
+        return {**self.__dict__, "weight": [w.to_dense() if w.is_mkldnn else w for w in self.weight]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "weight": [packed_weight(w) for w in state["weight"]]})  # type: ignore[no-untyped-call]
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., C_in) -> (..., C)."""
         if not self.weight[0].is_mkldnn:
@@ -246,7 +262,8 @@ def _trials(draw: Any) -> list[tuple[Tensor, Tensor]]:
     image = draw(1, 32, 9, 13).contiguous(memory_format=torch.channels_last)
     pairs = []
     for kernel, stride, dilation, groups in ((1, 1, 1, 1), (3, 1, 2, 1), (3, 2, 1, 1), (3, 1, 1, 2)):
-        conv = nn.Conv2d(32, 48, kernel, stride, kernel // 2 * dilation, dilation, groups).to(image.dtype)
+        with torch.device("meta"):  # nothing is drawn from the generator that a user may have seeded
+            conv = nn.Conv2d(32, 48, kernel, stride, kernel // 2 * dilation, dilation, groups)
         conv.weight, conv.bias = nn.Parameter(draw(*conv.weight.shape)), nn.Parameter(draw(48))
         expected = F.conv2d(
             image.float(), conv.weight.float(), conv.bias.float(), conv.stride, conv.padding, conv.dilation, groups

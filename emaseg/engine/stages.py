@@ -98,7 +98,7 @@ class Engine(nn.Module):
 
         Raises:
             SystemFault: the network cannot be compiled here.
-            WeightsError: it does not fit into 16 bits: its values become NaN or infinite.
+            WeightsError: its values become NaN or infinite; most often as they do not fit into 16 bits.
         """
         return self._computed(images, self._run)
 
@@ -120,8 +120,7 @@ class Engine(nn.Module):
                     f"{quoted_path(os.environ[_CACHE])}; or leave --compile out",
                 ) from error
             raise
-        if self.precision != "fp32":
-            self._check_finite(logits)
+        self._check_finite(logits)
         return logits.float()
 
     def _check_finite(self, logits: Tensor) -> None:
@@ -129,10 +128,11 @@ class Engine(nn.Module):
         lying = logits if logits.is_contiguous() else logits.permute(0, 2, 3, 1)  # as the values lie it is quick
         least, largest = torch.aminmax(lying)  # NaN where there is one
         if not bool(torch.isfinite(least) & torch.isfinite(largest)):
-            raise WeightsError(
-                f"the network gives NaN or infinite logits in {self.precision}",
-                f"use --precision {'bf16 or fp32' if self.precision == 'fp16' else 'fp32'}",
+            remedy = {"fp16": "use --precision bf16 or fp32", "bf16": "use --precision fp32"}
+            hint = remedy.get(
+                self.precision, "training has diverged, or the file is damaged: use an earlier checkpoint"
             )
+            raise WeightsError(f"the network gives NaN or infinite logits in {self.precision}", hint)
 
     def _make_room(self, images: Tensor) -> None:
         """Give back what images of this size do not need."""

@@ -27,6 +27,7 @@ from functools import partial
 from itertools import pairwise
 from math import ceil, inf, prod, sqrt
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,6 +141,10 @@ class WinogradConv(nn.Module):
         self._places: dict[Scheme, list[list[Tensor]]] = {}
         self._holds = True
         self._direct: PackedConv | SplitConv | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the transformed weights, which a copy makes anew."""
+        return {**self.__dict__, "_places": {}}
 
     def forward(self, x: Tensor, *, alone: bool = False) -> Tensor:
         """(B, C, h, w) -> (B, O, h, w), channels last. alone: as for `PackedConv`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import subprocess
@@ -267,10 +268,17 @@ def test_a_wrong_kernel_is_found_and_not_used(monkeypatch: pytest.MonkeyPatch) -
         packing_works.cache_clear()
 
 
-@pytest.mark.parametrize(("precision", "others"), [("fp16", "bf16 or fp32"), ("bf16", "fp32")])
+@pytest.mark.parametrize(
+    ("precision", "remedy"),
+    [
+        ("fp16", "use --precision bf16 or fp32"),
+        ("bf16", "use --precision fp32"),
+        ("fp32", "training has diverged, or the file is damaged: use an earlier checkpoint"),
+    ],
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_does_not_fit_into_16_bits_is_said(
-    precision: Precision, others: str, value: float, monkeypatch: pytest.MonkeyPatch
+def test_values_beyond_all_bounds_are_said(
+    precision: Precision, remedy: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects a mask from an overflow, of which the arg max would be the first class everywhere."""
     monkeypatch.setattr("emaseg.engine.stages.check_precision", lambda *_: None)
@@ -279,7 +287,26 @@ def test_what_does_not_fit_into_16_bits_is_said(
     engine.network.register_forward_hook(lambda *_: torch.full((1, 2, 4, 4), value))
     with pytest.raises(WeightsError, match=f"NaN or infinite logits in {precision}") as caught:
         engine(images(1, 3, 32, 32))
-    assert caught.value.hint == f"use --precision {others}"
+    assert caught.value.hint == remedy
+
+
+def test_a_trial_draws_nothing_from_the_users_generator() -> None:
+    """Protects a seeded script: its numbers do not depend on whether an engine was made before."""
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    packing_works.cache_clear()
+    packing_works(torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_used_engine_can_be_copied(name: str) -> None:
+    """Protects a program that copies its predictor: weights in oneDNN's own layouts have no storage to copy."""
+    engine = prepare(network(name))
+    image = images(1, 3, 65, 97)
+    with torch.inference_mode():
+        expected = engine(image)
+        assert difference(copy.deepcopy(engine)(image), expected) <= TOLERANCE
 
 
 def test_a_training_network_is_refused() -> None:
