@@ -205,7 +205,7 @@ def predict(
         )
     if reference is not None and late:
         resolved = resolve(reference, overrides=overrides)
-    if not quiet and (left := unread_files(images)):
+    if not quiet and (left := unread_files(images, folder)):
         print_lines(left)
     from emaseg.device import pick_device, slow_precision
     from emaseg.engine import engine_lines

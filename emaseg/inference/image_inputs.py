@@ -141,20 +141,25 @@ def _lines(name: str) -> list[str]:
     return lines
 
 
-def unread_files(inputs: Sequence[str]) -> list[str]:
+def unread_files(inputs: Sequence[str], out: Path | None = None) -> list[str]:
     """Of each argument that is a folder, the number and the endings of files that find_images leaves out, as sentences.
 
-    It searches where find_images does; what that cannot read is told by it.
+    It searches where find_images does, and not in `out`; what that cannot read is told by it.
     """
     folders = [expanded(text) for text in inputs if text not in ("", "-") and os.path.isdir(expanded(text))]
-    counts = [(folder, count_endings(images_apart(_names_below(folder))[1], texts=False)) for folder in folders]
+    results = None if out is None else _real(out)
+    names = [(folder, _names_below(folder, results)) for folder in folders]
+    counts = [(folder, count_endings(images_apart(found)[1], texts=False)) for folder, found in names]
     return [f"{folder}: files that are not read: {text}" for folder, text in counts if text]
 
 
-def _names_below(folder: Path) -> list[str]:
-    """The files in a folder and its sub-folders, but hidden ones."""
+def _names_below(folder: Path, results: Path | None) -> list[str]:
+    """The files in a folder and its sub-folders, but hidden ones and those in the folder of results."""
     found: list[str] = []
     for root, folders, names in os.walk(folder):
+        if results is not None and _real(Path(root)) == results:
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if not is_hidden(name)]
         found += [os.path.join(root, name) for name in sorted(names) if not is_hidden(name)]
     return found

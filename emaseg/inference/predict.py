@@ -183,10 +183,16 @@ class Predictor:
             DataError: a file cannot be read as an image, or an array is of another kind.
             RecipeError: a name in `classes` is none of this network's, a number is out of its range, or probabilities
                 are asked of an exported file that gives class ids only.
-            WeightsError: what the network gives for this image is NaN or infinite, in 16 bits or in an exported file.
+            WeightsError: what the network gives for this image is NaN or infinite.
         """
+        if isinstance(classes, str):
+            raise RecipeError(f'classes: "{classes}" is a text, not a list', f'give classes=["{classes}"]')
         classes = tuple(classes)  # read more than once
         self.check_limits(classes, min_confidence, top_k)
+        if top_k is not None and not probabilities:
+            raise RecipeError(
+                "top_k: keeps some of the probabilities, which are not asked for", "add probabilities=True"
+            )
         wanted = Wanted(confidence or bool(min_confidence), probabilities, top_k)
         self.check_scored(confidence=confidence, probabilities=probabilities, min_confidence=min_confidence)
         if not isinstance(image, list | tuple):
@@ -243,7 +249,7 @@ class Predictor:
             probabilities=every,
             indices=ranks,
             classes=self.classes,
-            palette=self.palette,
+            palette=self.palette.copy(),  # a caller may change it
             image=pixels,
             tiles=None if tiles is None else str(tiles),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import numbers
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 from emaseg.data.dataset import Pixels
 from emaseg.data.files.bands import Bands, from_array, read_pixels, stored_values
 from emaseg.data.files.images import read_image, translated
-from emaseg.errors import DataError, RecipeError, nearest
+from emaseg.errors import DataError, RecipeError, nearest, need_type
 from emaseg.recipe.data import IGNORE
 from emaseg.visual import label_counts, overlay
 from emaseg.words import printable
@@ -157,6 +158,9 @@ def check_limits(
         if name not in known:
             hint = nearest(name, known) or f"this network knows {', '.join(known)}"
             raise RecipeError(f"classes: this network knows no class called {name}", hint)
+    need_type("min_confidence", min_confidence, numbers.Real, "a number from 0 to 1")
+    if top_k is not None:
+        need_type("top_k", top_k, numbers.Integral, f"a number from 1 to {len(known)}")
     if not 0 <= min_confidence <= 1:
         raise RecipeError(f"min_confidence: {min_confidence:g} is no probability", "give a number from 0 to 1")
     if top_k is not None and not 1 <= top_k <= len(known):

@@ -171,6 +171,15 @@ def test_what_cannot_be_read_is_no_reason_to_stop(tmp_path: Path) -> None:
     assert [one.problem is None for one in find_images(given)] == [True, False]
 
 
+def test_earlier_results_are_no_unread_files(tmp_path: Path) -> None:
+    """Protects `predict .` run twice: the probabilities of the first run are its own."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a_probabilities.npz").write_bytes(b"x")
+    (tmp_path / "b.heic").write_bytes(b"x")
+    assert unread_files([str(tmp_path)], tmp_path / "out") == [f"{tmp_path}: files that are not read: 1 .heic"]
+
+
 def test_an_empty_name_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects `predict "$PHOTO"` with a variable that is not set from labelling the whole current folder."""
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import torch
 from PIL import Image
 
 import emaseg
-from emaseg.errors import DataError, WeightsError
+from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.inference.predict import Predictor
 from emaseg.inference.prediction import class_shares
 from tests.inference.made import SMALL, picture
@@ -60,6 +63,39 @@ def test_a_prediction_keeps_its_own_picture(predictor: Predictor) -> None:
     shown = np.array(prediction.overlay())
     frame[:] = 200
     np.testing.assert_array_equal(np.array(prediction.overlay()), shown)
+
+
+def test_a_predictions_colours_are_its_own(predictor: Predictor) -> None:
+    """Protects later predictions from a caller who recolours one."""
+    prediction = predictor.predict(np.zeros((8, 8, 3), np.uint8))
+    colours = predictor.palette.copy()
+    prediction.palette[:] = 99
+    np.testing.assert_array_equal(predictor.palette, colours)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"classes": "disc"}, "classes: .* is a text"),
+        ({"top_k": 2.0, "probabilities": True}, "top_k: is of type float"),
+        ({"top_k": 2}, "top_k: .*not asked for"),
+        ({"min_confidence": "0.5"}, "min_confidence: is of type str"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(predictor: Predictor, wrong: dict[str, Any], message: str) -> None:
+    """Protects from a message about a class called "d", from a TypeError deep inside, and from an option without effect."""
+    with pytest.raises(RecipeError, match=message):
+        predictor.predict(np.zeros((8, 8, 3), np.uint8), **wrong)
+
+
+def test_a_predictor_that_was_used_can_be_copied_and_sent(predictor: Predictor) -> None:
+    """Protects worker processes: weights in oneDNN's own layouts can be neither copied nor pickled."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    expected = predictor.predict(image, confidence=True)
+    for other in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+        own = other.predict(image, confidence=True)
+        np.testing.assert_array_equal(own.labels, expected.labels)
+        np.testing.assert_allclose(own.confidence, expected.confidence, atol=1e-5)
 
 
 def test_arrays_that_are_no_images_are_refused(predictor: Predictor) -> None:
