@@ -237,7 +237,7 @@ def folders() -> Iterator[Finding]:
 def _write_fault(folder: Path) -> str:
     """Why a file cannot be written there, or ""."""
     if not folder.is_dir():
-        return f"{folder} is no folder"
+        return f"{folder} is not a folder"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x" * 4096)

@@ -302,7 +302,7 @@ def _cleared(path: Path) -> str:
     """Move aside what is at `path` unless a file can be; returns a line that says so, or ""."""
     if is_file(path) or not os.path.lexists(path):
         return ""
-    return f"{path}: is no file; it is kept as {set_aside(path).name}"
+    return f"{path}: is not a file; it is kept as {set_aside(path).name}"
 
 
 def _own_log(path: Path) -> str:
