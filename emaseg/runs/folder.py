@@ -139,7 +139,7 @@ def found_checkpoints(run: RunFolder) -> list[Path]:
     try:
         names = os.listdir(run.checkpoints)
     except (NotADirectoryError, FileNotFoundError):
-        what = "a link to nowhere" if run.checkpoints.is_symlink() else "no folder"
+        what = "a link to nowhere" if run.checkpoints.is_symlink() else "not a folder"
         hint = "bring the folder back, or move that away to start at step 0"
         raise WeightsError(f"{run.checkpoints}: is {what}", hint) from None
     except OSError as error:

@@ -349,7 +349,7 @@ def note(**keys: object) -> Callable[[Any], object]:
 HOSTILE: list[tuple[str, Callable[[Path], None], str]] = [
     ("labelme", change("a.json", shape(points=[[1e300, 1], [2, 2], [3, 9]])), "a coordinate of 1e+300"),
     ("labelme", change("a.json", shape(points=[[9e7, 1], [2, 9e7], [3, 9]])), "pixels long"),
-    ("labelme", change("a.json", shape(points=[["x", 1]])), "no number"),
+    ("labelme", change("a.json", shape(points=[["x", 1]])), "not a number"),
     ("labelme", change("a.json", shape(points=5)), "not a list"),
     ("labelme", change("a.json", shape(label=None)), "a label is missing"),
     ("labelme", change("a.json", shape(shape_type="mask", mask="!!!!")), "cannot be unpacked"),
