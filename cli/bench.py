@@ -139,7 +139,7 @@ def _size(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if not found:
-        raise RecipeError(f"--shape {text}: no size", "write height and width like 512x1024")
+        raise RecipeError(f"--shape {text}: is not a size", "write height and width like 512x1024")
     return int(found[1]), int(found[2])
 
 

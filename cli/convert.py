@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from emaseg.convert import Conversion, Left
 
-_SHOWN = 8  # of what is left out; convert.json has all
+_SHOWN = 8  # of what is skipped; convert.json has all
 _MANY = 40  # classes; of more, those without an object get no line
 
 
@@ -36,15 +36,23 @@ def convert(
     ] = "",
     overlap: Annotated[
         Literal["later", "earlier", "smaller", "ignore"],
-        typer.Option("--overlap", help="Which object lies on top; ignore = 255 where classes overlap."),
+        typer.Option(
+            "--overlap",
+            metavar="later|earlier|smaller|ignore",
+            help="Which object lies on top; ignore = 255 where classes overlap.",
+        ),
     ] = "later",
     unlabelled: Annotated[
         Literal["background", "ignore"],
-        typer.Option("--unlabelled", help="What pixels without an object are: class 0, or 255."),
+        typer.Option(
+            "--unlabelled", metavar="background|ignore", help="What pixels without an object are: class 0, or 255."
+        ),
     ] = "background",
     empty: Annotated[
         Literal["background", "skip"],
-        typer.Option("--empty", help="Images on which nothing is drawn: all background, or left out."),
+        typer.Option(
+            "--empty", metavar="background|skip", help="Images on which nothing is drawn: all background, or skipped."
+        ),
     ] = "background",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -59,11 +67,15 @@ def convert(
       emaseg init mine --out mine.toml
 
     \b
-    Formats: labelme, coco (polygons, run lengths, panoptic), cvat (XML), supervisely, via, labelstudio (JSON),
-    labelstudio-brush (PNGs), yolo (polygons), masks (one binary mask for each class), colours (RGB masks).
+    Formats:
+      labelme, cvat (XML), supervisely, via, labelstudio (JSON), yolo (polygons)
+      coco                polygons, run lengths, panoptic
+      labelstudio-brush   PNGs
+      masks               one binary mask for each class
+      colours             RGB masks
 
     Nothing is resized. Images are hard links where the disk allows it, else copies. A second run goes on where one
-    ended. Exit code 3 when an image had to be left out for being wrong; each is named, and all are in convert.json.
+    ended. Exit code 3 if an image had to be skipped because of an error; each is named, and all are in convert.json.
     """
     session_of(context, verbose, keeps_files=True)
 
@@ -87,13 +99,13 @@ def convert(
 
 
 def _print_left(done: Conversion, left: Sequence[Left], level: Literal["error", "warning"], remedy: str) -> None:
-    """The first of what was left out, with the reasons."""
+    """The first of what was skipped, with the reasons."""
     from .render import print_finding
 
     if left:
         more = [f"and {len(left) - _SHOWN:,} more, all in {done.out / 'convert.json'}"] * (len(left) > _SHOWN)
         lines = [f"{one.name}: {one.reason}" for one in left[:_SHOWN]]
-        print_finding(level, f"left out: {len(left):,}", [*lines, *more], remedy)
+        print_finding(level, f"skipped: {len(left):,}", [*lines, *more], remedy)
 
 
 def _print(done: Conversion, quiet: bool) -> None:
@@ -108,8 +120,10 @@ def _print(done: Conversion, quiet: bool) -> None:
     print_table(
         ("value", "class", "images", "pixels", "objects"), rows, numbers=("value", "images", "pixels", "objects")
     )
-    _print_left(done, [one for one in done.left if one.fault], "error", "mend them and run again: the rest is kept")
-    _print_left(done, [one for one in done.left if not one.fault], "warning", "nothing, if none is to be trained on")
+    _print_left(done, [one for one in done.left if one.fault], "error", "fix them and run again; the rest is kept")
+    _print_left(
+        done, [one for one in done.left if not one.fault], "warning", "convert them only if you want to train on them"
+    )
     print_line()
     parts = ", ".join(f"{count:,} {split}" for split, count in sorted(done.splits.items()) if split)
     before = f", {done.kept:,} of them from before" if done.kept else ""

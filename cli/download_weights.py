@@ -25,7 +25,7 @@ def download_weights(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Recipes or backbones, see --list [default: the model of predict]."),
+        typer.Argument(metavar="NAME...", help="Recipes or backbones, see --list [default: the model of predict]."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every released file, backbones too.")] = False,
     dataset: Annotated[
@@ -274,7 +274,7 @@ def _download(entries: Sequence[Released], as_json: bool, quiet: bool, *, strict
             had = locate(entry) is not None
             if not (had or strict or sources(entry)):
                 meter.note(
-                    Note(f"{entry.name}: left out, its owners give no address ({by_hand_advice(entry)})", warning=True)
+                    Note(f"{entry.name}: skipped, its owners give no address ({by_hand_advice(entry)})", warning=True)
                 )
                 continue
             try:

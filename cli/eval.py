@@ -68,14 +68,18 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", metavar="best|last|PATH", help="Which of a run's [default: best, else last]."),
+        typer.Option(
+            "--checkpoint",
+            metavar="best|last|PATH",
+            help="Which checkpoint of the run to use [default: best, else last].",
+        ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
             "--split",
             metavar="SPLIT",
-            help="As the data set names it (val, test, ...); train or eval for the kinds folder and shapes "
+            help="As the data set names it (val, test, ...); train or eval for the kinds folder, packed and shapes "
             "[default: the recipe's data.eval_split].",
         ),
     ] = None,
@@ -84,15 +88,15 @@ def evaluate(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="For metrics.json and its tables [default: RUN/eval/<time>, eval/<recipe>/<time>].",
+            help="Folder for metrics.json, its tables and report.html [default: RUN/eval/<time>, eval/<recipe>/<time>].",
         ),
     ] = None,
     tta: Annotated[
         bool,
         typer.Option(
             "--tta",
-            help="Several scales, mirrored: the row's published protocol, [inference_tta] of the recipe; "
-            "--set inference.KEY then changes that one.",
+            help="Use the row's published protocol with several scales and flipping, [inference_tta] in the recipe; "
+            "--set inference.KEY then changes that section.",
         ),
     ] = False,
     check: Annotated[
@@ -396,7 +400,7 @@ def _check_place(folder: Path, run: Path | None) -> None:
     for place in (folder / name for name in names):
         if os.path.lexists(place):
             raise RecipeError(
-                f"{place}: exists already, and no evaluation wrote it", "choose another folder with --out"
+                f"{place}: already exists, and no evaluation wrote it", "choose another folder with --out"
             )
 
 

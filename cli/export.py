@@ -29,7 +29,8 @@ def export(
         ),
     ],
     format_: Annotated[
-        str, typer.Option("--format", metavar="onnx|torch|weights", help="torch is torch.export's .pt2.")
+        str,
+        typer.Option("--format", metavar="onnx|torch|weights", help="ONNX, torch.export's .pt2 or a plain checkpoint."),
     ],
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="FILE", help="Weight file for a recipe; also others' formats.")
@@ -55,7 +56,7 @@ def export(
     ] = None,
     program: Annotated[
         Path | None,
-        typer.Option("--snippet", metavar="FILE", help="Write the Python program that runs the file without emaseg."),
+        typer.Option("--snippet", metavar="FILE", help="Write a Python program that runs the file without emaseg."),
     ] = None,
     overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
     as_json: Json = False,
@@ -69,9 +70,8 @@ def export(
     \b
     Examples:
       emaseg export runs/first --format onnx
-      emaseg export runs/first --format onnx --include normalize,argmax --out model.onnx
-      emaseg export runs/first --format onnx --snippet run_model.py
-      emaseg export runs/first --format onnx --precision int8 --calibrate photos/
+      emaseg export runs/first --format onnx --include normalize,argmax --out model.onnx --snippet run.py
+      emaseg export runs/first --format onnx --precision int8 --calibrate photos/ --out model_int8.onnx
       emaseg export runs/first --format torch --shape 512x1024
       emaseg export voc_r50_d8 --weights voc_r50_d8.pth --format weights
     """

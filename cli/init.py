@@ -60,7 +60,7 @@ def init(
     """
     session_of(context, verbose, keeps_files=out is not None)
     if out is not None and os.path.lexists(out):
-        raise RecipeError(f"--out {out}: exists already", "remove it, or name another file with --out")
+        raise RecipeError(f"--out {out}: already exists", "remove it, or name another file with --out")
     if out is not None and out.suffix != ".toml":
         raise RecipeError(f"--out {out}: a recipe's file ends in .toml", f"--out {quoted_path(f'{out}.toml')}")
     for option, value, other in (("--images", images, masks), ("--masks", masks, images)):

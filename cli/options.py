@@ -36,7 +36,7 @@ class Command(typer.core.TyperCommand):
 
     def get_help(self, ctx: Any) -> str:
         text: str = super().get_help(ctx)
-        text = re.sub(r"\{([A-Z|]+)\}", r"\1", text)
+        text = re.sub(r"\{([A-Z|.]+)\}", r"\1", text)
         text = re.sub(r" <[a-z]+(\[[a-z]+\])?>(?=\s)", lambda kind: " " * len(kind[0]), text)  # keeps the columns
         text = re.sub(r"([\d.]+)<=x<=([\d.]+)", lambda limits: f"{float(limits[1]):g} to {float(limits[2]):g}", text)
         return re.sub(r"x>=([\d.]+)", r"at least \1", text)
@@ -56,7 +56,7 @@ def _check_names(parameters: Iterable[Any], typed: Mapping[str, Any]) -> None:
         values = value if isinstance(value, (list, tuple)) else (value,)
         if parameter.name != "overrides" and parameter.type.name in _NAMES and "" in values:
             option = parameter.param_type_name == "option"
-            name = parameter.opts[0] if option else parameter.metavar.strip("[]").partition("|")[0]
+            name = parameter.opts[0] if option else parameter.metavar.strip("[].").partition("|")[0]
             raise RecipeError(f"{name}: an empty name was given", "is it a shell variable that is not set?")
 
 
@@ -130,7 +130,9 @@ Nproc = Annotated[
     int | None,
     typer.Option("--nproc", metavar="N", min=1, help="Use N processes of this machine, e.g. one for each GPU."),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto (CUDA, else the CPU), cpu, cuda, cuda:N or mps.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; results and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail, and the traceback of an error.")]

@@ -47,7 +47,7 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE", help="Images, folders, globs, @list.txt (one a line), or - for an image on stdin."
+            metavar="IMAGE...", help="Images, folders, globs, @list.txt (one a line), or - for an image on stdin."
         ),
     ],
     weights: Annotated[
@@ -65,7 +65,7 @@ def predict(
             "--recipe",
             metavar="RECIPE",
             autocompletion=recipe_names,
-            help="The network of a weight file that does not say.",
+            help="The recipe for a weight file that contains none.",
         ),
     ] = None,
     out: Annotated[
@@ -89,7 +89,7 @@ def predict(
     min_confidence: Annotated[
         float,
         typer.Option(
-            "--min-confidence", metavar="X", min=0.0, max=1.0, help="Leave pixels that are less sure as ignore (255)."
+            "--min-confidence", metavar="X", min=0.0, max=1.0, help="Set pixels with lower confidence to 255 (ignore)."
         ),
     ] = 0.0,
     top_k: Annotated[
@@ -119,9 +119,7 @@ def predict(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Replace files of the results' names that predict did not write, too; never an input."
-        ),
+        typer.Option("--overwrite", help="Also replace existing files that predict did not write; never an input."),
     ] = False,
     em_iterations: EMIterations = None,
     precision: Precision = "auto",
@@ -131,7 +129,7 @@ def predict(
         typer.Option(
             "--max-memory",
             metavar="SIZE",
-            help="Memory to stay within, e.g. 3G; larger images are predicted in tiles, and that is said "
+            help="Memory to stay within, e.g. 3G; larger images are predicted in tiles, with a warning "
             "[default: what the machine has free].",
         ),
     ] = None,
@@ -256,7 +254,7 @@ def _memory(text: str | None) -> int | None:
         return None
     count = bytes_of(text)
     if not count:
-        raise RecipeError(f"--max-memory {text}: no size in bytes", "write it like 3G, 1.5GB or 800M")
+        raise RecipeError(f"--max-memory {text}: is not a size in bytes", "write it like 3G, 1.5GB or 800M")
     return count
 
 
@@ -288,7 +286,7 @@ def _folder(out: str, images: int, more: Sequence[str]) -> Path | None:
         hint = f"{', '.join(ways)}; or name a folder with --out DIR"
         raise RecipeError(f"--out -: writes the mask of one image to stdout{said}", hint)
     if sys.stdout.isatty():
-        raise RecipeError("--out -: the mask is a PNG, nothing for a terminal", "send it to a file: --out - > mask.png")
+        raise RecipeError("--out -: refusing to write a PNG to the terminal", "send it to a file: --out - > mask.png")
     return None
 
 
@@ -305,7 +303,7 @@ def _check_default() -> None:
     entry = default()
     if offline() and locate(entry) is None:
         raise WeightsError(
-            f"no weights given; the default's ({entry.name}) are not here, and EMASEG_OFFLINE forbids to download them",
+            f"no weights given; the default's ({entry.name}) are not here, and EMASEG_OFFLINE forbids downloading them",
             "add --weights RUN (a run folder of emaseg train) or --weights FILE --recipe RECIPE; "
             f"or unset EMASEG_OFFLINE; or {by_hand_advice(entry)}",
         )

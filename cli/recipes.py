@@ -50,17 +50,18 @@ def recipes(
       emaseg recipes voc_r50_d8 > mine.toml
       emaseg recipes --keys crop
 
-    mIoU is in percent, of one scale unless said otherwise (flip: mirrored too, ms: several scales). Where weights is
+    mIoU is in percent, of one scale unless said otherwise (flip: with flipping, ms: several scales). Where weights is
     yes, the row's network was released: emaseg download-weights RECIPE.
     """
-    session_of(context, verbose)
+    session = session_of(context, verbose)
     from emaseg.recipe import load_recipe
     from emaseg.resources import shipped_recipe_text, shipped_recipes
 
     from .render import console, print_json, print_table, print_toml
 
+    data = "--dataset" if any(word.startswith("--dataset") for word in session.arguments) else "--data"  # as typed
     if keys or name is not None:
-        for option, value in (("--model", model), ("--data", dataset), ("--backbone", backbone)):
+        for option, value in (("--model", model), (data, dataset), ("--backbone", backbone)):
             if value is not None:
                 raise RecipeError(f"{option} {value}: filters the list of all recipes", "leave NAME and --keys out")
     if keys:
@@ -75,7 +76,7 @@ def recipes(
     chosen = [load_recipe(name) for name in shipped_recipes()]
     for option, value, known in (
         ("--model", model, [recipe.model.kind for recipe in chosen]),
-        ("--dataset", dataset, [recipe.data.kind for recipe in chosen]),
+        (data, dataset, [recipe.data.kind for recipe in chosen]),
         ("--backbone", backbone, [recipe.backbone.kind for recipe in chosen]),
     ):
         if value is not None:

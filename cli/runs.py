@@ -29,7 +29,7 @@ def runs(
     context: typer.Context,
     folders: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FOLDER|RUN", help="Where runs lie [default: runs], or runs to compare."),
+        typer.Argument(metavar="FOLDER|RUN...", help="Where runs lie [default: runs], or runs to compare."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -35,7 +35,7 @@ def check_archive(path: Path) -> None:
         name = path / "results.zip" if path.is_dir() else path.with_name(path.stem.removesuffix(".tar") + ".zip")
         raise RecipeError(f"--submit {path}: not the name of a ZIP file", f"--submit {quoted_path(name)}")
     if os.path.lexists(path):
-        raise RecipeError(f"--submit {path}: exists already", "remove it, or name another file with --submit")
+        raise RecipeError(f"--submit {path}: already exists", "remove it, or name another file with --submit")
     folder = next(above for above in path.absolute().parents if os.path.exists(above))
     if not os.path.isdir(folder):
         raise fault(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), folder, "writing the ZIP there")

@@ -55,8 +55,8 @@ def train(
         typer.Option(
             "--init-from",
             metavar="REF",
-            help="Start from this model: a recipe's name (its released weights, else its newest complete run), a run "
-            "folder, a checkpoint or a weight file. The same as --set train.init_from.",
+            help="Start from this model: a recipe's name (its released weights; if its row has none, its newest complete "
+            "run), a run folder, a checkpoint or a weight file. The same as --set train.init_from.",
         ),
     ] = None,
     deterministic: Annotated[

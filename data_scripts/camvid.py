@@ -3,13 +3,15 @@
     python data_scripts/camvid.py /path/to/CamVid
 
 Reads every image header and every label of the three splits and compares pairs and pixel counts with the known ones.
-Exit code 0: complete. 1: something differs; the lines say what.
+Exit code 0: complete. 1: something differs; the lines say what. 3: there is no such folder, or it cannot be read.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+from verify import parser
 
 from emaseg.data.checks import check_dataset
 from emaseg.data.sets.folder import folder
@@ -39,11 +41,9 @@ def check(root: Path, split: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print(__doc__)
-        return 2
+    root = parser(__doc__ or "", sampling=False).parse_args(arguments).root.resolve()
     try:
-        lines = [check(Path(arguments[0]).resolve(), split) for split in KNOWN]
+        lines = [check(root, split) for split in KNOWN]
     except UserError as error:
         print(f"error: {error.message}\n  try: {error.hint}", file=sys.stderr)
         return error.exit_code

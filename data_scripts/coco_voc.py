@@ -4,6 +4,7 @@
 
 Counts the images of each split, finds those that hold enough of VOC's classes (minutes at the first time), and draws
 the labels of N of them with the sizes of their images. Exit code 0: complete. 1: something differs; the lines say what.
+3: there is no such folder.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 
 Compares the splits with the published numbers, pairs images with masks, and reads N masks of each split with the
 sizes of their images. Exit code 0: as published. 1: something differs; the lines say what.
+3: there is no such folder.
 """
 
 from __future__ import annotations

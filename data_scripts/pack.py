@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
             return 0
         out = given.out or Path(f"{given.part}.h5")
         if out.exists():
-            asked.error(f"{out} exists already; remove it first, or check it with --verify")
+            asked.error(f"{out} already exists; remove it first, or check it with --verify")
         run(given.recipe, given.part, out, given.set)
     except UserError as error:
         print(f"error: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""), file=sys.stderr)

@@ -31,17 +31,18 @@ class Line:
     layout: str = ""
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that every script takes."""
+def parser(description: str, *, sampling: bool = True) -> argparse.ArgumentParser:
+    """The arguments that every script takes. sampling: whether it can read some of the labels only."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("root", type=Path, help="folder of the data set")
-    made.add_argument(
-        "--sample",
-        type=_count,
-        default=100,
-        metavar="N",
-        help="labels to read of each split; 0 reads all (default 100)",
-    )
+    if sampling:
+        made.add_argument(
+            "--sample",
+            type=_count,
+            default=100,
+            metavar="N",
+            help="labels to read of each split; 0 reads all (default 100)",
+        )
     return made
 
 

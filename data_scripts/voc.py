@@ -6,6 +6,7 @@ Compares the splits with the published numbers, pairs images with masks, and rea
 sizes of their images. --png first writes SegmentationClassAug/<id>.png for each image of trainaug whose mask is a
 .mat file, for programs that read PNGs only (training here reads both). It may be interrupted and started again; masks
 that are there are left alone. Exit code 0: as published. 1: something differs; the lines say what.
+3: there is no such folder.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ KINDS: dict[str, str] = {
     "files": "missing files, or files without a partner",
     "image": "images that cannot be read",
     "mask": "masks that cannot be read",
-    "values": "masks with values that are no class",
+    "values": "masks with values that are not a class",
     "colours": "colour masks, or colours that are not declared",
     "ignored": "masks without a labelled pixel",
     "size": "image and mask of different size",

@@ -93,12 +93,12 @@ def packages() -> Iterator[Finding]:
 
 
 def _install(what: str) -> str:
-    """With pip in any environment, or with uv in a checkout, whose environment has no pip."""
-    return f"pip install {what}; or in a checkout: uv sync --no-dev --inexact"
+    """With pip, or with uv, whose environments have no pip."""
+    return f"pip install {what}; or with uv: uv pip install {what}"
 
 
 def _reinstall(what: str) -> str:
-    return f"pip install --force-reinstall {what}; or in a checkout: uv sync --no-dev --inexact --reinstall"
+    return f"pip install --force-reinstall {what}; or with uv: uv pip install --reinstall {what}"
 
 
 def extras() -> Iterator[Finding]:
@@ -237,7 +237,7 @@ def folders() -> Iterator[Finding]:
 def _write_fault(folder: Path) -> str:
     """Why a file cannot be written there, or ""."""
     if not folder.is_dir():
-        return f"{folder} is no folder"
+        return f"{folder} is not a folder"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x" * 4096)
@@ -293,18 +293,18 @@ def _gpu(device: torch.device) -> Finding:
 
 
 def _no_cuda(built_for: str | None) -> Finding:
-    """Why there is no CUDA device, where a card seems to be there."""
-    card = any(Path(place).exists() for place in ("/dev/nvidia0", "/proc/driver/nvidia/version"))
-    card = card or shutil.which("nvidia-smi") is not None
-    if not card:
-        return Finding("cuda", "no NVIDIA card here; training runs on the CPU")
+    """Why there is no CUDA device, where a GPU seems to be there."""
+    gpu = any(Path(place).exists() for place in ("/dev/nvidia0", "/proc/driver/nvidia/version"))
+    gpu = gpu or shutil.which("nvidia-smi") is not None
+    if not gpu:
+        return Finding("cuda", "no NVIDIA GPU here; training runs on the CPU")
     if built_for is None:
         text, hint = (
-            "an NVIDIA card is here, but this PyTorch is built without CUDA",
+            "an NVIDIA GPU is here, but this PyTorch is built without CUDA",
             "install a build of torch for CUDA",
         )
     else:
-        text = f"an NVIDIA card is here, but PyTorch (CUDA {built_for}) does not see it"
+        text = f"an NVIDIA GPU is here, but PyTorch (CUDA {built_for}) does not see it"
         hint = "look at nvidia-smi and CUDA_VISIBLE_DEVICES; update the driver, or install a torch for an older CUDA"
     return Finding("cuda", text, "error", hint)
 

@@ -15,5 +15,6 @@ EXTRAS = {
 
 
 def install(extra: str) -> str:
-    """How to install an extra: with pip in any environment, or with uv in a checkout, whose environment has no pip."""
-    return f"pip install {' '.join(EXTRAS[extra])}; or in a checkout: uv sync --no-dev --inexact --extra {extra}"
+    """How to install an extra: with pip, or with uv, whose environments have no pip. Neither touches PyTorch."""
+    packages = " ".join(EXTRAS[extra])
+    return f"pip install {packages}; or with uv: uv pip install {packages}"

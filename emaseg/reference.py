@@ -336,7 +336,7 @@ def _with_options(
     recipe = read(for_tta(overrides)) if written.inference_tta else written
     if recipe.inference_tta is None:
         raise RecipeError(
-            f"--tta: {written.name} has no [inference_tta], the published protocol of several scales or mirrored images",
+            f"--tta: {written.name} has no [inference_tta], the published protocol of several scales or flipping",
             "choose your own: --set inference.flip=true --set 'inference.scales=[0.75, 1.0, 1.25]'",
         )
     return written, replace(recipe, inference=recipe.inference_tta)

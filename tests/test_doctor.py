@@ -147,7 +147,7 @@ def test_no_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("built_for", "says"), [(None, "without CUDA"), ("12.8", "does not see it")])
 def test_a_card_that_pytorch_does_not_see(monkeypatch: pytest.MonkeyPatch, built_for: str | None, says: str) -> None:
-    """Protects from weeks on the CPU beside an idle card; without a card there is nothing wrong."""
+    """Protects from weeks on the CPU beside an idle GPU; without a GPU there is nothing wrong."""
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi")
     finding = doctor._no_cuda(built_for)
     assert finding.state == "error"

@@ -349,5 +349,5 @@ def test_any_folder_name_gives_a_recipe_that_reads_its_images(tmp_path: Path, na
 def test_a_folder_name_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     """Protects from a recipe that no TOML reader accepts."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/x\xff"))
-    with pytest.raises(UserError, match=r"no UTF-8"):
+    with pytest.raises(UserError, match=r"not UTF-8"):
         start(plain(folder, [0, 1], 4))

@@ -117,7 +117,7 @@ def _read_file(place: Finder, name: str, content: _Table, several: bool, found: 
         if isinstance(note_, dict):
             notes[_key(note_.get("image_id"))].append(note_)
         else:
-            found.left.append(Left(name, f"an annotation that is no object: {excerpt(note_, 40)}"))
+            found.left.append(Left(name, f"an annotation that is not an object: {excerpt(note_, 40)}"))
     split = split_of_file(name) if several or split_of(name) else ""
     state = state_of(source, name)
     named: dict[Any, set[str]] = defaultdict(set)
@@ -191,10 +191,10 @@ def _labels(categories: Sequence[Any], annotations: Sequence[Any]) -> tuple[list
     labels, parents = [], {}
     for category in categories:
         if not isinstance(category, dict):
-            raise Malformed("a category that is no object")
+            raise Malformed("a category that is not an object")
         key = str(whole(category.get("id"), "a category's id"))
         if key in parents:
-            raise Malformed(f"category {key} stands twice")
+            raise Malformed(f"category {key} appears twice")
         labels.append(Label(key, text_of(category.get("name"), f"the name of category {key}"), _colour(category)))
         parents[key] = str(category.get("supercategory"))
     used = Counter(str(_key(note.get("category_id"))) for note in annotations if isinstance(note, dict))
@@ -274,7 +274,7 @@ def _panoptic(source: Source, name: str, notes: Sequence[_Table]) -> Objects:
     table = {0: ""}
     for segment in notes[0]["segments_info"]:
         if not isinstance(segment, dict):
-            raise Malformed("a segment that is no object")
+            raise Malformed("a segment that is not an object")
         code = whole(segment.get("id"), "a segment's id")
         if not 0 < code < 1 << 24:
             raise Malformed(f"a segment {code}, which no colour can be")

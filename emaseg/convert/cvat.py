@@ -196,7 +196,7 @@ def _objects(raw: _Raw) -> Objects:
 def _polygon(attributes: dict[str, str]) -> Shape:
     points = [point.split(",") for point in attributes.get("points", "").split(";")]
     if any(len(point) != 2 for point in points):
-        raise Malformed("a polygon whose points are no pairs")
+        raise Malformed("a polygon whose points are not pairs")
     return Outline([[number(value) for point in points for value in point]])
 
 

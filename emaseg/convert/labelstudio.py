@@ -77,7 +77,7 @@ def read(source: Source, names: list[str]) -> Generator[Reading, None, Export]:
     for name, content in zip(names, contents, strict=True):
         if not isinstance(content, list):
             raise DataError(
-                f"{source.root / name}: no JSON export of Label Studio: its top is no list", "export it again"
+                f"{source.root / name}: no JSON export of Label Studio: its top is not a list", "export it again"
             )
     tasks = [(name, _whole(task)) for name, content in zip(names, contents, strict=True) for task in content]
     place = _images(source, [(_image_of(task), name) for name, task in tasks])
@@ -237,11 +237,11 @@ def _results(task: Mapping[str, Any]) -> tuple[list[Any] | None, bool]:
     """The results of a task's annotation, None where it has none, and whether there are others."""
     annotations = task.get("annotations", task.get("completions"))
     if not isinstance(annotations, list):
-        raise Malformed("annotations that are no list")
+        raise Malformed("annotations that are not a list")
     good = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     results = good[0].get("result") if good else None
     if results is not None and not isinstance(results, list):
-        raise Malformed("results that are no list")
+        raise Malformed("results that are not a list")
     regions = [one for one in results or () if isinstance(one, dict) and "original_width" in one]
     if len(pictures := sorted({str(one["to_name"]) for one in regions if "to_name" in one})) > 1:
         raise Malformed(f"regions on several pictures of one task ({first_few(pictures)})")

@@ -143,7 +143,7 @@ def own_pixels(path: Path, size: tuple[int, int], classes: int) -> dict[int, int
     elif stored.coloured:
         problem = "colours in place of class numbers"
     elif strange := sorted(set(np.unique(values).tolist()) - {*range(classes), IGNORE}):
-        problem = f"the value {strange[0]}, which is no class"
+        problem = f"the value {strange[0]}, which is not a class"
     if problem:
         raise Malformed(
             f"its mask was changed since it was written, and is kept, but it has {problem}: correct or remove it"

@@ -45,7 +45,7 @@ def number(value: Any, what: str = "a coordinate") -> float:
             raise TypeError
         found = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise Malformed(f"{what} that is no number: {excerpt(value, 40)}") from None
+        raise Malformed(f"{what} that is not a number: {excerpt(value, 40)}") from None
     if not math.isfinite(found) or abs(found) >= _FAR:
         raise Malformed(f"{what} of {found:g}")
     return found
@@ -59,7 +59,7 @@ def whole(value: Any, what: str) -> int:
     """
     found = number(value, what)
     if found != int(found):
-        raise Malformed(f"{what} that is no whole number: {found:g}")
+        raise Malformed(f"{what} that is not a whole number: {found:g}")
     return int(found)
 
 
@@ -70,7 +70,7 @@ def pair(value: Any) -> tuple[float, float]:
         ValueError: it is none.
     """
     if not isinstance(value, list | tuple) or len(value) < 2:
-        raise Malformed(f"a point that is no pair of numbers: {excerpt(value, 40)}")
+        raise Malformed(f"a point that is not a pair of numbers: {excerpt(value, 40)}")
     return number(value[0]), number(value[1])
 
 

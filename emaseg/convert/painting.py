@@ -128,7 +128,7 @@ def _paint_codes(label: UInt8, shape: Codes, values: Mapping[str, int]) -> list[
     if strange:
         what = list(unpacked(strange[0])) if stored.coloured or shape.colours else strange[0]
         count = int(np.count_nonzero(codes == strange[0]))
-        raise Malformed(f"the mask {shape.path.name} with {count:,} pixels of {what}, which is no class")
+        raise Malformed(f"the mask {shape.path.name} with {count:,} pixels of {what}, which is not a class")
     table = np.array([_value(values, shape.labels[int(code)], "one of the mask's") for code in present], np.uint8)
     label[:] = table[np.searchsorted(present, codes)]
     return [int(value) for value in table]

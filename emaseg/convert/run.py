@@ -201,7 +201,7 @@ def _notes(source: Source, export: Export, done: Sequence[Done], options: Option
     others = (name for name in source.images.values() if name not in known)
     alone = [name for name in others if PurePosixPath(name).stem not in named]
     if alone:
-        notes.append(f"Images without annotations, left out: {len(alone):,} ({first_few(alone)}).")
+        notes.append(f"Images without annotations, skipped: {len(alone):,} ({first_few(alone)}).")
     if unread := count_endings((name for name in source.files), texts=False):
         notes.append(f"Files that are not read: {unread}.")
     return notes

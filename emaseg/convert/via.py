@@ -121,7 +121,7 @@ def _from_json(source: Source, name: str) -> _Rows:
     if isinstance(content, dict) and isinstance(content.get("_via_img_metadata"), dict):
         content = content["_via_img_metadata"]
     if not isinstance(content, dict):
-        raise _no_via(source, name, "its top is no object")
+        raise _no_via(source, name, "its top is not an object")
     if isinstance(content.get("metadata"), dict) and isinstance(content.get("file"), dict):
         return _from_three(source, name, content)
     found: _Rows = {}
@@ -131,7 +131,7 @@ def _from_json(source: Source, name: str) -> _Rows:
         regions = entry.get("regions") or []
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         if not isinstance(regions, list):
-            raise _no_via(source, name, f"the regions of {excerpt(entry['filename'])} are no list")
+            raise _no_via(source, name, f"the regions of {excerpt(entry['filename'])} are not a list")
         found.setdefault((entry["filename"], str(entry.get("size"))), []).extend(map(_region, regions))
     if not found:
         raise _no_via(source, name, "it names no images")

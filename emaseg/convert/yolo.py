@@ -209,7 +209,7 @@ def _read(source: Source, name: str) -> Objects:
         if len(values) == 4:
             without["box without an outline"] += 1
         elif len(values) < 6 or len(values) % 2:
-            raise Malformed(f"line {place}: {len(values)} numbers are no outline")
+            raise Malformed(f"line {place}: {len(values)} numbers are not an outline")
         elif max(map(abs, values)) > _MOST:
             raise Malformed(
                 f"line {place}: a coordinate of {max(values, key=abs):g}; shares of the size run from 0 to 1"

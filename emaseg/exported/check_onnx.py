@@ -175,7 +175,7 @@ def _check_node(node: Mapping[int, Sequence[Value]]) -> None:
         seen.add(name)
         kind = attribute[20][0] if attribute[20] else 0
         if not isinstance(kind, int) or kind not in _KINDS:
-            raise Refused(f"the setting {name} of {operator}, which is no number or word")
+            raise Refused(f"the setting {name} of {operator}, which is not a number or word")
         for field in (2, 3, 4, 7, 8):
             for value in attribute[field]:
                 number = isinstance(value, (int, float))

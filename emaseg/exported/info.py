@@ -248,7 +248,7 @@ def opened_file(path: Path) -> Iterator[File]:
         raise WeightsError(f"{path}: not an exported file, or damaged ({error})", "export or copy it again") from error
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ENODEV):
-            raise WeightsError(f"{path}: is no file ({error.strerror})", "check the path") from error
+            raise WeightsError(f"{path}: is not a file ({error.strerror})", "check the path") from error
         raise fault(error, path, "reading it") from error
 
 

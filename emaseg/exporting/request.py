@@ -108,7 +108,7 @@ def target(request: Request, out: Path | None, name: str) -> Path:
             f"use {path.with_suffix(request.suffix)}",
         )
     if os.path.exists(path):
-        raise RecipeError(f"{path}: exists already", "remove it, or name another file with --out")
+        raise RecipeError(f"{path}: already exists", "remove it, or name another file with --out")
     make_folder(path.parent)
     _check_name(path)
     try:
@@ -135,7 +135,7 @@ def snippet_target(request: Request, place: Path | None, exported: Path) -> Path
     if os.path.realpath(place) == os.path.realpath(exported):
         raise RecipeError(f"--snippet {place}: is the exported file itself", "name another file, e.g. run_model.py")
     if os.path.exists(place):
-        raise RecipeError(f"--snippet {place}: exists already", "remove it, or name another file with --snippet")
+        raise RecipeError(f"--snippet {place}: already exists", "remove it, or name another file with --snippet")
     make_folder(place.parent)
     _check_name(place)
     return place

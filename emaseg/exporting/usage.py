@@ -181,7 +181,7 @@ def snippet(path: Path, info: FileInfo) -> str:
     named = f'name = sys.argv[1] if sys.argv[1:] else "{_file(info)}"\n'
     body = [named, *_read(info), *_seen(info, one)]
     if one != inference:
-        body.append("# at one scale: emaseg predict averages over scales or mirrored images, as the recipe says\n")
+        body.append("# at one scale: emaseg predict averages over scales or flipped images, as the recipe says\n")
     body += _labels(info, one) if info.output == "labels" else _logits(info, one)
     return "\n".join(parts) + "\n\n" + "".join(body) + _block(_SAVE).rstrip("\n")
 

@@ -91,7 +91,7 @@ class Predictor:
         if max_memory is not None:
             need_type("max_memory", max_memory, numbers.Real, "a number of bytes, such as 2_000_000_000")
             if max_memory < 1:
-                raise RecipeError(f"max_memory: {max_memory} is no number of bytes", "give at least 1")
+                raise RecipeError(f"max_memory: {max_memory} is not a number of bytes", "give at least 1")
         self.device = device if isinstance(device, torch.device) else pick_device(device)
         self.max_memory = max_memory
         self._for_pixel: float | None = None  # what the network takes; measured when it matters

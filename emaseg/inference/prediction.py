@@ -162,7 +162,7 @@ def check_limits(
     if top_k is not None:
         need_type("top_k", top_k, numbers.Integral, f"a number from 1 to {len(known)}")
     if not 0 <= min_confidence <= 1:
-        raise RecipeError(f"min_confidence: {min_confidence:g} is no probability", "give a number from 0 to 1")
+        raise RecipeError(f"min_confidence: {min_confidence:g} is not a probability", "give a number from 0 to 1")
     if top_k is not None and not 1 <= top_k <= len(known):
         raise RecipeError(f"top_k: this network has {len(known)} classes, not {top_k}", f"give 1 to {len(known)}")
 
@@ -200,7 +200,7 @@ def pixels_of(image: Picture, bands: Bands | None = None) -> Pixels:
         return _from_array(_channels_last(image.detach().cpu()), f"a tensor of shape {tuple(image.shape)}")
     if isinstance(image, np.ndarray):
         return _from_array(image, f"an array of shape {image.shape}")
-    raise DataError(f"{type(image).__name__} is no image", "give a path, a Pillow picture, an array or a tensor")
+    raise DataError(f"{type(image).__name__} is not an image", "give a path, a Pillow picture, an array or a tensor")
 
 
 def _declared(image: Picture, bands: Bands) -> Pixels:
@@ -212,7 +212,9 @@ def _declared(image: Picture, bands: Bands) -> Pixels:
     elif isinstance(image, np.ndarray):
         what, array = f"an array of shape {image.shape}", image
     else:
-        raise DataError(f"{type(image).__name__} is no image", "give a path, a Pillow picture, an array or a tensor")
+        raise DataError(
+            f"{type(image).__name__} is not an image", "give a path, a Pillow picture, an array or a tensor"
+        )
     if array.dtype.kind == "f" and array.size and not bands.ranges and array.min() >= 0 and array.max() <= 1:
         array = np.rint(array * 255).astype(np.uint8)
     return from_array(array, bands, what)
@@ -237,17 +239,19 @@ def _from_array(array: npt.NDArray[Any], what: str) -> UInt8:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in _CHANNELS or array.size == 0:
-        raise DataError(f"{what} and type {array.dtype} is no image", "give (H, W), (H, W, 3) or (H, W, 4), RGB order")
+        raise DataError(
+            f"{what} and type {array.dtype} is not an image", "give (H, W), (H, W, 3) or (H, W, 4), RGB order"
+        )
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # NaN, too
             raise DataError(
-                f"{what} and type {array.dtype} is no image: its values go from {low:g} to {high:g}",
+                f"{what} and type {array.dtype} is not an image: its values go from {low:g} to {high:g}",
                 "floats must be in 0..1; for 0..255 convert it: image.astype(numpy.uint8)",
             )
         array = np.rint(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise DataError(f"{what} and type {array.dtype} is no image", "give uint8, or floats in 0..1")
+        raise DataError(f"{what} and type {array.dtype} is not an image", "give uint8, or floats in 0..1")
     if array.shape[2] == 4:
         return _from_pillow(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
     # A copy: the caller may read the next picture into the same memory.
@@ -267,7 +271,9 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _from_pillow(picture: Image.Image) -> UInt8:
     """As read_image would give it from a file: upright, transparency on white, 16 bits scaled to 8."""
     if 0 in picture.size:
-        raise DataError(f"a picture of {picture.width} x {picture.height} pixels is no image", "give one with pixels")
+        raise DataError(
+            f"a picture of {picture.width} x {picture.height} pixels is not an image", "give one with pixels"
+        )
     picture = _upright(picture)
     if picture.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "HSV", "LAB") and not picture.has_transparency_data:
         return np.array(picture.convert("RGB"))

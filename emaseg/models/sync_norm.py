@@ -35,7 +35,7 @@ def norm_alone(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if isinstance(norm, nn.BatchNorm2d):
         return nn.BatchNorm2d.forward(norm, x)
     if not isinstance(norm, _BatchNorm) or norm.momentum is None or norm.num_batches_tracked is None:
-        raise TypeError(f"{type(norm).__name__} is no batch norm of these networks")
+        raise TypeError(f"{type(norm).__name__} is not a batch norm of these networks")
     if norm.training:
         norm.num_batches_tracked.add_(1)
     return F.batch_norm(

@@ -117,13 +117,13 @@ def _folder(data: FolderData) -> Iterator[Problem]:
         yield Problem("data.classes", f"class {data.classes.index('')} has an empty name")
     twice = [name for index, name in enumerate(data.classes) if name and name in data.classes[:index]]
     if twice:
-        yield Problem("data.classes", f'"{twice[0]}" stands twice')
+        yield Problem("data.classes", f'"{twice[0]}" appears twice')
     if data.values and len(data.values) != count:
         yield Problem("data.values", f"{len(data.values)} values for {count} classes; give one each, or none")
         return
     same = [value for index, value in enumerate(data.values) if value in data.values[:index]]
     if same:
-        yield Problem("data.values", f"{same[0]} stands twice; a mask value is one class")
+        yield Problem("data.values", f"{same[0]} appears twice; a mask value is one class")
     values = data.values or range(count)
     ignored = sorted(set(data.ignore) & set(values))
     if ignored and len(values) == count <= MOST_CLASSES:
@@ -180,7 +180,7 @@ def _unfit_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        return f"is no regular expression: {error}"
+        return f"is not a regular expression: {error}"
     # Without escapes and sets of characters, in which a bracket may be escaped, or come first.
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\\\]])*\]", "x", pattern)
     repeats = re.findall(r"[*+{]|(?<!\()\?", re.sub(r"([*+}])\?", r"\1", bare))

@@ -148,7 +148,9 @@ class FolderData:
     )
     mask_suffix: str = key("added to an image's stem to name its mask", "")
     image_suffix: str = key(
-        "taken off the end of an image's stem before, such as _sat for 1_sat.jpg and 1_mask.png", "", extra=True
+        "taken off the end of an image's stem before, such as sat (with mask_suffix mask) for 1_sat.jpg and 1_mask.png",
+        "",
+        extra=True,
     )
     image_prefix: str | None = key("taken off the front of an image's file name to name its mask", None)
     mask_prefix: str | None = key("put in front of it instead, such as mask_ for image_001.jpg and mask_001.png", None)

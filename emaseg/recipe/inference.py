@@ -27,17 +27,19 @@ class Inference:
         "scales whose results are averaged", (1.0,), above=0, floor=0.01, ceiling=SCALE, most=32
     )
     scale_source: Literal["tensor", "image"] = key(
-        "rescale the normalised tensor by the factor (sssegmentation), or the original image again (mmseg)", "tensor"
+        "rescale the normalised tensor by the factor (sssegmentation), or the original image again (mmsegmentation)",
+        "tensor",
     )
-    flip: bool = key("average with the mirrored image", False)
+    flip: bool = key("average with the flipped image", False)
     flip_pairs: tuple[tuple[int, int], ...] = key(
-        "pairs of classes that swap when mirrored", (), low=0, ceiling=255, most=128
+        "pairs of classes that swap when flipped", (), low=0, ceiling=255, most=128
     )
     average: Literal["logits", "probs_before_resize", "probs_after_resize"] = key(
-        "what is averaged; the softmax comes before resizing (sssegmentation) or after it (mmseg)", "logits"
+        "what is averaged; the softmax comes before resizing (sssegmentation) or after it (mmsegmentation)", "logits"
     )
     logits_path: Literal["direct", "via_input"] = key(
-        "resize logits to the original size directly (sssegmentation), or via the input size (mmseg, authors)", "direct"
+        "resize logits to the original size directly (sssegmentation), or via the input size (mmsegmentation, authors)",
+        "direct",
     )
     precision: Literal["fp32", "bf16", "fp16"] = key(
         "what the network computes in at eval and predict; every published score is fp32", "fp32", extra=True

@@ -21,7 +21,7 @@ class EMANetModel:
     em_iterations_eval: int = key("EM iterations at evaluation and prediction", 3, low=1, ceiling=EM_ITERATIONS)
     attention_channels: int = key("width of the EM attention", 512, low=1, ceiling=CHANNELS)
     bottleneck_channels: int = key(
-        "width after the attention: 512 (sssegmentation), 256 (mmseg, authors)", 512, low=1, ceiling=CHANNELS
+        "width after the attention: 512 (sssegmentation), 256 (mmsegmentation, authors)", 512, low=1, ceiling=CHANNELS
     )
     concat_input: bool = key(
         "join the attention with the backbone's last stage (neither in the paper nor in the authors' code)", True
@@ -37,14 +37,15 @@ class EMANetModel:
         "weight of the NEW bases in their moving average (paper: 1 - alpha)", 0.1, low=0, high=1
     )
     bases_average: Literal["normalised", "plain"] = key(
-        "batch mean of the bases: L2-normalised before it moves the average (sssegmentation, mmseg), or plain (authors)",
+        "batch mean of the bases: L2-normalised before it moves the average (sssegmentation, "
+        "mmsegmentation), or plain (authors)",
         "normalised",
     )
     attention_epsilon: Literal["clamp", "add"] = key(
-        "guard against division by 0: max(x, 1e-12) (sssegmentation, mmseg) or x + 1e-6 (authors)", "clamp"
+        "guard against division by 0: max(x, 1e-12) (sssegmentation, mmsegmentation) or x + 1e-6 (authors)", "clamp"
     )
     align_corners: bool = key(
-        "upsample the logits with aligned corners: true for mmseg's 769 crops and the authors", False
+        "upsample the logits with aligned corners: true for mmsegmentation's 769 crops and the authors", False
     )
     norm: Literal["batch", "sync"] = key(
         'batch statistics of several processes: "sync" = of the whole batch (published), "batch" = each its own', "sync"
@@ -52,7 +53,8 @@ class EMANetModel:
     norm_momentum: float = key("weight of the new batch statistics: 0.1, or 3e-4 (authors)", 0.1, low=0, high=1)
     norm_epsilon: float = key("added to the variance", 1e-5, above=0, ceiling=1)
     init: Literal["torch", "mmseg", "authors"] = key(
-        "random start of the head: torch's defaults (sssegmentation), mmseg's Kaiming, the authors' normal", "torch"
+        "random start of the head: torch's defaults (sssegmentation), mmsegmentation's Kaiming, the authors' normal",
+        "torch",
     )
 
 

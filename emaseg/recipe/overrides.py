@@ -118,7 +118,7 @@ def _parse(item: str) -> Override | str:
     if not _KEY.fullmatch(key) or key.count(".") >= _DEPTH:
         key = key if len(key) <= _SHOWN else f"{key[:_SHOWN]}..."
         item = item if len(item) <= _SHOWN else f"{item[:_SHOWN]}..."
-        return f"--set {item}: `{key}` is no key; write section.key=VALUE, as in {_EXAMPLE}"
+        return f"--set {item}: `{key}` is not a key; write section.key=VALUE, as in {_EXAMPLE}"
     if not text:
         return f"--set {key}: the value is empty; {_instead_of_nothing(new_name(key))}"
     if text[0] not in "\"'[{" and text.isprintable() and is_text(new_name(key)):
@@ -233,7 +233,7 @@ def _put(table: dict[str, Any], override: Override, problems: list[Problem]) -> 
         else:
             at = None
         if not isinstance(at, dict | list):
-            problems.append(Problem(override.key, f"{'.'.join(parents[:depth])} is no section of this recipe"))
+            problems.append(Problem(override.key, f"{'.'.join(parents[:depth])} is not a section of this recipe"))
             return
     if isinstance(at, dict):
         at[name] = override.value

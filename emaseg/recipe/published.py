@@ -19,8 +19,8 @@ class Published:
 
     table: str = key("document and row")
     miou: float | None = key("mIoU, single scale", None, low=0, high=100)
-    miou_ms_flip: float | None = key("mIoU, several scales and mirrored", None, low=0, high=100)
-    miou_flip: float | None = key("mIoU, mirrored", None, low=0, high=100)
+    miou_ms_flip: float | None = key("mIoU, several scales and flipping", None, low=0, high=100)
+    miou_flip: float | None = key("mIoU, flipping", None, low=0, high=100)
     miou_other: float | None = key("mIoU whose protocol the table does not state", None, low=0, high=100)
     checkpoint: str = key("URL of the released weights", "")
     checkpoint_mirrors: tuple[str, ...] = key("the same weights under newer names", (), most=16)

@@ -298,7 +298,7 @@ def _bad_toml(text: str, source: str, message: str) -> RecipeError:
     first = _first_mention(rows[: line - 1], row)
     if first is not None:
         key, before = first
-        return RecipeError(f"{source}:{line}: {key}: stands twice; first in line {before}", "keep one of them")
+        return RecipeError(f"{source}:{line}: {key}: appears twice; first on line {before}", "keep one of them")
     what = message[: at.start()] if at else message
     row = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in row[: _ROW + 1])
     row = row if len(row) <= _ROW else f"{row[: _ROW - 3]}..."

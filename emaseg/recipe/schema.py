@@ -39,5 +39,5 @@ class Recipe:
     optim: Optim = key("optimiser and schedule")
     train: Train = key("length, batch, checkpoints")
     inference: Inference = key("evaluation and prediction", Inference())
-    inference_tta: Inference | None = key("protocol of eval --tta: several scales, mirroring", None)
+    inference_tta: Inference | None = key("protocol of eval --tta: several scales, flipping", None)
     published: Published | None = key("the results-table row this recipe mirrors", None)

@@ -345,7 +345,7 @@ def _unknown(name: str, value: object, section: type, path: str) -> str:
     place = f"[{path}]" if path else "a recipe"
     if path == "" and isinstance(value, dict | list):
         sections = [name for name, key in known.items() if section_classes(key.type)]
-        return "is no section of a recipe" + (_also(nearest(name, sections)) or f"; sections: {', '.join(sections)}")
+        return "is not a section of a recipe" + (_also(nearest(name, sections)) or f"; sections: {', '.join(sections)}")
     kinds = _kinds_with(name, path)
     if kinds:
         return f"is not for this kind; it belongs to kind {_listed(kinds)}"

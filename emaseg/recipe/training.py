@@ -41,14 +41,15 @@ class Augment:
     max_class_share: float = key(
         "redraw while one class covers this share of the labelled pixels; 1 = never", 0.75, above=0, high=1
     )
-    flip: float = key("probability of the left-right mirror image", 0.5, low=0, high=1)
+    flip: float = key("probability of a left-right flip", 0.5, low=0, high=1)
     flip_pairs: tuple[tuple[int, int], ...] = key(
-        "pairs of classes that swap when mirrored (LIP's left and right limbs)", (), low=0, ceiling=255, most=128
+        "pairs of classes that swap when flipped (LIP's left and right limbs)", (), low=0, ceiling=255, most=128
     )
     rotation: float = key("probability of a rotation (LIP)", 0.0, low=0, high=1)
     rotation_degrees: int = key("largest rotation angle", 30, low=1, high=180)
     photometric: Literal["none", "bgr_as_rgb", "bgr"] = key(
-        'colour jitter: "bgr_as_rgb" hands BGR to the hue step (sssegmentation: opposite hue sign), "bgr" does not (mmseg)',
+        'colour jitter: "bgr_as_rgb" hands BGR to the hue step (sssegmentation: opposite hue sign), "bgr" does not '
+        "(mmsegmentation)",
         "bgr",
     )
     pad: Literal["centre", "bottom_right"] = key(
@@ -56,7 +57,7 @@ class Augment:
     )
     pad_before_crop: bool = key("pad to the size of the crop before cropping (EMANet authors)", False)
     vertical_flip: float = key(
-        "probability of the top-bottom mirror image (seen from above, through a microscope)",
+        "probability of a top-bottom flip (seen from above, through a microscope)",
         0.0,
         low=0,
         high=1,
@@ -83,7 +84,8 @@ class Loss:
     """Cross entropy at input resolution, on every head; the keys from class_weights on are for thin and rare classes."""
 
     reduction: Literal["valid_pixels", "all_pixels"] = key(
-        "divide by the labelled pixels (sssegmentation), or by all pixels (mmseg, EMANet authors)", "valid_pixels"
+        "divide by the labelled pixels (sssegmentation), or by all pixels (mmsegmentation, EMANet authors)",
+        "valid_pixels",
     )
     ranks: Literal["by_count", "plain_mean"] = key(
         "mean over the processes: weighted by the labelled pixels that each saw, or plain, in which the pixels of a "
@@ -118,7 +120,7 @@ class Loss:
         extra=True,
     )
     ohem_threshold: float = key(
-        "train pixels whose class has a probability below this, 0.7 in mmseg (OHEM; the EMANet authors' 81.14 on "
+        "train pixels whose class has a probability below this, 0.7 in mmsegmentation (OHEM; the EMANet authors' 81.14 on "
         "Cityscapes); 1 = all pixels",
         1.0,
         above=0,
@@ -168,7 +170,7 @@ class Optim:
     )
     eps: float = key("AdamW: added to the root of the mean square", 1e-8, above=0, high=1, extra=True)
     warmup: int = key(
-        "iterations in which the rate first rises in a line to the schedule's (mmseg); 0 = none",
+        "iterations in which the rate first rises in a line to the schedule's (mmsegmentation); 0 = none",
         0,
         low=0,
         ceiling=COUNT,
@@ -201,8 +203,8 @@ class Train:
     iterations: int = key("optimiser steps; 0 = use epochs", 0, low=0)
     batch: int = key("images per optimiser step, over all processes", 16, low=1, ceiling=65536)
     ranks: int = key(
-        "processes that plain means (loss.ranks, model.memory_ranks) and the length of an epoch are those of, however "
-        "many train; 0 = as many as train, and an epoch as for one",
+        "number of processes whose plain means (loss.ranks, model.memory_ranks) and epoch length are reproduced, however "
+        "many train; 0 = the actual number, with the epoch length of one",
         0,
         low=0,
         ceiling=65536,
@@ -276,7 +278,7 @@ class Train:
         extra=True,
     )
     freeze: Literal["none", "backbone", "backbone_norms"] = key(
-        "what keeps its start values, norm statistics included: the backbone, or its norm layers alone (mmseg's "
+        "what keeps its start values, norm statistics included: the backbone, or its norm layers alone (mmsegmentation's "
         "norm_eval, their weights frozen too)",
         "none",
         extra=True,

@@ -46,7 +46,7 @@ def _check_text(value: object, where: str) -> None:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RecipeError(
-                f"{where} = {printable(value)}: holds bytes that are no UTF-8, which a recipe cannot say",
+                f"{where} = {printable(value)}: holds bytes that are not UTF-8, which a recipe cannot say",
                 "rename the file or folder, or the class",
             ) from error
     elif isinstance(value, list | tuple):

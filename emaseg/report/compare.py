@@ -79,7 +79,7 @@ def _read(path: Path) -> ComparedRun:
     path, _ = find_run(path)
     run = RunFolder(path)
     if not run.recipe.is_file():
-        raise RecipeError(f"{path}: is no run, for it holds no recipe.toml, nor is a complete run in it", _LISTED)
+        raise RecipeError(f"{path}: is not a run: it holds no recipe.toml, and no complete run is in it", _LISTED)
     history = read_history(path)
     return ComparedRun(path, load_recipe(run.recipe), history, _class_scores(run))
 

@@ -139,7 +139,7 @@ def found_checkpoints(run: RunFolder) -> list[Path]:
     try:
         names = os.listdir(run.checkpoints)
     except (NotADirectoryError, FileNotFoundError):
-        what = "a link to nowhere" if run.checkpoints.is_symlink() else "no folder"
+        what = "a link to nowhere" if run.checkpoints.is_symlink() else "not a folder"
         hint = "bring the folder back, or move that away to start at step 0"
         raise WeightsError(f"{run.checkpoints}: is {what}", hint) from None
     except OSError as error:
@@ -302,7 +302,7 @@ def _cleared(path: Path) -> str:
     """Move aside what is at `path` unless a file can be; returns a line that says so, or ""."""
     if is_file(path) or not os.path.lexists(path):
         return ""
-    return f"{path}: is no file; it is kept as {set_aside(path).name}"
+    return f"{path}: is not a file; it is kept as {set_aside(path).name}"
 
 
 def _own_log(path: Path) -> str:

@@ -19,7 +19,7 @@ def read_metrics(path: Path) -> tuple[bytes | None, list[str]]:
         SystemFault: it cannot be read.
     """
     if not is_file(path):
-        return None, [f"{path}: is no file; it is kept as {set_aside(path).name}"] if os.path.lexists(path) else []
+        return None, [f"{path}: is not a file; it is kept as {set_aside(path).name}"] if os.path.lexists(path) else []
     try:
         return read_bytes(path), []
     except OSError as error:

@@ -144,7 +144,7 @@ class LossScale:
         """What is said of a step that was left out."""
         scale = self.scaler.get_scale()
         return Note(
-            f"step {step}: float16 overflowed, so it was left out ({self.skipped} so far); loss scale {scale:g} now"
+            f"step {step}: float16 overflowed, so it was skipped ({self.skipped} so far); loss scale {scale:g} now"
         )
 
     def state(self) -> dict[str, float]:

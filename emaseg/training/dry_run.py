@@ -39,6 +39,7 @@ from emaseg.training.step import check_batch, smallest_batch, training_step
 from emaseg.training.weight_average import average_of
 from emaseg.weights.backbone import fetchable
 from emaseg.words import duration, rate
+from emaseg.words import size as bytes_
 
 _KEPT_FREE = 0.05  # of the memory: for evaluations, for what the system does meanwhile, and for the estimate's error
 _LONG = 30.0  # seconds; a step that is expected to take longer is measured once, without a step to warm up
@@ -351,8 +352,8 @@ def _seconds(probes: list[_Probe], batch: int) -> float:
 def _fitting(run: _Run, probe: _Probe, available: int | None, ways: tuple[LessMemory, ...]) -> Forecast:
     left = run.schedule.total - run.start
     ways = tuple(way for way in ways if probe.peak is None or way.needed < probe.peak)  # estimates: some are no less
-    size = "not known on this system" if probe.peak is None else f"{_gib(probe.peak)} measured"
-    fits = "" if available is None or probe.peak is None else f"; fits, {_gib(available)} are free"
+    size = "not known on this system" if probe.peak is None else f"{bytes_(probe.peak)} measured"
+    fits = "" if available is None or probe.peak is None else f"; fits, {bytes_(available)} are free"
     lines = (
         ("one step", f"{probe.seconds:.2f} s measured, {rate(probe.crops / probe.seconds)} images/s"),
         ("peak memory", size + fits),
@@ -367,7 +368,7 @@ def _way_lines(ways: tuple[LessMemory, ...]) -> Iterator[tuple[str, str]]:
     for way in ways:
         same = ", same result" if way.options == _RECOMPUTE else ""
         fits = {True: "would fit", False: "does not fit", None: ""}[way.fits]
-        yield way.name, "; ".join(text for text in (f"about {_gib(way.needed)}", fits, way.options + same) if text)
+        yield way.name, "; ".join(text for text in (f"about {bytes_(way.needed)}", fits, way.options + same) if text)
 
 
 def _time_limit(run: _Run, pace: float) -> Iterator[tuple[str, str]]:
@@ -393,11 +394,11 @@ def _too_large(
     """The forecast where the whole batch could not be measured. `fits` is None where the free memory is unknown."""
     left, seconds = run.schedule.total - run.start, _seconds(probes, run.share)
     measured = " and ".join(str(probe.crops) for probe in probes)
-    need = f"about {_gib(needed)}" if needed else "more"
+    need = f"about {bytes_(needed)}" if needed else "more"
     if available is None:
         memory = f"needs {need}; what is free is not known on this system, so the whole batch was not tried"
     else:
-        memory = f"does not fit: needs {need}{',' if needed else ' than the'} {_gib(available)} {'are' if needed else 'that are'} free"
+        memory = f"does not fit: needs {need}{',' if needed else ' than the'} {bytes_(available)} {'are' if needed else 'that are'} free"
     lines = [("peak memory", memory), *_way_lines(ways)]
     if probes:
         lines.insert(0, ("one step", f"about {duration(seconds)}, from steps with {measured} crops"))
@@ -445,7 +446,3 @@ def _halved(crop: tuple[int, int]) -> tuple[int, int]:
     """About half of both sides, on the same grid: 513 gives 257, and 512 gives 256. Short sides stay."""
     height, width = (side - side // _CROP_UNIT // 2 * _CROP_UNIT if side >= 2 * _CROP_UNIT else side for side in crop)
     return height, width
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

@@ -131,7 +131,7 @@ def _netloc(parts: SplitResult) -> str:
     except ValueError:
         port = 0
     if port == 0:
-        raise ValueError("its port is no number from 1 to 65535")
+        raise ValueError("its port is not a number from 1 to 65535")
     host = parts.hostname or ""
     if not host:
         raise ValueError("it names no host")
@@ -139,16 +139,16 @@ def _netloc(parts: SplitResult) -> str:
         try:
             host = f"[{ipaddress.IPv6Address(host).compressed}]"
         except ValueError:
-            raise ValueError("what stands in its brackets is no IPv6 address") from None
+            raise ValueError("what stands in its brackets is not an IPv6 address") from None
         if "%" in host:
             raise ValueError("an IPv6 address with a zone is not supported")
     else:
         try:
             host = host.encode("idna").decode("ascii")
         except UnicodeError:
-            raise ValueError("its host is no name of a computer") from None
+            raise ValueError("its host is not a name of a computer") from None
         if not _HOST.fullmatch(host):
-            raise ValueError("its host is no name of a computer")
+            raise ValueError("its host is not a name of a computer")
     return host if port is None else f"{host}:{port}"
 
 

@@ -224,7 +224,7 @@ def _group_faults(index: int, own: Mapping[str, Any], saved: Mapping[str, Any]) 
             yield f"{key} of parameter group {index} is {excerpt(saved.get(key, 'absent'))}, the recipe's is {value}"
     rate = saved.get("lr")
     if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-        yield f"lr of parameter group {index} is no learning rate"
+        yield f"lr of parameter group {index} is not a learning rate"
 
 
 def _momentum_fault(momentum: object, parameter: torch.Tensor) -> str:

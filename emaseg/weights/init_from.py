@@ -12,7 +12,7 @@ from emaseg.errors import WeightsError, nearest
 from emaseg.recipe import Published, load_recipe
 from emaseg.resources import HINTS, beside, expanded, runs_folder, shipped_recipes
 from emaseg.runs.folder import RunFolder, find_run, newest_run, pick_checkpoint, resume_command
-from emaseg.weights.cache import locate, verified
+from emaseg.weights.cache import by_hand_advice, locate, verified
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
 from emaseg.words import quoted_path
@@ -22,8 +22,8 @@ def init_from_file(ref: str) -> Path:
     """The file that `train.init_from` means.
 
     A recipe, by its name or its file, means the released weights that its [published] names, as for every command, or
-    where they do not lie in the cache its newest complete run below ./runs. Everything else is a path: a run folder, a
-    folder of runs (its newest complete one), a checkpoint or a weight file. Of a run: its best checkpoint, else the last.
+    where its row has none its newest complete run below ./runs. Everything else is a path: a run folder, a folder of
+    runs (its newest complete one), a checkpoint or a weight file. Of a run: its best checkpoint, else the last.
 
     Raises:
         RecipeError: the recipe file cannot be read.
@@ -61,6 +61,11 @@ def _of_recipe(name: str, published: Published | None, ref: str) -> Path:
     if entry and file:
         verified(entry, file)
         return file
+    if entry:
+        raise WeightsError(
+            f'train.init_from = "{ref}": its released weights are not on this machine',
+            f"emaseg download-weights {entry.name}; or {by_hand_advice(entry)}; or name a run folder or a checkpoint",
+        )
     folder = runs_folder(name)
     complete = newest_run(folder)
     if complete is not None:
@@ -70,8 +75,6 @@ def _of_recipe(name: str, published: Published | None, ref: str) -> Path:
     remedy = f"train it first: emaseg train {quoted_path(named)}"
     if runs:
         remedy = f"finish the newest: {resume_command(RunFolder(runs[0]))}"
-    elif entry:
-        remedy = f"fetch its released weights: emaseg download-weights {entry.name}; or {remedy}"
     raise WeightsError(
         f'train.init_from = "{ref}": no complete run of this recipe below {folder} ({len(runs)} incomplete)',
         f"{remedy} (or name a run folder, a checkpoint or a weight file instead)",

@@ -147,7 +147,7 @@ def test_an_empty_name_is_refused_everywhere(name: str, parameter: str, capsys: 
         empty = one.name == parameter
         if one.param_type_name == "argument":
             words += [""] if empty else ["x"] if one.required else []
-            said = one.metavar.strip("[]").partition("|")[0] if empty else said
+            said = one.metavar.strip("[].").partition("|")[0] if empty else said
         elif empty or one.required:
             words += [one.opts[0], "" if empty else "x"]
             said = one.opts[0] if empty else said

@@ -59,7 +59,7 @@ def test_the_printed_command_and_python_give_the_same_mask(
     code, out, err = emaseg(
         capsys, "export", trained, "--format", "torch", "--out", "new.pt2", "--snippet", "run it.py"
     )
-    assert (code, out, "--snippet run it.py: exists already" in err) == (2, "", True)
+    assert (code, out, "--snippet run it.py: already exists" in err) == (2, "", True)
     own, theirs = Image.open("predictions/photo_mask.png"), Image.open("mask.png")
     assert np.array_equal(np.array(own), np.array(theirs))
     assert own.getpalette()[:15] == theirs.getpalette()[:15]  # type: ignore[index]

@@ -30,7 +30,7 @@ def test_eval_replaces_its_own_scores_and_nobody_elses(
         file.write_text(content)
         code, out, err = emaseg(capsys, *arguments)
         assert (code, out) == (2, "")
-        assert f"{file}: exists already, and no evaluation wrote it" in err
+        assert f"{file}: already exists, and no evaluation wrote it" in err
         assert file.read_text() == content
     file.unlink()
     file.symlink_to("precious")
@@ -53,7 +53,7 @@ def test_eval_replaces_no_table_or_page_of_others(
         (out / name).write_text("mine")
         code, _, err = emaseg(capsys, "eval", trained, "--out", out, "--device", "cpu", "-q")
         assert code == 2
-        assert f"{out / name}: exists already, and no evaluation wrote it" in err
+        assert f"{out / name}: already exists, and no evaluation wrote it" in err
         assert (out / name).read_text() == "mine"
     for _ in range(2):
         assert emaseg(capsys, "eval", trained, "--out", trained, "--device", "cpu", "-q")[0] == 0
@@ -75,7 +75,7 @@ def test_init_and_submit_do_not_replace_a_link_to_nothing(
         place.symlink_to("nothing")
         code, _, err = emaseg(capsys, *arguments, place)
         assert code == 2
-        assert "exists already" in err
+        assert "already exists" in err
         assert place.is_symlink()
 
 

@@ -212,7 +212,7 @@ def test_images_that_cannot_be_converted_are_named(tmp_path: Path, capsys: pytes
     assert set(masks(tmp_path / "out")) == {"a", "f"}
     for words in ("no image b.jpg", "turned by its EXIF", "d.json: damaged", "c.jpg"):
         assert words in out
-    assert "Images without annotations, left out: 1 (e.jpg)." in err
+    assert "Images without annotations, skipped: 1 (e.jpg)." in err
     assert out.rstrip().splitlines()[-1].startswith("next: emaseg init ")
     report = json.loads((tmp_path / "out/convert.json").read_text())
     assert main(["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json", "-q"]) == 3
@@ -349,7 +349,7 @@ def note(**keys: object) -> Callable[[Any], object]:
 HOSTILE: list[tuple[str, Callable[[Path], None], str]] = [
     ("labelme", change("a.json", shape(points=[[1e300, 1], [2, 2], [3, 9]])), "a coordinate of 1e+300"),
     ("labelme", change("a.json", shape(points=[[9e7, 1], [2, 9e7], [3, 9]])), "pixels long"),
-    ("labelme", change("a.json", shape(points=[["x", 1]])), "no number"),
+    ("labelme", change("a.json", shape(points=[["x", 1]])), "not a number"),
     ("labelme", change("a.json", shape(points=5)), "not a list"),
     ("labelme", change("a.json", shape(label=None)), "a label is missing"),
     ("labelme", change("a.json", shape(shape_type="mask", mask="!!!!")), "cannot be unpacked"),
@@ -428,7 +428,7 @@ def test_hostile_annotations_cost_their_image_only(
             '{"_via_img_metadata": {}, "shape_attributes": 1, "filename": 1}',
             "names no images",
         ),
-        ("labelstudio", "export.json", '{"annotations": 1, "data": 1, "result": 1}', "its top is no list"),
+        ("labelstudio", "export.json", '{"annotations": 1, "data": 1, "result": 1}', "its top is not a list"),
         ("brush pngs", "tasks.json", "[]", "say the task and the label but not the image"),
     ],
 )

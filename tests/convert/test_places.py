@@ -324,7 +324,7 @@ def test_panoptic_pngs_are_no_images_without_annotations(tmp_path: Path) -> None
     made.panoptic(tmp_path / "in", {"a.jpg": [("cat", TRIANGLE)], "b.jpg": [("cat", SQUARE)]})
     made.photo(tmp_path / "in/images/forgotten.jpg")
     alone = [note for note in run(tmp_path / "in", tmp_path / "out").notes if "without annotations" in note]
-    assert alone == ["Images without annotations, left out: 1 (images/forgotten.jpg)."]
+    assert alone == ["Images without annotations, skipped: 1 (images/forgotten.jpg)."]
 
 
 def test_key_points_are_no_outlines(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_an_image_without_annotations_is_told_beside_one_of_its_name(tmp_path: P
     made.labelme(tmp_path / "in", SCENE)
     made.photo(tmp_path / "in/a.png")
     done = run(tmp_path / "in", tmp_path / "out")
-    assert "Images without annotations, left out: 1 (a.png)." in done.notes
+    assert "Images without annotations, skipped: 1 (a.png)." in done.notes
 
 
 def test_labels_of_one_name_are_told(tmp_path: Path) -> None:

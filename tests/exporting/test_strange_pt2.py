@@ -407,4 +407,4 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "pipe.pt2")
-    refused(tmp_path / "pipe.pt2", "no file")
+    refused(tmp_path / "pipe.pt2", "not a file")

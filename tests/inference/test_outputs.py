@@ -267,7 +267,7 @@ def test_min_confidence_leaves_the_rest_as_ignore(predictor: Predictor) -> None:
 def test_wrong_limits_are_refused_before_any_work(predictor: Predictor) -> None:
     with pytest.raises(RecipeError, match="no class called rong"):
         predictor.predict(np.zeros((8, 8, 3), np.uint8), classes=["rong"])
-    with pytest.raises(RecipeError, match="is no probability"):
+    with pytest.raises(RecipeError, match="is not a probability"):
         predictor.predict(np.zeros((8, 8, 3), np.uint8), min_confidence=1.5)
 
 

@@ -102,7 +102,7 @@ def test_arrays_that_are_no_images_are_refused(predictor: Predictor) -> None:
     """Channels first in an array, floats beyond 1 and 16 bits would give a silent wrong answer."""
     floats = np.full((8, 8, 3), 200, np.float32)
     for wrong in (np.zeros((3, 8, 8), np.uint8), floats, np.zeros((0, 8, 3), np.uint8), np.zeros((8, 8), np.uint16)):
-        with pytest.raises(DataError, match="is no image"):
+        with pytest.raises(DataError, match="is not an image"):
             predictor.predict(wrong)  # type: ignore[arg-type]
 
 

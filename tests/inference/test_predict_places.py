@@ -108,7 +108,7 @@ def test_nothing_is_replaced_that_predict_did_not_write(
     assert done.error is not None
     assert str(place.relative_to(here)) in done.error
     hint = "move it away, or choose another folder with --out"
-    own = "exists already" in done.error
+    own = "already exists" in done.error
     assert done.hint == (f"{hint}; --overwrite replaces it" if own else hint)
     assert not done.files
     assert state(here) == before

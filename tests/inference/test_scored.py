@@ -53,7 +53,7 @@ def predictor(made: Recipe, *, decides: bool) -> Predictor:
 
 @pytest.mark.parametrize("asked", [{"confidence": True}, {"probabilities": True}, {"min_confidence": 0.5}])
 def test_a_file_of_class_ids_is_asked_for_no_probabilities(asked: dict[str, float], made: Recipe) -> None:
-    """Protects masks and confidence: softmax of 1 and 0 is no probability."""
+    """Protects masks and confidence: softmax of 1 and 0 is not a probability."""
     (name,) = asked
     own = predictor(made, decides=True)
     assert (own.predict(IMAGE).labels == 0).all()
@@ -99,7 +99,7 @@ def test_a_limit_that_cannot_be_checked_is_refused(made: Recipe) -> None:
         prediction.limited(["zebra"])
     with pytest.raises(RecipeError, match="holds no confidence"):
         prediction.limited(min_confidence=0.5)
-    with pytest.raises(RecipeError, match="is no probability"):
+    with pytest.raises(RecipeError, match="is not a probability"):
         prediction.limited(min_confidence=2)
 
 

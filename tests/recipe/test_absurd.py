@@ -271,7 +271,7 @@ HUGE = f"0x{'F' * 5000}"  # tomllib takes it; Python does not write it in decima
         (MINIMAL, [f"train.batch={HUGE}"], "--set train.batch: a whole number of more"),
         (MINIMAL, [f"optim.groups=[{{match={HUGE}}}]"], "--set optim.groups: a whole number of more"),
         (MINIMAL, [f"data.classes.{'9' * 5000}=1"], "data.classes has 2 elements, counted from 0"),
-        (MINIMAL, [f"data.classes.{'9' * 5000}.match='a'"], "is no section of this recipe"),
+        (MINIMAL, [f"data.classes.{'9' * 5000}.match='a'"], "is not a section of this recipe"),
     ],
     ids=range(6),
 )

@@ -83,7 +83,7 @@ def test_set_opens_a_section_that_the_file_does_not_have() -> None:
         ("data.root=", """--set data.root: the value is empty; empty text is typed --set 'data.root=""'"""),
         ("a.b=c", """--set a.b: c is not a TOML value; type --set 'a.b="c"'"""),
         ("optim.lr", "--set optim.lr: no value; write key=VALUE, as in --set optim.lr=0.02"),
-        ("a..b=1", "--set a..b=1: `a..b` is no key; write section.key=VALUE, as in --set optim.lr=0.02"),
+        ("a..b=1", "--set a..b=1: `a..b` is not a key; write section.key=VALUE, as in --set optim.lr=0.02"),
         ("optim.lr=1\nmomentum=2", "--set optim.lr: more than one value given"),
         (
             "data.classes=[a, b]",
@@ -131,10 +131,10 @@ def test_the_value_to_type_is_one_that_the_key_takes(item: str, message: str) ->
     ("item", "message"),
     [
         ("optim.lrr=1", '--set optim.lrr: [optim] has no such key; did you mean "lr"?'),
-        ("optm.lr=1", '--set optm.lr: optm: is no section of a recipe; did you mean "optim"?'),
+        ("optm.lr=1", '--set optm.lr: optm: is not a section of a recipe; did you mean "optim"?'),
         ("data.root=[3]", "--set data.root: got [3]; must be text in double quotes"),
         ("optim.min_lr=1", "--set optim.min_lr: 1.0 is above lr = 0.01"),
-        ("name.x=1", "--set name.x: name is no section of this recipe"),
+        ("name.x=1", "--set name.x: name is not a section of this recipe"),
         ("data.classes.2=1", "--set data.classes.2: data.classes has 2 elements, counted from 0"),
         ("model=3", "--set model: got 3; must be a section: [model]"),
         (

@@ -63,11 +63,11 @@ def test_a_whole_number_serves_as_a_number() -> None:
             "24: loss.zzz: [loss] has no such key; its keys: reduction, ranks, auxiliary_weight, class_weights, class_balance, label_smoothing, focal_gamma, dice_weight, ohem_threshold, ohem_min_kept",
         ),
         ('name = "mine"', 'name = "mine"\nlr = 1', "3: lr: a recipe has no such key; `lr` belongs to [optim]"),
-        ("[optim]", "[los]\n[optim]", '24: los: is no section of a recipe; did you mean "loss"?'),
+        ("[optim]", "[los]\n[optim]", '24: los: is not a section of a recipe; did you mean "loss"?'),
         (
             "[optim]",
             "[xyz]\n[optim]",
-            f"24: xyz: is no section of a recipe; sections: {ALL_SECTIONS}",
+            f"24: xyz: is not a section of a recipe; sections: {ALL_SECTIONS}",
         ),
         # types
         ("epochs = 2", 'epochs = "2"', '28: train.epochs: got "2"; must be a whole number, at least 0'),
@@ -236,7 +236,7 @@ def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
             "2: name: must be letters, digits and _ - + . only: the run folder carries it",
         ),
         ('classes = ["sky", "tree"]', "classes = []", "15: data.classes: is empty; name at least one class"),
-        ('classes = ["sky", "tree"]', 'classes = ["sky", "sky"]', '15: data.classes: "sky" stands twice'),
+        ('classes = ["sky", "tree"]', 'classes = ["sky", "sky"]', '15: data.classes: "sky" appears twice'),
         ('classes = ["sky", "tree"]', 'classes = ["sky", ""]', "15: data.classes: class 1 has an empty name"),
         (
             'classes = ["sky", "tree"]',
@@ -314,8 +314,8 @@ def test_voc_needs_a_label_folder() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("lr = 0.01", "lr = 0.01\nlr = 0.02", "26: optim.lr: stands twice; first in line 25"),
-        ("[train]", "[model]", "27: model: stands twice; first in line 4"),
+        ("lr = 0.01", "lr = 0.01\nlr = 0.02", "26: optim.lr: appears twice; first on line 25"),
+        ("[train]", "[model]", "27: model: appears twice; first on line 4"),
         ('weights = "none"', "weights = none", "10: not valid TOML: Invalid value: weights = none"),
         ("lr = 0.01", "lr 0.01", "25: not valid TOML: Expected '=' after a key in a key/value pair: lr 0.01"),
         ("epochs = 2", "epochs = [2", "28: not valid TOML: Unclosed array: epochs = [2"),

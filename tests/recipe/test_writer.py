@@ -135,5 +135,5 @@ def test_any_key_and_any_text_reads_back_and_nothing_in_it_is_obeyed(table: dict
 def test_a_name_that_is_no_utf_8_is_refused(edit: Any) -> None:
     """Protects run folders from a recipe.toml that cannot be read, and the user from a bug report at the first write."""
     recipe = parse_recipe(MINIMAL, "mine.toml").recipe
-    with pytest.raises(RecipeError, match=r"holds bytes that are no UTF-8"):
+    with pytest.raises(RecipeError, match=r"holds bytes that are not UTF-8"):
         recipe_to_toml(edit(recipe))

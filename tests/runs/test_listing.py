@@ -223,7 +223,7 @@ def test_what_is_no_run_cannot_be_compared(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "a").mkdir()
     code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", tmp_path / "b")
     assert code == 2
-    assert "is no run, for it holds no recipe.toml" in stderr
+    assert "is not a run: it holds no recipe.toml" in stderr
     code, _, stderr = emaseg(capsys, "runs", tmp_path / "b", tmp_path / "a")
     assert (code, f"{tmp_path / 'b'}: no such folder" in stderr) == (2, True)
     code, _, stderr = emaseg(capsys, "runs", tmp_path / "a", "--out", tmp_path / "x.html")

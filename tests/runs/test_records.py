@@ -131,5 +131,5 @@ def test_a_missing_package_is_told_before_the_work(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemFault, match="tensorboard is not installed") as caught:
         run(tiny("train.tensorboard=true"), tmp_path / "run")
-    assert "--extra tensorboard" in caught.value.hint
+    assert "uv pip install tensorboard" in caught.value.hint
     assert not RunFolder(tmp_path / "run").recipe.exists()

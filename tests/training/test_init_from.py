@@ -189,13 +189,14 @@ def test_a_rows_name_means_its_released_weights(trained: Path, tmp_path: Path, m
     with pytest.raises(WeightsError) as caught:
         init_from_file("voc_r50_d8")
     assert "emaseg download-weights voc_r50_d8" in caught.value.hint
-    assert "emaseg train voc_r50_d8" in caught.value.hint
     (tmp_path / "cache").mkdir()
     file = tmp_path / "cache" / by_name("voc_r50_d8").files[0]
     (tmp_path / "runs/voc_r50_d8").mkdir(parents=True)
     own = tmp_path / "runs/voc_r50_d8/2026"
     own.symlink_to(trained)
-    assert init_from_file("voc_r50_d8") == Path("runs/voc_r50_d8/2026/checkpoints/best.pt")
+    with pytest.raises(WeightsError, match="released weights are not on this machine"):
+        init_from_file("voc_r50_d8")  # a run of the row is not the row: it must be named as a folder
+    assert init_from_file("runs/voc_r50_d8") == Path("runs/voc_r50_d8/2026/checkpoints/best.pt")
     torch.save({"model": {}}, file)
     assert init_from_file("voc_r50_d8") == file
     (tmp_path / "mine.toml").write_text(TINY.replace('name = "tiny"', 'name = "voc_r50_d8"'))  # no [published]: no row

@@ -171,7 +171,7 @@ def test_what_is_no_file_is_moved_aside(pair: tuple[Path, Path], cut: Path, spoi
         spoil(cut / name)
     said = "\n".join(warnings(run(few(), cut, resume=True)))
     for name in (*names, *inner):
-        assert f"{cut / name}: is no file" in said
+        assert f"{cut / name}: is not a file" in said
         assert os.path.lexists(cut / f"{name}.damaged")
         assert (cut / name).is_file()
     assert equal(last(pair[0]), last(cut))
@@ -266,7 +266,7 @@ def test_checkpoints_that_are_no_folder_are_named(cut: Path) -> None:
         run(few(), cut, resume=True)
     (cut / "checkpoints").unlink()
     (cut / "checkpoints").write_text("")
-    with pytest.raises(WeightsError, match="is no folder"):
+    with pytest.raises(WeightsError, match="is not a folder"):
         run(few(), cut, resume=True)
 
 

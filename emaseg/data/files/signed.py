@@ -112,7 +112,7 @@ def check_place(path: Path, taken: Collection[Identity], overwrite: bool = False
         elif overwrite or status.st_size == 0 or is_signed(path):
             return
         else:
-            problem = "exists already, and it is not as predict wrote it, so it is kept"
+            problem = "already exists, and it is not as predict wrote it, so it is kept"
             hint += "; --overwrite replaces it"
     except (FileNotFoundError, NotADirectoryError):
         return  # atomic() says what is wrong with the folder

@@ -225,7 +225,7 @@ def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
     left = matched.left
     if lone:
         few = f"{len(lone):,} of {len(stems):,} images in {matched.images} have no mask in {matched.masks}"
-        left = (f"{few} and are left out: {first_few(lone)}", *left)
+        left = (f"{few} and are skipped: {first_few(lone)}", *left)
     masks = Names.of(matched.masks or matched.images, (mask_of[mask_name(stem)] for stem in paired))
     return Found(
         PathPairs(

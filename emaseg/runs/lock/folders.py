@@ -64,7 +64,9 @@ def kept_if_used(root: Path) -> Iterator[None]:
                     made.insert(0, folder)
                 except FileExistsError:
                     if os.path.lexists(folder) and not folder.is_dir():
-                        raise SystemFault(f"{folder}: is no folder, or a link to nowhere", "choose another") from None
+                        raise SystemFault(
+                            f"{folder}: is not a folder, or a link to nowhere", "choose another"
+                        ) from None
                 except FileNotFoundError:
                     break
                 except OSError as error:

@@ -19,9 +19,9 @@ from typing import Any
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 440, 56, 230, 52, 48
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5c00")
 WHY = {
-    "side": "2 is the number of pixels: convolutions and EM iterations cost the same for each",
+    "side": "2 would be proportional to the number of pixels: convolutions and EM iterations cost the same for each",
     "classes": "only the classifier and the resize of its logits know of classes",
-    "batch": "1 is the same time for each image; below it, a batch saves what each pass costs once",
+    "batch": "1 would be the same time per image; less means that a batch shares the fixed cost of a pass",
     "threads": "-1 is a perfect division",
     "EM iterations": "an iteration is two thin matrix products, beside some 60 convolutions",
 }

@@ -198,7 +198,7 @@ def test_groups_of_a_folder(tmp_path: Path) -> None:
         (r"[\][](a+)+[]]", "repeats a group"),
         ("(?#[)(a+)+(?#])", "remarks"),
         ("(?ix)a b", "remarks"),
-        ("([a-z]", "no regular expression"),
+        ("([a-z]", "not a regular expression"),
         ("(" * 300, "must be text"),
     ],
 )
