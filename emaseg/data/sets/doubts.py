@@ -17,6 +17,7 @@ from emaseg.data.checks import spread
 from emaseg.data.dataset import Dataset
 from emaseg.data.doubts import Doubt
 from emaseg.data.files.images import Header, image_header, read_image
+from emaseg.data.files.label_files import LabelRule, same_order
 from emaseg.data.files.mask_values import mask_values
 from emaseg.data.sets.mixed_bits import mixed_bits
 from emaseg.data.sets.mixed_palettes import mixed_palettes
@@ -41,7 +42,7 @@ def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
     pairs = [dataset.items[index] for index in chosen if index < len(dataset.items)]
     masks = [mask for _, mask in pairs]
     heads = {path: head for path in masks if path.suffix.lower() in _INDEXED and (head := _header(path))}
-    found += _palettes(heads) + _bits(heads)
+    found += _two_ways(heads, dataset.rule) + _palettes(heads) + _bits(heads)
     layered = [path for path, head in heads.items() if path.suffix.lower() in (".tif", ".tiff") and head.pages > 1]
     if layered:
         found.append(
@@ -101,6 +102,24 @@ def _turned(pairs: Mapping[Path, Path], headers: Mapping[Path, Header], heads: M
             "orientation says, but keep their size, so that it does not show whether their masks were drawn on the "
             f"turned pixels: {first_few(kept, 2)}",
             "look at them with check-data --sheet; masks drawn on the unturned pixels must be turned, too",
+        )
+    ]
+
+
+def _two_ways(heads: Mapping[Path, Header], rule: LabelRule) -> list[Doubt]:
+    """Masks that are read by their colours beside masks that are read by their numbers, unless these are alike."""
+    if not rule.palette or rule.layout:
+        return []
+    colours = [path for path, head in heads.items() if head.coloured]
+    numbers = [path for path, head in heads.items() if not head.coloured and not same_order(head.palette, rule)]
+    if not colours or not numbers:
+        return []
+    return [
+        Doubt(
+            "palettes",
+            f"{len(colours):,} masks are RGB and read by their colours, such as {colours[0]}, but {len(numbers):,} others "
+            f"by the class numbers that they store: {first_few(numbers, 2)}",
+            "save all masks in one of the two ways, if these numbers are not those of the classes",
         )
     ]
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from emaseg.data.checks import check_dataset
 from emaseg.data.pipeline.loading import epoch_order
+from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import folder, usable
 from emaseg.data.sets.holdout import group_of, held
 from emaseg.data.sets.packed import pack
@@ -31,6 +33,24 @@ def two(root: Path) -> Path:
     (root / "x/image").rename(root / "image2")
     (root / "x/mask").rename(root / "mask2")
     return root
+
+
+def test_masks_read_by_colour_beside_masks_read_by_number_are_told(tmp_path: Path) -> None:
+    """Protects from a class that is lost without a word: white, saved as grey, is 255 there and not a class."""
+    draw(tmp_path, "image/a.jpg", "image/b.jpg", "mask/a.png", "mask/b.png")
+    section = data(tmp_path, classes=("ground", "paint"), palette=((0, 0, 0), (255, 255, 255)))
+    picture = np.zeros((4, 5), np.uint8)
+    picture[1:] = 255
+    Image.fromarray(np.repeat(picture[..., None], 3, axis=2)).save(tmp_path / "mask/a.png")
+    Image.fromarray(picture).save(tmp_path / "mask/b.png")
+    [doubt] = file_doubts(folder(section, "train"), (0, 1))
+    assert doubt.kind == "palettes"
+    assert "a.png" in doubt.message
+    assert "b.png" in doubt.message
+    alike = Image.fromarray(picture // 255)
+    alike.putpalette([0, 0, 0, 255, 255, 255])
+    alike.save(tmp_path / "mask/b.png")
+    assert file_doubts(folder(section, "train"), (0, 1)) == []
 
 
 # --------------------------------------------------------------------------------------------------- several folders
