@@ -7,6 +7,7 @@ Room: data/sets. Legend: H W image height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +128,8 @@ def _two_ways(heads: Mapping[Path, Header], rule: LabelRule) -> list[Doubt]:
 def _palettes(heads: Mapping[Path, Header]) -> list[Doubt]:
     """Palettes are compared first; only where they differ are the masks read, for the indices that they use."""
     palettes = {path: head.palette for path, head in heads.items()}
-    known = [palette for palette in palettes.values() if palette]
-    shortest = min(map(len, known), default=0)
-    if len({palette[:shortest] for palette in known}) < 2:
+    known = sorted({palette for palette in palettes.values() if palette}, key=len)
+    if all(longer[: len(one)] == one for one, longer in pairwise(known)):  # each goes on where a shorter one ends
         return []
     rows = [(path, palette, values) for path, palette in palettes.items() if (values := _values(path))]
     mixed = mixed_palettes(rows)

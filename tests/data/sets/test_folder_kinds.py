@@ -53,6 +53,19 @@ def test_masks_read_by_colour_beside_masks_read_by_number_are_told(tmp_path: Pat
     assert file_doubts(folder(section, "train"), (0, 1)) == []
 
 
+def test_a_mask_of_one_colour_does_not_hide_that_palettes_differ(tmp_path: Path) -> None:
+    """Protects the warning: palettes are compared as far as two of them go, not as far as the shortest of all goes."""
+    letters = "abc"
+    draw(tmp_path, *(f"{kind}/{one}.png" for kind in ("image", "mask") for one in letters))
+    colours = ([0, 0, 0], [0, 0, 0, 9, 0, 0, 0, 9, 0], [0, 0, 0, 0, 9, 0, 9, 0, 0])
+    for one, flat in zip(letters, colours, strict=True):
+        mask = Image.fromarray(np.arange(len(flat) // 3, dtype=np.uint8)[None])
+        mask.putpalette(flat)
+        mask.save(tmp_path / f"mask/{one}.png")
+    [doubt] = file_doubts(folder(data(tmp_path), "train"), (0, 1, 2))
+    assert doubt.kind == "palettes"
+
+
 # --------------------------------------------------------------------------------------------------- several folders
 def test_several_folders_are_one_training(tmp_path: Path) -> None:
     """Protects images of one name in two folders: each has its own mask, and check-data reads each once."""
