@@ -28,7 +28,7 @@ from emaseg.data.files.images import EXTENSIONS, images_apart
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.label_sets import label_set
 from emaseg.data.sets.folder_index import Found, Visited, found_files, index_file, read_index, write_index
-from emaseg.data.sets.holdout import group_count, held, held_places
+from emaseg.data.sets.holdout import group_count, group_total, held_in_all, held_places
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of
 from emaseg.data.sets.pair_lists import PairList, read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
@@ -90,12 +90,12 @@ def _all_folders(data: FolderData, phase: Phase) -> tuple[list[Found], list[Data
         return _left_some(data, phase, [_of_list(table, data, root, train=phase == "train")]), []
     both = [_matched(data, phase, images, masks, visited) for images, masks in places]
     matched, problems = [one for one, _ in both], [problem for _, problems in both for problem in problems]
-    found = [_of_phase(one, data, phase) for one in matched]
+    found = _divided(matched, data, phase)
     if problems:
         return found, problems
     write_index(index, _left_some(data, phase, found), visited)
     if data.holdout and (places, listing) == (places_of(data, "eval"), data.eval_list):  # of the same folders
-        write_index(index_file(root, "eval", data), [_of_phase(one, data, "eval") for one in matched], visited)
+        write_index(index_file(root, "eval", data), _divided(matched, data, "eval"), visited)
     return found, []
 
 
@@ -109,7 +109,7 @@ def _left_some(data: FolderData, phase: Phase, found: list[Found]) -> list[Found
     raise DataError(
         f"{places_of(data, phase)[0][0]}: data.holdout = {data.holdout} leaves no image for "
         f"{'training' if phase == 'train' else 'evaluation'}",
-        f"there are {found[0].groups} {'groups' if data.holdout_group else 'images'}; set data.holdout to at most "
+        f"there are {max(one.groups for one in found)} {'groups' if data.holdout_group else 'images'}; set data.holdout to at most "
         "that number, and at least 2",
     )
 
@@ -214,10 +214,17 @@ def _matched(
     return _Matched(images, masks, naming, by_stem, mask_of, left), problems
 
 
-def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
-    """The images of a phase with their masks."""
+def _divided(matched: Sequence[_Matched], data: FolderData, phase: Phase) -> list[Found]:
+    """The images of a phase in each folder."""
+    parts = [(one.images, list(one.image_of), one.masks is not None) for one in matched]
+    stems = held_in_all(parts, data.holdout, data.holdout_group, train=phase == "train")
+    total = group_total(parts, data.holdout_group)
+    return [_of_phase(one, own, data, total) for one, own in zip(matched, stems, strict=True)]
+
+
+def _of_phase(matched: _Matched, stems: Sequence[str], data: FolderData, groups: int) -> Found:
+    """The images of a phase with their masks. stems: these images. groups: of all folders."""
     image_of, mask_of, mask_name = matched.image_of, matched.mask_of, matched.naming.mask
-    stems = held(list(image_of), data.holdout, data.holdout_group, matched.images, train=phase == "train")
     bare = matched.masks is None or data.unmasked == "background"
     paired = [stem for stem in stems if mask_name(stem) in mask_of]
     alone = [stem for stem in stems if bare and mask_name(stem) not in mask_of]
@@ -234,7 +241,7 @@ def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
         ),
         PathList((Names.of(matched.images, (image_of[stem] for stem in alone)),)),
         left,
-        group_count(list(image_of), data.holdout_group),
+        groups,
     )
 
 

@@ -220,6 +220,42 @@ def test_groups_of_a_folder(tmp_path: Path) -> None:
     fails(root, "fits none of the names, such as s0_0", holdout=5, holdout_group="^frame")
 
 
+def sites(root: Path, **clips: range) -> dict[str, object]:
+    """Keys of folders with two frames of each clip."""
+    for site, numbers in clips.items():
+        names = [f"c{clip}_{frame}" for clip in numbers for frame in range(2)]
+        draw(root / site, *(f"image/{name}.jpg" for name in names), *(f"mask/{name}.png" for name in names))
+    images, masks = (tuple(f"{site}/{kind}" for site in clips) for kind in ("image", "mask"))
+    return {"train_images": images, "eval_images": images, "train_masks": masks, "eval_masks": masks, "holdout": 5}
+
+
+def test_a_clip_in_several_folders_is_in_one_phase(tmp_path: Path) -> None:
+    """Protects the scores: frames of one clip lie in two folders, and were trained on and evaluated."""
+    keys = sites(tmp_path, a=range(1, 6), b=range(3, 8)) | {"holdout_group": "^(c[0-9]+)_"}
+    parts = [folder(data(tmp_path, **keys), phase).names() for phase in ("train", "eval")]
+    clips = [{Path(name).name.split("_")[0] for name in part} for part in parts]
+    assert clips == [{"c1", "c2", "c4", "c5", "c6", "c7"}, {"c3"}]
+
+
+def test_small_folders_are_divided_together(tmp_path: Path) -> None:
+    """Protects from a refusal: no folder has five groups, but all of them together have."""
+    keys = sites(tmp_path, a=range(2), b=range(2, 4), c=range(4, 6))
+    for group in ("^(c[0-9]+)_", "folder"):
+        held_out = folder(data(tmp_path, **keys, holdout_group=group), "eval")
+        assert len(held_out) == {"folder": 4}.get(group, 2)
+
+
+def test_images_without_masks_need_not_fit_the_groups(tmp_path: Path) -> None:
+    """Protects a folder of negatives, whose names are no frames: each image is then a group of its own."""
+    keys = sites(tmp_path, a=range(5)) | {"holdout_group": "^(c[0-9]+)_"}
+    draw(tmp_path, "negatives/foo.jpg", "negatives/bar.jpg")
+    for key, more in (("images", "negatives"), ("masks", "")):
+        keys |= {f"{phase}_{key}": (*keys[f"{phase}_{key}"], more) for phase in ("train", "eval")}  # type: ignore[misc]
+    train, evaluation = (folder(data(tmp_path, **keys), phase) for phase in ("train", "eval"))
+    assert (len(train), len(evaluation)) == (10, 2)
+    assert len(train.background) == 2
+
+
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
