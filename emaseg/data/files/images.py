@@ -132,7 +132,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Header:
     """bits: of a sample, 1, 8 or 16. pages: of a TIFF, 2 = two or more. palette: of a palette picture, () of others.
-    coloured: whether it has red, green and blue.
+    mode: Pillow's, of what it decodes.
 
     size: (H, W) as it is read. turn: its EXIF orientation, 1..8; 1 = as it is stored.
     """
@@ -142,7 +142,7 @@ class Header:
     palette: tuple[tuple[int, int, int], ...]
     size: tuple[int, int]
     turn: int
-    coloured: bool
+    mode: str
 
 
 def image_header(path: Path) -> Header:
@@ -166,8 +166,8 @@ def image_header(path: Path) -> Header:
             bits = 16
         palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()
         turn, (width, height) = _orientation(picture, header=True), picture.size
-        turned, coloured = turn >= 5 and picture.format != "TIFF", picture.mode in ("RGB", "RGBA")  # as in image_size
-    return Header(bits, pages, palette, (width, height) if turned else (height, width), turn, coloured)
+        turned, mode = turn >= 5 and picture.format != "TIFF", picture.mode  # as in image_size
+    return Header(bits, pages, palette, (width, height) if turned else (height, width), turn, mode)
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:

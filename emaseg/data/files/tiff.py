@@ -26,6 +26,7 @@ STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two have 64-bit pl
 _BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT, _NODATA = 258, 262, 277, 338, 339, 42113  # tags, the last one GDAL's
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
+_RGB = 2  # a photometric interpretation
 _BIG = STARTS[2:]
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _FURTHER = {34665, 34853, 40965}  # tags that lead to a directory of EXIF's, which Pillow reads too
@@ -124,8 +125,11 @@ def is_inverted(picture: Any) -> bool:
 
 
 def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
-    """As odd_samples, of a TIFF that Pillow opens: of bands beyond the `read` ones, which it would drop."""
+    """As odd_samples, of a TIFF that Pillow opens: of bands beyond the `read` ones, which it would drop, and of a fourth
+    one that no tag explains."""
     bands, bits, _ = _numbers(tags)
+    if bands == 4 and _EXTRA not in tags and _first(tags, _PHOTOMETRIC, 1) == _RGB:
+        read = 3  # Pillow takes the fourth for transparency, with which near infrared, say, would whiten the colours
     if bands is None or bands <= read:
         return None
     what = f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {read + 1} is"

@@ -53,6 +53,7 @@ def tiff(
     [
         (4, 8, 1, 1, 0, 1, "4 bands of 8 bits"),
         (4, 8, 1, 2, 0, 1, "4 bands of 8 bits, and nothing says what band 4 is"),
+        (4, 8, 1, 2, None, 1, "4 bands of 8 bits, and nothing says what band 4 is"),
         (4, 16, 1, 2, 0, 1, "4 bands of 16 bits"),
         (4, 8, 1, 1, 0, 2, "4 bands of 8 bits"),
         (5, 8, 1, 1, 0, 1, "5 bands of 8 bits"),

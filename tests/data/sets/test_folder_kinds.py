@@ -44,7 +44,7 @@ def test_masks_read_by_colour_beside_masks_read_by_number_are_told(tmp_path: Pat
     Image.fromarray(np.repeat(picture[..., None], 3, axis=2)).save(tmp_path / "mask/a.png")
     Image.fromarray(picture).save(tmp_path / "mask/b.png")
     [doubt] = file_doubts(folder(section, "train"), (0, 1))
-    assert doubt.kind == "palettes"
+    assert doubt.kind == "ways"
     assert "a.png" in doubt.message
     assert "b.png" in doubt.message
     alike = Image.fromarray(picture // 255)
@@ -64,6 +64,18 @@ def test_a_mask_of_one_colour_does_not_hide_that_palettes_differ(tmp_path: Path)
         mask.save(tmp_path / f"mask/{one}.png")
     [doubt] = file_doubts(folder(data(tmp_path), "train"), (0, 1, 2))
     assert doubt.kind == "palettes"
+
+
+def test_a_band_that_was_saved_as_transparency_is_told(tmp_path: Path) -> None:
+    """Protects images of four bands: programs call near infrared transparency, which lays the colours on white."""
+    draw(tmp_path, "image/a.tif", "image/b.tif", "mask/a.png", "mask/b.png")
+    for name, values in (("a", [0, 255, 255]), ("b", [90, 100, 110])):
+        picture = Image.new("RGBA", (3, 2))
+        picture.putalpha(Image.fromarray(np.array([values] * 2, np.uint8)))
+        picture.save(tmp_path / f"image/{name}.tif")
+    [doubt] = file_doubts(folder(data(tmp_path), "train"), (0, 1))
+    assert (doubt.kind, "b.tif" in doubt.message, "a.tif" in doubt.message) == ("clear", True, False)
+    assert "in_channels = 4" in doubt.hint
 
 
 # --------------------------------------------------------------------------------------------------- several folders
