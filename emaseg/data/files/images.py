@@ -145,13 +145,14 @@ class Header:
     mode: str
 
 
-def image_header(path: Path) -> Header:
-    """What the header of a picture says of its kind; nothing is decoded.
+def image_header(source: Path | bytes, name: str | None = None) -> Header:
+    """What the header of a picture says of its kind; nothing is decoded. source, name: as read_image has them.
 
     Raises:
         DataError: missing, not an image, or its header is damaged.
     """
-    with opened(path, str(path)) as file, translated(str(path), file), Image.open(file, formats=FORMATS) as picture:
+    name = name or name_of(source)
+    with opened(source, name) as file, translated(name, file), Image.open(file, formats=FORMATS) as picture:
         head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 1 if picture.mode == "1" else 8
         pages, flat = 1, picture.getpalette() if picture.mode == "P" else None
         if picture.format == "TIFF":

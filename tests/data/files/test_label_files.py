@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from emaseg.data.dataset import LabelError
+from emaseg.data.files import png
 from emaseg.data.files.label_files import ILLEGAL, LabelRule, apply_rule, index_rule, read_label
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.data import IGNORE
@@ -302,6 +305,25 @@ def test_palette_masks_whose_colours_say_nothing_are_read_by_their_numbers(tmp_p
         np.testing.assert_array_equal(read_label(indexed(tmp_path, mask, *everything), COLOURS), mask)
     chance = indexed(tmp_path, grey([0, 0]), tree, (4, 5, 6), (7, 8, 9))
     np.testing.assert_array_equal(read_label(chance, COLOURS), [[0, 0]])
+
+
+@pytest.mark.parametrize(("kind", "bands"), [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_class_numbers_in_channels_of_16_bits_are_refused(kind: int, bands: int, scale: int, tmp_path: Path) -> None:
+    """Protects from masks that become class 0 everywhere: of such channels Pillow gives the upper bytes alone."""
+    values = np.repeat(np.array([[1, 2, 1]], ">u2")[..., None] * scale, bands, axis=2).astype(">u2")
+    if bands in (2, 4):
+        values[..., -1] = 65535
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    header = struct.pack(">IIBBBBB", 3, 1, 16, kind, 0, 0, 0)
+    path = tmp_path / "m.png"
+    path.write_bytes(
+        png.START + png.chunk(b"IHDR", header) + png.chunk(b"IDAT", rows) + png.chunk(b"IEND", b""),
+    )
+    if scale == 1:
+        fails(path, RULE, "16 bits", "8-bit")
+    else:  # scaled to the whole range, as programs save colours
+        np.testing.assert_array_equal(read_label(path, RULE), [[1, 2, 1]])
 
 
 def test_missing_and_truncated_masks(tmp_path: Path) -> None:
