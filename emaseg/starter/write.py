@@ -21,6 +21,7 @@ from emaseg.data.files.images import images_apart
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable, walk
 from emaseg.data.sets.pairs import PairedFiles
+from emaseg.data.sets.shared_images import shared_images
 from emaseg.errors import DataError
 from emaseg.recipe import (
     Augment,
@@ -198,7 +199,8 @@ def _doubts(train: PairedFiles, evaluation: PairedFiles, bands: Bands | None) ->
     """What check-data and the start of training will warn of, by a look at the files."""
     items = tuple(sorted({*train.items, *evaluation.items}))
     everything = replace(train, items=items, bands=bands, left=tuple(dict.fromkeys((*train.left, *evaluation.left))))
-    found = file_doubts(everything, spread(len(items), _SIZES_READ))
+    shared = shared_images(train, evaluation)
+    found = [*file_doubts(everything, spread(len(items), _SIZES_READ)), *([shared] if shared is not None else [])]
     return [f"warning: {doubt.message}; {doubt.hint}" for doubt in found]
 
 
