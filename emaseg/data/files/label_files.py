@@ -289,6 +289,8 @@ def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[
     count = rule.num_classes
     if rule.layout:
         return "", f"these are not {rule.layout}'s original label files; check the label folder"
+    if bad[0] < 0:
+        return "", "a recipe takes values from 0 to 65535: save the pixels below 0 as 255, with data.ignore = [255]"
     white = max(present)
     if present in ([0, white], [white]) and white in (255, 65535) and count >= 2:
         return (

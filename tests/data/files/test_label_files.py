@@ -326,6 +326,13 @@ def test_class_numbers_in_channels_of_16_bits_are_refused(kind: int, bands: int,
         np.testing.assert_array_equal(read_label(path, RULE), [[1, 2, 1]])
 
 
+def test_a_negative_value_is_not_one_to_ignore(tmp_path: Path) -> None:
+    """Protects from a remedy that no recipe takes: data.ignore holds values from 0 to 65535."""
+    path = saved(tmp_path, np.array([[0, 1, -1]], np.int32), name="m.tif")
+    error = fails(path, RULE, "-1 (1 pixel)", "save the pixels below 0 as 255")
+    assert "list the values" not in error.hint
+
+
 def test_missing_and_truncated_masks(tmp_path: Path) -> None:
     fails(tmp_path / "none.png", RULE, "no such file")
     noise = np.random.default_rng(0).integers(0, 3, (64, 64), dtype=np.uint8)
