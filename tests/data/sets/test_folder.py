@@ -112,6 +112,17 @@ def test_list_file_names_images_with_or_without_extension(tmp_path: Path) -> Non
     assert names(root, train_list="list.txt") == ["image/x/c.jpg", "image/b.png"]
 
 
+def test_the_heading_of_a_list_of_one_column_is_no_image(tmp_path: Path) -> None:
+    """Protects lists that a table program wrote: their first line names the column, unless an image is called so."""
+    root = draw(tmp_path, "image/a.png", "mask/a.png")
+    (root / "list.csv").write_text("image\na.png\n")
+    assert names(root, train_list="list.csv") == ["image/a.png"]
+    (root / "list.csv").write_text("image\n")
+    fails(root, "1 of the names", train_list="list.csv")
+    draw(root, "image/image.png", "mask/image.png")
+    assert names(root, train_list="list.csv") == ["image/image.png"]
+
+
 def test_training_and_evaluation_read_their_own_folders(tmp_path: Path) -> None:
     root = draw(tmp_path, "image/a.jpg", "mask/a.png")
     draw(tmp_path / "held", "image/b.jpg", "mask/b.png")
