@@ -141,7 +141,8 @@ def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) 
         size = limit_size(truth.shape, augment.resize_long_short, augment.keep_ratio, scale)
         label = F.interpolate(label, size=size, mode="nearest")
     else:  # sides are truncated, and labels are read at steps of exactly 1 / scale
-        label = F.interpolate(label, scale_factor=scale, mode="nearest")
+        steps = tuple(scale if side * scale >= 1 else 1.5 / side for side in truth.shape)  # at least one pixel is left
+        label = F.interpolate(label, scale_factor=steps, mode="nearest")
     resized: UInt8 = label[0, 0].numpy()
     window, window_label = draw_crop(resized, resized.shape, augment, rng)
     pixels = resize_floats(sample.image(), resized.shape, window)

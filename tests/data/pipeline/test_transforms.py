@@ -154,6 +154,15 @@ def test_flip_probabilities_0_and_1_mean_never_and_always() -> None:
 
 
 # --------------------------------------------------------------------------------- the authors' pipeline
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1)])
+def test_of_a_thin_image_one_pixel_is_left(shape: tuple[int, int]) -> None:
+    """Protects a training from an error of PyTorch's: half of a pixel was no pixel."""
+    thin = MemorySample("a", np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8))
+    crop = train_crop(thin, replace(AUTHORS, scale_choices=(0.5,)), sample_rng(0, 0, 0))
+    assert crop.label.shape == crop.image.shape[:2] == tuple(max(1, side // 2) for side in shape)
+    assert (crop.label == 1).all()
+
+
 @pytest.mark.parametrize("index", range(6))
 def test_the_authors_pipeline_equals_their_order_of_steps(index: int) -> None:
     """Normalise, resize, pad, crop, mirror, in this order; ours resizes first and pads last."""
