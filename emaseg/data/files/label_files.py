@@ -27,11 +27,11 @@ from emaseg.data.files.mask_values import Colour, mask_values, packed, unpacked
 from emaseg.data.files.mat import read_mat
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.errors import RecipeError
-from emaseg.recipe.data import IGNORE
+from emaseg.recipe.data import IGNORE, MOST_CLASSES
 from emaseg.words import Lines, counted
 
 ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file
-MAX_CLASSES = 254  # train ids 0..253: 254 and 255 are taken
+MAX_CLASSES = MOST_CLASSES  # train ids 0..253: 254 and 255 are taken
 
 SHARP_EDGES = (
     "export the masks again without smoothing (anti-aliasing), as PNG, and resize them by nearest neighbour only"
