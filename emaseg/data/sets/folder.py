@@ -205,7 +205,7 @@ def _matched(
     chosen = _listed(data_root(data.root) / listing, image_files, images) if listing else image_files
     by_stem = _by_stem(chosen, images)
     mask_of = {} if masks is None else _by_stem(mask_files, masks)
-    problems: list[DataError] = []
+    problems = _of_two(by_stem, mask_of, images, naming)
     if masks is not None and data.unmasked == "refuse":
         problems += _images_alone(by_stem, mask_of, images, masks, naming, other)
     if masks is not None and not listing:
@@ -397,6 +397,21 @@ def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
             nearest(unknown[0], image_files) or "write paths relative to the image folder, one a line",
         )
     return chosen
+
+
+def _of_two(images: dict[str, str], masks: dict[str, str], image_top: Path, naming: Naming) -> list[DataError]:
+    """What is wrong with a mask that two images would have, one with what images begin or end with and one without."""
+    first: dict[str, str] = {}
+    for stem, name in {} if naming.plain else images.items():
+        mask = naming.mask(stem)
+        if mask in masks and (other := first.setdefault(mask, name)) != name:
+            return [
+                DataError(
+                    f"{image_top}: {other} and {name} would both have the mask {masks[mask]}",
+                    "take away or rename the one that is not its image, or name the images to use in a list file",
+                )
+            ]
+    return []
 
 
 def _images_alone(

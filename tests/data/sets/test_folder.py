@@ -90,6 +90,15 @@ def test_images_and_masks_in_one_folder(tmp_path: Path) -> None:
     fails(root, "in one folder", "data.mask_suffix", train_masks="image")
 
 
+def test_a_mask_of_two_images_is_refused(tmp_path: Path) -> None:
+    """Protects from a picture that is no image of the set, such as a preview, and would be trained on with its mask."""
+    root = draw(tmp_path, "image/1.jpg", "image/1_sat.jpg", "image/2_sat.jpg", "mask/1_mask.png", "mask/2_mask.png")
+    keys = {"image_suffix": "_sat", "mask_suffix": "_mask"}
+    fails(root, "1.jpg and 1_sat.jpg would both have the mask 1_mask.png", **keys)
+    (root / "image/1.jpg").unlink()
+    assert names(root, **keys) == ["image/1_sat.jpg", "image/2_sat.jpg"]
+
+
 def test_mask_folder_below_the_image_folder(tmp_path: Path) -> None:
     root = draw(tmp_path, "image/a.jpg")
     (root / "image" / "masks").mkdir()
