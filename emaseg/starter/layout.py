@@ -42,7 +42,7 @@ _REPORT_BYTES = 256 << 20  # of what a conversion says of itself
 _DEPTH = 4  # folders with nothing but a folder in them
 ARRANGE = (
     "arrange the files like one of these; a mask has its image's name, but for what all masks, or all images, begin or "
-    "end with"
+    "end with; or name both folders: emaseg init FOLDER --images DIR --masks DIR"
 )
 APART = "give the masks a folder of their own, or an ending that tells them from the images, such as _mask"
 TEST_UNUSED = "The test split is not used: data.eval_images and eval_masks say what is evaluated."
@@ -276,7 +276,9 @@ def check_place(root: Path, place: Place) -> None:
     if only:
         raise DataError(
             f"{root / place.masks}: the masks are in its folder {only[0]}, the images not in one of that name",
-            f"move the masks out of {only[0]}, or the images into a folder {only[0]}",
+            f"name both folders: emaseg init {quoted_path(root)} --images {quoted_path(place.images)} --masks "
+            f"{quoted_path(f'{place.masks}/{only[0]}')}; or move the masks out of {only[0]}, or the images into a folder "
+            f"{only[0]}",
         )
 
 
