@@ -104,13 +104,9 @@ def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Cr
     return Crop(degrade(image, augment, rng), label, turned, sample.name)
 
 
-def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
-    """(h, w) mirrored; the two classes of each pair (left arm, right arm) change places."""
-    return turn_label(label, Turned(mirrored=True), pairs)
-
-
 def turn_label(label: UInt8, turned: Turned, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
-    """(h, w) mirrored, upended and turned; in a mirror image the two classes of each pair change places."""
+    """(h, w) mirrored, upended and turned; in a mirror image the two classes of each pair (left arm, right arm) change
+    places."""
     moved = turned.pixels(label[:, ::-1] if turned.mirrored else label)
     if not pairs or not turned.reflected:
         return moved

@@ -18,10 +18,10 @@ from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import (
     Crop,
     eval_image,
-    flip_label,
     normalise,
     sample_rng,
     train_crop,
+    turn_label,
 )
 from emaseg.errors import RecipeError
 from emaseg.recipe.inference import Inference
@@ -48,6 +48,7 @@ AUTHORS = Augment(
 )
 PLAIN = Augment(crop=(48, 48), max_class_share=1.0, flip=0.0, photometric="none")
 ALL = (VOC, LIP, AUTHORS, PLAIN)
+MIRRORED = Turned(mirrored=True)
 LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
 
 
@@ -72,7 +73,7 @@ def test_network_inputs_equal_the_published_ones(case: dict[str, Any]) -> None:
 
 
 def test_mirroring_swaps_the_limbs_as_published() -> None:
-    after = flip_label(ARRAYS["flip__before"][None], LIP_PAIRS)[0]
+    after = turn_label(ARRAYS["flip__before"][None], MIRRORED, LIP_PAIRS)[0]
     np.testing.assert_array_equal(after, ARRAYS["flip__after"])
 
 
@@ -144,7 +145,7 @@ def test_image_and_label_move_together() -> None:
 
 def test_mirroring_twice_changes_nothing() -> None:
     label = ARRAYS["flip__before"][None]
-    np.testing.assert_array_equal(flip_label(flip_label(label, LIP_PAIRS), LIP_PAIRS), label)
+    np.testing.assert_array_equal(turn_label(turn_label(label, MIRRORED, LIP_PAIRS), MIRRORED, LIP_PAIRS), label)
 
 
 def test_flip_probabilities_0_and_1_mean_never_and_always() -> None:
