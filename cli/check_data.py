@@ -144,7 +144,8 @@ def _print_classes(report: DataReport) -> None:
     for one in report.phases:
         read = f"{one.images:,} images" if one.chosen == one.images else f"{one.chosen:,} of {one.images:,} images"
         labels = one.labels
-        ignored = f", {percent(labels.ignored_share)} % of the pixels ignored" if labels else ", no mask could be read"
+        none = "its labels are not published" if one.dataset.withheld_by else "no mask could be read"
+        ignored = f", {percent(labels.ignored_share)} % of the pixels ignored" if labels else f", {none}"
         lines.append((WORDS[one.phase], f"{read} read{ignored}"))
     print_grid(lines)
 

@@ -58,15 +58,18 @@ KINDS: dict[str, str] = {
     "small": "images much smaller than the crop",
     "left": "files that are not read",
     "palettes": "indexed masks whose palettes differ",
+    "ways": "RGB masks among masks of class numbers",
     "bits": "masks of 1 bit among masks that hold 255",
     "mostly": "masks that are mostly ignored",
     "one": "one class that covers nearly everything",
     "range": "16-bit images that use little of their range",
+    "clear": "TIFF images that are half transparent everywhere",
     "pages": "files of several pages",
     "turned": "images turned or mirrored within their size by EXIF",
 }
 _WARNINGS = {
-    "unseen", "duplicate", "alike", "small", "left", "palettes", "bits", "mostly", "one", "range", "pages", "turned",
+    "unseen", "duplicate", "alike", "small", "left", "palettes", "ways", "bits", "mostly", "one", "range", "clear",
+    "pages", "turned",
 }  # fmt: skip
 
 

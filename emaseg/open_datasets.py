@@ -12,6 +12,7 @@ from emaseg.data.dataset import Dataset, Phase
 from emaseg.data.files.bands import bands_of
 from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.doubts import file_doubts
+from emaseg.data.sets.shared_images import shared_images
 from emaseg.errors import RecipeError
 from emaseg.events import Note
 from emaseg.recipe import Data, Recipe
@@ -42,6 +43,9 @@ def open_datasets(recipe: Recipe) -> tuple[Dataset, Dataset, list[Note]]:
         notes.append(Note(text))
         doubts = (*report.doubts, *file_doubts(dataset, spread(len(dataset), report.checked)))
         notes += [Note(f"{split}: {doubt.message}; {doubt.hint}", warning=True) for doubt in doubts]
+    shared = shared_images(*sets)
+    if shared is not None:
+        notes.append(Note(f"{shared.message}; {shared.hint}", warning=True))
     return (*sets, notes)
 
 

@@ -15,7 +15,8 @@ from emaseg.data.sets.build import build_dataset
 from emaseg.data.sets.packed import open_packed, pack
 from emaseg.data.sets.pairs import PairedFiles
 from emaseg.recipe import Recipe, parse_recipe
-from tests.data.made import label, real
+from tests.data.made import image, label, real
+from tests.data.sets.test_ade20k import tree as ade20k_tree
 from tests.helpers import TINY
 
 FOLDER = """[data]
@@ -211,6 +212,18 @@ def test_the_command_exits_1_and_shows_remedies(tmp_path: Path, capsys: pytest.C
     captured = capsys.readouterr()
     assert json.loads(captured.out)["ok"] is False
     assert "training 4/4" in captured.err
+
+
+def test_labels_that_are_not_published_are_no_masks_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects people who check a test split from looking for damage: there are no masks to be read."""
+    root = ade20k_tree(tmp_path)
+    image(tmp_path / "release_test/testing/ADE_test_00000001.jpg")
+    main(["check-data", "ade20k_r50_d8", "-q", "--set", f"data.root={root}", "--set", "data.eval_split=test"])
+    text = capsys.readouterr().out
+    assert "1 images read, its labels are not published" in text
+    assert "no mask could be read" not in text
 
 
 @pytest.mark.realdata

@@ -16,7 +16,8 @@ _NEARLY_ALL = 0.99  # of the labelled pixels
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """kind: "left", "palettes", "bits", "range", "pages", "turned", "mostly" or "one". message: what and where.
+    """kind: "left", "palettes", "ways", "bits", "range", "clear", "pages", "turned", "mostly", "one" or "duplicate".
+    message: what and where.
 
     hint: the remedy.
     """

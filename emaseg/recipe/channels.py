@@ -5,6 +5,7 @@ Room: recipe. Legend: C channels.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from emaseg.recipe.data import Data, FolderData, PackedData, Range
@@ -13,6 +14,7 @@ from emaseg.recipe.sections import Problem
 from emaseg.words import counted
 
 RGB = 3
+_NARROWEST = 1e-30  # between black and white: 255 divided by less may be no float of 32 bits
 
 
 def ranges(data: Data) -> tuple[Range, ...]:
@@ -52,7 +54,15 @@ def channel_problems(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(
                 "data.range", f"[{low:g}, {high:g}] is empty; the value of black comes first, white's is above"
             )
+        elif _float32(high) - _float32(low) < _NARROWEST:
+            text = f"[{low!r}, {high!r}] is too narrow: in floats of 32 bits, which pixels become, it holds one value"
+            yield Problem("data.range", f"{text}; scale the values in the files")
     yield from _colour(recipe)
+
+
+def _float32(value: float) -> float:
+    """The nearest float of 32 bits; data.range has limits far below their largest."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def _colour(recipe: Recipe) -> Iterator[Problem]:

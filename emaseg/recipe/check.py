@@ -12,7 +12,7 @@ from dataclasses import fields
 from emaseg.recipe.backbones import HRNetBackbone, ViTBackbone
 from emaseg.recipe.channels import channel_problems
 from emaseg.recipe.check_training import training_problems
-from emaseg.recipe.data import Data, FolderData, PackedData, VOCData, num_classes
+from emaseg.recipe.data import MOST_CLASSES, Data, FolderData, PackedData, VOCData, num_classes
 from emaseg.recipe.inference import Inference
 from emaseg.recipe.models import MemoryNetModel
 from emaseg.recipe.schema import Recipe
@@ -24,7 +24,6 @@ BACKSLASHES = (
     "('C:\\data') or with slashes (\"C:/data\")"
 )
 LONGEST = 1_000_000_000  # epochs or iterations
-MOST_CLASSES = 255  # labels are 8 bits and 255 means ignore
 MOST_OVERLAP = 16  # windows that cover a pixel, along one side; a published protocol has two
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -101,7 +100,7 @@ def _data(data: Data) -> Iterator[Problem]:
 def _packed(data: PackedData) -> Iterator[Problem]:
     count = len(data.classes)
     if not 1 <= count <= MOST_CLASSES:
-        yield Problem("data.classes", f"{count} names; 1 to {MOST_CLASSES} fit, as 255 means ignore")
+        yield Problem("data.classes", f"{count} names; 1 to {MOST_CLASSES} fit into 8 bits")
     if data.palette and len(data.palette) != count:
         yield Problem("data.palette", f"{len(data.palette)} colours for {count} classes; give one each, or none")
 
@@ -111,7 +110,7 @@ def _folder(data: FolderData) -> Iterator[Problem]:
     if count == 0:
         yield Problem("data.classes", "is empty; name at least one class")
     if count > MOST_CLASSES:
-        yield Problem("data.classes", f"{count} names; at most {MOST_CLASSES} fit, as 255 means ignore")
+        yield Problem("data.classes", f"{count} names; at most {MOST_CLASSES} fit into 8 bits")
         return
     if "" in data.classes:
         yield Problem("data.classes", f"class {data.classes.index('')} has an empty name")

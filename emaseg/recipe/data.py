@@ -10,6 +10,7 @@ from typing import Literal
 
 from emaseg.recipe.rule import COUNT, IMAGES, SEED, SIDE, key
 
+MOST_CLASSES = 254  # labels are 8 bits: 255 means ignore, and 254 a value that is none
 IGNORE = 255  # the label, everywhere inside the program, of a pixel that is neither trained nor scored
 
 Range = tuple[float, float]

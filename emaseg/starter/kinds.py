@@ -26,7 +26,7 @@ from emaseg.data.sets.pair_lists import PairList, mostly_there, read_pair_list
 from emaseg.data.sets.pairs import first_few
 from emaseg.errors import DataError
 from emaseg.files import is_hidden
-from emaseg.starter.arrangements import EVAL_NAMES, IMAGE_NAMES, MASK_NAMES, TRAIN_NAMES, common_folders
+from emaseg.starter.arrangements import EVAL_NAMES, IMAGE_NAMES, MASK_NAMES, TRAIN_NAMES, common_folders, folders_in
 from emaseg.starter.layout import (
     APART,
     ARRANGE,
@@ -119,10 +119,10 @@ def images_in(folder: Path) -> Iterator[str]:
 def _sites(root: Path) -> Layout | None:
     """Sub-folders that each hold images and masks, named alike, where the folder itself has no images."""
     found = []
-    if any(name.lower() in IMAGE_NAMES for name in _folders(root)):
+    if any(name.lower() in IMAGE_NAMES for name in folders_in(root)):
         return None
-    for name in _folders(root):
-        inner = {child.lower(): child for child in _folders(root / name)}
+    for name in folders_in(root):
+        inner = {child.lower(): child for child in folders_in(root / name)}
         images = next((inner[word] for word in IMAGE_NAMES if word in inner), None)
         masks = next((inner[word] for word in MASK_NAMES if word in inner), None)
         if name.lower() in TRAIN_NAMES + EVAL_NAMES or not images or not masks:
@@ -144,7 +144,7 @@ def _sites(root: Path) -> Layout | None:
             "name them alike in all folders, or write a list file of lines `image mask`, pairs.csv for example",
         )
     first, *more = [place for place, _ in found]
-    others = [name for name in _folders(root) if not any(place.images.startswith(f"{name}/") for place, _ in found)]
+    others = [name for name in folders_in(root) if not any(place.images.startswith(f"{name}/") for place, _ in found)]
     largest = max(len(_stems(root / place.images)) for place, _ in found)
     notes = ["There is no split: every n-th image of each folder (data.holdout) is for evaluation and not trained on."]
     notes += [f"Not read: {first_few(others)}."] if others else []
@@ -220,7 +220,7 @@ def _with_nothing(layout: Layout) -> Layout:
     """With a folder of images that show no object: its name says so, and no mask has a name of theirs."""
     top = Path(layout.train.images).parent
     known = _stems(layout.root / layout.train.images) | _stems(layout.root / layout.train.masks)
-    for name in _folders(layout.root / top):
+    for name in folders_in(layout.root / top):
         path = (top / name).as_posix()
         stems = _stems(layout.root / path)
         if name.lower() in _NOTHING and stems and not stems & known and not layout.train.listing:
@@ -263,13 +263,6 @@ def _runs(numbers: Sequence[str]) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------------- the folder
-def _folders(top: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not is_hidden(entry.name))
-    except OSError as error:
-        raise DataError(f"{top}: the folder cannot be read ({error.strerror})", "check its permissions") from error
-
-
 def _stems(top: Path) -> set[str]:
     """The relative paths of the pictures in a folder, without their extensions."""
     if not top.is_dir():

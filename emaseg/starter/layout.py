@@ -6,7 +6,6 @@ Room: starter. What is looked for: arrangements.py.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Literal
 
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import TEXTS, count_endings, walk
-from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, listed_names, stem_of
+from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of
 from emaseg.data.sets.pair_lists import read_pair_list
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
@@ -42,7 +41,7 @@ _REPORT_BYTES = 256 << 20  # of what a conversion says of itself
 _DEPTH = 4  # folders with nothing but a folder in them
 ARRANGE = (
     "arrange the files like one of these; a mask has its image's name, but for what all masks, or all images, begin or "
-    "end with"
+    "end with; or name both folders: emaseg init FOLDER --images DIR --masks DIR"
 )
 APART = "give the masks a folder of their own, or an ending that tells them from the images, such as _mask"
 TEST_UNUSED = "The test split is not used: data.eval_images and eval_masks say what is evaluated."
@@ -241,7 +240,7 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
             continue
         if read_pair_list(root / train, root, root / place.images, root / place.masks):
             return train, evaluation
-        known = {_form(name) for file in files_in(root / place.images) for name in (file, stem_of(file))}
+        known = {form(name) for file in files_in(root / place.images) for name in (file, stem_of(file))}
         top = root / place.images
         strange = [line for line in read_names(root / train) if known.isdisjoint(listed_names(line, top))]
         if not strange:
@@ -276,7 +275,9 @@ def check_place(root: Path, place: Place) -> None:
     if only:
         raise DataError(
             f"{root / place.masks}: the masks are in its folder {only[0]}, the images not in one of that name",
-            f"move the masks out of {only[0]}, or the images into a folder {only[0]}",
+            f"name both folders: emaseg init {quoted_path(root)} --images {quoted_path(place.images)} --masks "
+            f"{quoted_path(f'{place.masks}/{only[0]}')}; or move the masks out of {only[0]}, or the images into a folder "
+            f"{only[0]}",
         )
 
 
@@ -312,11 +313,6 @@ def _other_masks(root: Path, place: Place, naming: Naming, *, chosen: bool = Fal
 def _pairs(root: Path, place: Place, naming: Naming) -> Iterator[str]:
     images, masks = stems_in(root, place)
     return (name for name in images if naming.mask(name) in masks)
-
-
-def _form(name: str) -> str:
-    """A name in one Unicode form: macOS takes accents apart."""
-    return unicodedata.normalize("NFC", name)
 
 
 # --------------------------------------------------------------------------------------------------- the folder

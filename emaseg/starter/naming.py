@@ -19,10 +19,11 @@ from emaseg.errors import DataError
 from emaseg.starter.mask_kinds import Kinds, by_ending, frequent, is_word, two_of_one
 from emaseg.starter.several import SeveralMasks
 
-__all__ = ["Place", "files_in", "kinds_by_ending", "naming_of", "stems_in"]
+__all__ = ["Place", "files_in", "kinds_by_ending", "naming_of", "pictures_of_masks", "stems_in"]
 
 _MASK_PREFIX = re.compile(r"(mask|label|seg|gt|annot|target)", re.IGNORECASE)
 _MASK_ENDING = re.compile(r"(masks?|labels?|seg|gt|annot[a-z]*|targets?)$", re.IGNORECASE)
+_PICTURE = re.compile(r"[\W_]+(viz|vis|visuali[sz]ations?|colou?rs?|overlays?)$", re.IGNORECASE)  # of a mask
 _SUFFIX = re.compile(r"[^A-Za-z0-9]?.*[A-Za-z].*")  # of a mask beside its image: 1 and 10 are two images
 _LISTED = "list the pairs in a file pairs.csv, one `image,mask` on each line"
 
@@ -52,7 +53,8 @@ def _affixes(root: Path, place: Place) -> Naming | None:
     but the rest, as 001.png has of img_001.jpg."""
     images, masks = stems_in(root, place)
     one_folder = place.images == place.masks
-    for ends in (False, True):
+    drawn = one_folder and pictures_of_masks([stem_of(name) for name in files_in(root / place.masks)])
+    for ends in (True, False) if drawn else (False, True):  # label_viz begins, but does not end, as label does
         some, others = images, masks
         if one_folder:
             word = _MASK_ENDING.search if ends else _MASK_PREFIX.match
@@ -144,11 +146,35 @@ def kinds_by_ending(images: Collection[str], masks: Collection[str], *, one_fold
     found = {kind: of for kind, of in found.items() if _SUFFIX.fullmatch(kind)}
     most = max(map(len, found.values()), default=0)
     usual = [kind for kind, of in found.items() if 2 * len(of) >= most]
+    known = set(images)
     kept = {
-        kind: {image: mask for image, mask in of.items() if not any(mask + ending in masks for ending in usual)}
+        kind: {
+            image: mask
+            for image, mask in of.items()
+            if not any(mask + ending in masks for ending in usual) and not _is_mask(image, known)
+        }
         for kind, of in found.items()
     }
     return {kind: of for kind, of in kept.items() if of}
+
+
+def _is_mask(stem: str, known: Collection[str]) -> bool:
+    """Whether what is taken for an image is a mask by its name: `label`, or `1_label` beside `1`. known: all names."""
+    match = _MASK_ENDING.search(stem)
+    rest = stem[: match.start()] if match else stem
+    return match is not None and (not rest or rest.endswith("/") or rest.rstrip("_-. ") in known)
+
+
+def pictures_of_masks(stems: Collection[str]) -> set[str]:
+    """Of names without extensions those that are a mask's and a word for how it looks: `1_label_viz` beside `1_label`."""
+    known, found = set(stems), set()
+    for stem in known:
+        match = _PICTURE.search(stem)
+        mask = stem[: match.start()] if match else ""
+        name = mask.rpartition("/")[2]
+        if mask in known and (_MASK_ENDING.search(name) or _MASK_PREFIX.match(name)):
+            found.add(stem)
+    return found
 
 
 def _check_whole_names(root: Path, place: Place, found: Kinds, total: int) -> None:
@@ -198,9 +224,11 @@ def _further(images: list[str], masks: set[str], kinds: Kinds) -> dict[str, dict
 
 
 def stems_in(root: Path, place: Place) -> tuple[list[str], set[str]]:
-    """The names of a place's images and masks, without their extensions."""
+    """The names of a place's images and masks, without their extensions; pictures of masks are neither."""
     masks = {stem_of(name) for name in files_in(root / place.masks) if name.lower().endswith(MASK_EXTENSIONS)}
-    return [stem_of(name) for name in files_in(root / place.images)], masks
+    images = [stem_of(name) for name in files_in(root / place.images)]
+    left = pictures_of_masks(masks)
+    return [name for name in images if name not in left] if place.images == place.masks else images, masks - left
 
 
 def files_in(folder: Path) -> list[str]:

@@ -20,7 +20,9 @@ from emaseg.data.files.bands import Bands, pixels_size
 from emaseg.data.files.images import images_apart
 from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import usable, walk
+from emaseg.data.sets.names import stem_of
 from emaseg.data.sets.pairs import PairedFiles
+from emaseg.data.sets.shared_images import shared_images
 from emaseg.errors import DataError
 from emaseg.recipe import (
     Augment,
@@ -40,7 +42,7 @@ from emaseg.starter.channels import Measured, measured
 from emaseg.starter.kinds import any_layout, named_layout
 from emaseg.starter.layout import Layout
 from emaseg.starter.names import find_names
-from emaseg.starter.naming import Place
+from emaseg.starter.naming import Place, pictures_of_masks
 from emaseg.starter.thin import LEAST, thinnest
 from emaseg.starter.values import Classes, Held, are_colours, class_shares, classes_of, read_masks, remark
 from emaseg.threads import Reading
@@ -198,7 +200,8 @@ def _doubts(train: PairedFiles, evaluation: PairedFiles, bands: Bands | None) ->
     """What check-data and the start of training will warn of, by a look at the files."""
     items = tuple(sorted({*train.items, *evaluation.items}))
     everything = replace(train, items=items, bands=bands, left=tuple(dict.fromkeys((*train.left, *evaluation.left))))
-    found = file_doubts(everything, spread(len(items), _SIZES_READ))
+    shared = shared_images(train, evaluation)
+    found = [*file_doubts(everything, spread(len(items), _SIZES_READ)), *([shared] if shared is not None else [])]
     return [f"warning: {doubt.message}; {doubt.hint}" for doubt in found]
 
 
@@ -211,8 +214,9 @@ def with_few_left_out(layout: Layout) -> Layout:
     paired = len({image for dataset, _ in found for image, _ in dataset.items})
     places = {place for place in (layout.train, layout.eval, *layout.more) if place.masks}
     lone = sum(len(_images(layout, place)) for place in places) - paired
+    drawn = sum(len(_drawn(layout, place)) for place in places)  # pictures of masks, which are to be left out
     listed = layout.train.listing or layout.eval.listing
-    few = not listed and 0 < lone <= max(1, _FEW_ALONE * paired)
+    few = not listed and 0 < lone <= drawn + max(1, _FEW_ALONE * paired)
     return replace(layout, unmasked="leave_out") if few and not any(problems for _, problems in found) else layout
 
 
@@ -221,6 +225,13 @@ def _images(layout: Layout, place: Place) -> list[str]:
     names = walk(layout.root / place.images, layout.root / place.masks)
     masks = [name for name in names if layout.naming.is_mask(name)] if place.images == place.masks else []
     return images_apart(names, without=masks)[0]
+
+
+def _drawn(layout: Layout, place: Place) -> set[str]:
+    """The pictures of masks, without extensions, that lie among the images of a place."""
+    if place.images != place.masks:
+        return set()
+    return pictures_of_masks([stem_of(name) for name in walk(layout.root / place.images, None)])
 
 
 def paired_files(layout: Layout) -> tuple[PairedFiles, PairedFiles]:

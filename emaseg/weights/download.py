@@ -66,7 +66,10 @@ def fetch(entry: Released, folder: Path | None = None, patience: Patience | None
         raise WeightsError(
             f"{entry.name}: its owners give no address to download it from", by_hand_advice(entry, folder)
         )
-    make_folder(folder)
+    try:
+        make_folder(folder)
+    except SystemFault as error:
+        raise SystemFault(error.message, "give the weights another place: export EMASEG_CACHE=/path") from error
     final = folder / entry.file
     if final.is_dir():
         raise SystemFault(f"{final}: a folder is in the place of the weights", "move or remove it")
@@ -111,7 +114,8 @@ def _wait_for(lock: Lock, entry: Released, patience: Patience) -> Generator[Note
             yield Note(f"{reason}; other processes may download {entry.name} too", warning=True)
             return
         except OSError as error:
-            raise fault(error, lock.path, "locking the download") from error
+            why = fault(error, lock.path, "locking the download")
+            raise SystemFault(why.message, f"{why.hint}; the weights' place: export EMASEG_CACHE=/path") from error
         if not told:
             yield Note(f"{entry.name}: another process is downloading it; waiting")
             told = True

@@ -46,6 +46,8 @@ def test_the_default_is_not_written() -> None:
         (["data.range=[[0, 1000]]", 'augment.photometric="bgr"'], ("augment.photometric", "data.range")),
         ([*channels(4), "data.range=[[0, 1], [0, 1]]"], ("data.range", "2 pairs for in_channels = 4")),
         (["data.range=[[5, 5]]"], ("data.range", "[5, 5] is empty")),
+        (["data.range=[[16777216, 16777217]]"], ("data.range", "too narrow: in floats of 32 bits")),
+        (["data.range=[[0, 1e-45]]"], ("data.range", "too narrow: in floats of 32 bits")),
         (["backbone.in_channels=0"], ("backbone.in_channels", "1 to 64")),
         ([*channels(4), 'data={kind="shapes"}'], ("backbone.in_channels", "shapes are RGB")),
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emaseg.data.files import tiff_bands
-from emaseg.data.files.bands import Bands, pixels_size, read_pixels
+from emaseg.data.files.bands import Bands, pixels_size, read_pixels, stored_pixels
 from emaseg.data.files.images import read_image
 from emaseg.errors import DataError, SystemFault, UserError
 from emaseg.exporting.quantise import calibration_images
@@ -40,6 +40,18 @@ def tiff(array: np.ndarray, **options: object) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------------------- values
+@pytest.mark.parametrize("top", [300, 4095, 65535])
+@pytest.mark.parametrize("remark", ["", "# of a camera 9 9\n"])
+def test_a_range_is_of_the_values_that_a_pgm_holds(top: int, remark: str, tmp_path: Path) -> None:
+    """Protects data.range: Pillow stretches the values of a PGM to 65535, whatever its largest one is."""
+    image = RNG.integers(0, top + 1, (7, 9))
+    plain = f"P2\n{remark}9 7 {top}\n{' '.join(map(str, image.ravel()))}\n".encode()
+    raw = f"P5\n{remark}9 7\n{top}\n".encode() + image.astype(">u2").tobytes()
+    for content in (raw, plain):
+        (tmp_path / "a.pgm").write_bytes(content)
+        assert (stored_pixels(tmp_path / "a.pgm", 1)[..., 0] == image).all()
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
 def test_a_range_is_mapped_to_0_and_255_and_not_rounded(dtype: type[np.generic]) -> None:
     """Protects the meaning of mean and std, which are on 0..255 whatever the files hold, and every bit of the sensor's."""

@@ -240,8 +240,8 @@ def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
         ('classes = ["sky", "tree"]', 'classes = ["sky", ""]', "15: data.classes: class 1 has an empty name"),
         (
             'classes = ["sky", "tree"]',
-            f"classes = {[str(index) for index in range(256)]}",
-            "15: data.classes: 256 names; at most 255 fit, as 255 means ignore",
+            f"classes = {[str(index) for index in range(255)]}",
+            "15: data.classes: 255 names; at most 254 fit into 8 bits",
         ),
         (
             'root = "photos"',

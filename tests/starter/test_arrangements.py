@@ -136,3 +136,12 @@ def test_images_and_masks_of_one_name_in_one_folder(folder: str, tmp_path: Path)
     refused(tmp_path, f"nothing tells them apart: {folder}img_0.jpg and {folder}img_0.png", "a folder of their own")
     with pytest.raises(DataError, match="nothing tells them apart"):
         start(tmp_path, images=folder or ".", masks=folder or ".")
+
+
+def test_a_refusal_names_the_options_that_help(tmp_path: Path) -> None:
+    """Protects people from moving files: init reads any two folders once it is told which they are."""
+    made(tmp_path / "pets", grey(0, 1), "images/a{}.jpg", "annotations/trimaps/a{}.png")
+    refused(tmp_path / "pets", f"emaseg init {tmp_path / 'pets'} --images images --masks annotations/trimaps")
+    assert data_of(start(tmp_path / "pets", images="images", masks="annotations/trimaps")).train_images == "images"
+    made(tmp_path / "other", grey(0, 1), "2_ortho/a{}_RGB.png", "5_truth/a{}_label.png")
+    refused(tmp_path / "other", "emaseg init FOLDER --images DIR --masks DIR")

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emaseg.data.dataset import Phase
+from emaseg.data.sets.build import build_dataset
+from emaseg.data.sets.pairs import PairedFiles
 from tests.convert.made import masks, names, run
-from tests.starter.made import blob, data_of, grey, made, refused, start
+from tests.starter.made import SIZE, blob, data_of, dry_run, grey, made, refused, start
 
 
 def second(path: Path) -> None:
@@ -62,3 +65,34 @@ def test_an_image_that_is_called_as_a_second_mask(image: str, tmp_path: Path) ->
     root = made(tmp_path, grey(0, 1), image=f"p{image}", mask="p{}_L.png", count=6)
     made(root, grey(0, 1), image=f"p3_L_{image}", mask="p3_L_{}_L.png", count=2)
     assert data_of(start(root)).mask_suffix == "_L"
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "drawn"),
+    [
+        ("img_{}.png", "img_{}_label.png", "img_{}_label_viz.png"),
+        ("a{}_json/img.png", "a{}_json/label.png", "a{}_json/label_viz.png"),
+        ("img_{}.jpg", "img_{}_mask.png", "img_{}_mask_overlay.png"),
+    ],
+)
+def test_pictures_of_masks_are_neither_images_nor_masks(image: str, mask: str, drawn: str, tmp_path: Path) -> None:
+    """Protects what labelme exports: its coloured pictures were the masks, and the masks the images."""
+    made(tmp_path, grey(0, 1), image, mask)
+    made(tmp_path, lambda _: Image.new("RGB", SIZE[::-1], (9, 99, 0)), image, drawn)
+    started = start(tmp_path)
+    pairs = [pair for phase in ("train", "eval") for pair in items(started.text, phase)]
+    assert sorted(pairs) == sorted((tmp_path / image.format(n), tmp_path / mask.format(n)) for n in range(6))
+    assert any("left out" in note and Path(drawn.format(0)).name in note for note in started.notes)
+
+
+def items(text: str, phase: Phase) -> list[tuple[Path, Path]]:
+    dataset = build_dataset(dry_run(text).data, phase)
+    assert isinstance(dataset, PairedFiles)
+    return list(dataset.items)
+
+
+def test_a_pair_whose_image_is_a_mask_by_its_name_is_none(tmp_path: Path) -> None:
+    """Protects from a wrong remedy, and from a training on masks as images, where other pictures lie beside them."""
+    made(tmp_path, grey(0, 1), "x{}/img.png", "x{}/label.png")
+    made(tmp_path, grey(0, 1), "x{}/img.png", "x{}/label_blend.png")
+    assert "img_blend" not in refused(tmp_path).hint

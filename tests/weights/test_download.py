@@ -285,8 +285,9 @@ def test_a_disk_that_fills_up(net: Released, server: Server, cache: Path) -> Non
 def test_a_cache_that_cannot_be_written(net: Released, tmp_path: Path) -> None:
     """Protects from a traceback when the folder cannot be made: here a file is in its place."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemFault, match="creating the folder"):
+    with pytest.raises(SystemFault, match="creating the folder") as caught:
         list(fetch(net, tmp_path / "file" / "cache", QUICK))
+    assert "EMASEG_CACHE" in caught.value.hint
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="only root can become someone else")
@@ -301,11 +302,12 @@ def test_a_read_only_cache_serves_but_takes_nothing(net: Released, cache: Path) 
     os.seteuid(65534)
     try:
         assert events_of(net) == []
-        with pytest.raises(SystemFault, match="no permission"):
+        with pytest.raises(SystemFault, match="no permission") as caught:
             events_of(Released("other", "network", "Other", "other.pth", net.url, "ssseg", "", 0))
     finally:
         os.seteuid(0)
     assert {file.name for file in cache.iterdir()} == {"net.pth"}
+    assert "EMASEG_CACHE" in caught.value.hint
 
 
 def test_offline_is_a_wall(net: Released, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ What a file becomes with Bands:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +38,8 @@ Array = npt.NDArray[Any]
 
 WHITE = 255.0
 _PNG_COLOUR, _PNG_ALPHA = 2, 6  # what a pixel is
+_PGM_HEADER = 1 << 12  # bytes in which its numbers are looked for
+_PGM = re.compile(rb"P[25]" + rb"\s+(?:#[^\n]*\n\s*)*\d+" * 2 + rb"\s+(?:#[^\n]*\n\s*)*(\d+)\s")  # its largest value
 _AGAIN = "copy or download it again"
 
 
@@ -210,7 +213,15 @@ def _stored(source: Path | bytes | BinaryIO, name: str, channels: int) -> Array:
         content = file.read()
         if start.startswith(png.START) and start[24:25] == b"\x10" and start[25:26] != b"\0":
             return _png16(content, name)
-        return stored_values(decode(content, name))
+        return _pgm_values(stored_values(decode(content, name)), content)
+
+
+def _pgm_values(array: Array, content: bytes) -> Array:
+    """What a PGM of 16 bits holds: Pillow stretches its values to 0..65535. array: of any file."""
+    header = _PGM.match(content[:_PGM_HEADER])
+    if header is None or array.dtype != np.uint16:
+        return array
+    return np.round(array * (int(header[1]) / 65535)).astype(np.uint16)
 
 
 def stored_values(picture: Image.Image) -> Array:

@@ -132,6 +132,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Header:
     """bits: of a sample, 1, 8 or 16. pages: of a TIFF, 2 = two or more. palette: of a palette picture, () of others.
+    mode: Pillow's, of what it decodes.
 
     size: (H, W) as it is read. turn: its EXIF orientation, 1..8; 1 = as it is stored.
     """
@@ -141,15 +142,17 @@ class Header:
     palette: tuple[tuple[int, int, int], ...]
     size: tuple[int, int]
     turn: int
+    mode: str
 
 
-def image_header(path: Path) -> Header:
-    """What the header of a picture says of its kind; nothing is decoded.
+def image_header(source: Path | bytes, name: str | None = None) -> Header:
+    """What the header of a picture says of its kind; nothing is decoded. source, name: as read_image has them.
 
     Raises:
         DataError: missing, not an image, or its header is damaged.
     """
-    with opened(path, str(path)) as file, translated(str(path), file), Image.open(file, formats=FORMATS) as picture:
+    name = name or name_of(source)
+    with opened(source, name) as file, translated(name, file), Image.open(file, formats=FORMATS) as picture:
         head, bits = _head(file), 16 if picture.mode.startswith("I;16") else 1 if picture.mode == "1" else 8
         pages, flat = 1, picture.getpalette() if picture.mode == "P" else None
         if picture.format == "TIFF":
@@ -164,8 +167,8 @@ def image_header(path: Path) -> Header:
             bits = 16
         palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True)) if flat else ()
         turn, (width, height) = _orientation(picture, header=True), picture.size
-        turned = turn >= 5 and picture.format != "TIFF"  # as in image_size
-    return Header(bits, pages, palette, (width, height) if turned else (height, width), turn)
+        turned, mode = turn >= 5 and picture.format != "TIFF", picture.mode  # as in image_size
+    return Header(bits, pages, palette, (width, height) if turned else (height, width), turn, mode)
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:

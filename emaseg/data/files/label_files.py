@@ -11,11 +11,13 @@ A LabelRule says what each stored value means; it is the one place where raw val
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from emaseg.data.dataset import LabelError, UInt8
 from emaseg.data.files import png
@@ -25,11 +27,11 @@ from emaseg.data.files.mask_values import Colour, mask_values, packed, unpacked
 from emaseg.data.files.mat import read_mat
 from emaseg.data.files.smooth import Blend, find_blend
 from emaseg.errors import RecipeError
-from emaseg.recipe.data import IGNORE
+from emaseg.recipe.data import IGNORE, MOST_CLASSES
 from emaseg.words import Lines, counted
 
 ILLEGAL = 254  # lut entry of a raw value that a mask must not hold; never leaves this file
-MAX_CLASSES = 254  # train ids 0..253: 254 and 255 are taken
+MAX_CLASSES = MOST_CLASSES  # train ids 0..253: 254 and 255 are taken
 
 SHARP_EDGES = (
     "export the masks again without smoothing (anti-aliasing), as PNG, and resize them by nearest neighbour only"
@@ -120,10 +122,15 @@ def read_label(path: Path, rule: LabelRule, content: bytes | None = None) -> UIn
 
 def _from_picture(path: Path, rule: LabelRule, content: bytes | None) -> UInt8:
     source = (file_bytes(path) or path) if content is None else content
+    named = rule.palette and not rule.layout  # the colours of classes; of a published layout the numbers count
     if isinstance(source, bytes) and (raw := _numbers(source)) is not None:
+        if named:
+            _check_palette(raw, png.palette(source), path, rule)
         return apply_rule(raw, path, rule)
     stored = mask_values(source, path)
     if not stored.coloured:
+        if named:
+            _check_palette(stored.values, stored.palette, path, rule)
         return apply_rule(stored.values, path, rule)
     if not rule.palette and not rule.layout and stored.equal:  # class numbers saved as RGB
         return apply_rule((stored.values & 255).astype(np.uint8), path, rule)
@@ -209,6 +216,52 @@ def _from_colours(codes: npt.NDArray[np.uint32], path: Path, rule: LabelRule) ->
     return label
 
 
+def same_order(palette: Sequence[Colour], rule: LabelRule) -> bool:
+    """Whether the colours of a palette mask are those of data.palette, each at the number of its class."""
+    ids = {raw: meaning for raw, meaning in enumerate(rule.lut[: len(palette)]) if meaning < ILLEGAL}
+    return len(ids) > 0 and all(palette[raw] == rule.palette[train_id] for raw, train_id in ids.items())
+
+
+def _check_palette(values: npt.NDArray[np.generic], palette: Sequence[Colour], path: Path, rule: LabelRule) -> None:
+    """Stop at a palette mask with the colours of data.palette at the numbers of other classes.
+
+    A palette whose colours are others says nothing of the classes. One colour alone may be there by chance, unless all
+    of the palette is declared.
+
+    Raises:
+        LabelError: a number means one class and its colour another.
+    """
+    if not palette or values.dtype != np.uint8 or same_order(palette, rule):
+        return
+    meant: dict[Colour, set[int]] = {}
+    for colour, train_id in [*zip(rule.palette, range(len(rule.palette)), strict=True), *_ignored(rule)]:
+        meant.setdefault(colour, set()).add(train_id)
+    used = [raw for raw, count in enumerate(Image.fromarray(values).histogram()) if count and raw != IGNORE]
+    if any(raw >= len(palette) or palette[raw] not in meant for raw in used):
+        return
+    wrong = [raw for raw in used if rule.lut[raw] not in meant[palette[raw]]]
+    if not wrong or (len(used) < 2 and not meant.keys() >= set(palette)):
+        return
+    first = wrong[0]
+    number, other = (_called(train_id, rule) for train_id in (rule.lut[first], min(meant[palette[first]])))
+    raise LabelError(
+        f"{path}: a palette mask in which {first} is {list(palette[first])}: by its number {number}, by its colour in "
+        f"data.palette {other}",
+        "if the colours are the classes, `emaseg convert FOLDER --out DIR` numbers them alike in all masks; if the numbers "
+        "are, give data.palette the colours in their order",
+        "colours",
+    )
+
+
+def _ignored(rule: LabelRule) -> list[tuple[Colour, int]]:
+    return [(colour, IGNORE) for colour in rule.ignore_colours]
+
+
+def _called(meaning: int, rule: LabelRule) -> str:
+    """What the lut says, in words."""
+    return "ignored" if meaning == IGNORE else "no class" if meaning == ILLEGAL else f'"{rule.classes[meaning]}"'
+
+
 # ---------------------------------------------------------------------------------------------------- errors
 def _illegal_values(raw: npt.NDArray[np.generic], path: Path, rule: LabelRule) -> LabelError:
     values, counts = np.unique(raw, return_counts=True)
@@ -236,6 +289,8 @@ def _likely_cause(present: list[int], bad: list[int], rule: LabelRule) -> tuple[
     count = rule.num_classes
     if rule.layout:
         return "", f"these are not {rule.layout}'s original label files; check the label folder"
+    if bad[0] < 0:
+        return "", "a recipe takes values from 0 to 65535: save the pixels below 0 as 255, with data.ignore = [255]"
     white = max(present)
     if present in ([0, white], [white]) and white in (255, 65535) and count >= 2:
         return (

@@ -6,6 +6,7 @@ Room: data/files. Legend: H W image height and width.
     grey TIFF whose 0 is white     the stored number too, however it looks; of 1 bit, as fax machines write, 1 is white
     32-bit integer or float TIFF   the number, where all of them are whole
     RGB                            the colour; three equal channels are also a number
+    16-bit colours                 their upper bytes, where these are not all 0: then it holds numbers, and is refused
     transparent pixels             0 or black, where nothing opaque is; half transparent ones are refused
 """
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from emaseg.data.dataset import LabelError
-from emaseg.data.files.images import INVERTED, decode
+from emaseg.data.files.images import INVERTED, decode, image_header
 
 __all__ = ["MASK_VALUES", "Colour", "MaskValues", "mask_values", "packed", "palette_of", "unpacked"]
 
@@ -87,6 +88,8 @@ def mask_values(source: Path | bytes, path: Path) -> MaskValues:
         return MaskValues(np.asarray(picture))
     if picture.mode == "F":
         return MaskValues(_whole_numbers(np.asarray(picture), path))
+    if picture.mode in ("RGB", "RGBA", "LA"):
+        _check_deep(source, picture, path)
     if picture.mode in ("RGB", "RGBA"):
         return _coloured(picture, path)
     if picture.mode in ("LA", "PA"):
@@ -111,6 +114,23 @@ def unpacked(code: int) -> Colour:
 
 def _no_numbers(mode: str, path: Path) -> LabelError:
     return LabelError(f"{path}: a mask of mode {mode}; its pixels are not class numbers", _REMEDY, "mask")
+
+
+def _check_deep(source: Path | bytes, picture: Image.Image, path: Path) -> None:
+    """Stop at colours of 16 bits whose upper bytes, which are the ones that Pillow reads, are all 0.
+
+    Raises:
+        LabelError: they are, so that every pixel would be of the first class.
+    """
+    colours = picture.getbands()[: 3 if picture.mode != "LA" else 1]
+    if any(picture.getchannel(band).getextrema()[1] for band in colours) or image_header(source, str(path)).bits != 16:
+        return
+    raise LabelError(
+        f"{path}: a mask of several channels of 16 bits, all of whose values are below 256, so that their upper bytes, the "
+        "ones that are read, say nothing",
+        _REMEDY,
+        "mask",
+    )
 
 
 def _whole_numbers(raw: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int64]:

@@ -97,6 +97,18 @@ def bare(content: bytes, header: Header) -> bytes:
     return _rebuilt(header.size, kind, memoryview(content)[start:end], _END)
 
 
+def palette(content: bytes) -> tuple[tuple[int, int, int], ...]:
+    """The colours of a file whose header `read_header` has read; () of one without."""
+    at = AFTER_HEADER
+    while (part := content[at + 4 : at + 8]) not in (b"IDAT", b"IEND", b""):
+        end = at + int.from_bytes(content[at : at + 4]) + 12
+        if part == b"PLTE":
+            flat = content[at + 8 : end - 4]
+            return tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=False))
+        at = end
+    return ()
+
+
 def looks_plain(content: bytes, header: Header) -> bool:
     """Whether the first rows of a file of one channel are stored as they are, as in most files with a palette."""
     start, width = header.pixels[0] + 8, 1 + header.size[1]

@@ -24,8 +24,11 @@ __all__ = [
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two have 64-bit places
 
 _BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT, _NODATA = 258, 262, 277, 338, 339, 42113  # tags, the last one GDAL's
+_PLANES = 284
+_USED = (_BITS, _PHOTOMETRIC, _BANDS, _EXTRA, _FORMAT, _NODATA, _PLANES)  # of which values are decoded
 _KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands that a photometric interpretation has; others have one
+_RGB = 2  # a photometric interpretation
 _BIG = STARTS[2:]
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _FURTHER = {34665, 34853, 40965}  # tags that lead to a directory of EXIF's, which Pillow reads too
@@ -59,7 +62,7 @@ def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
         return what, _declare_or_cut(bands)
     if bits not in (1, 2, 4, 8, 16):
         return f"a TIFF with samples of {bits} bits", _SCALE
-    if bits == 16 and bands > 1 and _first(tags, 284, 1) == 2:
+    if bits == 16 and bands > 1 and _first(tags, _PLANES, 1) == 2:
         return f"a TIFF of {_of(bands)} of 16 bits, each stored in a plane of its own", _SCALE
     return None
 
@@ -124,8 +127,11 @@ def is_inverted(picture: Any) -> bool:
 
 
 def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
-    """As odd_samples, of a TIFF that Pillow opens: of bands beyond the `read` ones, which it would drop."""
+    """As odd_samples, of a TIFF that Pillow opens: of bands beyond the `read` ones, which it would drop, and of a fourth
+    one that no tag explains."""
     bands, bits, _ = _numbers(tags)
+    if bands == 4 and _EXTRA not in tags and _first(tags, _PHOTOMETRIC, 1) == _RGB:
+        read = 3  # Pillow takes the fourth for transparency, with which near infrared, say, would whiten the colours
     if bands is None or bands <= read:
         return None
     what = f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {read + 1} is"
@@ -155,9 +161,9 @@ def _first(tags: Any, tag: int, default: int) -> int:
 
 
 def _tags(file: BinaryIO) -> Any:
-    """The tags of the first directory; None where it is damaged."""
+    """The tags of the first directory that are used here; None where it is damaged."""
     directory = _directory(file)
-    return None if directory is None else dict(directory)
+    return None if directory is None else {tag: directory[tag] for tag in _USED if tag in directory}
 
 
 def _directory(file: BinaryIO) -> Any:
@@ -171,7 +177,8 @@ def _directory(file: BinaryIO) -> Any:
             directory = TiffImagePlugin.ImageFileDirectory_v2(header)
             file.seek(directory.next)
             directory.load(file)
-            dict(directory)  # values are read from the file's bytes only now
+            for tag in _USED:  # values are read from the file's bytes only now; others may be millions of numbers
+                directory.get(tag)
             return directory
     except Exception:  # noqa: BLE001 (a damaged directory may raise anything, and then says nothing)
         return None

@@ -104,13 +104,9 @@ def train_crop(sample: Sample, augment: Augment, rng: np.random.Generator) -> Cr
     return Crop(degrade(image, augment, rng), label, turned, sample.name)
 
 
-def flip_label(label: UInt8, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
-    """(h, w) mirrored; the two classes of each pair (left arm, right arm) change places."""
-    return turn_label(label, Turned(mirrored=True), pairs)
-
-
 def turn_label(label: UInt8, turned: Turned, pairs: Sequence[tuple[int, int]] = ()) -> UInt8:
-    """(h, w) mirrored, upended and turned; in a mirror image the two classes of each pair change places."""
+    """(h, w) mirrored, upended and turned; in a mirror image the two classes of each pair (left arm, right arm) change
+    places."""
     moved = turned.pixels(label[:, ::-1] if turned.mirrored else label)
     if not pairs or not turned.reflected:
         return moved
@@ -141,7 +137,8 @@ def _crop_of_floats(sample: Sample, augment: Augment, rng: np.random.Generator) 
         size = limit_size(truth.shape, augment.resize_long_short, augment.keep_ratio, scale)
         label = F.interpolate(label, size=size, mode="nearest")
     else:  # sides are truncated, and labels are read at steps of exactly 1 / scale
-        label = F.interpolate(label, scale_factor=scale, mode="nearest")
+        steps = tuple(scale if side * scale >= 1 else 1.5 / side for side in truth.shape)  # at least one pixel is left
+        label = F.interpolate(label, scale_factor=steps, mode="nearest")
     resized: UInt8 = label[0, 0].numpy()
     window, window_label = draw_crop(resized, resized.shape, augment, rng)
     pixels = resize_floats(sample.image(), resized.shape, window)

@@ -22,7 +22,7 @@ import numpy as np
 from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.label_sets import coco_voc_categories, label_set
-from emaseg.data.sets.drawn import Drawing, DrawnFiles, open_index
+from emaseg.data.sets.drawn import Drawing, DrawnFiles, check_size, open_index
 from emaseg.data.sets.masks import paint
 from emaseg.data.sets.pairs import first_few
 from emaseg.data.sets.trees import files_below, first_folder, known_split, top_folder
@@ -91,6 +91,7 @@ def drawings(content: Mapping[str, Any]) -> Iterator[Drawing]:
             notes[note["image_id"]].append(note)
     for image in content["images"]:
         size = (int(image["height"]), int(image["width"]))
+        check_size(image["file_name"], size)
         found = notes.get(image["id"], [])
         if _covers_enough(found, size):
             shapes = tuple((note["category_id"], note["segmentation"]) for note in reversed(found))

@@ -7,6 +7,7 @@ Room: data/sets. Legend: H W image height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from PIL import Image
 from emaseg.data.checks import spread
 from emaseg.data.dataset import Dataset
 from emaseg.data.doubts import Doubt
-from emaseg.data.files.images import Header, image_header, read_image
+from emaseg.data.files.images import Header, decode, image_header, read_image
+from emaseg.data.files.label_files import LabelRule, same_order
 from emaseg.data.files.mask_values import mask_values
 from emaseg.data.sets.mixed_bits import mixed_bits
 from emaseg.data.sets.mixed_palettes import mixed_palettes
@@ -27,6 +29,8 @@ __all__ = ["file_doubts"]
 
 _READ = 64  # images of 16 bits whose range is looked at, and masks of 1 bit and of more
 _INDEXED = (".png", ".gif", ".tif", ".tiff", ".bmp")  # that may have a palette, or 1 bit
+_COLOURED = ("RGB", "RGBA")  # modes
+_LAYERS = 8  # TIFFs whose transparency is looked at
 _NARROW = 64  # of 256 levels: a quarter of the range
 _SLIVER = 13  # ... 5 % of it
 _APART = 32  # levels between an extreme one and all others that make it a mark rather than a value
@@ -41,7 +45,7 @@ def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
     pairs = [dataset.items[index] for index in chosen if index < len(dataset.items)]
     masks = [mask for _, mask in pairs]
     heads = {path: head for path in masks if path.suffix.lower() in _INDEXED and (head := _header(path))}
-    found += _palettes(heads) + _bits(heads)
+    found += _two_ways(heads, dataset.rule) + _palettes(heads) + _bits(heads)
     layered = [path for path, head in heads.items() if path.suffix.lower() in (".tif", ".tiff") and head.pages > 1]
     if layered:
         found.append(
@@ -65,7 +69,9 @@ def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
             )
         )
     found += _turned(dict(pairs), dict(headers), heads)
-    return found + (_range([path for path, header in headers if header.bits == 16]) if dataset.bands is None else [])
+    if dataset.bands is not None:
+        return found
+    return found + _see_through(headers) + _range([path for path, header in headers if header.bits == 16])
 
 
 def _header(path: Path) -> Header | None:
@@ -105,12 +111,31 @@ def _turned(pairs: Mapping[Path, Path], headers: Mapping[Path, Header], heads: M
     ]
 
 
+def _two_ways(heads: Mapping[Path, Header], rule: LabelRule) -> list[Doubt]:
+    """Masks that are read by their colours beside masks that are read by their numbers, unless these are alike."""
+    if not rule.palette or rule.layout:
+        return []
+    colours = [path for path, head in heads.items() if head.mode in _COLOURED]
+    numbers = [
+        path for path, head in heads.items() if head.mode not in _COLOURED and not same_order(head.palette, rule)
+    ]
+    if not colours or not numbers:
+        return []
+    return [
+        Doubt(
+            "ways",
+            f"{len(colours):,} masks are RGB and read by their colours, such as {colours[0]}, but {len(numbers):,} others "
+            f"by the class numbers that they store: {first_few(numbers, 2)}",
+            "save all masks in one of the two ways, if these numbers are not those of the classes",
+        )
+    ]
+
+
 def _palettes(heads: Mapping[Path, Header]) -> list[Doubt]:
     """Palettes are compared first; only where they differ are the masks read, for the indices that they use."""
     palettes = {path: head.palette for path, head in heads.items()}
-    known = [palette for palette in palettes.values() if palette]
-    shortest = min(map(len, known), default=0)
-    if len({palette[:shortest] for palette in known}) < 2:
+    known = sorted({palette for palette in palettes.values() if palette}, key=len)
+    if all(longer[: len(one)] == one for one, longer in pairwise(known)):  # each goes on where a shorter one ends
         return []
     rows = [(path, palette, values) for path, palette in palettes.items() if (values := _values(path))]
     mixed = mixed_palettes(rows)
@@ -134,6 +159,31 @@ def _bits(heads: Mapping[Path, Header]) -> list[Doubt]:
     some = [many[place] for place in spread(len(many), _READ)]
     mixed = mixed_bits((path, path in few, _values(path)) for path in (*few[:_READ], *some))
     return [Doubt("bits", *mixed)] if mixed else []
+
+
+def _see_through(headers: Sequence[tuple[Path, Header]]) -> list[Doubt]:
+    """TIFFs whose transparency has any values, as another band has them: they are laid on white with it."""
+    layered = [path for path, head in headers if head.mode == "RGBA" and path.suffix.lower() in (".tif", ".tiff")]
+    half = [path for path in layered[:_LAYERS] if _half_clear(path)]
+    if not half:
+        return []
+    return [
+        Doubt(
+            "clear",
+            f"{len(half):,} of {len(layered[:_LAYERS]):,} TIFF images with transparency are half transparent nearly "
+            f"everywhere, and are laid on white: {first_few(half, 2)}",
+            "if the fourth band is another one, such as near infrared, declare it: backbone.in_channels = 4, with as many "
+            "values in mean and std",
+        )
+    ]
+
+
+def _half_clear(path: Path) -> bool:
+    try:
+        counts = decode(path).getchannel("A").histogram()
+    except DataError:  # told where it is read
+        return False
+    return 2 * sum(counts[1:255]) > sum(counts)
 
 
 def _range(paths: Sequence[Path]) -> list[Doubt]:

@@ -46,6 +46,16 @@ class Drawing:
     shapes: tuple[tuple[int, Any], ...]
 
 
+def check_size(name: object, size: tuple[int, int]) -> None:
+    """Stop at a size (H, W) that no image has, before a label of it is made.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"image {name} of {size[0]} x {size[1]} (height x width)")
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """Where the lines of an index are: for each image its name, its group, and its line's (offset, bytes) in `path`."""
@@ -180,7 +190,7 @@ def _drawings(source: Path, drawings: Callable[[Mapping[str, Any]], Iterable[Dra
     except KeyError as error:
         found = ", ".join(list(content)[:8])
         raise DataError(f"{source}: holds no {error}; at its top are {found or 'no keys'}", _AGAIN) from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{source}: holds what no annotation file should: {error}", _AGAIN) from error
 
 

@@ -28,9 +28,9 @@ from emaseg.data.files.images import EXTENSIONS, images_apart
 from emaseg.data.files.label_files import index_rule
 from emaseg.data.label_sets import label_set
 from emaseg.data.sets.folder_index import Found, Visited, found_files, index_file, read_index, write_index
-from emaseg.data.sets.holdout import group_count, held, held_places
+from emaseg.data.sets.holdout import group_count, group_total, held_in_all, held_places
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of
-from emaseg.data.sets.pair_lists import PairList, read_pair_list
+from emaseg.data.sets.pair_lists import PairList, is_heading, read_pair_list
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.data.sets.path_lists import Names, PathList, PathPairs
 from emaseg.errors import DataError, nearest
@@ -90,12 +90,12 @@ def _all_folders(data: FolderData, phase: Phase) -> tuple[list[Found], list[Data
         return _left_some(data, phase, [_of_list(table, data, root, train=phase == "train")]), []
     both = [_matched(data, phase, images, masks, visited) for images, masks in places]
     matched, problems = [one for one, _ in both], [problem for _, problems in both for problem in problems]
-    found = [_of_phase(one, data, phase) for one in matched]
+    found = _divided(matched, data, phase)
     if problems:
         return found, problems
     write_index(index, _left_some(data, phase, found), visited)
     if data.holdout and (places, listing) == (places_of(data, "eval"), data.eval_list):  # of the same folders
-        write_index(index_file(root, "eval", data), [_of_phase(one, data, "eval") for one in matched], visited)
+        write_index(index_file(root, "eval", data), _divided(matched, data, "eval"), visited)
     return found, []
 
 
@@ -109,7 +109,7 @@ def _left_some(data: FolderData, phase: Phase, found: list[Found]) -> list[Found
     raise DataError(
         f"{places_of(data, phase)[0][0]}: data.holdout = {data.holdout} leaves no image for "
         f"{'training' if phase == 'train' else 'evaluation'}",
-        f"there are {found[0].groups} {'groups' if data.holdout_group else 'images'}; set data.holdout to at most "
+        f"there are {max(one.groups for one in found)} {'groups' if data.holdout_group else 'images'}; set data.holdout to at most "
         "that number, and at least 2",
     )
 
@@ -205,7 +205,7 @@ def _matched(
     chosen = _listed(data_root(data.root) / listing, image_files, images) if listing else image_files
     by_stem = _by_stem(chosen, images)
     mask_of = {} if masks is None else _by_stem(mask_files, masks)
-    problems: list[DataError] = []
+    problems = _of_two(by_stem, mask_of, images, naming)
     if masks is not None and data.unmasked == "refuse":
         problems += _images_alone(by_stem, mask_of, images, masks, naming, other)
     if masks is not None and not listing:
@@ -214,10 +214,17 @@ def _matched(
     return _Matched(images, masks, naming, by_stem, mask_of, left), problems
 
 
-def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
-    """The images of a phase with their masks."""
+def _divided(matched: Sequence[_Matched], data: FolderData, phase: Phase) -> list[Found]:
+    """The images of a phase in each folder."""
+    parts = [(one.images, list(one.image_of), one.masks is not None) for one in matched]
+    stems = held_in_all(parts, data.holdout, data.holdout_group, train=phase == "train")
+    total = group_total(parts, data.holdout_group)
+    return [_of_phase(one, own, data, total) for one, own in zip(matched, stems, strict=True)]
+
+
+def _of_phase(matched: _Matched, stems: Sequence[str], data: FolderData, groups: int) -> Found:
+    """The images of a phase with their masks. stems: these images. groups: of all folders."""
     image_of, mask_of, mask_name = matched.image_of, matched.mask_of, matched.naming.mask
-    stems = held(list(image_of), data.holdout, data.holdout_group, matched.images, train=phase == "train")
     bare = matched.masks is None or data.unmasked == "background"
     paired = [stem for stem in stems if mask_name(stem) in mask_of]
     alone = [stem for stem in stems if bare and mask_name(stem) not in mask_of]
@@ -234,7 +241,7 @@ def _of_phase(matched: _Matched, data: FolderData, phase: Phase) -> Found:
         ),
         PathList((Names.of(matched.images, (image_of[stem] for stem in alone)),)),
         left,
-        group_count(list(image_of), data.holdout_group),
+        groups,
     )
 
 
@@ -373,8 +380,11 @@ def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
     for name in image_files:
         by_stem.setdefault(stem_of(name), []).append(name)
     chosen, unknown = [], []
-    for line in read_names(path):
+    lines = read_names(path)
+    for number, line in enumerate(lines):
         name = next((name for name in listed_names(line, top) if name in known or name in by_stem), "")
+        if not name and number == 0 < len(lines) - 1 and is_heading(line):
+            continue
         if not name:
             unknown.append(line)
         elif name in known:
@@ -387,6 +397,21 @@ def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
             nearest(unknown[0], image_files) or "write paths relative to the image folder, one a line",
         )
     return chosen
+
+
+def _of_two(images: dict[str, str], masks: dict[str, str], image_top: Path, naming: Naming) -> list[DataError]:
+    """What is wrong with a mask that two images would have, one with what images begin or end with and one without."""
+    first: dict[str, str] = {}
+    for stem, name in {} if naming.plain else images.items():
+        mask = naming.mask(stem)
+        if mask in masks and (other := first.setdefault(mask, name)) != name:
+            return [
+                DataError(
+                    f"{image_top}: {other} and {name} would both have the mask {masks[mask]}",
+                    "take away or rename the one that is not its image, or name the images to use in a list file",
+                )
+            ]
+    return []
 
 
 def _images_alone(

@@ -52,7 +52,7 @@ def polygon_mask(polygon: Sequence[float], height: int, width: int) -> tuple[int
     """
     try:
         corners = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("a polygon that is not a list of numbers") from None
     if corners.ndim != 1 or len(corners) % 2 or not (np.abs(corners) < 1e8).all():
         raise ValueError("a polygon that is not a flat list of numbers in pairs")

@@ -24,7 +24,7 @@ from emaseg.data.files.images import ARRAY, EXTENSIONS
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 
-__all__ = ["PairList", "mostly_there", "read_pair_list"]
+__all__ = ["PairList", "is_heading", "mostly_there", "read_pair_list"]
 
 _IMAGE_WORDS = ("image", "images", "img", "image_path", "image_file", "filename", "file", "file_name", "path", "input")
 _MASK_WORDS = (
@@ -127,6 +127,11 @@ def _table(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, str]] | Non
         rows = [row + [""] * (max(image, mask) + 1 - len(row)) for row in rows]
         return [(number, row[image], row[mask]) for (number, _), row in zip(lines[1:], rows, strict=False)]
     return None
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line of a list that names one image a line is the heading of its column."""
+    return len(cells := _heading(line, ",")) == 1 and cells[0] in _IMAGE_WORDS
 
 
 def _heading(line: str, mark: str) -> list[str]:

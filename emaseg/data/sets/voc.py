@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,9 @@ def _sources(masks: list[Path], root: Path) -> str:
     return f"masks: {', '.join(texts)}"
 
 
+_PAIR = re.compile(r"(?:\S*/)?([^\s/.]+)\.jpg\s+(?:\S*/)?\1\.png")
+
+
 def _checked_root(root: Path) -> Path:
     if not (root / _IMAGES).is_dir():
         for inner in ("VOC2012", "VOCdevkit/VOC2012", "VOC2012_trainval/VOCdevkit/VOC2012"):
@@ -128,7 +132,8 @@ def _made_trainaug(folder: Path, sbd: Path) -> list[str]:
 
 
 def _read_ids(path: Path) -> list[str]:
-    names = read_names(path)
+    """Image ids, one a line; of a line that is a JPEG and its mask, as lists of trainaug have them, that of the JPEG."""
+    names = [_PAIR.sub(r"\1", name) for name in read_names(path)]
     wrong = next((name for name in names if len(name.split()) > 1 or "/" in name or "." in name), None)
     if wrong is not None:
         raise DataError(f'{path}: "{wrong}" is not an image id', "write one id a line, such as 2007_000032")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from emaseg.data.dataset import LabelError
+from emaseg.data.files import png
 from emaseg.data.files.label_files import ILLEGAL, LabelRule, apply_rule, index_rule, read_label
 from emaseg.errors import DataError, RecipeError
 from emaseg.recipe.data import IGNORE
@@ -270,6 +274,63 @@ def test_jpeg_under_a_png_name(tmp_path: Path) -> None:
     path = tmp_path / "m.png"
     path.write_bytes(file.getvalue())
     fails(path, RULE, "JPEG mask", "PNG")
+
+
+def indexed(folder: Path, mask: np.ndarray, *colours: tuple[int, int, int], name: str = "m.png") -> Path:
+    picture = Image.fromarray(mask)
+    picture.putpalette([part for colour in colours for part in colour])
+    picture.save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif", "m.gif"])
+def test_palette_masks_in_another_order_than_the_recipe_are_refused(name: str, tmp_path: Path) -> None:
+    """Protects from classes that change places: an optimiser numbers the colours of a mask as it likes."""
+    road, car, tree = COLOURS.palette
+    mask = grey([0, 1, 2], [0, 1, 2])
+    error = fails(indexed(tmp_path, mask, road, tree, car, name=name), COLOURS, "[107, 142, 35]", '"car"', '"tree"')
+    assert isinstance(error, LabelError)
+    assert error.kind == "colours"
+    assert "convert" in error.hint
+    fails(indexed(tmp_path, grey([0, 0]), tree), COLOURS, '"road"', '"tree"')  # all of its palette is declared
+    fails(indexed(tmp_path, grey([0, 1]), (0, 0, 0), car), COLOURS, '"road"', "ignored")
+
+
+def test_palette_masks_whose_colours_say_nothing_are_read_by_their_numbers(tmp_path: Path) -> None:
+    """Protects index masks: with the recipe's colours in order, with any others, or with one in common by chance."""
+    road, car, tree = COLOURS.palette
+    mask = grey([0, 1, 2, 255])
+    for colours in ([road, car, tree], [(1, 2, 3), (4, 5, 6), (7, 8, 9)], [tree, (4, 5, 6), (7, 8, 9)]):
+        everything = [*colours, *[(9, 9, raw) for raw in range(253)]]
+        np.testing.assert_array_equal(read_label(indexed(tmp_path, mask, *everything), COLOURS), mask)
+    chance = indexed(tmp_path, grey([0, 0]), tree, (4, 5, 6), (7, 8, 9))
+    np.testing.assert_array_equal(read_label(chance, COLOURS), [[0, 0]])
+
+
+@pytest.mark.parametrize(("kind", "bands"), [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_class_numbers_in_channels_of_16_bits_are_refused(kind: int, bands: int, scale: int, tmp_path: Path) -> None:
+    """Protects from masks that become class 0 everywhere: of such channels Pillow gives the upper bytes alone."""
+    values = np.repeat(np.array([[1, 2, 1]], ">u2")[..., None] * scale, bands, axis=2).astype(">u2")
+    if bands in (2, 4):
+        values[..., -1] = 65535
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    header = struct.pack(">IIBBBBB", 3, 1, 16, kind, 0, 0, 0)
+    path = tmp_path / "m.png"
+    path.write_bytes(
+        png.START + png.chunk(b"IHDR", header) + png.chunk(b"IDAT", rows) + png.chunk(b"IEND", b""),
+    )
+    if scale == 1:
+        fails(path, RULE, "16 bits", "8-bit")
+    else:  # scaled to the whole range, as programs save colours
+        np.testing.assert_array_equal(read_label(path, RULE), [[1, 2, 1]])
+
+
+def test_a_negative_value_is_not_one_to_ignore(tmp_path: Path) -> None:
+    """Protects from a remedy that no recipe takes: data.ignore holds values from 0 to 65535."""
+    path = saved(tmp_path, np.array([[0, 1, -1]], np.int32), name="m.tif")
+    error = fails(path, RULE, "-1 (1 pixel)", "save the pixels below 0 as 255")
+    assert "list the values" not in error.hint
 
 
 def test_missing_and_truncated_masks(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from emaseg.data.files.images import image_size, read_image
 from emaseg.data.files.mask_values import mask_values
+from emaseg.data.files.tiff import is_plain, nodata_of
 from emaseg.errors import DataError
 from tests.data.made import real
 
@@ -53,6 +56,7 @@ def tiff(
     [
         (4, 8, 1, 1, 0, 1, "4 bands of 8 bits"),
         (4, 8, 1, 2, 0, 1, "4 bands of 8 bits, and nothing says what band 4 is"),
+        (4, 8, 1, 2, None, 1, "4 bands of 8 bits, and nothing says what band 4 is"),
         (4, 16, 1, 2, 0, 1, "4 bands of 16 bits"),
         (4, 8, 1, 1, 0, 2, "4 bands of 8 bits"),
         (5, 8, 1, 1, 0, 1, "5 bands of 8 bits"),
@@ -76,6 +80,27 @@ def test_other_bands_and_samples(
     assert "gdal_translate" in caught.value.hint
     with pytest.raises(DataError):
         image_size(path)
+
+
+def test_a_tag_of_many_fractions_is_not_decoded(tmp_path: Path) -> None:
+    """Protects time and memory: a private tag of 20 MB held the reader for half a minute, with 600 MB of objects."""
+    count = 100_000
+    plain = tiff(tmp_path, 1, 8, 1, 1, None).read_bytes()
+    start = struct.unpack_from("<I", plain, 4)[0]
+    entries = struct.unpack_from("<H", plain, start)[0]
+    directory = plain[start + 2 : start + 2 + 12 * entries]
+    fractions = struct.pack("<HHII", 60000, 5, count, len(plain))
+    content = plain + bytes(8 * count)
+    content += struct.pack("<H", entries + 1) + directory + fractions + bytes(4)
+    content = content[:4] + struct.pack("<I", len(plain) + 8 * count) + content[8:]
+    tracemalloc.start()
+    try:
+        assert is_plain(io.BytesIO(content))
+        assert nodata_of(io.BytesIO(content)) is None
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(content)
+    finally:
+        tracemalloc.stop()
+    assert read_image(content).shape == (4, 6, 3)
 
 
 def test_plain_files_are_read(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from emaseg.data.pipeline.resize import resize_image
 from emaseg.data.pipeline.transforms import (
     Crop,
     eval_image,
-    flip_label,
     normalise,
     sample_rng,
     train_crop,
+    turn_label,
 )
 from emaseg.errors import RecipeError
 from emaseg.recipe.inference import Inference
@@ -48,6 +48,7 @@ AUTHORS = Augment(
 )
 PLAIN = Augment(crop=(48, 48), max_class_share=1.0, flip=0.0, photometric="none")
 ALL = (VOC, LIP, AUTHORS, PLAIN)
+MIRRORED = Turned(mirrored=True)
 LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
 
 
@@ -72,7 +73,7 @@ def test_network_inputs_equal_the_published_ones(case: dict[str, Any]) -> None:
 
 
 def test_mirroring_swaps_the_limbs_as_published() -> None:
-    after = flip_label(ARRAYS["flip__before"][None], LIP_PAIRS)[0]
+    after = turn_label(ARRAYS["flip__before"][None], MIRRORED, LIP_PAIRS)[0]
     np.testing.assert_array_equal(after, ARRAYS["flip__after"])
 
 
@@ -144,7 +145,7 @@ def test_image_and_label_move_together() -> None:
 
 def test_mirroring_twice_changes_nothing() -> None:
     label = ARRAYS["flip__before"][None]
-    np.testing.assert_array_equal(flip_label(flip_label(label, LIP_PAIRS), LIP_PAIRS), label)
+    np.testing.assert_array_equal(turn_label(turn_label(label, MIRRORED, LIP_PAIRS), MIRRORED, LIP_PAIRS), label)
 
 
 def test_flip_probabilities_0_and_1_mean_never_and_always() -> None:
@@ -154,6 +155,15 @@ def test_flip_probabilities_0_and_1_mean_never_and_always() -> None:
 
 
 # --------------------------------------------------------------------------------- the authors' pipeline
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1)])
+def test_of_a_thin_image_one_pixel_is_left(shape: tuple[int, int]) -> None:
+    """Protects a training from an error of PyTorch's: half of a pixel was no pixel."""
+    thin = MemorySample("a", np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8))
+    crop = train_crop(thin, replace(AUTHORS, scale_choices=(0.5,)), sample_rng(0, 0, 0))
+    assert crop.label.shape == crop.image.shape[:2] == tuple(max(1, side // 2) for side in shape)
+    assert (crop.label == 1).all()
+
+
 @pytest.mark.parametrize("index", range(6))
 def test_the_authors_pipeline_equals_their_order_of_steps(index: int) -> None:
     """Normalise, resize, pad, crop, mirror, in this order; ours resizes first and pads last."""

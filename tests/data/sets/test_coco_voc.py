@@ -174,6 +174,9 @@ def test_wrong_trees_name_what_is_missing(tmp_path: Path) -> None:
         (json.dumps({"images": IMAGES[:1], "annotations": [{"category_id": 1, "image_id": 7}]}), "'segmentation'"),
         (json.dumps({"images": IMAGES[:1], "annotations": [note(7, 1, "x")]}), "neither polygons"),
         (json.dumps({"images": 3, "annotations": []}), "holds what no annotation file should"),
+        (json.dumps({"images": [{**IMAGES[0], "height": float("inf")}], "annotations": []}), "infinity"),
+        (json.dumps({"images": [{**IMAGES[0], "height": 10**7, "width": 10**7}], "annotations": []}), "10000000"),
+        (json.dumps({"images": IMAGES[:1], "annotations": [note(7, 1, [[10**400, 1, 2, 3, 4, 5]])]}), "polygon"),
     ],
 )
 def test_a_json_that_cannot_be_used(tmp_path: Path, content: str, words: str) -> None:

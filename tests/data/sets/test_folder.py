@@ -90,6 +90,15 @@ def test_images_and_masks_in_one_folder(tmp_path: Path) -> None:
     fails(root, "in one folder", "data.mask_suffix", train_masks="image")
 
 
+def test_a_mask_of_two_images_is_refused(tmp_path: Path) -> None:
+    """Protects from a picture that is no image of the set, such as a preview, and would be trained on with its mask."""
+    root = draw(tmp_path, "image/1.jpg", "image/1_sat.jpg", "image/2_sat.jpg", "mask/1_mask.png", "mask/2_mask.png")
+    keys = {"image_suffix": "_sat", "mask_suffix": "_mask"}
+    fails(root, "1.jpg and 1_sat.jpg would both have the mask 1_mask.png", **keys)
+    (root / "image/1.jpg").unlink()
+    assert names(root, **keys) == ["image/1_sat.jpg", "image/2_sat.jpg"]
+
+
 def test_mask_folder_below_the_image_folder(tmp_path: Path) -> None:
     root = draw(tmp_path, "image/a.jpg")
     (root / "image" / "masks").mkdir()
@@ -110,6 +119,17 @@ def test_list_file_names_images_with_or_without_extension(tmp_path: Path) -> Non
     root = draw(tmp_path, "image/a.jpg", "image/b.jpg", "image/b.png", "image/x/c.jpg", "mask/b.png", "mask/x/c.png")
     (root / "list.txt").write_bytes(b"x\\c\r\n\r\n./b.png\r\n")
     assert names(root, train_list="list.txt") == ["image/x/c.jpg", "image/b.png"]
+
+
+def test_the_heading_of_a_list_of_one_column_is_no_image(tmp_path: Path) -> None:
+    """Protects lists that a table program wrote: their first line names the column, unless an image is called so."""
+    root = draw(tmp_path, "image/a.png", "mask/a.png")
+    (root / "list.csv").write_text("image\na.png\n")
+    assert names(root, train_list="list.csv") == ["image/a.png"]
+    (root / "list.csv").write_text("image\n")
+    fails(root, "1 of the names", train_list="list.csv")
+    draw(root, "image/image.png", "mask/image.png")
+    assert names(root, train_list="list.csv") == ["image/image.png"]
 
 
 def test_training_and_evaluation_read_their_own_folders(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from emaseg.data.checks import check_dataset
 from emaseg.data.pipeline.loading import epoch_order
+from emaseg.data.sets.doubts import file_doubts
 from emaseg.data.sets.folder import folder, usable
 from emaseg.data.sets.holdout import group_of, held
 from emaseg.data.sets.packed import pack
@@ -31,6 +33,49 @@ def two(root: Path) -> Path:
     (root / "x/image").rename(root / "image2")
     (root / "x/mask").rename(root / "mask2")
     return root
+
+
+def test_masks_read_by_colour_beside_masks_read_by_number_are_told(tmp_path: Path) -> None:
+    """Protects from a class that is lost without a word: white, saved as grey, is 255 there and not a class."""
+    draw(tmp_path, "image/a.jpg", "image/b.jpg", "mask/a.png", "mask/b.png")
+    section = data(tmp_path, classes=("ground", "paint"), palette=((0, 0, 0), (255, 255, 255)))
+    picture = np.zeros((4, 5), np.uint8)
+    picture[1:] = 255
+    Image.fromarray(np.repeat(picture[..., None], 3, axis=2)).save(tmp_path / "mask/a.png")
+    Image.fromarray(picture).save(tmp_path / "mask/b.png")
+    [doubt] = file_doubts(folder(section, "train"), (0, 1))
+    assert doubt.kind == "ways"
+    assert "a.png" in doubt.message
+    assert "b.png" in doubt.message
+    alike = Image.fromarray(picture // 255)
+    alike.putpalette([0, 0, 0, 255, 255, 255])
+    alike.save(tmp_path / "mask/b.png")
+    assert file_doubts(folder(section, "train"), (0, 1)) == []
+
+
+def test_a_mask_of_one_colour_does_not_hide_that_palettes_differ(tmp_path: Path) -> None:
+    """Protects the warning: palettes are compared as far as two of them go, not as far as the shortest of all goes."""
+    letters = "abc"
+    draw(tmp_path, *(f"{kind}/{one}.png" for kind in ("image", "mask") for one in letters))
+    colours = ([0, 0, 0], [0, 0, 0, 9, 0, 0, 0, 9, 0], [0, 0, 0, 0, 9, 0, 9, 0, 0])
+    for one, flat in zip(letters, colours, strict=True):
+        mask = Image.fromarray(np.arange(len(flat) // 3, dtype=np.uint8)[None])
+        mask.putpalette(flat)
+        mask.save(tmp_path / f"mask/{one}.png")
+    [doubt] = file_doubts(folder(data(tmp_path), "train"), (0, 1, 2))
+    assert doubt.kind == "palettes"
+
+
+def test_a_band_that_was_saved_as_transparency_is_told(tmp_path: Path) -> None:
+    """Protects images of four bands: programs call near infrared transparency, which lays the colours on white."""
+    draw(tmp_path, "image/a.tif", "image/b.tif", "mask/a.png", "mask/b.png")
+    for name, values in (("a", [0, 255, 255]), ("b", [90, 100, 110])):
+        picture = Image.new("RGBA", (3, 2))
+        picture.putalpha(Image.fromarray(np.array([values] * 2, np.uint8)))
+        picture.save(tmp_path / f"image/{name}.tif")
+    [doubt] = file_doubts(folder(data(tmp_path), "train"), (0, 1))
+    assert (doubt.kind, "b.tif" in doubt.message, "a.tif" in doubt.message) == ("clear", True, False)
+    assert "in_channels = 4" in doubt.hint
 
 
 # --------------------------------------------------------------------------------------------------- several folders
@@ -185,6 +230,42 @@ def test_groups_of_a_folder(tmp_path: Path) -> None:
     assert [Path(held_out.name(index)).name for index in range(3)] == ["s2_0.jpg", "s2_1.jpg", "s2_2.jpg"]
     assert len(folder(data(root, **keys), "train")) == 12
     fails(root, "fits none of the names, such as s0_0", holdout=5, holdout_group="^frame")
+
+
+def sites(root: Path, **clips: range) -> dict[str, object]:
+    """Keys of folders with two frames of each clip."""
+    for site, numbers in clips.items():
+        names = [f"c{clip}_{frame}" for clip in numbers for frame in range(2)]
+        draw(root / site, *(f"image/{name}.jpg" for name in names), *(f"mask/{name}.png" for name in names))
+    images, masks = (tuple(f"{site}/{kind}" for site in clips) for kind in ("image", "mask"))
+    return {"train_images": images, "eval_images": images, "train_masks": masks, "eval_masks": masks, "holdout": 5}
+
+
+def test_a_clip_in_several_folders_is_in_one_phase(tmp_path: Path) -> None:
+    """Protects the scores: frames of one clip lie in two folders, and were trained on and evaluated."""
+    keys = sites(tmp_path, a=range(1, 6), b=range(3, 8)) | {"holdout_group": "^(c[0-9]+)_"}
+    parts = [folder(data(tmp_path, **keys), phase).names() for phase in ("train", "eval")]
+    clips = [{Path(name).name.split("_")[0] for name in part} for part in parts]
+    assert clips == [{"c1", "c2", "c4", "c5", "c6", "c7"}, {"c3"}]
+
+
+def test_small_folders_are_divided_together(tmp_path: Path) -> None:
+    """Protects from a refusal: no folder has five groups, but all of them together have."""
+    keys = sites(tmp_path, a=range(2), b=range(2, 4), c=range(4, 6))
+    for group in ("^(c[0-9]+)_", "folder"):
+        held_out = folder(data(tmp_path, **keys, holdout_group=group), "eval")
+        assert len(held_out) == {"folder": 4}.get(group, 2)
+
+
+def test_images_without_masks_need_not_fit_the_groups(tmp_path: Path) -> None:
+    """Protects a folder of negatives, whose names are no frames: each image is then a group of its own."""
+    keys = sites(tmp_path, a=range(5)) | {"holdout_group": "^(c[0-9]+)_"}
+    draw(tmp_path, "negatives/foo.jpg", "negatives/bar.jpg")
+    for key, more in (("images", "negatives"), ("masks", "")):
+        keys |= {f"{phase}_{key}": (*keys[f"{phase}_{key}"], more) for phase in ("train", "eval")}  # type: ignore[misc]
+    train, evaluation = (folder(data(tmp_path, **keys), phase) for phase in ("train", "eval"))
+    assert (len(train), len(evaluation)) == (10, 2)
+    assert len(train.background) == 2
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def test_rectangles_cover_what_they_enclose(height: int, width: int, data: st.Da
         ([[1, 2, 3]], "in pairs"),
         ([[1, 2, 3, 4, 5, float("nan")]], "in pairs"),
         ([["a", 2, 3, 4, 5, 6]], "not a list of numbers"),
+        ([[10**400, 2, 3, 4, 5, 6]], "not a list of numbers"),
         ([[[1, 2], [3, 4], [5]]], "not a list of numbers"),
         ({"size": [12, 8], "counts": [96]}, "size"),
         ({"counts": [96]}, "size"),

@@ -109,7 +109,7 @@ def test_missing_split_lists_the_others(root: Path) -> None:
     ("content", "words"),
     [
         (b"\n\n", "the list file is empty"),
-        (b"/JPEGImages/a.jpg /SegmentationClass/a.png", "is not an image id"),
+        (b"/JPEGImages/a.jpg /SegmentationClass/b.png", "is not an image id"),
         (b"a\n\xff\xfe", "not a text file in UTF-8"),
     ],
 )
@@ -117,6 +117,14 @@ def test_unusable_list(root: Path, content: bytes, words: str) -> None:
     path = root / "ImageSets/Segmentation/trainaug.txt"
     path.write_bytes(content)
     fails(data(root), str(path), words)
+
+
+def test_a_list_of_images_with_their_masks_names_ids(root: Path) -> None:
+    """Protects users of the usual list of trainaug, whose lines name a JPEG and its mask."""
+    path = root / "ImageSets/Segmentation/train.txt"
+    before, ids = _all(root)[0].items, path.read_text().split()
+    path.write_text("\n".join(f"/JPEGImages/{one}.jpg /SegmentationClassAug/{one}.png" for one in ids))
+    assert _all(root)[0].items == before
 
 
 def test_missing_images_and_masks_are_counted_and_the_first_three_named(root: Path) -> None:
