@@ -90,7 +90,7 @@ def train(
     if deterministic:
         overrides = [*overrides, "train.deterministic=true"]
     rank = rank_of(nproc)
-    output = Output(recipe, overrides, as_json, quiet, rank)
+    output = Output(recipe, overrides, as_json, quiet, rank, device)
     if nproc and nproc > 1 and not dry_run:
         steps = _loaded(recipe, overrides, init_from, resume, verbose=False, quiet=True).recipe.train
         check_ranks(steps.batch, steps.ranks, nproc)
@@ -127,6 +127,7 @@ class Output:
     as_json: bool
     quiet: bool
     rank: Rank
+    device: str = "auto"
 
 
 def _follow(rank: Rank, device: str) -> int:
@@ -343,7 +344,8 @@ def _closing_lines(finished: Finished, output: Output, data: Data) -> list[str]:
         changes = "".join(f" --set {quoted(change)}" for change in output.overrides)
         typed = quoted_path(output.recipe) if output.recipe.startswith("-") else quoted(output.recipe)
         ranks = f" --nproc {output.rank.world}" if output.rank.supervised else ""
-        again = f"emaseg train {typed} --out {run} --resume{ranks}{changes}"
+        device = "" if output.device == "auto" else f" --device {quoted(output.device)}"
+        again = f"emaseg train {typed} --out {run} --resume{ranks}{device}{changes}"
         return [f"interrupted after step {finished.step}; continue with:", f"  {again}"]
     best = "" if finished.best_miou is None else f"; best mIoU {100 * finished.best_miou:.2f}"
     state = "was complete already" if finished.already else "done"

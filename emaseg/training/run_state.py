@@ -142,7 +142,7 @@ def open_run(
         _restore(state, origin.checkpoint)
         if not state.complete:
             then = origin.checkpoint.sampler
-            notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now))
+            notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now, recipe))
             notes += changed_protocol(origin.checkpoint, recipe)
         notes.append(Note(f"continuing at step {state.step} of {state.schedule.total} from {origin.path}"))
         if origin.path == run.last:

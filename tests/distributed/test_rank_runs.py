@@ -201,7 +201,8 @@ def test_rank_0s_error_is_told_once(tmp_path: Path, recipe: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_damaged_image_costs_no_step(tmp_path: Path, rank: int) -> None:
-    """Protects the steps since the last checkpoint: whichever rank meets the image, all are saved first, exit 3."""
+    """Protects the steps since the last checkpoint: whichever rank meets the image, all are saved first, exit 3.
+    The command to continue with has as many processes."""
     data, run = tmp_path / "data", tmp_path / "run"
     recipe = own_data(data, 23)
     path = tmp_path / "own.toml"
@@ -211,9 +212,10 @@ def test_a_damaged_image_costs_no_step(tmp_path: Path, rank: int) -> None:
     index = int(epoch_order(len(dataset), seed, 0)[2 * batch + rank])
     image = next(data.rglob(Path(dataset.name(index)).name))
     image.write_bytes(image.read_bytes()[:200])
-    code, _, err = finish(start("train", path, "--out", run, "--nproc", 2))
+    code, _, err = finish(start("train", path, "--out", run, "--nproc", 2, "--device=cpu"))
     assert code == 3, err
     assert len(messages(err)) == 1
+    assert "--resume --nproc 2 --device cpu" in err
     assert image.name in err
     assert torch.load(run / "checkpoints/last.pt", weights_only=True)["step"] == 2
 
