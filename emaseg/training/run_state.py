@@ -26,7 +26,7 @@ from emaseg.training.class_balance import with_class_weights
 from emaseg.training.compute import LossScale, notes_on, place
 from emaseg.training.image_state import changed_images, image_state
 from emaseg.training.optim import build_optimizer, load_optimizer, short_warmup
-from emaseg.training.replicas import Forward
+from emaseg.training.replicas import Forward, order_note
 from emaseg.training.resuming import (
     Origin,
     changed_protocol,
@@ -144,6 +144,7 @@ def open_run(
             then = origin.checkpoint.sampler
             notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now, recipe))
             notes += changed_protocol(origin.checkpoint, recipe)
+            notes += order_note(recipe, device)
         notes.append(Note(f"continuing at step {state.step} of {state.schedule.total} from {origin.path}"))
         if origin.path == run.last:
             state.saved = position(state)

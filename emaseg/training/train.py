@@ -5,8 +5,8 @@ Room: training.
 What a step computes is a pure function of (recipe, step, state), and the state is in the checkpoint: parameters,
 buffers, momentum, the generator that dropout draws from, the sums of the next row of metrics.csv. The sample order and
 every augmentation derive from (seed, epoch, sample), so they need no state. That is why a run that was interrupted
-equals one that was not: exactly on a CPU with the same number of threads; on CUDA as far as its kernels repeat
-themselves.
+equals one that was not: exactly on a CPU with the same number of threads and processes; on CUDA as far as its kernels
+repeat themselves, and with more than two processes only with train.deterministic (replicas.keeps_order).
 """
 
 from __future__ import annotations
