@@ -26,6 +26,7 @@ from emaseg.runs.folder import RunFolder, found_checkpoints, resume_command
 from emaseg.runs.metrics_file import last_step
 from emaseg.schedule import build_schedule
 from emaseg.training.optim import learning_rate
+from emaseg.training.run_steps import STALLED
 from emaseg.words import Lines, excerpt, lines_of, quoted_path
 
 
@@ -60,6 +61,7 @@ def origin_of(
         return origin
     checkpoint = origin.checkpoint
     sampler = {key: value for key, value in checkpoint.sampler.items() if key != "steps"}  # the end that it had come to
+    sampler[STALLED] = 0  # nor what train.patience had counted: else the next evaluation would be the last again
     notes = (*origin.notes, _extension(recipe, checkpoint.step, total))
     return replace(origin, checkpoint=replace(checkpoint, sampler=sampler), notes=notes)
 
@@ -177,7 +179,7 @@ def put_away(run: RunFolder, origin: Path) -> str:
 _FREE = {
     "train": (
         *("init_from", "workers", "threads", "log_every", "evaluate_every", "tensorboard", "recompute"),
-        *("save_seconds", "save_every", "keep_every", "keep_last"),
+        *("save_seconds", "save_every", "keep_every", "keep_last", "patience"),
     ),
     "data": ("root",),
 }

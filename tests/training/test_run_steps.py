@@ -154,7 +154,8 @@ STALLING = ("train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "opt
 
 def test_a_stalled_run_ends(tmp_path: Path) -> None:
     """Protects patience: nothing is learnt at a rate of next to nothing, so the second evaluation in a row without a
-    better score is the last thing that happens; the run is whole, a resume finds it finished, and one that asks for more goes on."""
+    better score is the last thing that happens; the run is whole, a resume finds it finished, and one that asks
+    for more goes on with all of its patience, which may be another."""
     recipe = tiny(
         "train.iterations=40", "train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "optim.power=0"
     )
@@ -170,8 +171,15 @@ def test_a_stalled_run_ends(tmp_path: Path) -> None:
     again = run(recipe, tmp_path / "run", resume=True)[-1]
     assert isinstance(again, Finished)
     assert again.already
-    longer = tiny("train.iterations=42", *STALLING)
-    assert run(longer, tmp_path / "run", resume=True)[-1].step > finished.step
+    end = finished.step
+    for iterations, patience in ((60, 2), (80, 3)):
+        longer = tiny(*STALLING, f"train.iterations={iterations}", f"train.patience={patience}")
+        events = run(longer, tmp_path / "run", resume=True)
+        better = [event.step for event in events if isinstance(event, Evaluated) and event.best]
+        last = events[-1]
+        assert isinstance(last, Finished)
+        assert last.step == (better or [end])[-1] + 2 * patience < iterations
+        end = last.step
 
 
 @pytest.mark.parametrize("old", [False, True])
