@@ -96,7 +96,7 @@ def follow(device: torch.device, stop: threading.Event) -> None:
             return
         with peers():
             forward = replicate(model, recipe, device)
-        with switches(recipe.train, device), memory_errors(recipe, device):
+        with switches(recipe.train, device), memory_errors(recipe, model, device):
             while True:
                 with heard.preparing():
                     batch = next(stream, None)

@@ -144,7 +144,7 @@ def _train(
         yield from prepare_folder(state, origin, [*notes, *remarks])
         _gather(state, resumed=origin is not None)
         yield started(state)
-        with switches(recipe.train, device), memory_errors(recipe, device):
+        with switches(recipe.train, device), memory_errors(recipe, state.model, device):
             yield from _loop(state, stop)
     finally:
         torch.set_num_threads(threads)
