@@ -16,7 +16,7 @@ from emaseg.evaluation.evaluate import Comparison
 from emaseg.events import Evaluated, Finished, Note
 from emaseg.metrics import Tally, details_of
 from emaseg.metrics.examples import BEST, WORST, Examples
-from emaseg.recipe import Recipe
+from emaseg.recipe import Recipe, load_recipe
 from emaseg.report import run as report
 from emaseg.report.charts import Line, chart
 from emaseg.report.confusion import matrix
@@ -101,6 +101,15 @@ def test_text_from_outside_is_text() -> None:
     for text in HOSTILE[:3]:
         assert text in shown
     assert "line\\nbreak \\x1b[31m\\u202e" in shown
+
+
+def test_a_run_on_other_images_stands_alone() -> None:
+    """Protects the page of a run from a published score beside images that are not the table's, as `emaseg eval` does."""
+    made = result(21)
+    evaluated = Evaluated(made.scores, 9, tally=made.tally)
+    found = report.result_of(load_recipe("voc_r50_d8"), evaluated, made.classes, made.palette)
+    assert found is not None
+    assert found.comparison == Comparison(None, "not comparable: 3 images, where the table's are 1,449")
 
 
 def test_a_page_without_scores_and_without_history_is_a_page() -> None:

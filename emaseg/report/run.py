@@ -13,7 +13,7 @@ from typing import Any
 
 from emaseg.data.dataset import Dataset
 from emaseg.errors import UserError
-from emaseg.evaluation.evaluate import compare_with_published, protocol, split_name
+from emaseg.evaluation.evaluate import compare_with_published, on_images, protocol, split_name
 from emaseg.events import Evaluated, Note
 from emaseg.files import write_text
 from emaseg.metrics import details_of
@@ -38,13 +38,14 @@ def result_of(recipe: Recipe, evaluated: Evaluated, classes: Sequence[str], pale
     """What a page shows of an evaluation during training; None where nothing was counted."""
     if evaluated.tally is None:
         return None
+    compared = on_images(compare_with_published(recipe, recipe), recipe.data, "eval", evaluated.scores.images)
     return Result(
         evaluated.scores,
         details_of(evaluated.tally),
         evaluated.tally,
         classes,
         palette,
-        compare_with_published(recipe, recipe),
+        compared,
         protocol(recipe.inference),
         split=split_name(recipe.data, "eval"),
     )
