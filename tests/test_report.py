@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from emaseg.data.label_sets import voc_colours
-from emaseg.evaluation.evaluate import Comparison
+from emaseg.evaluation.evaluate import Comparison, protocol
 from emaseg.events import Evaluated, Finished, Note
 from emaseg.metrics import Tally, details_of
 from emaseg.metrics.examples import BEST, WORST, Examples
@@ -110,6 +110,15 @@ def test_a_run_on_other_images_stands_alone() -> None:
     found = report.result_of(load_recipe("voc_r50_d8"), evaluated, made.classes, made.palette)
     assert found is not None
     assert found.comparison == Comparison(None, "not comparable: 3 images, where the table's are 1,449")
+
+
+def test_a_run_is_scored_in_float32() -> None:
+    """Protects the page of a run from a precision that its evaluations did not have."""
+    made = result(5)
+    recipe = tiny("inference.precision=bf16")
+    found = report.result_of(recipe, Evaluated(made.scores, 9, tally=made.tally), made.classes, made.palette)
+    assert found is not None
+    assert found.protocol == protocol(tiny().inference) != protocol(recipe.inference)
 
 
 def test_a_page_without_scores_and_without_history_is_a_page() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def result_of(recipe: Recipe, evaluated: Evaluated, classes: Sequence[str], pale
     """What a page shows of an evaluation during training; None where nothing was counted."""
     if evaluated.tally is None:
         return None
+    recipe = replace(recipe, inference=replace(recipe.inference, precision="fp32"))  # see compute.evaluating
     compared = on_images(compare_with_published(recipe, recipe), recipe.data, "eval", evaluated.scores.images)
     return Result(
         evaluated.scores,

@@ -135,7 +135,7 @@ def _evaluate(model: Network, dataset: Dataset, recipe: Recipe, device: torch.de
     """This rank's part of an evaluation; rank 0 has the scores, too."""
     protocol = recipe.inference, recipe.backbone.pixel_stats, device
     model.eval()
-    with peers(), evaluating(recipe.train), evaluated_network(model, recipe):
+    with peers(), evaluating(recipe.train, device), evaluated_network(model, recipe):
         for _ in evaluate(model, dataset, *protocol, shared=True, stop=stop):
             pass
     model.train()

@@ -226,7 +226,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
     finally:
         stream.close()
         state.saver.close()
-    with evaluating(state.recipe.train), averaged(state.average, state.model):
+    with evaluating(state.recipe.train, state.device), averaged(state.average, state.model):
         samples = write_samples(state.model, state.recipe, state.eval_set, state.run, state.device)
     if not state.schedule.scored:
         yield from report_training(state.run, state.recipe, state.eval_set, None, state.step)
@@ -237,7 +237,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
 def _evaluation_seconds(state: RunState) -> float:
     """What an evaluation takes, measured as one is made."""
     protocol = state.recipe.inference, state.recipe.backbone.pixel_stats
-    with evaluating(state.recipe.train):
+    with evaluating(state.recipe.train, state.device):
         return evaluation_seconds(state.model, state.eval_set, *protocol, state.device)
 
 
@@ -356,7 +356,7 @@ def _evaluate(state: RunState, stop: threading.Event) -> Iterator[TrainEvent]:
         together = evaluated_network(state.model, recipe)
         with (
             state.lead.doing(Action.EVALUATE),
-            evaluating(recipe.train),
+            evaluating(recipe.train, state.device),
             averaged(state.average, state.model),
             together,
         ):

@@ -291,11 +291,21 @@ def test_an_evaluation_tries_no_kernels() -> None:
     try:
         for value in (True, False):
             cudnn.benchmark = value
-            with evaluating(tiny().train):
+            with evaluating(tiny().train, CPU):
                 assert not cudnn.benchmark
             assert cudnn.benchmark == value
     finally:
         cudnn.benchmark = before
+
+
+def test_an_evaluation_in_training_is_in_whole_float32() -> None:
+    """Protects the scores of a run with train.tf32: they are those of `emaseg eval`, which has TF32 off."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    train, device = tiny("train.tf32=true").train, torch.device("cuda")  # settings only: nothing is computed there
+    with switches(train, device):
+        with evaluating(train, device):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, False)
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
 
 
 def test_ways_out_of_missing_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ def test_what_evaluates_does_so_as_an_evaluation(tmp_path: Path, monkeypatch: py
     seen: dict[str, int] = {}
 
     @contextlib.contextmanager
-    def evaluating(train: Train) -> Iterator[None]:
+    def evaluating(train: Train, device: torch.device) -> Iterator[None]:
         inside.append(train)
         yield
         inside.pop()
