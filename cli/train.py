@@ -94,7 +94,7 @@ def train(
     if nproc and nproc > 1 and not dry_run:
         steps = _loaded(recipe, overrides, init_from, resume, verbose=False, quiet=True).recipe.train
         check_ranks(steps.batch, steps.ranks, nproc)
-        return launched(session.arguments, nproc, saves=True)
+        return launched(session.arguments, nproc, device, saves=True)
     if not rank.leads:
         return 0 if dry_run else _follow(rank, device)  # rank 0 forecasts alone
     if dry_run:
