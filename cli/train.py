@@ -306,8 +306,8 @@ def _forecast_json(forecast: Forecast) -> dict[str, object]:
 
 @contextlib.contextmanager
 def _run_folder(out: Path | None, recipe: str, name: str, resume: bool, quiet: bool) -> Iterator[Path]:
-    """The folder to train in: the one given; to resume, the run whose own recipe was named, or else the newest one there
-    (names are times), if there is any; else a new one below runs/<recipe>, which another start cannot get as well."""
+    """The folder to train in: the one given; to resume, the run whose own recipe was named, or else the one there that
+    was written to last, if there is any; else a new one below runs/<recipe>, which another start cannot get as well."""
     known = out or (_known_run(recipe, name) if resume else None)
     if known is not None:
         yield known
@@ -325,14 +325,12 @@ def _run_folder(out: Path | None, recipe: str, name: str, resume: bool, quiet: b
 
 def _known_run(recipe: str, name: str) -> Path | None:
     from emaseg.resources import runs_folder
-    from emaseg.runs.folder import run_of
+    from emaseg.runs.folder import run_of, runs_by_time
 
     own = run_of(Path(recipe))
     if own is not None:
         return own
-    folder = runs_folder(name)
-    runs = sorted(run for run in folder.iterdir() if (run / "recipe.toml").is_file()) if folder.is_dir() else []
-    return runs[-1] if runs else None
+    return next(iter(runs_by_time(runs_folder(name))), None)
 
 
 def _closing_lines(finished: Finished, output: Output, data: Data) -> list[str]:

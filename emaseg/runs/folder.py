@@ -226,6 +226,21 @@ def newest_run(folder: Path) -> Path | None:
     return max(runs, key=lambda run: (RunFolder(run).samples.stat().st_mtime, run.name), default=None)
 
 
+def runs_by_time(folder: Path) -> list[Path]:
+    """The runs in a folder itself, complete or not, the one that was written to last first."""
+    runs = [run for run in folder.glob("*") if RunFolder(run).recipe.is_file()]
+    return sorted(runs, key=lambda run: (last_written(RunFolder(run)), run.name), reverse=True)
+
+
+def last_written(run: RunFolder) -> float:
+    """When a run was last written to, in seconds of the clock; 0 where that cannot be found out."""
+    times = [0.0]
+    for path in (run.recipe, run.metrics, run.log, run.samples, run.last, run.best):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
 def resume_command(run: RunFolder) -> str:
     """The command that continues a run as it was started: with --nproc and --device where its last start had them."""
     return f"emaseg train {quoted_path(run.recipe)} --out {quoted_path(run.root)} --resume{_as_last_started(run)}"
