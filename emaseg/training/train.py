@@ -174,7 +174,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
                 if state.step == state.schedule.total:
                     _save(state, state.run.last)
                 began = time.perf_counter()
-                yield from _evaluate(state, stop)
+                yield from _evaluate(state, stop, statistics)
                 statistics.evaluating = time.perf_counter() - began
             if stop.is_set():
                 if state.saved != position(state):
@@ -346,7 +346,7 @@ def _save(state: RunState, *paths: Path) -> None:
         state.saved, state.saved_at = position(state), time.monotonic()
 
 
-def _evaluate(state: RunState, stop: threading.Event) -> Iterator[TrainEvent]:
+def _evaluate(state: RunState, stop: threading.Event, statistics: StepStatistics) -> Iterator[TrainEvent]:
     """Score the evaluation split; a better mIoU also becomes best.pt. `stop` abandons it: a resume repeats it."""
     recipe, run = state.recipe, state.run
     stats = recipe.backbone.pixel_stats
@@ -376,6 +376,9 @@ def _evaluate(state: RunState, stop: threading.Event) -> Iterator[TrainEvent]:
     yield from _health(state)
     yield from _said(state, state.length.after_evaluation(state.best))
     if state.step == state.schedule.total:
+        row = statistics.last_row(state.step)  # there are steps without one where train.patience has made it the end
+        if row is not None:
+            yield record(run, row, state.model.loss_names)
         yield from _said(state, missed_classes(scored.scores), warning=True)
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import WeightsError
-from emaseg.events import Evaluated, Finished, Note, Stepped, TrainEvent
+from emaseg.events import Evaluated, Finished, Logged, Note, Stepped, TrainEvent
 from emaseg.recipe.training import Train
 from emaseg.runs.folder import is_complete
 from emaseg.schedule import Schedule
@@ -180,6 +180,22 @@ def test_a_stalled_run_ends(tmp_path: Path) -> None:
         assert isinstance(last, Finished)
         assert last.step == (better or [end])[-1] + 2 * patience < iterations
         end = last.step
+
+
+def test_the_last_losses_of_a_stalled_run_are_written(tmp_path: Path) -> None:
+    """Protects metrics.csv from ending before the run does: steps since the last row have one, too, and what a longer run
+    adds later does not count them twice."""
+    events = run(tiny("train.iterations=60", *STALLING, "train.log_every=50"), tmp_path / "run")
+    end = events[-1]
+    assert isinstance(end, Finished)
+    stepped = [event for event in events if isinstance(event, Stepped)]
+    (row,) = [event for event in events if isinstance(event, Logged) and "loss" in event.values]
+    assert row.step == end.step < 50
+    assert row.values["loss"] == pytest.approx(sum(event.loss for event in stepped) / len(stepped))
+    assert row.values["lr"] == stepped[-1].lr
+    table = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table if line.split(",")[3]] == ["step", str(end.step)]
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.pt").running == {}
 
 
 @pytest.mark.parametrize("old", [False, True])
