@@ -103,6 +103,17 @@ def test_text_from_outside_is_text() -> None:
     assert "line\\nbreak \\x1b[31m\\u202e" in shown
 
 
+def test_steps_have_all_of_their_digits() -> None:
+    """Protects the step of the best score and the axis of a long run from 1.23457e+06."""
+    history = History(mious=[(500_000.0, 0.25), (1_234_567.0, 0.5)])
+    shown = "".join(parsed(report.run_page(tiny(), result(2), history, "run", 1_234_567)).itertext())
+    assert "50.00 after step 1,234,567" in shown
+    assert "measured, step 1,234,567: 50" in shown
+    assert "1,000,000" in shown
+    assert "e+0" not in shown
+    assert "0.5" in chart("Loss", [Line("a", [(0.0, 1.0), (2.0, 2.0)])])
+
+
 def test_a_run_on_other_images_stands_alone() -> None:
     """Protects the page of a run from a published score beside images that are not the table's, as `emaseg eval` does."""
     made = result(21)
