@@ -178,8 +178,18 @@ def put_away(run: RunFolder, origin: Path) -> str:
 # Changing these does not change what a step computes (but threads its rounding).
 _FREE = {
     "train": (
-        *("init_from", "workers", "threads", "log_every", "evaluate_every", "tensorboard", "recompute"),
-        *("save_seconds", "save_every", "keep_every", "keep_last", "patience"),
+        "init_from",
+        "workers",
+        "threads",
+        "log_every",
+        "evaluate_every",
+        "tensorboard",
+        "recompute",
+        "save_seconds",
+        "save_every",
+        "keep_every",
+        "keep_last",
+        "patience",
     ),
     "data": ("root",),
 }
