@@ -151,7 +151,7 @@ def evaluate(
     rank = rank_of(nproc)
     _check_options(submit, calibration, out, rank.world > 1 or (nproc or 1) > 1)
     if nproc and nproc > 1:
-        return launched(session.arguments, nproc)
+        return launched(session.arguments, nproc, device)
     quiet, verbose = quiet or not rank.leads, verbose and rank.leads
     with contextlib.ExitStack() as stack, as_rank(rank, device):
         from emaseg.reference import (

@@ -33,15 +33,21 @@ def rank_of(nproc: int | None) -> Rank:
     return rank
 
 
-def launched(arguments: Sequence[str], nproc: int, *, saves: bool = False) -> int:
+def launched(arguments: Sequence[str], nproc: int, device: str, *, saves: bool = False) -> int:
     """Run the command as so many ranks; its exit code.
 
     Args:
         arguments: as they were typed.
+        device: as it was named.
         saves: rank 0 saves its state when another one fails.
+
+    Raises:
+        SystemFault: there are fewer GPUs than processes.
     """
+    from emaseg.device import check_gpus
     from emaseg.distributed.launch import launch
 
+    check_gpus(nproc, device)
     return launch(_without_nproc(arguments), nproc, saves=saves)
 
 

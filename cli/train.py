@@ -90,11 +90,11 @@ def train(
     if deterministic:
         overrides = [*overrides, "train.deterministic=true"]
     rank = rank_of(nproc)
-    output = Output(recipe, overrides, as_json, quiet, rank)
+    output = Output(recipe, overrides, as_json, quiet, rank, device)
     if nproc and nproc > 1 and not dry_run:
         steps = _loaded(recipe, overrides, init_from, resume, verbose=False, quiet=True).recipe.train
         check_ranks(steps.batch, steps.ranks, nproc)
-        return launched(session.arguments, nproc, saves=True)
+        return launched(session.arguments, nproc, device, saves=True)
     if not rank.leads:
         return 0 if dry_run else _follow(rank, device)  # rank 0 forecasts alone
     if dry_run:
@@ -127,6 +127,7 @@ class Output:
     as_json: bool
     quiet: bool
     rank: Rank
+    device: str = "auto"
 
 
 def _follow(rank: Rank, device: str) -> int:
@@ -305,8 +306,8 @@ def _forecast_json(forecast: Forecast) -> dict[str, object]:
 
 @contextlib.contextmanager
 def _run_folder(out: Path | None, recipe: str, name: str, resume: bool, quiet: bool) -> Iterator[Path]:
-    """The folder to train in: the one given; to resume, the run whose own recipe was named, or else the newest one there
-    (names are times), if there is any; else a new one below runs/<recipe>, which another start cannot get as well."""
+    """The folder to train in: the one given; to resume, the run whose own recipe was named, or else the one there that
+    was written to last, if there is any; else a new one below runs/<recipe>, which another start cannot get as well."""
     known = out or (_known_run(recipe, name) if resume else None)
     if known is not None:
         yield known
@@ -324,14 +325,12 @@ def _run_folder(out: Path | None, recipe: str, name: str, resume: bool, quiet: b
 
 def _known_run(recipe: str, name: str) -> Path | None:
     from emaseg.resources import runs_folder
-    from emaseg.runs.folder import run_of
+    from emaseg.runs.folder import run_of, runs_by_time
 
     own = run_of(Path(recipe))
     if own is not None:
         return own
-    folder = runs_folder(name)
-    runs = sorted(run for run in folder.iterdir() if (run / "recipe.toml").is_file()) if folder.is_dir() else []
-    return runs[-1] if runs else None
+    return next(iter(runs_by_time(runs_folder(name))), None)
 
 
 def _closing_lines(finished: Finished, output: Output, data: Data) -> list[str]:
@@ -343,7 +342,8 @@ def _closing_lines(finished: Finished, output: Output, data: Data) -> list[str]:
         changes = "".join(f" --set {quoted(change)}" for change in output.overrides)
         typed = quoted_path(output.recipe) if output.recipe.startswith("-") else quoted(output.recipe)
         ranks = f" --nproc {output.rank.world}" if output.rank.supervised else ""
-        again = f"emaseg train {typed} --out {run} --resume{ranks}{changes}"
+        device = "" if output.device == "auto" else f" --device {quoted(output.device)}"
+        again = f"emaseg train {typed} --out {run} --resume{ranks}{device}{changes}"
         return [f"interrupted after step {finished.step}; continue with:", f"  {again}"]
     best = "" if finished.best_miou is None else f"; best mIoU {100 * finished.best_miou:.2f}"
     state = "was complete already" if finished.already else "done"

@@ -262,7 +262,7 @@ def measure_training(recipe: Recipe, device: torch.device, *, steps: int, warm_u
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.train.threads or threads)
     try:
-        with memory_errors(recipe, device), switches(recipe.train, device), contextlib.closing(stream):
+        with memory_errors(recipe, model, device), switches(recipe.train, device), contextlib.closing(stream):
             for i in range(warm_up + steps):
                 if i == warm_up:
                     reset_peak(device)

@@ -8,7 +8,7 @@ A checkpoint is one file readable with torch.load(weights_only=True): tensors, n
     optimizer  its state
     step       optimiser steps done;  epoch: passes over the data completed
     best       {miou, step, evaluated}: highest mIoU so far, where, and the last step that was evaluated
-    rng        {cpu, cuda}: generator states that dropout draws from
+    rng        {cpu, cuda}, on Apple's GPUs mps, too: generator states that dropout draws from
     sampler    {seed, epoch, offset}: position in the sample order; {steps}: of the run, where train.hours or train.patience
                made them fewer; {stalled}: evaluations in a row without a better mIoU, with train.patience; {images,
                names, eval_images, eval_names}: counts of the two image lists and hashes of their names, and more of what a

@@ -53,11 +53,30 @@ def pick_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise SystemFault(f"--device {name}: PyTorch sees no CUDA device here", "use --device cpu")
+        if rank.world > 1 and int(number or 0) >= count:
+            raise SystemFault(
+                f"process {rank.local} of this machine has no GPU of its own: PyTorch sees {count} CUDA device(s)",
+                "start as many processes as there are GPUs, or use --device cpu",
+            )
         if int(number or 0) >= count:
             raise SystemFault(f"--device {name}: this machine has {count} CUDA device(s)", "count from cuda:0")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise SystemFault(f"--device {name}: PyTorch sees no Apple GPU here", "use --device cpu")
     return torch.device(name)
+
+
+def check_gpus(processes: int, name: str) -> None:
+    """Refuse more processes of one machine than it has GPUs for, where the device called `name` is a GPU.
+
+    Raises:
+        SystemFault: says how many there are.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (name == "cuda" or (name == "auto" and count)) and processes > count:
+        raise SystemFault(
+            f"--nproc {processes}: each process needs a GPU of its own, and PyTorch sees {count} CUDA device(s) here",
+            f"--nproc {count}, or --device cpu" if count > 1 else "leave --nproc out, or use --device cpu",
+        )
 
 
 def slow_precision(precision: str, device: torch.device) -> list[str]:

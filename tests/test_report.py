@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from emaseg.data.label_sets import voc_colours
-from emaseg.evaluation.evaluate import Comparison
+from emaseg.evaluation.evaluate import Comparison, protocol
 from emaseg.events import Evaluated, Finished, Note
 from emaseg.metrics import Tally, details_of
 from emaseg.metrics.examples import BEST, WORST, Examples
-from emaseg.recipe import Recipe
+from emaseg.recipe import Recipe, load_recipe
 from emaseg.report import run as report
 from emaseg.report.charts import Line, chart
 from emaseg.report.confusion import matrix
@@ -101,6 +101,35 @@ def test_text_from_outside_is_text() -> None:
     for text in HOSTILE[:3]:
         assert text in shown
     assert "line\\nbreak \\x1b[31m\\u202e" in shown
+
+
+def test_steps_have_all_of_their_digits() -> None:
+    """Protects the step of the best score and the axis of a long run from 1.23457e+06."""
+    history = History(mious=[(500_000.0, 0.25), (1_234_567.0, 0.5)])
+    shown = "".join(parsed(report.run_page(tiny(), result(2), history, "run", 1_234_567)).itertext())
+    assert "50.00 after step 1,234,567" in shown
+    assert "measured, step 1,234,567: 50" in shown
+    assert "1,000,000" in shown
+    assert "e+0" not in shown
+    assert "0.5" in chart("Loss", [Line("a", [(0.0, 1.0), (2.0, 2.0)])])
+
+
+def test_a_run_on_other_images_stands_alone() -> None:
+    """Protects the page of a run from a published score beside images that are not the table's, as `emaseg eval` does."""
+    made = result(21)
+    evaluated = Evaluated(made.scores, 9, tally=made.tally)
+    found = report.result_of(load_recipe("voc_r50_d8"), evaluated, made.classes, made.palette)
+    assert found is not None
+    assert found.comparison == Comparison(None, "not comparable: 3 images, where the table's are 1,449")
+
+
+def test_a_run_is_scored_in_float32() -> None:
+    """Protects the page of a run from a precision that its evaluations did not have."""
+    made = result(5)
+    recipe = tiny("inference.precision=bf16")
+    found = report.result_of(recipe, Evaluated(made.scores, 9, tally=made.tally), made.classes, made.palette)
+    assert found is not None
+    assert found.protocol == protocol(tiny().inference) != protocol(recipe.inference)
 
 
 def test_a_page_without_scores_and_without_history_is_a_page() -> None:

@@ -3,7 +3,7 @@
 Room: distributed.
 
 Messages between the ranks' networks travel where the tensors are: by NCCL between GPUs, by gloo otherwise. What ranks
-tell each other beside (emaseg/training/follow.py) always travels by gloo, which notices at once when a rank is gone; NCCL waits.
+tell each other beside (lockstep.py) always travels by gloo, which notices at once when a rank is gone; NCCL waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emaseg.errors import PeerFailed, SystemFault
 
 Content = TypeVar("Content")
 
-_BUG = 70  # exit code of an exception that has none of its own
+BUG = 70  # exit code of an exception that has none of its own
 _FAILED = "emaseg/failed"  # key of the ranks' common store: how many have failed; the first one tells people
 _CODE = "emaseg/code"  # the exit code of the first one
 _WAIT = datetime.timedelta(seconds=2)  # for that code
@@ -129,7 +129,7 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
     except (PeerFailed, GeneratorExit, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        code = int(getattr(error, "exit_code", _BUG))
+        code = int(getattr(error, "exit_code", BUG))
         if not _is_first_to_fail(code):
             raise PeerFailed(code) from error
         raise

@@ -17,10 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from emaseg.distributed.collectives import largest_over_ranks, peers, world_size
+from emaseg.distributed.collectives import BUG, largest_over_ranks, peers, world_size
 from emaseg.errors import PeerFailed
-
-_BUG = 70  # exit code of an exception that has none
 
 
 class Action(IntEnum):
@@ -111,7 +109,7 @@ class Followed:
         try:
             yield
         except Exception as error:
-            code = int(getattr(error, "exit_code", _BUG))
+            code = int(getattr(error, "exit_code", BUG))
             with contextlib.suppress(PeerFailed):
                 action, _ = self._exchange(code)
                 if action != Action.END:

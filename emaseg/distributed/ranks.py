@@ -66,6 +66,20 @@ def this_rank(environ: Mapping[str, str] | None = None) -> Rank:
     return rank if rank.world > 1 else ALONE
 
 
+def ranks_here(environ: Mapping[str, str] | None = None) -> int:
+    """How many of the processes that train are on this machine and share its cores and memory; 1 where no launcher says.
+
+    Slurm does not say it, but shows each task its own cores.
+
+    Raises:
+        RecipeError: a variable does not hold what it must.
+    """
+    environ = os.environ if environ is None else environ
+    if this_rank(environ) == ALONE or "LOCAL_WORLD_SIZE" not in environ:
+        return 1
+    return max(1, _number(environ, "LOCAL_WORLD_SIZE"))
+
+
 def _of_slurm(environ: Mapping[str, str]) -> Rank:
     tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
     world = _number(environ, tasks) if tasks in environ else 1

@@ -85,7 +85,7 @@ def evaluate(
         calibration: also count how sure the network is, which costs an exponential for each class and pixel.
         shared: all processes call this, each predicts its part of the images, every image once, and all get the scores
             of the whole set.
-        stop: when set, in whichever process, the evaluation ends early.
+        stop: when set, in whichever process, the evaluation ends early, unless that was its last image.
 
     Yields:
         Evaluating after each image, Evaluated with its tally at the end, unless it was stopped.
@@ -108,13 +108,15 @@ def evaluate(
     first, each = (rank_number(), world_size()) if shared else (0, 1)
     own = range(first, total, each)
     with contextlib.closing(read_ahead(partial(read_pair, dataset), own)) as pairs:
-        for turn in range(-(-total // each)):
+        turns = -(-total // each)
+        for turn in range(turns):
             if turn < len(own):
                 (image, label), index = next(pairs), own[turn]
                 name = dataset.name(index)
                 labels, confidence = _predicted(model, image, name, inference, stats, device, calibration)
                 tally.add(index, name, label, labels, confidence, as_picture(image))
-            if stop is not None and (largest_over_ranks([int(stop.is_set())])[0] if shared else stop.is_set()):
+            more = turn + 1 < turns  # after the last image all is done: the scores are there
+            if more and stop is not None and (largest_over_ranks([int(stop.is_set())])[0] if shared else stop.is_set()):
                 stop.set()  # another process may have been asked: the caller sees here that this was no end
                 return
             done = min(total, (turn + 1) * each)

@@ -25,7 +25,7 @@ from emaseg.recipe.training import Loss
 
 Frozen = Literal["none", "backbone", "backbone_norms"]
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Network(Recomputing, ABC):
         if self.frozen == "backbone":
             yield self.backbone
         elif self.frozen == "backbone_norms":
-            yield from (module for module in self.backbone.modules() if isinstance(module, _NORMS))
+            yield from (module for module in self.backbone.modules() if isinstance(module, NORMS))
 
     def recompute_activations(self, on: bool = True) -> None:
         """From now on a training step keeps what its blocks begin with, and computes anew what lies between; or not."""

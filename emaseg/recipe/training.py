@@ -240,7 +240,9 @@ class Train:
         'or a weight file; "" = none',
         "",
     )
-    workers: int = key("data loading processes; -1 = as many as help on this machine", -1, low=-1, ceiling=256)
+    workers: int = key(
+        "data loading processes of each training process; -1 = as many as help on this machine", -1, low=-1, ceiling=256
+    )
     threads: int = key("CPU threads of the network; 0 = one per core", 0, low=0, ceiling=1024)
     seed: int = key("seed of start weights, sample order, augmentation and dropout", 0, low=0, ceiling=SEED)
     evaluate_every: int = key(

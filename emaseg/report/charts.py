@@ -17,6 +17,7 @@ _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 26, 30
 _MOST_POINTS = 400  # of a line; more are averaged in equal groups
 _MOST = 1e100  # what is larger, infinite or no number is left out
+_EXACT = 1e15  # below this a float tells whole numbers apart
 _LEAST = 1e-100  # what is smaller is 0
 _FEW = 40  # points that are worth a dot each
 
@@ -32,7 +33,7 @@ class Line:
     colour: int = 1
 
 
-def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool = False) -> str:
+def chart(title: str, lines: Sequence[Line], unit: str = "step") -> str:
     """Lines over training steps, with axes, a title and a legend. title, unit: our own words.
 
     Returns "" where there is nothing to draw.
@@ -48,7 +49,7 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool
     if not values:
         return ""
     right = max(x for line in shown for x, _ in line.points) or 1
-    ticks = _ticks(0.0 if from_zero else min(values), max(values))
+    ticks = _ticks(min(values), max(values))
     low, high = min(ticks), max(ticks)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -65,7 +66,7 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool
         if tick <= right:
             x, _ = place(tick, low)
             anchor = "end" if tick == right else "middle"
-            label = f'<text x="{x}" y="{_HEIGHT - 15}" font-size="11" text-anchor="{anchor}">{tick:,g}</text>'
+            label = f'<text x="{x}" y="{_HEIGHT - 15}" font-size="11" text-anchor="{anchor}">{counted(tick)}</text>'
             parts.append(label)
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" font-size="10" text-anchor="end">{unit}</text>')
     for line in shown:
@@ -77,13 +78,18 @@ def chart(title: str, lines: Sequence[Line], unit: str = "step", from_zero: bool
     )
 
 
+def counted(number: float) -> str:
+    """A number of steps: with all of its digits, where it is a whole one."""
+    return f"{number:,.0f}" if number == round(number) and abs(number) < _EXACT else f"{number:g}"
+
+
 def _drawn(line: Line, colour: str, places: Sequence[Point]) -> list[str]:
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
     dash = ' stroke-dasharray="5 4"' if line.dashed else ""
     parts = [f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"{dash}/>']
     if len(places) <= _FEW and not line.dashed:
         for (x, y), (step, value) in zip(places, line.points, strict=True):
-            tip = f"{text(line.name)}, step {step:g}: {value:.4g}"
+            tip = f"{text(line.name)}, step {counted(step)}: {value:.4g}"
             parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="3" fill="{colour}"><title>{tip}</title></circle>')
     return parts
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from emaseg.data.dataset import Dataset
 from emaseg.errors import UserError
-from emaseg.evaluation.evaluate import compare_with_published, protocol, split_name
+from emaseg.evaluation.evaluate import compare_with_published, on_images, protocol, split_name
 from emaseg.events import Evaluated, Note
 from emaseg.files import write_text
 from emaseg.metrics import details_of
 from emaseg.recipe import Recipe, recipe_to_toml
-from emaseg.report.charts import Line, chart
+from emaseg.report.charts import Line, chart, counted
 from emaseg.report.history import History, read_history
 from emaseg.report.page import block, document, facts, heading, text
 from emaseg.report.sections import (
@@ -38,13 +39,15 @@ def result_of(recipe: Recipe, evaluated: Evaluated, classes: Sequence[str], pale
     """What a page shows of an evaluation during training; None where nothing was counted."""
     if evaluated.tally is None:
         return None
+    recipe = replace(recipe, inference=replace(recipe.inference, precision="fp32"))  # see compute.evaluating
+    compared = on_images(compare_with_published(recipe, recipe), recipe.data, "eval", evaluated.scores.images)
     return Result(
         evaluated.scores,
         details_of(evaluated.tally),
         evaluated.tally,
         classes,
         palette,
-        compare_with_published(recipe, recipe),
+        compared,
         protocol(recipe.inference),
         split=split_name(recipe.data, "eval"),
     )
@@ -93,7 +96,7 @@ def _body(recipe: Recipe, result: Result | None, history: History, name: str, st
     yield f'<p class="soft">recipe {text(recipe.name)}{where}{at}</p>'
     if result is not None:
         yield headline(result)
-    yield _curves(recipe, result, history)
+    yield _curves(result, history)
     if result is None:
         yield '<p class="soft">The evaluation images have no labels here, so nothing is scored.</p>'
     else:
@@ -106,7 +109,7 @@ def _body(recipe: Recipe, result: Result | None, history: History, name: str, st
     yield f"<footer>Written by emaseg {text(now)}. This file holds everything that it shows.</footer>"
 
 
-def _curves(recipe: Recipe, result: Result | None, history: History) -> str:
+def _curves(result: Result | None, history: History) -> str:
     losses = [Line("all" if key == "loss" else key, points) for key, points in history.losses.items()]
     if len(losses) == 2:  # the sum and its only term
         losses = losses[:1]
@@ -128,7 +131,7 @@ def _about(recipe: Recipe, history: History) -> str:
     if recipe.published is not None:
         pairs.append(("published row", text(recipe.published.table)))
     if (best := history.best) is not None:
-        pairs.append(("best mIoU", f"{100 * best[1]:.2f} after step {best[0]:,g}"))
+        pairs.append(("best mIoU", f"{100 * best[1]:.2f} after step {counted(best[0])}"))
     for number, start in enumerate(history.starts, start=1):
         pairs += _start(start, f"{number}. start" if len(history.starts) > 1 else "started")
     source = f"<details><summary>The whole recipe</summary>{block(recipe_to_toml(recipe))}</details>"

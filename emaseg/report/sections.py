@@ -14,6 +14,7 @@ from PIL import Image
 
 from emaseg.evaluation.evaluate import Comparison
 from emaseg.metrics import Details, Example, Scores, Tally
+from emaseg.metrics.calibration import BINS
 from emaseg.report.confusion import largest_errors, matrix
 from emaseg.report.page import bar, facts, heading, percent, picture, swatch, table, text
 from emaseg.visual import palette_png
@@ -148,7 +149,7 @@ def more_scores(result: Result) -> str:
     if (calibration := details.calibration) is None:
         return found
     rows = [
-        (f"{i / 15:.2f} to {(i + 1) / 15:.2f}", f"{n:,}", percent(confidence), percent(right), bar(right))
+        (f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}", f"{n:,}", percent(confidence), percent(right), bar(right))
         for i, (n, right, confidence) in enumerate(calibration.bins)
         if n
     ]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -30,6 +31,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emaseg.distributed.ranks import this_rank
 from emaseg.errors import RecipeError, SystemFault, WeightsError
 from emaseg.files import (
     append_text,
@@ -45,7 +47,7 @@ from emaseg.files import (
 from emaseg.recipe import Recipe, recipe_to_toml
 from emaseg.runs.lock import NAME as LOCK
 from emaseg.runs.lock import RunLock, hold, is_lock
-from emaseg.words import quoted_path, shown
+from emaseg.words import quoted, quoted_path, shown
 
 if TYPE_CHECKING:
     import torch
@@ -224,9 +226,40 @@ def newest_run(folder: Path) -> Path | None:
     return max(runs, key=lambda run: (RunFolder(run).samples.stat().st_mtime, run.name), default=None)
 
 
+def runs_by_time(folder: Path) -> list[Path]:
+    """The runs in a folder itself, complete or not, the one that was written to last first."""
+    runs = [run for run in folder.glob("*") if RunFolder(run).recipe.is_file()]
+    return sorted(runs, key=lambda run: (last_written(RunFolder(run)), run.name), reverse=True)
+
+
+def last_written(run: RunFolder) -> float:
+    """When a run was last written to, in seconds of the clock; 0 where that cannot be found out."""
+    times = [0.0]
+    for path in (run.recipe, run.metrics, run.log, run.samples, run.last, run.best):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
 def resume_command(run: RunFolder) -> str:
-    """The command that continues a run as it was started."""
-    return f"emaseg train {quoted_path(run.recipe)} --out {quoted_path(run.root)} --resume"
+    """The command that continues a run as it was started: with --nproc and --device where its last start had them."""
+    return f"emaseg train {quoted_path(run.recipe)} --out {quoted_path(run.root)} --resume{_as_last_started(run)}"
+
+
+def _as_last_started(run: RunFolder) -> str:
+    """Options of a run's last start, each with a space before it; "" where env.json does not tell."""
+    try:
+        start = json.loads(read_bytes(run.environment).decode("utf-8"))["starts"][-1]
+        nproc, command = start.get("nproc"), start["command"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return ""
+    options = f" --nproc {nproc}" if type(nproc) is int and nproc > 1 else ""
+    words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
+    if "train" not in words[:2]:  # a program that calls the library has options of its own
+        return options
+    devices = [after for word, after in itertools.pairwise(words) if word == "--device"]
+    devices += [word.removeprefix("--device=") for word in words if word.startswith("--device=")]
+    return options + (f" --device {quoted(devices[-1])}" if devices else "")
 
 
 @contextlib.contextmanager
@@ -353,9 +386,11 @@ def environment(device: torch.device) -> dict[str, object]:
     """What a result may depend on beside the recipe."""
     import torch
 
+    rank = this_rank()
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,
+        "nproc": rank.world if rank.supervised else None,
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),

@@ -20,7 +20,7 @@ from typing import Literal
 from emaseg.errors import UserError, WeightsError
 from emaseg.files import open_file
 from emaseg.recipe import Recipe, load_recipe
-from emaseg.runs.folder import RunFolder, can_resume, interrupted_at, is_complete, resume_command
+from emaseg.runs.folder import RunFolder, can_resume, interrupted_at, is_complete, last_written, resume_command
 from emaseg.runs.lock import alive_owner
 from emaseg.runs.metrics_file import last_step
 from emaseg.words import quoted_path
@@ -160,8 +160,4 @@ def _number(text: str | None) -> float | None:
 
 def _changed(run: RunFolder) -> float:
     """When a run was last written to, in seconds of the clock."""
-    times = [0.0]
-    for path in (run.recipe, run.metrics, run.log, run.samples, run.last, run.best):
-        with contextlib.suppress(OSError):
-            times.append(path.stat().st_mtime)
-    return min(max(times), _LATEST) or time.time()
+    return min(last_written(run), _LATEST) or time.time()

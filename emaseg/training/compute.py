@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from emaseg.device import has_bf16, slow_precision
+from emaseg.device import full_float32, has_bf16, slow_precision
 from emaseg.errors import SystemFault
 from emaseg.events import Note
 from emaseg.models import Network
@@ -69,14 +69,16 @@ def autocast(train: Train, device: torch.device) -> torch.autocast:
 
 
 @contextlib.contextmanager
-def evaluating(train: Train) -> Iterator[None]:
-    """The block of an evaluation between steps. Images have many sizes, and for each a compiled network would be compiled
-    again, and cuDNN would try all its kernels for every convolution."""
+def evaluating(train: Train, device: torch.device) -> Iterator[None]:
+    """The block of an evaluation between steps. It computes in whole float32, whatever the recipe's precisions and
+    train.tf32 are. Images have many sizes, and for each a compiled network would be compiled again, and cuDNN would try
+    all its kernels for every convolution."""
     cudnn = torch.backends.cudnn
     benchmark = cudnn.benchmark
     cudnn.benchmark = False
     try:
-        with torch.compiler.set_stance("force_eager") if train.compile else contextlib.nullcontext():
+        eager = torch.compiler.set_stance("force_eager") if train.compile else contextlib.nullcontext()
+        with eager, full_float32(device):
             yield
     finally:
         cudnn.benchmark = benchmark

@@ -201,7 +201,7 @@ def _measure(run: _Run) -> Generator[DryRunEvent, None, None]:
     """Measure the smallest batch, one crop more, and the whole batch where it fits, and what would need less memory."""
     train, crop = run.recipe.train, run.recipe.augment.crop
     batch, first = run.share, smallest_batch(run.model, crop)
-    available = device_memory(run.device)
+    available = _available(run)
     probes: list[_Probe] = []
     for crops in range(first, min(first + 2, batch)):
         yield Measuring(crops, crop)
@@ -285,7 +285,7 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool, parts: i
     start_threads()
     opencv()  # its import starts threads, too
     reset_peak(run.device)
-    free = device_memory(run.device) if run.device.type == "cpu" else None
+    free = _available(run) if run.device.type == "cpu" else None
     began, seconds, finite = 0.0, 0.0, True
     try:
         with allocation_limit(None if free is None else _usable(free) - (peak_memory(run.device) or 0)):
@@ -308,6 +308,12 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool, parts: i
         stream.close()
         run.optimizer.zero_grad(set_to_none=True)
     return _Probe(crops, peak_memory(run.device), seconds, finite)
+
+
+def _available(run: _Run) -> int | None:
+    """What one of the processes that would train can have of the device's memory: on a CPU they share the machine's."""
+    whole = device_memory(run.device)
+    return whole if whole is None or run.device.type != "cpu" else whole // run.ranks
 
 
 def _usable(available: int) -> int:

@@ -5,6 +5,7 @@ Room: training.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -61,8 +62,9 @@ def follow(device: torch.device, stop: threading.Event) -> None:
         raise TypeError(f"rank 0 sent {type(beginning).__name__} for a beginning")
     recipe, step, total = beginning.recipe, beginning.step, beginning.total
     threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.train.threads or threads)
-    try:
+    with contextlib.ExitStack() as ending:
+        ending.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(recipe.train.threads or threads)
         with heard.preparing():
             train_set, eval_set, _ = open_datasets(recipe)
             _check_images(train_set, eval_set, beginning.fingerprint)
@@ -92,11 +94,12 @@ def follow(device: torch.device, stop: threading.Event) -> None:
                 device=device,
                 floats=bool(ranges(recipe.data)),
             )
+            ending.callback(stream.close)  # rank 0 may end before the last batch: its loading processes end now
         if heard.next() == Action.END:
             return
         with peers():
             forward = replicate(model, recipe, device)
-        with switches(recipe.train, device), memory_errors(recipe, device):
+        with switches(recipe.train, device), memory_errors(recipe, model, device):
             while True:
                 with heard.preparing():
                     batch = next(stream, None)
@@ -112,8 +115,6 @@ def follow(device: torch.device, stop: threading.Event) -> None:
                     if not result.finite:
                         whole_batch(batch)
                 step += 1
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _check_images(train_set: Dataset, eval_set: Dataset, first: Mapping[str, int | str]) -> None:
@@ -135,7 +136,7 @@ def _evaluate(model: Network, dataset: Dataset, recipe: Recipe, device: torch.de
     """This rank's part of an evaluation; rank 0 has the scores, too."""
     protocol = recipe.inference, recipe.backbone.pixel_stats, device
     model.eval()
-    with peers(), evaluating(recipe.train), evaluated_network(model, recipe):
+    with peers(), evaluating(recipe.train, device), evaluated_network(model, recipe):
         for _ in evaluate(model, dataset, *protocol, shared=True, stop=stop):
             pass
     model.train()

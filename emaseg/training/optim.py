@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from emaseg.events import Note
+from emaseg.models.network import NORMS
 from emaseg.recipe.training import Group, Optim
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 
 
 def learning_rate(step: int, total: int, optim: Optim) -> float:
@@ -90,9 +89,9 @@ def _trainable(model: nn.Module) -> Iterator[tuple[nn.Parameter, set[str]]]:
             if not parameter.requires_grad:
                 continue
             kinds = {"backbone"} if path.split(".")[0] == "backbone" else set()
-            if name == "bias":
+            if name.endswith("bias"):  # attention layers of PyTorch have an in_proj_bias
                 kinds.add("bias")
-            elif isinstance(module, _NORMS):
+            elif isinstance(module, NORMS):
                 kinds.add("norm_weight")
             yield parameter, kinds
 

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed.collectives import gathered, rank_number, world_size
+from emaseg.events import Note
 from emaseg.models import Network
 from emaseg.models.layers import Step
 from emaseg.models.sync_norm import share_norms
@@ -49,14 +50,38 @@ def replicate(model: Network, recipe: Recipe, device: torch.device) -> Forward:
         share_norms(model, device)
     for buffer in model.buffers():  # without broadcast_buffers the wrapper sends parameters alone
         dist.broadcast(buffer, src=0)
+    kept = keeps_order(recipe, device)
     step = _Step(model, recipe.train.seed)
+    if kept:  # one that is not used, of no elements: the wrapper warns everybody where it looks for such and finds none
+        step.unused = nn.Parameter(next(model.parameters()).new_empty(0))
     # Later versions of torch call it by another name. Buffers are equal; nothing has to be sent before each step.
     named = inspect.signature(DistributedDataParallel).parameters
     sync: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers": False}
     # The graph is the same in every step, unless a loss begins later. Of a graph that is declared static, torch would
     # send the gradient with the first part of the first batch, and never with its last (see `gradient_kept`).
-    static = not model.graph_changes and recipe.train.accumulate == 1
-    return DistributedDataParallel(step, gradient_as_bucket_view=True, static_graph=static, **sync)
+    static = not kept and not model.graph_changes and recipe.train.accumulate == 1
+    return DistributedDataParallel(
+        step, gradient_as_bucket_view=True, static_graph=static, find_unused_parameters=kept, **sync
+    )
+
+
+def keeps_order(recipe: Recipe, device: torch.device) -> bool:
+    """Whether more than two processes add their gradients in one order from the first step on.
+
+    Sums of three depend on the order, and that on the place of a parameter in its bucket. The wrapper moves parameters
+    between buckets after its first pass, so after a resume the first step adds in another order than that step did in a
+    run that was not interrupted. While it looks for unused parameters it moves none. That takes a little time, so on
+    GPUs it is done with train.deterministic alone.
+    """
+    return world_size() > 2 and (device.type == "cpu" or recipe.train.deterministic)
+
+
+def order_note(recipe: Recipe, device: torch.device) -> list[Note]:
+    """A line where a resumed run differs in the rounding of its sums from one that was not interrupted."""
+    if world_size() <= 2 or keeps_order(recipe, device):
+        return []
+    text = f"{world_size()} processes add the gradients of the next step in another order than without an interruption"
+    return [Note(f"{text}, so the last bits differ; a run with train.deterministic = true is the same to the bit")]
 
 
 @contextlib.contextmanager
@@ -102,6 +127,7 @@ class _Step(nn.Module):
     def __init__(self, network: Network, seed: int) -> None:
         super().__init__()
         self.network = network
+        self.unused: nn.Parameter | None = None
         self._seed = seed
         self._step, self._passes = -1, 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from emaseg.checkpoint import Checkpoint, check_resumable, read_checkpoint
+from emaseg.distributed.collectives import world_size
 from emaseg.errors import DataError, ImageTooLarge, RecipeError, UserError, WeightsError
 from emaseg.events import Note
 from emaseg.files import set_aside
@@ -25,6 +26,7 @@ from emaseg.runs.folder import RunFolder, found_checkpoints, resume_command
 from emaseg.runs.metrics_file import last_step
 from emaseg.schedule import build_schedule
 from emaseg.training.optim import learning_rate
+from emaseg.training.run_steps import STALLED
 from emaseg.words import Lines, excerpt, lines_of, quoted_path
 
 
@@ -59,6 +61,7 @@ def origin_of(
         return origin
     checkpoint = origin.checkpoint
     sampler = {key: value for key, value in checkpoint.sampler.items() if key != "steps"}  # the end that it had come to
+    sampler[STALLED] = 0  # nor what train.patience had counted: else the next evaluation would be the last again
     notes = (*origin.notes, _extension(recipe, checkpoint.step, total))
     return replace(origin, checkpoint=replace(checkpoint, sampler=sampler), notes=notes)
 
@@ -175,8 +178,18 @@ def put_away(run: RunFolder, origin: Path) -> str:
 # Changing these does not change what a step computes (but threads its rounding).
 _FREE = {
     "train": (
-        *("init_from", "workers", "threads", "log_every", "evaluate_every", "tensorboard", "recompute"),
-        *("save_seconds", "save_every", "keep_every", "keep_last"),
+        "init_from",
+        "workers",
+        "threads",
+        "log_every",
+        "evaluate_every",
+        "tensorboard",
+        "recompute",
+        "save_seconds",
+        "save_every",
+        "keep_every",
+        "keep_last",
+        "patience",
     ),
     "data": ("root",),
 }
@@ -264,14 +277,17 @@ def surroundings(device: torch.device, threads: int) -> dict[str, int | str]:
     return {
         "threads": threads,
         "device": name,
+        _RANKS: world_size(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         **{package: importlib.metadata.version(package) for package in ("emaseg", "torch", "numpy", "pillow")},
     }
 
 
+_RANKS = "ranks"
 _DESCRIBED = {
     "threads": "threads (train.threads, or the cores where that is 0)",
     "device": "device",
+    _RANKS: "processes that train",
     "cpu": "instructions of the processor",
     "emaseg": "version of emaseg",
     "torch": "version of torch",
@@ -280,14 +296,25 @@ _DESCRIBED = {
 }
 
 
-def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | str]) -> list[Note]:
-    """A warning for each thing that changes the rounding; silent for checkpoints from before these were kept."""
+def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | str], recipe: Recipe) -> list[Note]:
+    """A warning for each thing that changes the rounding, or with another number of processes more than that; silent for
+    checkpoints from before these were kept."""
     return [
         Note(
             f"{what}: {then[key]} when this run was saved, {now[key]} now; from here on the run is no longer bit for bit the "
-            "uninterrupted one",
+            f"uninterrupted one{_by_ranks(then[key], recipe) if key == _RANKS else ''}",
             warning=True,
         )
         for key, what in _DESCRIBED.items()
         if then.get(key, now[key]) != now[key]
     ]
+
+
+def _by_ranks(then: int | str, recipe: Recipe) -> str:
+    """What another number of processes than the `then` of a checkpoint changes beside the rounding."""
+    if recipe.loss.ranks != "plain_mean" or recipe.train.ranks:
+        return ""
+    return (
+        '. With loss.ranks = "plain_mean" each process divides by its own pixels, so that the loss is another, too: resume '
+        f"with {then} processes; the next run is independent of their number with --set train.ranks={then}"
+    )

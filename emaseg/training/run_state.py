@@ -26,7 +26,7 @@ from emaseg.training.class_balance import with_class_weights
 from emaseg.training.compute import LossScale, notes_on, place
 from emaseg.training.image_state import changed_images, image_state
 from emaseg.training.optim import build_optimizer, load_optimizer, short_warmup
-from emaseg.training.replicas import Forward
+from emaseg.training.replicas import Forward, order_note
 from emaseg.training.resuming import (
     Origin,
     changed_protocol,
@@ -142,8 +142,9 @@ def open_run(
         _restore(state, origin.checkpoint)
         if not state.complete:
             then = origin.checkpoint.sampler
-            notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now))
+            notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now, recipe))
             notes += changed_protocol(origin.checkpoint, recipe)
+            notes += order_note(recipe, device)
         notes.append(Note(f"continuing at step {state.step} of {state.schedule.total} from {origin.path}"))
         if origin.path == run.last:
             state.saved = position(state)
@@ -162,9 +163,7 @@ def _restore(state: RunState, checkpoint: Checkpoint) -> None:
     before = build_schedule(checkpoint.recipe, len(state.train_set)).every
     state.length.restore(checkpoint.sampler, checkpoint.best, before)
     state.best, state.running = dict(checkpoint.best), dict(checkpoint.running)
-    torch.set_rng_state(checkpoint.rng["cpu"])
-    if state.device.type == "cuda" and checkpoint.rng["cuda"]:
-        torch.cuda.set_rng_state(checkpoint.rng["cuda"][0], state.device)
+    set_generators(checkpoint.rng, state.device)
 
 
 def prepare_folder(state: RunState, origin: Origin | None, messages: list[Note]) -> Iterator[Note]:
@@ -201,22 +200,39 @@ def started(state: RunState) -> TrainingStarted:
 def snapshot(state: RunState) -> Checkpoint:
     schedule, seed = state.schedule, state.recipe.train.seed
     epoch, offset = divmod(state.step, schedule.per_epoch)
-    rng: dict[str, Any] = {"cpu": torch.get_rng_state(), "cuda": []}
-    if state.device.type == "cuda":
-        rng["cuda"] = [torch.cuda.get_rng_state(state.device)]
     return Checkpoint(
         model=state.model.state_dict(),
         optimizer=state.optimizer.state_dict(),
         step=state.step,
         epoch=epoch,
         best=dict(state.best),
-        rng=rng,
+        rng=generators(state.device),
         sampler={"seed": seed, "epoch": epoch, "offset": offset, **state.length.remembered, **state.fingerprint},
         running=dict(state.running),
         average={} if state.average is None else state.average.state,
         scaler={} if state.scale is None else state.scale.state(),
         recipe=state.recipe,
     )
+
+
+def generators(device: torch.device) -> dict[str, Any]:
+    """The states of the generators that a run on this device draws from, as a checkpoint keeps them: "mps" on Apple's
+    GPUs only."""
+    rng: dict[str, Any] = {"cpu": torch.get_rng_state(), "cuda": []}
+    if device.type == "cuda":
+        rng["cuda"] = [torch.cuda.get_rng_state(device)]
+    if device.type == "mps":
+        rng["mps"] = torch.mps.get_rng_state()
+    return rng
+
+
+def set_generators(rng: Mapping[str, Any], device: torch.device) -> None:
+    """Go on with the states of a checkpoint, of those that it has for this device."""
+    torch.set_rng_state(rng["cpu"])
+    if device.type == "cuda" and rng["cuda"]:
+        torch.cuda.set_rng_state(rng["cuda"][0], device)
+    if device.type == "mps" and "mps" in rng:
+        torch.mps.set_rng_state(rng["mps"])
 
 
 def position(state: RunState) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from emaseg.schedule import Schedule
 DECIDES_AFTER = 20  # steps of a start: the pace is known to a few per cent then
 _NOT_COUNTED = 2  # first steps, which start threads and fill caches
 _SAFETY = 0.97  # of the time that is left
-_STALLED = "stalled"  # a checkpoint's sampler has it where the recipe has train.patience
+STALLED = "stalled"  # a checkpoint's sampler has it where the recipe has train.patience
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class RunSteps:
     def remembered(self) -> dict[str, int]:
         """What a checkpoint's sampler keeps of it."""
         steps = {"steps": self.decided} if self.decided else {}
-        return {**steps, _STALLED: self.stalled} if self.train.patience else steps
+        return {**steps, STALLED: self.stalled} if self.train.patience else steps
 
     def restore(self, sampler: Mapping[str, int | str], best: Mapping[str, float], every: int) -> None:
         """Go on with what a checkpoint remembers.
@@ -102,7 +102,7 @@ class RunSteps:
         """
         if "steps" in sampler:
             self._end_at(int(sampler["steps"]))
-        stalled = sampler.get(_STALLED)
+        stalled = sampler.get(STALLED)
         if type(stalled) is int:
             self.stalled = stalled
         elif every and "step" in best:

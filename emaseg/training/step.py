@@ -158,20 +158,22 @@ def check_batch(model: Network, recipe: Recipe, ranks: int | None = None) -> Non
     images, parts = recipe.train.batch, recipe.train.accumulate
     world = ranks or world_size()
     shares = own_shares(recipe, world)
-    if images % (world * parts) or max(shares, parts) % min(shares, parts):
+    if not _is_even(recipe, parts, world):
         of = f" of {shares} processes' plain means" if shares > 1 else ""
         raise RecipeError(
             f"train.accumulate = {parts} parts cannot be made of {images // world} images{of}",
             "use a divisor of them, such as --set train.accumulate=" + str(shares),
         )
     among = f", of {world} processes," if world > 1 else ""
-    together = 1 if recipe.model.norm == "sync" else world
-    if model.norm_values(images // together // parts, height, width) < 2:
+    together = _together(recipe, world)
+    if _is_too_small(model, recipe, parts, world):
         if parts > 1:
+            fewer = next((n for n in range(parts - 1, 0, -1) if _divides(model, recipe, n, world)), 0)
+            few = f"fewer parts, such as --set train.accumulate={fewer}" if fewer else "a larger batch"
             raise RecipeError(
                 f"train.accumulate = {parts} parts of {images // world // parts} images with augment.crop = [{height}, "
                 f"{width}]{among} leave one value for each channel of a norm layer",
-                f"use fewer parts, such as --set train.accumulate={parts // 2}, or a larger crop",
+                f"use {few}, or a larger crop",
             )
         among = among if together > 1 else ""
         raise RecipeError(
@@ -181,8 +183,30 @@ def check_batch(model: Network, recipe: Recipe, ranks: int | None = None) -> Non
         )
 
 
+def _divides(model: Network, recipe: Recipe, parts: int, world: int) -> bool:
+    """Whether `check_batch` accepts so many parts."""
+    return _is_even(recipe, parts, world) and not _is_too_small(model, recipe, parts, world)
+
+
+def _is_even(recipe: Recipe, parts: int, world: int) -> bool:
+    """Whether so many parts are of one size, and each of whole plain means or in one of them."""
+    shares = own_shares(recipe, world)
+    return recipe.train.batch % (world * parts) == 0 and max(shares, parts) % min(shares, parts) == 0
+
+
+def _is_too_small(model: Network, recipe: Recipe, parts: int, world: int) -> bool:
+    """Whether a part leaves a norm layer a single value for a channel."""
+    images = recipe.train.batch // _together(recipe, world) // parts
+    return model.norm_values(images, *recipe.augment.crop) < 2
+
+
+def _together(recipe: Recipe, world: int) -> int:
+    """Processes that norm layers have statistics of their own in."""
+    return 1 if recipe.model.norm == "sync" else world
+
+
 @contextlib.contextmanager
-def memory_errors(recipe: Recipe, device: torch.device) -> Iterator[None]:
+def memory_errors(recipe: Recipe, model: Network, device: torch.device) -> Iterator[None]:
     """Raises SystemFault, with the ways out, for an allocation that is refused inside the block."""
     try:
         yield
@@ -190,14 +214,22 @@ def memory_errors(recipe: Recipe, device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         message = f"{device}: out of memory with a batch of {recipe.train.batch}"
-        raise SystemFault(message, less_memory(recipe)) from error
+        raise SystemFault(message, less_memory(recipe, model)) from error
 
 
-def less_memory(recipe: Recipe) -> str:
-    """What to change in a recipe whose step does not fit, in the order of how little it changes the result."""
-    train = recipe.train
-    more = min((n for n in range(train.accumulate + 1, train.batch + 1) if train.batch % n == 0), default=None)
-    ways = [] if train.recompute or train.compile else ["--set train.recompute=true, which gives the same result"]
-    ways += [f"--set train.accumulate={more}"] if more else []
-    ways += ["a smaller batch" if train.batch > 1 else "", "a smaller augment.crop"]
-    return f"use {', or '.join(way for way in ways if way)}; --dry-run measures which of them fits"
+def less_memory(recipe: Recipe, model: Network) -> str:
+    """What to change in a recipe whose step does not fit, in the order of how little it changes the result. All but
+    recomputing makes another training of it, which a resume refuses.
+
+    Args:
+        model: as the recipe builds it; tells how many parts a batch can be made of.
+    """
+    train, world = recipe.train, world_size()
+    counts = range(train.accumulate + 1, train.batch // world + 1)
+    more = next((n for n in counts if _divides(model, recipe, n, world)), None)
+    same = [] if train.recompute or train.compile else ["--set train.recompute=true, which gives the same result"]
+    other = [f"--set train.accumulate={more}"] if more else []
+    other += [*(["a smaller batch"] if train.batch > 1 else []), "a smaller augment.crop"]
+    return (
+        f"use {', or '.join([*same, 'for a new run ' + other[0], *other[1:]])}; --dry-run measures which of them fits"
+    )

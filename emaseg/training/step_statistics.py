@@ -6,7 +6,7 @@ Room: training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -83,17 +83,30 @@ class StepStatistics:
         """
         if event.step % self.recipe.train.log_every and event.step != self.schedule.total:
             return None
-        sums = self.running
-        if not sums:
+        row = self._means(event.step, event.losses)
+        if row is None:
             return None
-        row = {"step": event.step, "epoch": event.epoch, "lr": event.lr, "loss": sums["loss"] / sums["steps"]}
-        for name in event.losses:
-            if f"count_{name}" in sums:
-                row[f"loss_{name}"] = sums[f"sum_{name}"] / sums[f"count_{name}"]
         row["images_per_second"] = event.images_per_second
         row["data_wait"] = event.data_wait
         if event.peak_memory is not None:
             row["peak_memory"] = event.peak_memory
+        return row
+
+    def last_row(self, step: int) -> dict[str, float] | None:
+        """The row of the steps since the last one where the run ends after so many, before a row is due; None where there
+        are none. To be asked before the schedule is told that end: the learning rate is the one of the step."""
+        return self._means(step, [key.removeprefix("sum_") for key in self.running if key.startswith("sum_")])
+
+    def _means(self, step: int, losses: Iterable[str]) -> dict[str, float] | None:
+        """Step, epoch, learning rate and the means of the sums, which begin anew."""
+        sums = self.running
+        if not sums:
+            return None
+        rate = learning_rate(step - 1, self.schedule.total, self.recipe.optim)
+        row = {"step": step, "epoch": self.schedule.epoch(step - 1), "lr": rate, "loss": sums["loss"] / sums["steps"]}
+        for name in losses:
+            if f"count_{name}" in sums:
+                row[f"loss_{name}"] = sums[f"sum_{name}"] / sums[f"count_{name}"]
         sums.clear()
         return row
 

@@ -5,8 +5,8 @@ Room: training.
 What a step computes is a pure function of (recipe, step, state), and the state is in the checkpoint: parameters,
 buffers, momentum, the generator that dropout draws from, the sums of the next row of metrics.csv. The sample order and
 every augmentation derive from (seed, epoch, sample), so they need no state. That is why a run that was interrupted
-equals one that was not: exactly on a CPU with the same number of threads; on CUDA as far as its kernels repeat
-themselves.
+equals one that was not: exactly on a CPU with the same number of threads and processes; on CUDA as far as its kernels
+repeat themselves, and with more than two processes only with train.deterministic (replicas.keeps_order).
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _train(
         yield from prepare_folder(state, origin, [*notes, *remarks])
         _gather(state, resumed=origin is not None)
         yield started(state)
-        with switches(recipe.train, device), memory_errors(recipe, device):
+        with switches(recipe.train, device), memory_errors(recipe, state.model, device):
             yield from _loop(state, stop)
     finally:
         torch.set_num_threads(threads)
@@ -174,7 +174,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
                 if state.step == state.schedule.total:
                     _save(state, state.run.last)
                 began = time.perf_counter()
-                yield from _evaluate(state, stop)
+                yield from _evaluate(state, stop, statistics)
                 statistics.evaluating = time.perf_counter() - began
             if stop.is_set():
                 if state.saved != position(state):
@@ -226,7 +226,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
     finally:
         stream.close()
         state.saver.close()
-    with evaluating(state.recipe.train), averaged(state.average, state.model):
+    with evaluating(state.recipe.train, state.device), averaged(state.average, state.model):
         samples = write_samples(state.model, state.recipe, state.eval_set, state.run, state.device)
     if not state.schedule.scored:
         yield from report_training(state.run, state.recipe, state.eval_set, None, state.step)
@@ -237,7 +237,7 @@ def _loop(state: RunState, stop: threading.Event) -> Generator[TrainEvent, None,
 def _evaluation_seconds(state: RunState) -> float:
     """What an evaluation takes, measured as one is made."""
     protocol = state.recipe.inference, state.recipe.backbone.pixel_stats
-    with evaluating(state.recipe.train):
+    with evaluating(state.recipe.train, state.device):
         return evaluation_seconds(state.model, state.eval_set, *protocol, state.device)
 
 
@@ -346,7 +346,7 @@ def _save(state: RunState, *paths: Path) -> None:
         state.saved, state.saved_at = position(state), time.monotonic()
 
 
-def _evaluate(state: RunState, stop: threading.Event) -> Iterator[TrainEvent]:
+def _evaluate(state: RunState, stop: threading.Event, statistics: StepStatistics) -> Iterator[TrainEvent]:
     """Score the evaluation split; a better mIoU also becomes best.pt. `stop` abandons it: a resume repeats it."""
     recipe, run = state.recipe, state.run
     stats = recipe.backbone.pixel_stats
@@ -356,7 +356,7 @@ def _evaluate(state: RunState, stop: threading.Event) -> Iterator[TrainEvent]:
         together = evaluated_network(state.model, recipe)
         with (
             state.lead.doing(Action.EVALUATE),
-            evaluating(recipe.train),
+            evaluating(recipe.train, state.device),
             averaged(state.average, state.model),
             together,
         ):
@@ -376,6 +376,9 @@ def _evaluate(state: RunState, stop: threading.Event) -> Iterator[TrainEvent]:
     yield from _health(state)
     yield from _said(state, state.length.after_evaluation(state.best))
     if state.step == state.schedule.total:
+        row = statistics.last_row(state.step)  # there are steps without one where train.patience has made it the end
+        if row is not None:
+            yield record(run, row, state.model.loss_names)
         yield from _said(state, missed_classes(scored.scores), warning=True)
     _save(state, *([run.best] if state.best["step"] == state.step else []), run.last)
     yield from state.saver.written()

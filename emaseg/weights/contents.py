@@ -93,10 +93,11 @@ def _is_rng(value: object) -> bool:
         return isinstance(value, Mapping)
     cuda = value.get("cuda")
     return (
-        set(value) == {"cpu", "cuda"}
+        {"cpu", "cuda"} <= set(value) <= {"cpu", "cuda", "mps"}
         and _is_bytes(value["cpu"])
         and isinstance(cuda, list)
         and all(map(_is_bytes, cuda))
+        and _is_bytes(value.get("mps", value["cpu"]))
     )
 
 
@@ -245,4 +246,6 @@ def rng_faults(rng: Mapping[str, Any]) -> list[str]:
         return ["its random generator's state is not one of this version of PyTorch"]
     if any(len(state) != _CUDA_STATE for state in rng["cuda"]):
         return ["its GPU generator's state is damaged"]
+    if "mps" in rng and torch.backends.mps.is_available() and len(rng["mps"]) != len(torch.mps.get_rng_state()):
+        return ["its Apple GPU generator's state is damaged"]
     return []

@@ -11,7 +11,7 @@ from pathlib import Path
 from emaseg.errors import WeightsError, nearest
 from emaseg.recipe import Published, load_recipe
 from emaseg.resources import HINTS, beside, expanded, runs_folder, shipped_recipes
-from emaseg.runs.folder import RunFolder, find_run, newest_run, pick_checkpoint, resume_command
+from emaseg.runs.folder import RunFolder, find_run, newest_run, pick_checkpoint, resume_command, runs_by_time
 from emaseg.weights.cache import by_hand_advice, locate, verified
 from emaseg.weights.kind import check_kind
 from emaseg.weights.released import by_reference
@@ -70,7 +70,7 @@ def _of_recipe(name: str, published: Published | None, ref: str) -> Path:
     complete = newest_run(folder)
     if complete is not None:
         return pick_checkpoint(complete)
-    runs = sorted((run for run in folder.glob("*") if (run / "recipe.toml").is_file()), reverse=True)
+    runs = runs_by_time(folder)
     named = ref if ref in shipped_recipes() or ref != name else f"{ref}.toml"
     remedy = f"train it first: emaseg train {quoted_path(named)}"
     if runs:

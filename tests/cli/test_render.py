@@ -179,7 +179,7 @@ def test_after_training_the_commands_that_can_follow_are_named() -> None:
     voc, lip = VOCData(kind="voc", root="VOC", eval_split="test"), LIPData(kind="lip", root="LIP", eval_split="test")
     run = Path("runs/my run")
 
-    output = train.Output("voc.toml", ["train.batch=2"], as_json=False, quiet=False, rank=ALONE)
+    output = train.Output("voc.toml", ["train.batch=2"], as_json=False, quiet=False, rank=ALONE, device="cpu")
 
     def said(finished: Finished, data: Data) -> list[str]:
         return [line.strip() for line in train._closing_lines(finished, output, data)]
@@ -194,7 +194,7 @@ def test_after_training_the_commands_that_can_follow_are_named() -> None:
     assert unscored[1:3] == ["emaseg eval 'runs/my run' --split val", "emaseg eval 'runs/my run' --submit results.zip"]
     assert not any("--submit" in line for line in said(Finished(run, 7, None, scored=False), lip))
     assert said(Finished(run, 7, None, interrupted=True), voc)[1:] == [
-        "emaseg train voc.toml --out 'runs/my run' --resume --set train.batch=2"
+        "emaseg train voc.toml --out 'runs/my run' --resume --device cpu --set train.batch=2"
     ]
 
 

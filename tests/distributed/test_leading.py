@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+import torch
 from torch.optim import Optimizer
 
 from emaseg.checkpoint import read_checkpoint
 from emaseg.data.pipeline.transforms import Batch
 from emaseg.distributed import lockstep
+from emaseg.distributed.lockstep import Action
 from emaseg.errors import DataError, ImageTooLarge, PeerFailed
 from emaseg.evaluation import evaluate
 from emaseg.events import Evaluated, Finished
 from emaseg.models import Network
 from emaseg.open_datasets import open_datasets
 from emaseg.runs.folder import RunFolder, is_complete
+from emaseg.training import follow
+from emaseg.training.image_state import image_lists
 from emaseg.training.resuming import with_remedy
 from emaseg.training.step import StepResult, training_step
 from tests.helpers import equal, run, tiny
@@ -130,3 +137,24 @@ def test_the_step_that_is_saved_is_named(tmp_path: Path) -> None:
     assert f"stopped after step 5; {folder.last} holds step 3" in with_remedy(error, folder, 5, 3).message
     assert f"stopped after step 5, which is saved in {folder.last}" in with_remedy(error, folder, 5, 5).message
     assert "stopped before the first step" in with_remedy(error, folder, 0, None).message
+
+
+def test_a_rank_that_is_told_to_end_ends_its_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from loading processes that go on when rank 0 ends a run before its last batch."""
+    recipe, closed, actions = tiny(), list[str](), iter((Action.START, Action.END))
+
+    class Told:
+        total = 12
+
+        def __init__(self, stop: threading.Event) -> None:
+            self.next = lambda: next(actions)
+            self.preparing = contextlib.nullcontext
+
+    lists = image_lists(*open_datasets(recipe)[:2])
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(follow, "Followed", Told)
+    monkeypatch.setattr(follow, "from_rank_0", lambda _: follow.Beginning(tiny("train.threads=1"), 0, 12, lists))
+    monkeypatch.setattr(follow, "batches", lambda *_, **__: SimpleNamespace(close=lambda: closed.append("stream")))
+    follow.follow(torch.device("cpu"), threading.Event())
+    assert closed == ["stream"]
+    assert torch.get_num_threads() == threads

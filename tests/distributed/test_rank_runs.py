@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from emaseg.data.pipeline.loading import epoch_order
 from emaseg.data.sets.build import build_dataset
 from emaseg.recipe import load_recipe, recipe_to_toml
 from tests.data.made import real
-from tests.helpers import TINY, tiny
+from tests.helpers import TINY, equal, tiny
 from tests.training.test_resume import own_data
 
 pytestmark = pytest.mark.slow
@@ -161,6 +162,25 @@ def test_a_run_goes_on_with_other_numbers_of_ranks(tmp_path: Path, recipe: Path)
     assert same(last(run), last(alone))
 
 
+def test_three_ranks_go_on_to_the_bit(tmp_path: Path, recipe: Path) -> None:
+    """Protects the promise of a resume where sums depend on their order: a run of three ranks that was stopped after a
+    step ends with the weights of one that was not, and nobody reads a warning of the wrapper's."""
+    options = ("--nproc", 3, "--set=train.batch=6", "--set=train.save_every=1", "--set=train.evaluate_every=0")
+    code, _, err = finish(start("train", recipe, "--out", tmp_path / "whole", "--set=train.keep_every=4", *options))
+    assert code == 0, err
+    assert "unused" not in err
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    (cut / "samples.png").unlink()
+    for name in ("last.pt", "previous.pt", "best.pt", "step_00000008.pt", "step_00000012.pt"):
+        (cut / "checkpoints" / name).unlink(missing_ok=True)
+    code, _, err = finish(start("train", recipe, "--out", cut, "--resume", "--set=train.keep_every=4", *options))
+    assert code == 0, err
+    assert "continuing at step 4 of 12" in err
+    assert "bit for bit" not in err
+    assert equal(last(cut), last(tmp_path / "whole"))
+
+
 def test_ctrl_c_reaches_all_ranks_once(tmp_path: Path, recipe: Path) -> None:
     """Protects the step in hand: all finish it, one saves, exit 75 and the command to continue with."""
     run = tmp_path / "run"
@@ -201,7 +221,8 @@ def test_rank_0s_error_is_told_once(tmp_path: Path, recipe: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_damaged_image_costs_no_step(tmp_path: Path, rank: int) -> None:
-    """Protects the steps since the last checkpoint: whichever rank meets the image, all are saved first, exit 3."""
+    """Protects the steps since the last checkpoint: whichever rank meets the image, all are saved first, exit 3.
+    The command to continue with has as many processes."""
     data, run = tmp_path / "data", tmp_path / "run"
     recipe = own_data(data, 23)
     path = tmp_path / "own.toml"
@@ -211,9 +232,10 @@ def test_a_damaged_image_costs_no_step(tmp_path: Path, rank: int) -> None:
     index = int(epoch_order(len(dataset), seed, 0)[2 * batch + rank])
     image = next(data.rglob(Path(dataset.name(index)).name))
     image.write_bytes(image.read_bytes()[:200])
-    code, _, err = finish(start("train", path, "--out", run, "--nproc", 2))
+    code, _, err = finish(start("train", path, "--out", run, "--nproc", 2, "--device=cpu"))
     assert code == 3, err
     assert len(messages(err)) == 1
+    assert rank or "--resume --nproc 2 --device cpu" in err  # rank 1 does not know the folder
     assert image.name in err
     assert torch.load(run / "checkpoints/last.pt", weights_only=True)["step"] == 2
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emaseg.device import pick_device
+from emaseg.device import check_gpus, pick_device
 from emaseg.distributed.ranks import ALONE, Rank, check_ranks, first_node, this_rank
 from emaseg.errors import RecipeError, SystemFault
+from tests.helpers import emaseg
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 SLURM = {
@@ -52,8 +53,28 @@ def test_a_task_with_a_gpu_of_its_own_uses_that(monkeypatch: pytest.MonkeyPatch)
         assert pick_device("auto") == torch.device(device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.delenv("SLURM_GPUS_PER_TASK")
-    with pytest.raises(SystemFault, match="1 CUDA device"):
+    with pytest.raises(
+        SystemFault, match="process 1 of this machine has no GPU of its own: PyTorch sees 1 CUDA device"
+    ):
         pick_device("auto")
+
+
+def test_more_processes_than_gpus_are_refused_before_they_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects people from one error for each missing GPU, which blames a --device that they did not write."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("emaseg.distributed.launch.launch", lambda *_, **__: 0)
+    assert emaseg(capsys, "train", "demo", "--nproc", 2)[0] == 0
+    assert emaseg(capsys, "train", "demo", "--nproc", 4, "--device", "cpu")[0] == 0
+    for command in (("train", "demo", "--nproc", 4), ("eval", "runs/none", "--nproc", 4, "--device", "cuda")):
+        code, _, err = emaseg(capsys, *command)
+        assert code == 4
+        assert "error: --nproc 4: each process needs a GPU of its own, and PyTorch sees 2 CUDA device(s) here" in err
+        assert "try: --nproc 2, or --device cpu" in err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_gpus(4, "auto")
 
 
 def test_a_batch_script_is_no_rank() -> None:

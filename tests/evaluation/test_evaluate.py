@@ -154,6 +154,18 @@ def test_an_abandoned_evaluation_leaves_no_thread() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
 
 
+@pytest.mark.parametrize(("asked", "ends"), [(1, False), (2, True)])
+def test_a_stop_during_the_last_image_keeps_the_scores(asked: int, ends: bool) -> None:
+    """Protects an evaluation that is done from being thrown away by a Ctrl-C in its last image."""
+    stop = threading.Event()
+    events = []
+    for event in evaluate(Reader(), Painted(count=3), Inference(), STATS, "cpu", stop=stop):
+        events.append(event)
+        if isinstance(event, Evaluating) and event.done == asked:
+            stop.set()
+    assert isinstance(events[-1], Evaluated) == ends
+
+
 def test_an_empty_split_is_an_error() -> None:
     """0 images must not look like a score."""
     with pytest.raises(DataError, match="holds no images"):

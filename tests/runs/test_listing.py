@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ from emaseg.events import Finished, Note, Stepped
 from emaseg.recipe import recipe_to_toml
 from emaseg.report.compare import compare_runs
 from emaseg.report.history import History, read_history
-from emaseg.runs.folder import newest_run
+from emaseg.runs.folder import newest_run, runs_by_time
 from emaseg.runs.listing import list_runs
 from emaseg.runs.lock import hold
 from emaseg.training.train import train
+from emaseg.weights.init_from import init_from_file
 from tests.helpers import emaseg, tiny
 from tests.helpers import run as train_until
 
@@ -242,3 +244,29 @@ def test_an_interruption_between_two_rows_is_seen(tmp_path: Path) -> None:
     train_until(tiny("train.log_every=50", "train.evaluate_every=0"), tmp_path / "run", stop_after=3)
     (cut,) = list_runs(tmp_path)
     assert (cut.state, cut.step) == ("interrupted", 3)
+
+
+def test_the_newest_run_is_the_one_written_to_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects `--resume` without --out, and the command that finishes a run, from a name that sorts last: people name
+    runs, too, and go on with older ones."""
+    monkeypatch.chdir(tmp_path)
+    for name, when in (("2026-01-01_10-00-00", 300), ("2026-02-01_10-00-00", 200), ("zeta", 100)):
+        run = Path("runs/tiny") / name
+        run.mkdir(parents=True)
+        (run / "recipe.toml").write_text("")
+        (run / "log.txt").write_text("")
+        os.utime(run / "recipe.toml", (50, 50))
+        os.utime(run / "log.txt", (when, when))
+    (tmp_path / "runs/tiny/no run").mkdir()
+    assert [run.name for run in runs_by_time(Path("runs/tiny"))] == [
+        "2026-01-01_10-00-00",
+        "2026-02-01_10-00-00",
+        "zeta",
+    ]
+    assert runs_by_time(Path("runs/none")) == []
+    known = importlib.import_module("emaseg.cli.train")._known_run("tiny.toml", "tiny")
+    assert known.name == "2026-01-01_10-00-00"
+    with pytest.raises(WeightsError) as caught:
+        init_from_file("tiny")
+    assert "finish the newest: emaseg train" in caught.value.hint
+    assert "2026-01-01_10-00-00" in caught.value.hint

@@ -291,16 +291,49 @@ def test_an_evaluation_tries_no_kernels() -> None:
     try:
         for value in (True, False):
             cudnn.benchmark = value
-            with evaluating(tiny().train):
+            with evaluating(tiny().train, CPU):
                 assert not cudnn.benchmark
             assert cudnn.benchmark == value
     finally:
         cudnn.benchmark = before
 
 
-def test_ways_out_of_missing_memory() -> None:
-    """Protects the message: what changes nothing comes first, and only what the recipe does not have yet."""
-    assert less_memory(tiny()).startswith(
-        "use --set train.recompute=true, which gives the same result, or --set train.accumulate=2"
+def test_an_evaluation_in_training_is_in_whole_float32() -> None:
+    """Protects the scores of a run with train.tf32: they are those of `emaseg eval`, which has TF32 off."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    train, device = tiny("train.tf32=true").train, torch.device("cuda")  # settings only: nothing is computed there
+    with switches(train, device):
+        with evaluating(train, device):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, False)
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, True)
+
+
+def test_ways_out_of_missing_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects the message: what changes nothing comes first, and only what the recipe does not have yet.
+    A number of parts is one that so many processes can make, and what a resume refuses is for a new run."""
+    model = build_model(tiny())
+    assert less_memory(tiny(), model).startswith(
+        "use --set train.recompute=true, which gives the same result, or for a new run --set train.accumulate=2"
     )
-    assert less_memory(tiny("train.recompute=true", "train.accumulate=2")).startswith("use --set train.accumulate=4")
+    parts = tiny("train.recompute=true", "train.accumulate=2")
+    assert less_memory(parts, model).startswith("use for a new run --set train.accumulate=4")
+    small = tiny("train.recompute=true", "augment.crop=[8, 8]", "data.size=[16, 16]", "train.batch=15")
+    assert less_memory(small, build_model(small)).startswith("use for a new run --set train.accumulate=3")
+    small = tiny("train.recompute=true", "augment.crop=[8, 8]", "data.size=[16, 16]", "train.batch=12")
+    monkeypatch.setattr("emaseg.training.step.world_size", lambda: 2)
+    assert less_memory(small, build_model(small)).startswith("use for a new run --set train.accumulate=2")
+    assert less_memory(parts, model).startswith("use for a new run a smaller batch")
+
+
+def test_the_next_smaller_number_of_parts_is_one_that_runs() -> None:
+    """Protects from advice that the next command refuses."""
+    small = ("augment.crop=[8, 8]", "data.size=[16, 16]", "train.batch=12")
+    recipe = tiny("train.accumulate=12", *small)
+    with pytest.raises(RecipeError) as caught:
+        check_batch(build_model(recipe), recipe)
+    assert "train.accumulate=6" in caught.value.hint
+    check_batch(build_model(recipe), tiny("train.accumulate=6", *small))
+    odd = tiny("train.accumulate=15", *small, "train.batch=15")
+    with pytest.raises(RecipeError) as caught:
+        check_batch(build_model(odd), odd)
+    assert "train.accumulate=5" in caught.value.hint

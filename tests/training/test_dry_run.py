@@ -109,6 +109,14 @@ def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch)
     assert "from steps with 1 and 2 crops" in plan["one step"]
 
 
+def test_ranks_on_a_cpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects `--dry-run --nproc N` from a forecast that gives each process the whole machine's memory."""
+    monkeypatch.setattr(engine, "device_memory", lambda device: 64 << 30)
+    events = list(dry_run(tiny(), device=torch.device("cpu"), ranks=2))
+    (found,) = [event for event in events if isinstance(event, Forecast)]
+    assert found.available == 32 << 30
+
+
 def test_ways_that_need_less_memory_are_named() -> None:
     """Protects the choice between them: recomputed first, which changes nothing, then in parts; estimated, with options."""
     plan, events = forecast(tiny("augment.crop=[128, 128]", "data.size=[128, 128]", "backbone.width=16"))

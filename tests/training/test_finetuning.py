@@ -83,7 +83,6 @@ def test_another_option_is_another_training(whole: Path) -> None:
     for change in (
         "loss.dice_weight=0.1",
         "optim.average_decay=0",
-        "train.patience=0",
         "loss.class_weights=[1,1,1,1,1]",
     ):
         with pytest.raises(RecipeError, match=change.split("=")[0]):

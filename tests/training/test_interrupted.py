@@ -16,13 +16,15 @@ import torch
 from emaseg.background import Background
 from emaseg.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from emaseg.errors import SystemFault, WeightsError
-from emaseg.events import Note, TrainEvent
+from emaseg.events import Finished, Note, TrainEvent
 from emaseg.files import append_text
 from emaseg.models import Network, build_model
 from emaseg.recipe import Recipe
 from emaseg.runs.metrics_file import append_row, repair
 from emaseg.training.optim import build_optimizer
 from emaseg.training.resuming import misfit
+from emaseg.training.run_state import generators, set_generators
+from emaseg.weights.contents import rng_faults
 from tests.helpers import equal, run, tiny
 from tests.training.test_train import last, untimed
 
@@ -389,3 +391,31 @@ def test_work_in_the_background_ends_before_an_exception(tmp_path: Path) -> None
     assert done.is_set()
     with pytest.raises(ZeroDivisionError):
         Background(lambda: print(1 // 0)).wait()
+
+
+def test_the_generator_of_an_apple_gpu_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects dropout after a resume on an Apple GPU, which draws from a generator of its own; a checkpoint with its
+    state is read on any machine, and one without it goes on there."""
+    device, state, put = torch.device("mps"), torch.arange(44, dtype=torch.uint8), list[torch.Tensor]()
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", put.append)
+    rng = generators(device)
+    assert rng["mps"] is state
+    set_generators(rng, device)
+    set_generators({"cpu": rng["cpu"], "cuda": []}, device)
+    assert put == [state]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert rng_faults(rng) == []
+    assert rng_faults({**rng, "mps": state[:3]}) == ["its Apple GPU generator's state is damaged"]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run(tiny(), tmp_path / "run", stop_after=3)
+    file = tmp_path / "run/checkpoints/last.pt"
+    content = torch.load(file, weights_only=True)
+    assert content["rng"].keys() == {"cpu", "cuda"}
+    content["rng"]["mps"] = state
+    torch.save(content, file)
+    assert any(isinstance(event, Finished) for event in run(tiny(), tmp_path / "run", resume=True))
+    content["rng"]["mps"] = 7
+    torch.save(content, file)
+    with pytest.raises(WeightsError):
+        read_checkpoint(file)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import emaseg
 from emaseg.data.pipeline.transforms import Batch
@@ -129,3 +130,13 @@ def test_a_clipped_gradient_keeps_its_direction(limit: float) -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     factor = min(1.0, limit / gradients[0].norm().item()) if limit else 1.0
     assert torch.allclose(gradients[1], factor * gradients[0], rtol=1e-5, atol=0)
+
+
+def test_an_attention_layers_biases_are_biases() -> None:
+    """Protects the group "bias" of a ViT: PyTorch calls that of queries, keys and values in_proj_bias. Weights stay out."""
+    optim = Optim(lr=1.0, weight_decay=1.0, groups=(Group(match="bias", lr_scale=2.0, weight_decay_scale=0.0),))
+    layer = nn.MultiheadAttention(4, 2)
+    plain, biases = build_optimizer(layer, optim).param_groups
+    assert [id(p) for p in biases["params"]] == [id(layer.in_proj_bias), id(layer.out_proj.bias)]
+    assert [id(p) for p in plain["params"]] == [id(layer.in_proj_weight), id(layer.out_proj.weight)]
+    assert (biases["lr_scale"], biases["weight_decay"]) == (2.0, 0.0)

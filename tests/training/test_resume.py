@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -16,7 +17,9 @@ from emaseg.errors import DataError, RecipeError
 from emaseg.events import Finished, Note, TrainEvent
 from emaseg.open_datasets import open_datasets
 from emaseg.recipe import Recipe
+from emaseg.runs.folder import RunFolder, resume_command
 from emaseg.training.image_state import _contents
+from emaseg.training.resuming import changed_surroundings, surroundings
 from tests.helpers import emaseg, run, tiny
 
 
@@ -254,3 +257,38 @@ def test_a_damaged_image_before_any_checkpoint_claims_none(tmp_path: Path) -> No
         run(recipe, tmp_path / "run")
     assert "stopped before the first step" in caught.value.message
     assert "last.pt" not in caught.value.message
+
+
+def test_another_number_of_processes_is_said() -> None:
+    """Protects from a training that changes without a word: with plain means another number of processes has another
+    loss, and the note names the key that frees the next run of it; a checkpoint that does not tell its number is silent."""
+    plain, fixed = tiny('loss.ranks="plain_mean"'), tiny('loss.ranks="plain_mean"', "train.ranks=2")
+    now = surroundings(torch.device("cpu"), 1)
+    (note,) = changed_surroundings({**now, "ranks": 4}, now, plain)
+    assert note.text.startswith("processes that train: 4 when this run was saved, 1 now")
+    assert "the loss is another" in note.text
+    assert note.text.endswith("--set train.ranks=4")
+    for recipe in (tiny(), fixed):
+        (note,) = changed_surroundings({**now, "ranks": 4}, now, recipe)
+        assert note.text.endswith("the uninterrupted one")
+    assert changed_surroundings({key: value for key, value in now.items() if key != "ranks"}, now, plain) == []
+
+
+def test_the_command_goes_on_as_the_run_was_started(tmp_path: Path) -> None:
+    """Protects who copies the command from fewer processes or another device than the run had; of an env.json that is
+    damaged, or of another program, nothing is taken."""
+    folder = RunFolder(tmp_path)
+    plain = f"emaseg train {tmp_path / 'recipe.toml'} --out {tmp_path} --resume"
+    assert resume_command(folder) == plain
+    for start, options in (
+        ({"nproc": 4, "command": ["emaseg", "train", "x", "--device", "cpu"]}, " --nproc 4 --device cpu"),
+        ({"nproc": None, "command": ["emaseg", "train", "x", "--device=cuda:1"]}, " --device cuda:1"),
+        ({"command": ["emaseg", "train", "x"]}, ""),
+        ({"nproc": "4; ls", "command": ["own.py", "--device", "cpu"]}, ""),
+        ({"nproc": 1, "command": ["emaseg", "train", "--device", "a b"]}, " --device 'a b'"),
+        ([], ""),
+    ):
+        folder.environment.write_text(json.dumps({"schema": 1, "starts": [{"command": ["no"]}, start]}))
+        assert resume_command(folder) == plain + options
+    folder.environment.write_text('{"starts": {}}')
+    assert resume_command(folder) == plain

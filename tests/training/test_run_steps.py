@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from emaseg.checkpoint import read_checkpoint
 from emaseg.errors import WeightsError
-from emaseg.events import Evaluated, Finished, Note, Stepped, TrainEvent
+from emaseg.events import Evaluated, Finished, Logged, Note, Stepped, TrainEvent
 from emaseg.recipe.training import Train
 from emaseg.runs.folder import is_complete
 from emaseg.schedule import Schedule
@@ -128,7 +128,7 @@ def test_what_evaluates_does_so_as_an_evaluation(tmp_path: Path, monkeypatch: py
     seen: dict[str, int] = {}
 
     @contextlib.contextmanager
-    def evaluating(train: Train) -> Iterator[None]:
+    def evaluating(train: Train, device: torch.device) -> Iterator[None]:
         inside.append(train)
         yield
         inside.pop()
@@ -154,7 +154,8 @@ STALLING = ("train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "opt
 
 def test_a_stalled_run_ends(tmp_path: Path) -> None:
     """Protects patience: nothing is learnt at a rate of next to nothing, so the second evaluation in a row without a
-    better score is the last thing that happens; the run is whole, a resume finds it finished, and one that asks for more goes on."""
+    better score is the last thing that happens; the run is whole, a resume finds it finished, and one that asks
+    for more goes on with all of its patience, which may be another."""
     recipe = tiny(
         "train.iterations=40", "train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30", "optim.power=0"
     )
@@ -170,8 +171,31 @@ def test_a_stalled_run_ends(tmp_path: Path) -> None:
     again = run(recipe, tmp_path / "run", resume=True)[-1]
     assert isinstance(again, Finished)
     assert again.already
-    longer = tiny("train.iterations=42", *STALLING)
-    assert run(longer, tmp_path / "run", resume=True)[-1].step > finished.step
+    end = finished.step
+    for iterations, patience in ((60, 2), (80, 3)):
+        longer = tiny(*STALLING, f"train.iterations={iterations}", f"train.patience={patience}")
+        events = run(longer, tmp_path / "run", resume=True)
+        better = [event.step for event in events if isinstance(event, Evaluated) and event.best]
+        last = events[-1]
+        assert isinstance(last, Finished)
+        assert last.step == (better or [end])[-1] + 2 * patience < iterations
+        end = last.step
+
+
+def test_the_last_losses_of_a_stalled_run_are_written(tmp_path: Path) -> None:
+    """Protects metrics.csv from ending before the run does: steps since the last row have one, too, and what a longer run
+    adds later does not count them twice."""
+    events = run(tiny("train.iterations=60", *STALLING, "train.log_every=50"), tmp_path / "run")
+    end = events[-1]
+    assert isinstance(end, Finished)
+    stepped = [event for event in events if isinstance(event, Stepped)]
+    (row,) = [event for event in events if isinstance(event, Logged) and "loss" in event.values]
+    assert row.step == end.step < 50
+    assert row.values["loss"] == pytest.approx(sum(event.loss for event in stepped) / len(stepped))
+    assert row.values["lr"] == stepped[-1].lr
+    table = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table if line.split(",")[3]] == ["step", str(end.step)]
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.pt").running == {}
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -39,6 +39,7 @@ import torch
 
 from emaseg.data.pipeline.transforms import Empty, RawBatch
 from emaseg.data.pipeline.transport import Slot, pack, unpack
+from emaseg.distributed.ranks import ranks_here
 from emaseg.errors import DataError
 from emaseg.free_memory import free_memory
 
@@ -147,14 +148,16 @@ def _ignore(index: int) -> None:
 
 # --------------------------------------------------------------------------------------- in the training process
 def _affordable_workers(count: int, slot: int, notes: list[str]) -> int:
-    """As many of `count` processes as have their batches in half of the memory that is left; a line if fewer."""
-    free = free_memory()
+    """As many of `count` processes as have their batches in half of the memory that is left, of which each process that
+    trains on this machine has its part; a line if fewer."""
+    left = free_memory()
+    free = None if left is None else left // ranks_here()
     most = count if free is None else max(1, min(count, (free // 2 // max(slot, 1) - 1) // AHEAD))
     if most < count:
         needed = slot * (count * AHEAD + 1)
         notes.append(
             f"{count} loading processes would prepare {needed / 2**20:.0f} MiB ahead and {(free or 0) / 2**20:.0f} MiB "
-            f"are free: {most} are used"
+            f"are free{' for each of the processes that train' if ranks_here() > 1 else ''}: {most} are used"
         )
     return most
 

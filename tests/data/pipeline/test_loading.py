@@ -20,6 +20,7 @@ import torch
 
 from emaseg.data.dataset import MemorySample, Sample, UInt8
 from emaseg.data.pipeline import loading
+from emaseg.data.pipeline import workers as processes
 from emaseg.data.pipeline.loading import (
     Stream,
     Waiting,
@@ -337,3 +338,22 @@ def test_page_locked_copies_are_made_ahead_by_a_thread() -> None:
 def test_workers_pay_only_beside_an_accelerator() -> None:
     assert default_workers(torch.device("cpu")) == 0
     assert 1 <= default_workers(torch.device("cuda")) <= 8
+
+
+def test_ranks_share_the_cores_and_the_memory_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects a machine of eight GPUs from 64 loading processes on its 16 cores, and from eight times the memory."""
+    monkeypatch.setattr(loading, "core_count", lambda: 16)
+    monkeypatch.setattr(processes, "free_memory", lambda: 80 << 20)
+    monkeypatch.setattr(processes, "AHEAD", 1)
+    alone, noted = list[str](), list[str]()
+    assert default_workers(torch.device("cuda")) == 8
+    assert processes._affordable_workers(8, 1 << 20, alone) == 8
+    for name, value in {"RANK": "0", "WORLD_SIZE": "16", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert default_workers(torch.device("cuda")) == 1
+    assert processes._affordable_workers(8, 1 << 20, noted) == 4
+    assert (alone, len(noted)) == ([], 1)
+    assert "10 MiB are free for each of the processes that train: 4 are used" in noted[0]
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert default_workers(torch.device("cuda")) == 8
