@@ -378,11 +378,14 @@ def _recipe_of_exported(
         )
     needed = needed_overrides(recipe.inference, info.include, info.shape)
     if needed:
-        inside = f"{' and '.join(info.include)} inside" if info.include else "one size of images"
+        inside, options = ([f"{' and '.join(info.include)} inside"], ["--include"]) if info.include else ([], [])
+        if info.shape is not None:
+            inside.append("images of {1} x {0} pixels only".format(*info.shape))
+            options.append("--shape")
         remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {quoted(text)}' for text in needed)}"
         raise RecipeError(
-            f"{file}: {inside}: it cannot follow its recipe's protocol",
-            f"{remedy}, or export it without",
+            f"{file}: {', '.join(inside)}: it cannot follow this protocol",
+            f"{remedy}, or export it without {' and '.join(options)}",
         )
     # the file decides, whatever its recipe says; int8 is of files alone
     inference = replace(recipe.inference, precision=info.precision)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from emaseg.exported.runtime import open_exported
 from emaseg.exporting.network import InferenceNetwork
 from emaseg.exporting.program import program_of, write_onnx, write_pt2
 from emaseg.exporting.quantise import Cost, calibration_images, cost, quantise
-from emaseg.exporting.request import Request
+from emaseg.exporting.request import Request, check_windows
 from emaseg.exporting.verify import TOLERANCES, Check, Tolerance, compare, failed, logits_of, probes
 from emaseg.extras import EXTRAS
 from emaseg.files import fault
@@ -74,7 +74,8 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
 
     Raises:
         DataError: an image of --calibrate cannot be read.
-        RecipeError: the recipe's images have no 8-bit pixels that --include normalize could take.
+        RecipeError: the recipe's images have no 8-bit pixels that --include normalize could take, or its windows are not
+            of the one size that the file would take.
         WeightsError: the network cannot be held by such a file.
         SystemFault: disk full, no permission.
     """
@@ -84,6 +85,7 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
             "--include normalize: makes 8-bit pixels the input, and data.range is for values of more than 8 bits",
             "leave normalize out; the file's metadata say how values are scaled and normalised",
         )
+    check_windows(request, recipe.inference)
     images = [] if request.calibrate is None else calibration_images(request.calibrate, bands)
     trials = probes(request, images, recipe.backbone.in_channels)
     references = logits_of(network, trials, recipe)
