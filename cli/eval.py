@@ -173,8 +173,8 @@ def evaluate(
         recipe = dataclasses.replace(resolved.recipe, data=data)
         from emaseg.evaluation.evaluate import compare_with_published, on_images, other_split, protocol, split_name
 
-        comparison = compare_with_published(recipe, resolved.written, which)
-        way = protocol(recipe.inference) + _em_deviation(recipe.model)
+        comparison = compare_with_published(recipe, resolved.written, which, resolved.stretched)
+        way = protocol(recipe.inference, resolved.stretched) + _em_deviation(recipe.model)
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 

@@ -50,6 +50,7 @@ class Resolved:
 
     written: the recipe before `--set` and `--tta`. notes: which run was chosen where the REF named several, and old names
     of keys that the user wrote. state: the weights, where they were read with the recipe; the network's own once opened.
+    stretched: (H, W) that every image is brought to, because an exported file takes no other size.
     """
 
     recipe: Recipe
@@ -58,6 +59,7 @@ class Resolved:
     written: Recipe
     notes: tuple[str, ...] = ()
     state: Mapping[str, torch.Tensor] | None = field(default=None, repr=False, compare=False)
+    stretched: tuple[int, int] | None = None
 
 
 def resolve(
@@ -170,7 +172,7 @@ def _of_file(file: Path, run: Path | None, note: str, overrides: Sequence[str], 
             *notes,
             f"{file}: takes images of {size} only: every image is brought to that size, whatever its shape",
         )
-    return Resolved(recipe, file, run, written, notes)
+    return Resolved(recipe, file, run, written, notes, stretched=fixed)
 
 
 def _named_weights(weights: str) -> tuple[Path, str]:
