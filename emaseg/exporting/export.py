@@ -26,7 +26,7 @@ from emaseg.exported.info import FileInfo
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.network import InferenceNetwork
 from emaseg.exporting.program import program_of, write_onnx, write_pt2
-from emaseg.exporting.quantise import Cost, calibration_images, cost, quantise
+from emaseg.exporting.quantise import MOST_PIXELS, Cost, calibration_images, cost, quantise
 from emaseg.exporting.request import Request, check_windows
 from emaseg.exporting.verify import TOLERANCES, Check, Tolerance, compare, failed, logits_of, probes
 from emaseg.extras import EXTRAS
@@ -34,7 +34,7 @@ from emaseg.files import fault
 from emaseg.free_memory import is_out_of_memory
 from emaseg.models import Network
 from emaseg.recipe import Recipe
-from emaseg.words import lines_of
+from emaseg.words import counted, lines_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
@@ -86,7 +86,7 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
             "leave normalize out; the file's metadata say how values are scaled and normalised",
         )
     check_windows(request, recipe.inference)
-    images = [] if request.calibrate is None else calibration_images(request.calibrate, bands)
+    images = () if request.calibrate is None else calibration_images(request.calibrate, bands)
     trials = probes(request, images, recipe.backbone.in_channels)
     references = logits_of(network, trials, recipe)
     info: FileInfo | None = None
@@ -103,7 +103,10 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
             if request.precision == "int8":
                 full = file.rename(file.with_name(f"full{file.suffix}"))
                 yield Note(f"learning the range of every value from {len(images)} images")
-                quantise(full, file, images, info)
+                cut = quantise(full, file, images, info)
+                if cut:
+                    larger = f"{counted(cut, 'image')} of more than {MOST_PIXELS / 1e6:.1f} megapixels"
+                    yield Note(f"only the middle was looked at of {larger}")
                 score = _cost(full, file, info)
                 if isinstance(score, str):
                     yield Note(score, warning=True)
