@@ -144,9 +144,22 @@ def _write_program(network: Network, file: Path, request: Request, info: FileInf
 
 
 def _write_weights(network: Network, recipe: Recipe, request: Request, file: Path) -> Network:
-    """Our checkpoint without an optimiser's state; returns the network that is read back from it."""
+    """Our checkpoint without an optimiser's state; returns the network that is read back from it.
+
+    Raises:
+        WeightsError: a value is beyond what the precision holds.
+    """
     dtype = DTYPES[request.precision]
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    beyond = [k for k, v in network.state_dict().items() if bool((v.isfinite() & ~state[k].isfinite()).any())]
+    if beyond:
+        largest = max(float(network.state_dict()[k].abs().max()) for k in beyond)
+        more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        raise WeightsError(
+            f"--precision {request.precision}: the weights do not fit: {beyond[0]}{more} has values up to {largest:.3g}, "
+            f"and {request.precision} holds {torch.finfo(dtype).max:.3g}",
+            "use --precision bf16 or fp32",
+        )
     save_checkpoint(file, Checkpoint(state, {}, 0, 0, {}, {}, {}, recipe))
     return load_network(recipe, file)
 

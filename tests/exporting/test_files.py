@@ -265,6 +265,26 @@ def test_weights_are_a_checkpoint_without_the_optimizer(tmp_path: Path) -> None:
     assert resolve(str(done.path)).recipe == recipe("memorynet")
 
 
+def test_weights_beyond_the_precision_are_refused(tmp_path: Path) -> None:
+    """Protects from advice that does not help: the file is well, fp16 is too small for it; nothing is left behind."""
+    made = recipe("emanet")
+    for precision in ("fp16", "bf16"):
+        large = network(made)
+        name = next(key for key in large.state_dict() if key.endswith("running_var"))
+        large.state_dict()[name].fill_(1e5)
+        events = export(large, made, make_request("weights", precision), tmp_path / "half.pt")
+        if precision == "bf16":
+            assert list(events)
+            continue
+        with pytest.raises(WeightsError) as caught:
+            list(events)
+        assert name in caught.value.message
+        assert "fp16 holds 6.55e+04" in caught.value.message
+        assert str(tmp_path) not in caught.value.message
+        assert caught.value.hint == "use --precision bf16 or fp32"
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_8_bits(int8: Exported, made: Callable[[str], Exported]) -> None:
     """Protects int8: it is smaller, close to the network on the images it learned from, and its cost is told."""
     assert int8.passed
