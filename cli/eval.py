@@ -155,6 +155,7 @@ def evaluate(
             device_for,
             hash_of_weights,
             resolve,
+            stamp_of,
             with_em_iterations,
             with_precision,
         )
@@ -196,7 +197,9 @@ def evaluate(
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
         folder = out or _default_folder(resolved.run, recipe.name)
-        model, weights_hash = _engine(resolved, dataset, target, compile_, verbose), hash_of_weights(resolved.weights)
+        stamp = resolved.stamp or stamp_of(resolved.weights)
+        model = _engine(resolved, dataset, target, compile_, verbose)
+        weights_hash = hash_of_weights(resolved.weights, stamp)
         if calibration:
             check_scored(model, "--calibration")
         if not dataset.withheld_by and rank.leads:  # the folder is made before the work, not after it
