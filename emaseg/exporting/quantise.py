@@ -32,12 +32,12 @@ from emaseg.errors import DataError
 from emaseg.evaluation.evaluate import evaluate
 from emaseg.events import Evaluated
 from emaseg.exported.info import INPUT, FileInfo, supported_protocol
-from emaseg.exported.run_onnx import reason
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.program import seal
 from emaseg.files import is_hidden
 from emaseg.free_memory import says_out_of_memory
 from emaseg.resources import expanded
+from emaseg.words import first_line
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 
@@ -153,7 +153,7 @@ def _memory_errors() -> Iterator[None]:
     except Exception as error:
         if not says_out_of_memory(error):
             raise
-        raise MemoryError(reason(error)) from error
+        raise MemoryError(first_line(error)) from error
 
 
 @contextlib.contextmanager
