@@ -77,7 +77,7 @@ class ExportedNetwork(nn.Module):
     def _failed(self, error: Exception) -> Exception:
         """What is said of a program that fails: no memory is the machine's fault, all else the file's."""
         if isinstance(error, MemoryError) or says_out_of_memory(error):
-            return MemoryError(first_line(error))
+            return MemoryError(first_line(error, 1000))  # how much was asked for stands at its end
         return WeightsError(
             f"{self._path}: its program fails ({first_line(error)})", "export it again from its checkpoint"
         )
