@@ -18,7 +18,8 @@ from typing import Any
 
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.exported.protobuf import message, text, varint
-from emaseg.exported.pt2_archive import ABOUT, Refused, content, read_directory, read_json
+from emaseg.exported.pt2_archive import ABOUT, content, read_directory, read_json
+from emaseg.exported.refused import Refused
 from emaseg.files import fault, open_file
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.recipe.channels import channel_names, ranges

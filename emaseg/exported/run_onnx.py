@@ -19,7 +19,7 @@ from emaseg.exported.check_onnx import check_model
 from emaseg.exported.extra import check_extra
 from emaseg.exported.info import INPUT, METADATA_FIELD, MOST_FIELDS, ONNX_DIGEST, FileInfo, info_of, onnx_texts
 from emaseg.exported.protobuf import LARGEST, message, text, walk
-from emaseg.exported.pt2_archive import Refused
+from emaseg.exported.refused import Refused
 from emaseg.free_memory import room, says_out_of_memory
 from emaseg.recipe.data import num_classes
 from emaseg.words import first_line, size

@@ -28,12 +28,12 @@ from emaseg.exported.pt2_archive import (
     ABOUT,
     DIGEST,
     WEIGHTS,
-    Refused,
     content,
     digest_of,
     program_archive,
     read_directory,
 )
+from emaseg.exported.refused import Refused
 from emaseg.words import first_line
 from emaseg.zip_archive import File, Member
 

@@ -153,7 +153,7 @@ def _memory_errors() -> Iterator[None]:
     except Exception as error:
         if not says_out_of_memory(error):
             raise
-        raise MemoryError(first_line(error)) from error
+        raise MemoryError(first_line(error, 1000)) from error
 
 
 @contextlib.contextmanager
