@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emaseg.errors import RecipeError, WeightsError
+from emaseg.errors import RecipeError
 
 from .options import SCHEMA, Compile, Device, Json, Overrides, Precision, Quiet, Verbose, session_of
 
@@ -161,29 +161,26 @@ def _cores() -> int:
 
 
 def _recipe(reference: str, overrides: list[str], precision: str) -> tuple[Recipe, Resolved | None, tuple[str, ...]]:
-    """The recipe, and what the reference means; None: a recipe without weights, whose speed is the same. And the notes.
+    """The recipe, the weights that the reference means, and the notes. None: a recipe, measured as it is written; weights
+    change no figure, and a run of it may be of an earlier version.
 
     Raises:
-        RecipeError, WeightsError: as `resolve`; but not where only a recipe's weights are missing.
+        RecipeError, WeightsError: as `resolve`; but a recipe needs no weights.
     """
     from dataclasses import replace
 
     from emaseg.exported.info import is_exported
     from emaseg.recipe import load_recipe_with_origins
-    from emaseg.reference import resolve, with_precision
+    from emaseg.reference import holds_weights, resolve, with_precision
+    from emaseg.resources import shipped_recipes
 
-    try:
-        resolved = with_precision(resolve(reference, overrides=overrides), precision)
-    except WeightsError:
-        from emaseg.resources import shipped_recipes
-
-        if reference not in shipped_recipes() and not reference.endswith(".toml"):
-            raise
+    if not holds_weights(reference) and (reference in shipped_recipes() or reference.endswith(".toml")):
         loaded = load_recipe_with_origins(reference, overrides)
         recipe = loaded.recipe
         if precision != "auto":
             recipe = replace(recipe, inference=replace(recipe.inference, precision=precision))  # type: ignore[arg-type]
         return recipe, None, tuple(loaded.notes)
+    resolved = with_precision(resolve(reference, overrides=overrides), precision)
     if is_exported(resolved.weights):
         raise RecipeError(f"{reference}: an exported file", "measure the checkpoint that it was made from")
     return resolved.recipe, resolved, resolved.notes

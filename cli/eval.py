@@ -159,6 +159,7 @@ def evaluate(
             device_for,
             hash_of_weights,
             resolve,
+            stamp_of,
             with_em_iterations,
             with_precision,
         )
@@ -177,8 +178,8 @@ def evaluate(
         recipe = dataclasses.replace(resolved.recipe, data=data)
         from emaseg.evaluation.evaluate import compare_with_published, on_images, other_split, protocol, split_name
 
-        comparison = compare_with_published(recipe, resolved.written, which)
-        way = protocol(recipe.inference) + _em_deviation(recipe.model)
+        comparison = compare_with_published(recipe, resolved.written, which, resolved.stretched)
+        way = protocol(recipe.inference, resolved.stretched) + _em_deviation(recipe.model)
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for this protocol ({way})")
 
@@ -200,7 +201,9 @@ def evaluate(
         if check:
             _check_comparison(comparison, f"{recipe.name} has no published mIoU for these images")
         folder = out or _default_folder(resolved.run, recipe.name)
-        model, weights_hash = _engine(resolved, dataset, target, compile_, verbose), hash_of_weights(resolved.weights)
+        stamp = resolved.stamp or stamp_of(resolved.weights)
+        model = _engine(resolved, dataset, target, compile_, verbose)
+        weights_hash = hash_of_weights(resolved.weights, stamp)
         if calibration:
             check_scored(model, "--calibration")
         if not dataset.withheld_by and rank.leads:  # the folder is made before the work, not after it

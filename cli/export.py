@@ -77,7 +77,7 @@ def export(
     """
     session = session_of(context, verbose, keeps_files=True)
     session.memory_hint = "free memory, or export for a smaller --shape"
-    from emaseg.exporting.request import make_request, snippet_target, target
+    from emaseg.exporting.request import check_windows, make_request, snippet_target, target
 
     request = make_request(format_, precision, shape, dynamic=dynamic, include=include, calibrate=calibrate)
 
@@ -87,6 +87,7 @@ def export(
 
     resolved = resolve(reference, weights=weights, overrides=overrides)
     print_notes(resolved.notes, quiet)
+    check_windows(request, resolved.recipe.inference)
     path = target(request, out, resolved.recipe.name)
     place = snippet_target(request, program, path)
     network = open_network(resolved)

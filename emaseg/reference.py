@@ -44,12 +44,17 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
+Stamp = tuple[int, int, int]  # of a file: inode, bytes, and time of the last change; another file has another
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """A recipe, the weights to fill it with, and the run they belong to, if any.
 
     written: the recipe before `--set` and `--tta`. notes: which run was chosen where the REF named several, and old names
     of keys that the user wrote. state: the weights, where they were read with the recipe; the network's own once opened.
+    stretched: (H, W) that every image is brought to, because an exported file takes no other size. stamp: of the file, from
+    before `state` was read.
     """
 
     recipe: Recipe
@@ -58,6 +63,8 @@ class Resolved:
     written: Recipe
     notes: tuple[str, ...] = ()
     state: Mapping[str, torch.Tensor] | None = field(default=None, repr=False, compare=False)
+    stretched: tuple[int, int] | None = None
+    stamp: Stamp | None = field(default=None, compare=False)
 
 
 def resolve(
@@ -170,7 +177,7 @@ def _of_file(file: Path, run: Path | None, note: str, overrides: Sequence[str], 
             *notes,
             f"{file}: takes images of {size} only: every image is brought to that size, whatever its shape",
         )
-    return Resolved(recipe, file, run, written, notes)
+    return Resolved(recipe, file, run, written, notes, stretched=fixed)
 
 
 def _named_weights(weights: str) -> tuple[Path, str]:
@@ -256,14 +263,31 @@ def open_network(resolved: Resolved) -> Network:
     return load_network(resolved.recipe, resolved.weights, resolved.state)
 
 
-def hash_of_weights(file: Path) -> str:
+def stamp_of(file: Path | int) -> Stamp | None:
+    """What tells a file, or an open one, from any that takes its place; None where it is not there."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def hash_of_weights(file: Path, read: Stamp | None = None) -> str:
     """SHA-256 of a weight file, 64 hexadecimal digits: it ties a score to the file.
 
+    Args:
+        read: stamp of the file that the weights were read from; None = whichever is there.
+
     Raises:
-        WeightsError: it cannot be read.
+        WeightsError: it cannot be read, or it is another file by now: a training replaces its best checkpoint.
     """
     try:
         with open_file(file) as opened:
+            if read is not None and stamp_of(opened.fileno()) != read:
+                raise WeightsError(
+                    f"{file}: was replaced or changed while it was being read, so its hash would be another file's",
+                    "try once more; while a training goes on, copy the checkpoint and name the copy",
+                )
             return sha256_of(opened)
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})", "check the path") from error
@@ -347,6 +371,7 @@ def _of_checkpoint(file: Path, run: Path | None, note: str, overrides: Sequence[
     check_kind(file)
     from emaseg.checkpoint import read_network, recipe_inside
 
+    stamp = stamp_of(file)
     text, state = read_network(file)
     if not overrides:
         recipe_inside(text, file)  # what is wrong in it is the file's fault, not that of who names it
@@ -356,7 +381,7 @@ def _of_checkpoint(file: Path, run: Path | None, note: str, overrides: Sequence[
     notes = _notes(note, overrides)
     if written.optim.average_decay:
         notes += (f"{file}: the moving average of its weights (optim.average_decay = {written.optim.average_decay:g})",)
-    return Resolved(recipe, file, run, written, notes, state)
+    return Resolved(recipe, file, run, written, notes, state, stamp=stamp)
 
 
 def _recipe_of_exported(
@@ -378,11 +403,14 @@ def _recipe_of_exported(
         )
     needed = needed_overrides(recipe.inference, info.include, info.shape)
     if needed:
-        inside = f"{' and '.join(info.include)} inside" if info.include else "one size of images"
+        inside, options = ([f"{' and '.join(info.include)} inside"], ["--include"]) if info.include else ([], [])
+        if info.shape is not None:
+            inside.append("images of {1} x {0} pixels only".format(*info.shape))
+            options.append("--shape")
         remedy = "leave --tta out" if tta else f"add {' '.join(f'--set {quoted(text)}' for text in needed)}"
         raise RecipeError(
-            f"{file}: {inside}: it cannot follow its recipe's protocol",
-            f"{remedy}, or export it without",
+            f"{file}: {', '.join(inside)}: it cannot follow this protocol",
+            f"{remedy}, or export it without {' and '.join(options)}",
         )
     # the file decides, whatever its recipe says; int8 is of files alone
     inference = replace(recipe.inference, precision=info.precision)  # type: ignore[arg-type]

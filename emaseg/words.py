@@ -64,6 +64,12 @@ def excerpt(text: object, most: int = 80) -> str:
     return whole if len(whole) <= most else f"{whole[: most - 3]}..."
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what an exception says, no more than `most` characters; the name of its class where it says
+    nothing. Libraries put the reason there, and pages of their own code behind it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 def _is_visible(char: str) -> bool:
     return (char.isprintable() and char not in _INVISIBLE) or char in _SPACES
 

@@ -145,7 +145,8 @@ def test_options_that_a_training_step_does_not_heed(
 def test_what_is_measured_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Protects readers from the figures of a run that they did not name, and tells of old keys, as every command does."""
+    """Protects readers from the figures of a run that they did not name: a recipe is measured as it is written, whatever
+    was trained with it before. And tells of old keys, as every command does."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(TINY)
     short = ("--shape", "32x32", "--passes", "1", "--warm-up", "0", "--threads", "1", "--json")
@@ -154,10 +155,20 @@ def test_what_is_measured_is_told(
     assert code == 0
     assert err.startswith("--set model.stages: ")
     run(tiny("train.iterations=1"), tmp_path / "runs/tiny/first")
-    code, _, err = emaseg(capsys, "bench", "tiny.toml", *short)
-    assert code == 0
-    assert str(Path("runs/tiny/first")) in err.splitlines()[0]
-    assert emaseg(capsys, "bench", "tiny.toml", *short, "-q")[0::2] == (0, "")
+    steps = ("--train", "--passes", "1", "--warm-up", "1", "--json", "-q")
+    changed = TINY.replace("batch = 4", "batch = 2").replace("crop = [32, 32]", "crop = [24, 24]")
+    assert changed != TINY
+    Path("tiny.toml").write_text(changed)
+    code, out, _ = emaseg(capsys, "bench", "tiny.toml", *steps)
+    assert (code, json.loads(out)["train"]["batch"], json.loads(out)["train"]["crop"]) == (0, 2, [24, 24])
+    code, out, _ = emaseg(capsys, "bench", "runs/tiny/first", *steps)
+    assert (code, json.loads(out)["train"]["batch"], json.loads(out)["train"]["crop"]) == (0, 4, [32, 32])
+    parameters = []
+    for bases in (4, 8):
+        code, out, err = emaseg(capsys, "bench", "tiny.toml", *short, "-q", "--set", f"model.bases={bases}")
+        assert (code, err) == (0, "")
+        parameters.append(json.loads(out)["parts"][-1])
+    assert parameters[0] != parameters[1]
 
 
 class Terminal(io.StringIO):

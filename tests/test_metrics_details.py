@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emaseg.inference.protocols import label_and_confidence, label_map, scores_map
+from emaseg.inference.protocols import label_and_confidence, label_map
 from emaseg.metrics import RADII, Tally, details_of
 from emaseg.metrics.boundary import BoundaryCounts, rings
 from emaseg.metrics.details import bootstrap
 from emaseg.recipe import Inference, PixelStats
 from tests.evaluation.test_evaluate import Painted, Reader, run
+from tests.inference.scores import scores_map
 
 UInt8 = npt.NDArray[np.uint8]
 K = 3

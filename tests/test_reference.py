@@ -75,6 +75,22 @@ def test_a_checkpoint_is_read_once(trained: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_hash_is_of_the_file_that_was_read(trained: Path, tmp_path: Path) -> None:
+    """Protects metrics.json of a run that is still trained: its best checkpoint may be replaced after it was read, and the
+    hash of the new one beside the score of the old one would be wrong."""
+    file = tmp_path / "a.pt"
+    shutil.copy(trained / "checkpoints/best.pt", file)
+    resolved = resolve(str(file))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert hash_of_weights(file, resolved.stamp) == digest
+    shutil.copy(trained / "checkpoints/last.pt", tmp_path / "new.pt")
+    (tmp_path / "new.pt").replace(file)
+    with pytest.raises(WeightsError, match="was replaced or changed") as caught:
+        hash_of_weights(file, resolved.stamp)
+    assert "copy the checkpoint" in caught.value.hint
+    assert hash_of_weights(file, resolve(str(file)).stamp) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def test_recipe_with_weights(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     resolved = resolve(str(tmp_path / "tiny.toml"), weights=str(trained))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emaseg.words import bytes_of, rate
+from emaseg.words import bytes_of, first_line, rate
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,13 @@ from emaseg.words import bytes_of, rate
 def test_a_rate_has_no_exponent(per_second: float, text: str) -> None:
     """Protects the progress line of a fast data source from `1.39e+03 images/s`; small rates keep three digits."""
     assert rate(per_second) == text
+
+
+def test_the_first_line_of_an_exception() -> None:
+    """Protects messages from pages of a library's own code, and from no reason at all."""
+    assert first_line(ValueError("\n a reason\nand more")) == "a reason"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert first_line(ValueError("x" * 300)) == "x" * 200
 
 
 def test_bytes_beyond_all_numbers_are_none() -> None:

@@ -37,7 +37,7 @@ from emaseg.models import Network, Report
 from emaseg.models.em_attention import EMAttention
 from emaseg.models.memory import ClassMemory
 from emaseg.resources import cache_folder
-from emaseg.words import quoted_path
+from emaseg.words import first_line, quoted_path
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -115,7 +115,7 @@ class Engine(nn.Module):
         except Exception as error:
             if self.compiled and _is_of_compiler(error):
                 raise SystemFault(
-                    f"--compile: PyTorch cannot compile this network here ({str(error).strip().splitlines()[0]:.200})",
+                    f"--compile: PyTorch cannot compile this network here ({first_line(error)})",
                     "it needs a C++ compiler, on a GPU Triton; if a compilation was interrupted before, delete "
                     f"{quoted_path(os.environ[_CACHE])}; or leave --compile out",
                 ) from error

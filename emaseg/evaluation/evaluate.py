@@ -204,7 +204,9 @@ def evaluation_json(
     return content if report is None else {**content, report.name: dict(report.content)}
 
 
-def compare_with_published(recipe: Recipe, written: Recipe, phase: Phase = "eval") -> Comparison:
+def compare_with_published(
+    recipe: Recipe, written: Recipe, phase: Phase = "eval", stretched: tuple[int, int] | None = None
+) -> Comparison:
     """The published mIoU that may stand beside one measured with `recipe`.
 
     Two scores compare where label maps are made the same way, from the same images: [inference] must be the row's, or
@@ -213,10 +215,13 @@ def compare_with_published(recipe: Recipe, written: Recipe, phase: Phase = "eval
 
     Args:
         recipe: as it is evaluated. written: the same before `--set` and `--tta`. phase: of the data, that is scored.
+        stretched: (H, W) that every image is brought to, because an exported file takes no other size; None = none.
     """
     published = recipe.published
     if published is None:
         return Comparison(None)
+    if stretched is not None:
+        return Comparison(None, f"not comparable; every image is {_stretched(stretched)}")
     row = _row(recipe, written)
     changed = _changed(recipe, written, row)
     if phase == "train":
@@ -307,10 +312,20 @@ def _unscored(data: Data) -> set[str]:
     return {"root", *(field.name for field in fields(data) if field.name.startswith("train_"))}
 
 
-def protocol(inference: Inference) -> str:
-    """How the label maps are made, in one line, e.g. `resize 2048x512; whole; scales 1; logits`."""
+def _stretched(size: tuple[int, int]) -> str:
+    return "stretched to {1}x{0}".format(*size)
+
+
+def protocol(inference: Inference, stretched: tuple[int, int] | None = None) -> str:
+    """How the label maps are made, in one line, e.g. `resize 2048x512; whole; scales 1; logits`.
+
+    Args:
+        stretched: (H, W) that every image is brought to instead, because an exported file takes no other size.
+    """
     parts = ["own size"]
-    if inference.resize_long_short:
+    if stretched is not None:
+        parts = [_stretched(stretched)]
+    elif inference.resize_long_short:
         parts = ["resize {}x{}".format(*inference.resize_long_short) + ("" if inference.keep_ratio else " stretched")]
     if inference.pad != "none":
         parts.append(f"pad {inference.pad}")

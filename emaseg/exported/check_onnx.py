@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emaseg.exported.protobuf import Fields, Value, message, text
-from emaseg.exported.pt2_archive import Refused
+from emaseg.exported.refused import Refused
 
 MOST_NODES = 20_000
 LARGEST_NUMBER = 1 << 24  # of a setting or a size: no image has more pixels than this

@@ -25,9 +25,9 @@ from emaseg.exported.pt2_archive import (
     SAMPLES,
     WEIGHTS,
     WEIGHTS_TABLE,
-    Refused,
     read_json,
 )
+from emaseg.exported.refused import Refused
 from emaseg.zip_archive import Member
 
 MOST_NODES = 20_000

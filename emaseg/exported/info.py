@@ -18,7 +18,8 @@ from typing import Any
 
 from emaseg.errors import DataError, RecipeError, WeightsError
 from emaseg.exported.protobuf import message, text, varint
-from emaseg.exported.pt2_archive import ABOUT, Refused, content, read_directory, read_json
+from emaseg.exported.pt2_archive import ABOUT, content, read_directory, read_json
+from emaseg.exported.refused import Refused
 from emaseg.files import fault, open_file
 from emaseg.recipe import Recipe, parse_recipe, recipe_to_toml
 from emaseg.recipe.channels import channel_names, ranges
@@ -197,13 +198,17 @@ def supported_protocol(inference: Inference, include: Sequence[str], shape: tupl
     """The nearest protocol that a file with `include` inside, for images of `shape`, can follow; the same where it can
     follow it already.
 
-    Class ids cannot be averaged; uint8 pixels are neither the mean colour nor a resized float image. One scale of a
-    file for one size brings every image to that size, and padding would be another size.
+    Class ids cannot be averaged; uint8 pixels are neither the mean colour nor a resized float image. A file for one size
+    sees windows of that size, or whole images that are brought to it: other windows, other scales and padding would
+    be other sizes.
     """
     if "argmax" in include:
         return replace(inference, pad="none", mode="whole", window=(), stride=(), scales=(1.0,), flip=False)
-    if shape is not None and inference.mode == "whole" and any((side - 1) % 8 for side in shape):
-        inference = replace(inference, pad="none")
+    if shape is not None and inference.mode == "slide" and inference.window != shape:
+        inference = replace(inference, mode="whole", window=(), stride=())
+    if shape is not None and inference.mode == "whole":
+        pad = "none" if any((side - 1) % 8 for side in shape) else inference.pad
+        inference = replace(inference, pad=pad, scales=(1.0,))
     if "normalize" in include:
         many = inference.scales != (1.0,) and inference.scale_source == "tensor"
         return replace(inference, pad="none", scales=(1.0,) if many else inference.scales)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
+from emaseg.exported.refused import Refused
 from emaseg.files import sha256_of
 from emaseg.zip_archive import File, Member, Pieces, read_member, read_members, rebuilt
 
@@ -30,10 +31,6 @@ _MEMBERS = re.compile(
     r"|archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id|version",
     re.ASCII,
 )
-
-
-class Refused(ValueError):
-    """Something that `emaseg export` does not write; the text says what."""
 
 
 def read_directory(file: File) -> dict[str, Member]:

@@ -19,10 +19,10 @@ from emaseg.exported.check_onnx import check_model
 from emaseg.exported.extra import check_extra
 from emaseg.exported.info import INPUT, METADATA_FIELD, MOST_FIELDS, ONNX_DIGEST, FileInfo, info_of, onnx_texts
 from emaseg.exported.protobuf import LARGEST, message, text, walk
-from emaseg.exported.pt2_archive import Refused
+from emaseg.exported.refused import Refused
 from emaseg.free_memory import room, says_out_of_memory
 from emaseg.recipe.data import num_classes
-from emaseg.words import size
+from emaseg.words import first_line, size
 from emaseg.zip_archive import File
 
 _LEAST = 1 << 20  # bytes of a limit: 0 and a few bytes are none
@@ -65,8 +65,8 @@ def open_onnx(file: File, path: Path, device: torch.device) -> tuple[FileInfo, A
         session = onnxruntime.InferenceSession(data, options, [*chosen, "CPUExecutionProvider"])
     except Exception as error:  # its classes have no public base
         if says_out_of_memory(error):
-            raise MemoryError(reason(error)) from error
-        raise WeightsError(f"{path}: ONNX Runtime cannot load it ({reason(error)})", "export it again") from error
+            raise MemoryError(first_line(error)) from error
+        raise WeightsError(f"{path}: ONNX Runtime cannot load it ({first_line(error)})", "export it again") from error
     session.disable_fallback()
     session._model_bytes = None  # else it keeps the file in memory, for a fallback that is off
     _check_ends(session, info)
@@ -109,11 +109,6 @@ def _limit_memory(options: Any) -> None:
     with contextlib.suppress(RuntimeError):  # before 1.23 one process has one such arena: a second file has no limit
         onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), arena)
         options.add_session_config_entry("session.use_env_allocators", "1")
-
-
-def reason(error: Exception) -> str:
-    """The first line of what ONNX Runtime says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _checked_texts(data: memoryview) -> dict[str, str]:

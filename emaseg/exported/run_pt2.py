@@ -28,12 +28,13 @@ from emaseg.exported.pt2_archive import (
     ABOUT,
     DIGEST,
     WEIGHTS,
-    Refused,
     content,
     digest_of,
     program_archive,
     read_directory,
 )
+from emaseg.exported.refused import Refused
+from emaseg.words import first_line
 from emaseg.zip_archive import File, Member
 
 MOST_VALUES = 1024, 1 << 26  # of one tensor, for each pixel of the images and in any case: 25 times what ours need
@@ -90,9 +91,9 @@ def _module(program: ExportedProgram, device: torch.device, path: Path) -> nn.Mo
 
 
 def _unusable(path: Path, error: Exception) -> WeightsError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return WeightsError(
-        f"{path}: this PyTorch cannot load it ({reason:.200})", "export it again with the PyTorch that shall run it"
+        f"{path}: this PyTorch cannot load it ({first_line(error)})",
+        "export it again with the PyTorch that shall run it",
     )
 
 

@@ -24,6 +24,7 @@ from emaseg.exported.run_pt2 import Bounded, open_pt2
 from emaseg.free_memory import says_out_of_memory
 from emaseg.models import Report
 from emaseg.recipe.data import num_classes
+from emaseg.words import first_line
 
 Run = Callable[[Tensor], Tensor]
 
@@ -75,10 +76,11 @@ class ExportedNetwork(nn.Module):
 
     def _failed(self, error: Exception) -> Exception:
         """What is said of a program that fails: no memory is the machine's fault, all else the file's."""
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, MemoryError) or says_out_of_memory(error):
-            return MemoryError(first)
-        return WeightsError(f"{self._path}: its program fails ({first:.200})", "export it again from its checkpoint")
+            return MemoryError(first_line(error, 1000))  # how much was asked for stands at its end
+        return WeightsError(
+            f"{self._path}: its program fails ({first_line(error)})", "export it again from its checkpoint"
+        )
 
     def _wrong(self, result: Any, images: Tensor) -> str:
         """What makes a result none; "" for a good one. An untrusted program may give anything."""

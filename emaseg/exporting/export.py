@@ -26,15 +26,15 @@ from emaseg.exported.info import FileInfo
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.network import InferenceNetwork
 from emaseg.exporting.program import program_of, write_onnx, write_pt2
-from emaseg.exporting.quantise import Cost, calibration_images, cost, quantise
-from emaseg.exporting.request import Request
+from emaseg.exporting.quantise import MOST_PIXELS, Cost, calibration_images, cost, quantise
+from emaseg.exporting.request import Request, check_windows
 from emaseg.exporting.verify import TOLERANCES, Check, Tolerance, compare, failed, logits_of, probes
 from emaseg.extras import EXTRAS
 from emaseg.files import fault
 from emaseg.free_memory import is_out_of_memory
 from emaseg.models import Network
 from emaseg.recipe import Recipe
-from emaseg.words import lines_of
+from emaseg.words import counted, lines_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
@@ -74,7 +74,8 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
 
     Raises:
         DataError: an image of --calibrate cannot be read.
-        RecipeError: the recipe's images have no 8-bit pixels that --include normalize could take.
+        RecipeError: the recipe's images have no 8-bit pixels that --include normalize could take, or its windows are not
+            of the one size that the file would take.
         WeightsError: the network cannot be held by such a file.
         SystemFault: disk full, no permission.
     """
@@ -84,7 +85,8 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
             "--include normalize: makes 8-bit pixels the input, and data.range is for values of more than 8 bits",
             "leave normalize out; the file's metadata say how values are scaled and normalised",
         )
-    images = [] if request.calibrate is None else calibration_images(request.calibrate, bands)
+    check_windows(request, recipe.inference)
+    images = () if request.calibrate is None else calibration_images(request.calibrate, bands)
     trials = probes(request, images, recipe.backbone.in_channels)
     references = logits_of(network, trials, recipe)
     info: FileInfo | None = None
@@ -101,7 +103,10 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
             if request.precision == "int8":
                 full = file.rename(file.with_name(f"full{file.suffix}"))
                 yield Note(f"learning the range of every value from {len(images)} images")
-                quantise(full, file, images, info)
+                cut = quantise(full, file, images, info)
+                if cut:
+                    larger = f"{counted(cut, 'image')} of more than {MOST_PIXELS / 1e6:.1f} megapixels"
+                    yield Note(f"only the middle was looked at of {larger}")
                 score = _cost(full, file, info)
                 if isinstance(score, str):
                     yield Note(score, warning=True)
@@ -139,9 +144,22 @@ def _write_program(network: Network, file: Path, request: Request, info: FileInf
 
 
 def _write_weights(network: Network, recipe: Recipe, request: Request, file: Path) -> Network:
-    """Our checkpoint without an optimiser's state; returns the network that is read back from it."""
+    """Our checkpoint without an optimiser's state; returns the network that is read back from it.
+
+    Raises:
+        WeightsError: a value is beyond what the precision holds.
+    """
     dtype = DTYPES[request.precision]
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    beyond = [k for k, v in network.state_dict().items() if bool((v.isfinite() & ~state[k].isfinite()).any())]
+    if beyond:
+        largest = max(float(network.state_dict()[k].abs().max()) for k in beyond)
+        more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        raise WeightsError(
+            f"--precision {request.precision}: the weights do not fit: {beyond[0]}{more} has values up to {largest:.3g}, "
+            f"and {request.precision} holds {torch.finfo(dtype).max:.3g}",
+            "use --precision bf16 or fp32",
+        )
     save_checkpoint(file, Checkpoint(state, {}, 0, 0, {}, {}, {}, recipe))
     return load_network(recipe, file)
 

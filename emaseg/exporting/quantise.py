@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from emaseg.data.dataset import Dataset, Pixels, Subset
-from emaseg.data.files.bands import Bands, read_pixels
+from emaseg.data.dataset import Box, Dataset, Pixels, Subset
+from emaseg.data.files.bands import Bands, pixels_size, read_pixels
 from emaseg.data.files.images import EXTENSIONS, image_names
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
@@ -34,11 +35,14 @@ from emaseg.exported.info import INPUT, FileInfo, supported_protocol
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.program import seal
 from emaseg.files import is_hidden
+from emaseg.free_memory import says_out_of_memory
 from emaseg.resources import expanded
+from emaseg.words import first_line
 
 _WEIGHTED = ("Conv", "MatMul", "Gemm")
 
 CALIBRATED = 64  # images read, evenly spaced over the folder
+MOST_PIXELS = 1 << 20  # of an image that ranges are learned from: a network takes up to 12 kB for each
 SCORED = 100  # images of the evaluation split that the cost is measured on, evenly spaced
 
 
@@ -51,11 +55,37 @@ class Cost:
     images: int
 
 
-def calibration_images(folder: Path, bands: Bands | None = None) -> list[Pixels]:
+@dataclass(frozen=True, slots=True)
+class CalibrationImages(Sequence[Pixels]):
+    """Images (H, W, C) that are read when they are asked for: all at once might not fit into memory."""
+
+    files: tuple[Path, ...]
+    bands: Bands | None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> CalibrationImages: ...
+
+    def __getitem__(self, index: int | slice) -> Pixels | CalibrationImages:
+        """
+        Raises:
+            DataError: the image is damaged.
+        """
+        if isinstance(index, slice):
+            return CalibrationImages(self.files[index], self.bands)
+        return read_pixels(self.files[index], bands=self.bands)
+
+
+def calibration_images(folder: Path, bands: Bands | None = None) -> CalibrationImages:
     """Up to CALIBRATED images of a folder and its sub-folders but hidden ones, (H, W, C), as the recipe declares them.
 
     Raises:
-        DataError: there is no such folder, it holds no images, or one cannot be read.
+        DataError: there is no such folder, it holds no images, or one of them is none by its first bytes.
     """
     place = expanded(str(folder))
     if not os.path.isdir(place):
@@ -64,25 +94,36 @@ def calibration_images(folder: Path, bands: Bands | None = None) -> list[Pixels]
     files = image_names(sorted(str(file) for file in found if file.is_file()))
     if not files:
         raise DataError(f"--calibrate {folder}: no images in this folder", f"images end in {' '.join(EXTENSIONS)}")
-    return [read_pixels(Path(files[i]), bands=bands) for i in _spaced(len(files), CALIBRATED)]
+    chosen = tuple(Path(files[i]) for i in _spaced(len(files), CALIBRATED))
+    for file in chosen:
+        pixels_size(file, bands=bands)  # what is no image is told now, not after the program was made
+    return CalibrationImages(chosen, bands)
 
 
-def quantise(source: Path, path: Path, images: Sequence[Pixels], info: FileInfo) -> None:
+def quantise(source: Path, path: Path, images: Sequence[Pixels], info: FileInfo) -> int:
     """Write `source`, an ONNX file of full precision, with 8-bit convolutions and linear layers as `path`.
 
     Args:
         images: what the ranges are learned from; each is brought to the size at which the network sees it.
+
+    Returns:
+        How many of them had more than MOST_PIXELS: of these only the middle was looked at.
+
+    Raises:
+        DataError: an image is damaged.
+        MemoryError: ONNX Runtime gets no memory for one.
     """
     import onnx
     from onnxruntime import quantization as q
 
     model = onnx.load(str(source))
     nodes = _nodes(model)
-    with _no_advice():
+    reader = _Reader(images, info)
+    with _no_advice(), _memory_errors():
         q.quantize_static(
             model,
             str(path),
-            _Reader(images, info),
+            reader,
             quant_format=q.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -98,6 +139,21 @@ def quantise(source: Path, path: Path, images: Sequence[Pixels], info: FileInfo)
     onnx.helper.set_model_props(written, info.texts())
     onnx.save(written, str(path))
     seal(path)
+    return reader.cut
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """
+    Raises:
+        MemoryError: in the place of ONNX Runtime's own exception, which has no base but Exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not says_out_of_memory(error):
+            raise
+        raise MemoryError(first_line(error, 1000)) from error
 
 
 @contextlib.contextmanager
@@ -122,25 +178,38 @@ def _nodes(model: Any) -> list[str]:
 
 
 class _Reader:
-    """What onnxruntime asks for one input after the other."""
+    """What onnxruntime asks for one input after the other. cut: images so far of which only the middle was looked at."""
 
     def __init__(self, images: Sequence[Pixels], info: FileInfo) -> None:
-        self._inputs = _network_inputs(images, info)
+        self.cut = 0
+        self._info = info
+        self._images = iter(images)
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
-        return next(self._inputs, None)
+        image = next(self._images, None)
+        return None if image is None else {INPUT: self._seen(image)}
 
-
-def _network_inputs(images: Sequence[Pixels], info: FileInfo) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    recipe = info.recipe
-    for image in images:
-        limits = recipe.inference.resize_long_short
-        size = info.shape or limit_size(image.shape[:2], limits, recipe.inference.keep_ratio)
-        pixels = resize_image(image, size)
+    def _seen(self, image: Pixels) -> npt.NDArray[Any]:
+        """(1, C, h, w), as the network takes it."""
+        info, inference = self._info, self._info.recipe.inference
+        size = limit_size(image.shape[:2], inference.resize_long_short, inference.keep_ratio)
+        box = None
+        if info.shape is not None:
+            size = info.shape
+        elif size[0] * size[1] > MOST_PIXELS:
+            box = _middle(size)
+            self.cut += 1
+        pixels = resize_image(image, size, box)
         if "normalize" in info.include:
-            yield {INPUT: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
-        else:
-            yield {INPUT: normalise(pixels, recipe.backbone.pixel_stats)[None].numpy()}
+            return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+        return normalise(pixels, info.recipe.backbone.pixel_stats)[None].numpy()
+
+
+def _middle(size: tuple[int, int]) -> Box:
+    """The part of an image of (H, W) around its centre that has its shape and no more than MOST_PIXELS."""
+    share = math.sqrt(MOST_PIXELS / (size[0] * size[1]))
+    height, width = (max(1, int(side * share)) for side in size)
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
 # ------------------------------------------------------------------------------------------------------- the cost

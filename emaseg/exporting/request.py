@@ -16,6 +16,7 @@ from emaseg.errors import RecipeError, nearest
 from emaseg.exported.extra import check_extra, check_torch
 from emaseg.exported.info import SMALLEST_SIDE, SUFFIXES
 from emaseg.files import fault, make_folder
+from emaseg.recipe.inference import Inference
 
 FORMATS = tuple(SUFFIXES)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -90,6 +91,23 @@ def make_request(
     if format_ == "onnx":
         check_extra()
     return request
+
+
+def check_windows(request: Request, inference: Inference) -> None:
+    """
+    Raises:
+        RecipeError: the recipe looks through windows, and the file would take images of another size only.
+    """
+    if request.shape is None or inference.mode != "slide" or inference.window == request.shape:
+        return
+    if "argmax" in request.include:  # such a file is run on whole images, and its command says so
+        return
+    shape, window = ("{}x{}".format(*size) for size in (request.shape, inference.window))
+    whole = "--set inference.mode=whole --set 'inference.window=[]' --set 'inference.stride=[]'"
+    raise RecipeError(
+        f"--shape {shape}: the recipe's windows (inference.window) are {window}, and such a file could take none of them",
+        f"--shape {window}, or --dynamic; or {whole}, which stretches every image to {shape}",
+    )
 
 
 def target(request: Request, out: Path | None, name: str) -> Path:

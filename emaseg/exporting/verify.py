@@ -27,6 +27,8 @@ Probe = tuple[Pixels, ...]  # the images of one batch, each (H, W, C), all of on
 
 SIZES = ((1, 256, 320), (1, 225, 289), (1, 320, 192), (2, 200, 264))  # multiples of 8, odd, portrait, two at once
 BATCHES = (1, 1, 2, 3)  # where the file takes one size only
+LARGE = 1 << 17  # pixels of that size above which two batches must do: they have more pixels than all of SIZES
+LARGE_BATCHES = (1, 2)  # alone, and beside another
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,10 @@ class Check:
 
 def probes(request: Request, images: Sequence[Pixels] = (), channels: int = RGB) -> list[Probe]:
     """Batches for the comparison: resized `images` in turn, or drawn ones of so many channels where there are none."""
-    sizes = SIZES if request.shape is None else tuple((batch, *request.shape) for batch in BATCHES)
+    sizes: Sequence[tuple[int, int, int]] = SIZES
+    if request.shape is not None:
+        batches = BATCHES if request.shape[0] * request.shape[1] <= LARGE else LARGE_BATCHES
+        sizes = tuple((batch, *request.shape) for batch in batches)
     made = []
     number = 0
     for batch, height, width in sizes:

@@ -171,24 +171,6 @@ def _labels(
     return _arg_max([_Term(total)], size, plain, False, finish)
 
 
-@torch.inference_mode()
-def scores_map(model: nn.Module, image: Tensor, inference: Inference, size: Size) -> Tensor:
-    """The averaged scores themselves, for a prepared image.
-
-    Args:
-        model: as for label_map.
-        image: (1, C, h, w) normalised; the scales are taken from it, whatever `inference.scale_source` says.
-        size: (H, W) of the result.
-
-    Returns:
-        (K, H, W) float32: mean logits, or mean probabilities, as `inference.average` says.
-    """
-    align_corners = bool(model.align_corners)
-    terms = (_whole(term, align_corners) for term in _terms(model, _rescaled(image, inference.scales), inference))
-    count = len(inference.scales) * (2 if inference.flip else 1)
-    return _sum(terms, size, inference, align_corners).div_(count)
-
-
 def check_scored(model: nn.Module, what: str) -> None:
     """
     Args:

@@ -63,9 +63,11 @@ def whole_need(size: tuple[int, int], inference: Inference, classes: int, for_pi
     scaled = limit_size(size, inference.resize_long_short, inference.keep_ratio)
     largest = scaled[0] * scaled[1] * max(inference.scales) ** 2
     h, w = input_size(size, inference)
-    held = 4 * classes * largest if inference.mode == "slide" else 0  # the sum over the windows
-    if len(inference.scales) > 1 or inference.flip:
-        held += 4 * classes * height * width
+    held = 0.0
+    if inference.mode == "slide":
+        held += 4 * classes * largest  # the sum over the windows
+        if len(inference.scales) > 1 or inference.flip:  # whole images' terms stay on the feature grid
+            held += 4 * classes * height * width  # the sum over the terms
     return RESULT * height * width + 24 * largest + held + for_pixel * h * w
 
 

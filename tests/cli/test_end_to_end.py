@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from emaseg.reference import open_engine
 from tests.forked import forked, needs_fork
 from tests.helpers import emaseg, main
 
@@ -242,6 +244,24 @@ def test_eval_refuses_what_it_cannot_do(run: Path, tmp_path: Path, capsys: pytes
     assert emaseg(capsys, "eval", run, "--split", "val")[:2] == (2, "")
     assert emaseg(capsys, "eval", run, "--set", "model.bases=5")[:2] == (2, "")
     assert emaseg(capsys, "eval", tmp_path)[:2] == (3, "")
+
+
+def test_eval_of_a_checkpoint_that_is_replaced_meanwhile(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects weights_sha256 while a run is trained: no score is told with the hash of a file that came after."""
+    file = shutil.copy(run / "checkpoints/best.pt", tmp_path / "best.pt")
+    newer = shutil.copy(run / "checkpoints/last.pt", tmp_path / "newer.pt")
+
+    def replaced(*arguments: Any, **named: Any) -> Any:
+        os.replace(newer, file)
+        return open_engine(*arguments, **named)
+
+    monkeypatch.setattr("emaseg.reference.open_engine", replaced)
+    code, stdout, stderr = emaseg(capsys, "eval", file, "--device", "cpu", "-q", "--out", tmp_path / "out")
+    assert (code, stdout) == (3, "")
+    assert "best.pt: was replaced or changed while it was being read" in stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("published", "code"), [(0.0, 0), (100.0, 1)])

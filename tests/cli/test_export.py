@@ -67,7 +67,8 @@ def test_the_printed_command_and_python_give_the_same_mask(
 
 @needs_programs(any_size=True)
 def test_json_and_eval_on_the_file(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Protects scripts: one object, and the scores of the file beside the checkpoint's."""
+    """Protects scripts: one object, and the scores of the file beside the checkpoint's, with what differs in their making:
+    images stretched to the file's one size are no published protocol."""
     file = tmp_path / "model.pt2"
     code, out, err = emaseg(
         capsys, "export", trained, "--format", "torch", "--shape", "64x80", "--out", file, "--json", "-q"
@@ -78,12 +79,16 @@ def test_json_and_eval_on_the_file(trained: Path, tmp_path: Path, capsys: pytest
     assert len(content["checks"]) == 4
     assert max(check["difference"] for check in content["checks"]) <= content["tolerance"]["difference"] == 1e-3
     assert "torch.export.load" in content["snippet"]
-    scores = []
+    scores, ways = [], []
     for reference in (trained, file):
         code, out, _ = emaseg(capsys, "eval", reference, "--json", "-q", "--out", tmp_path / "eval")
         assert code == 0
         scores.append(json.loads(out)["miou"])
+        ways.append(json.loads(out)["protocol"].split("; ")[0])
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    assert ways == ["own size", "stretched to 80x64"]
+    code, _, err = emaseg(capsys, "eval", file, "--check", "--set", 'published={table="t", miou=0.0}')
+    assert (code, "not comparable; every image is stretched to 80x64" in err) == (2, True), err
     code, _, err = emaseg(capsys, "eval", file, "--em-iterations", "1")
     assert (code, "are fixed" in err) == (2, True)
     code, _, err = emaseg(capsys, "export", file, "--format", "torch", "--out", tmp_path / "again.pt2")

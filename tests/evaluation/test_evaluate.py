@@ -268,6 +268,14 @@ def test_a_run_is_compared_with_the_row_and_not_with_itself() -> None:
     assert compare_with_published(own, own).reason == "not with this protocol"  # the only word on its row's protocol
 
 
+def test_stretched_images_have_no_published_score() -> None:
+    """Protects from a score of a file for one size beside the published one, whose images keep their shape."""
+    row = load_recipe("voc_r50_d8")
+    expected = Comparison(None, "not comparable; every image is stretched to 96x48")
+    assert compare_with_published(row, row, stretched=(48, 96)) == expected
+    assert compare_with_published(load_recipe("demo"), load_recipe("demo"), stretched=(48, 96)) == Comparison(None)
+
+
 def test_the_training_images_have_no_published_score() -> None:
     def with_row(*sets: str) -> Recipe:
         return tiny('published={table="t", miou=50.0}', *sets)
@@ -317,6 +325,8 @@ def test_protocol_names_every_choice() -> None:
         "over the input size"
     )
     assert protocol(Inference(pad="8k+1")) == "own size; pad 8k+1; whole; scales 1; logits"
+    shrunk = Inference(resize_long_short=(2048, 512))
+    assert protocol(shrunk, (48, 96)) == "stretched to 96x48; whole; scales 1; logits"
 
 
 def test_what_is_another_split() -> None:

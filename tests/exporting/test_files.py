@@ -21,10 +21,11 @@ from emaseg.exported.info import needed_overrides, read_info
 from emaseg.exported.runtime import open_exported
 from emaseg.exporting.export import Exported, export
 from emaseg.exporting.request import make_request
+from emaseg.exporting.usage import command
 from emaseg.inference.predict import Predictor
 from emaseg.inference.tiles import USUAL_PIXEL, measured_need
 from emaseg.reference import open_engine, open_model, resolve, with_precision
-from tests.exporting.made import FILES, INSIDE, checkpoint, exported, network, recipe
+from tests.exporting.made import FILES, INSIDE, ONE, checkpoint, exported, network, recipe
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -170,6 +171,45 @@ def test_a_file_says_which_protocols_it_cannot_follow(made: Callable[[str], Expo
     assert needed_overrides(many.recipe.inference, ()) == []
 
 
+WINDOWS = ('inference.mode="slide"', "inference.window=[48,40]", "inference.stride=[24,20]")
+
+
+def test_a_file_for_one_size_takes_no_other_windows_or_scales(made: Callable[[str], Exported], tmp_path: Path) -> None:
+    """Protects from a file that is kept and then fails with every image: windows of another size are refused when it is
+    exported and when it is named, and so are several scales, with --set or --tta, before anything is loaded."""
+    path = str(made(ONE).path)
+    for wrong, remedy in (
+        (("inference.scales=[0.5,1.0]",), ("inference.scales=[1.0]",)),
+        (
+            (*WINDOWS[:1], "inference.window=[48,48]", WINDOWS[2]),
+            ('inference.mode="whole"', "inference.window=[]", "inference.stride=[]"),
+        ),
+    ):
+        with pytest.raises(RecipeError, match="images of 48 x 40 pixels only: it cannot follow") as caught:
+            resolve(path, overrides=wrong)
+        options = " ".join(f"--set '{text}'" for text in remedy)
+        assert caught.value.hint == f"add {options}, or export it without --shape"
+        assert resolve(path, overrides=remedy).recipe.inference.scales == (1.0,)
+    assert needed_overrides(recipe("emanet", *WINDOWS).inference, (), (48, 40)) == []
+    for include in ("", "normalize"):
+        with pytest.raises(RecipeError, match=r"--shape 64x80: the recipe's windows .* are 48x40") as caught:
+            exported(recipe("emanet", *WINDOWS), tmp_path / "never.pt2", "torch", shape="64x80", include=include)
+        assert caught.value.hint.startswith("--shape 48x40, or --dynamic; or --set inference.mode=whole")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_for_one_size_runs_its_windows(tmp_path: Path) -> None:
+    """Protects the way that the refusal names: a file for the size of the windows looks through them, as the network does."""
+    sliding = recipe("emanet", *WINDOWS)
+    done = exported(sliding, tmp_path / "window.pt2", "torch", shape="48x40")
+    assert command(done.path, read_info(done.path)).endswith("window.pt2")
+    image = build_dataset(sliding.data, "eval").open(0).image()
+    own = resolve(str(checkpoint(sliding, tmp_path / "own.pt")))
+    file = resolve(str(done.path))
+    a, b = (Predictor(open_model(r, torch.device("cpu")), r.recipe).predict(image).labels for r in (own, file))
+    assert (a == b).mean() >= 0.9995
+
+
 def test_the_network_of_a_file_is_fixed(made: Callable[[str], Exported]) -> None:
     """Protects from options that the file cannot obey, and from two recipes for one file."""
     path = str(made("plain.onnx").path)
@@ -223,6 +263,26 @@ def test_weights_are_a_checkpoint_without_the_optimizer(tmp_path: Path) -> None:
     content = torch.load(done.path, weights_only=True)
     assert content["optimizer"] == {}
     assert resolve(str(done.path)).recipe == recipe("memorynet")
+
+
+def test_weights_beyond_the_precision_are_refused(tmp_path: Path) -> None:
+    """Protects from advice that does not help: the file is well, fp16 is too small for it; nothing is left behind."""
+    made = recipe("emanet")
+    for precision in ("fp16", "bf16"):
+        large = network(made)
+        name = next(key for key in large.state_dict() if key.endswith("running_var"))
+        large.state_dict()[name].fill_(1e5)
+        events = export(large, made, make_request("weights", precision), tmp_path / "half.pt")
+        if precision == "bf16":
+            assert list(events)
+            continue
+        with pytest.raises(WeightsError) as caught:
+            list(events)
+        assert name in caught.value.message
+        assert "fp16 holds 6.55e+04" in caught.value.message
+        assert str(tmp_path) not in caught.value.message
+        assert caught.value.hint == "use --precision bf16 or fp32"
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_8_bits(int8: Exported, made: Callable[[str], Exported]) -> None:

@@ -11,6 +11,7 @@ from emaseg.errors import DataError, RecipeError, SystemFault, UserError
 from emaseg.exported.extra import check_extra, check_torch
 from emaseg.exporting.quantise import calibration_images
 from emaseg.exporting.request import Request, make_request, snippet_target, target
+from emaseg.exporting.verify import SIZES, probes
 from tests.helpers import needs_programs
 
 
@@ -137,3 +138,16 @@ def test_ranges_are_not_learned_from_hidden_files(tmp_path: Path) -> None:
     (tmp_path / "photos/._a.jpg").write_bytes(b"\0\5\x16\7")
     assert len(calibration_images(tmp_path / "photos")) == 2
     assert len(calibration_images(tmp_path / "photos/.thumbnails")) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "batches"), [((40, 48), [1, 1, 2, 3]), ((256, 512), [1, 1, 2, 3]), ((512, 1024), [1, 2])]
+)
+def test_what_a_file_for_one_size_is_checked_with(shape: tuple[int, int], batches: list[int]) -> None:
+    """Protects from an export whose check takes minutes and gigabytes: of a large size fewer images and fewer at once, yet
+    several at once, and no fewer pixels than a file for any size is checked with."""
+    made = probes(Request("torch", shape=shape))
+    assert [len(probe) for probe in made] == batches
+    assert {image.shape for probe in made for image in probe} == {(*shape, 3)}
+    if batches == [1, 2]:
+        assert sum(batches) * shape[0] * shape[1] >= sum(batch * height * width for batch, height, width in SIZES)

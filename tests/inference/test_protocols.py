@@ -19,8 +19,9 @@ from torch import Tensor, nn
 import emaseg
 import emaseg.inference.protocols as engine
 from emaseg.errors import DataError
-from emaseg.inference.protocols import label_map, scores_map, window_spans
+from emaseg.inference.protocols import label_map, window_spans
 from emaseg.recipe import Inference, PixelStats
+from tests.inference.scores import scores_map
 from tests.parity import GOLDEN, golden, images, worst
 from tests.shared import published_file
 

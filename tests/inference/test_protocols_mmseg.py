@@ -17,8 +17,9 @@ import emaseg
 import emaseg.inference.protocols as engine
 from emaseg.data.pipeline.resize import limit_size, resize_image
 from emaseg.data.pipeline.transforms import normalise
-from emaseg.inference.protocols import label_map, scores_map, window_spans
+from emaseg.inference.protocols import label_map, window_spans
 from emaseg.recipe import Inference, PixelStats, Recipe, load_recipe
+from tests.inference.scores import scores_map
 from tests.parity import golden, images, worst
 from tests.shared import published_file
 

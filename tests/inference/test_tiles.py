@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import struct
@@ -134,12 +135,16 @@ def test_probabilities_that_do_not_fit_are_told_before_the_work(monkeypatch: pyt
 
 
 def test_what_an_image_takes() -> None:
-    """Protects the choice: more pixels, scales or classes take more; a window takes no more than its size."""
+    """Protects the choice: more pixels take more; a window takes no more than its size, but several terms of windows are
+    summed at the image's size. Those of whole images stay on the feature grid, which is 1/16 of it at the most: an image
+    that fits is not divided because it is mirrored too."""
     base = whole_need((1000, 1000), Inference(), 20, 1e4)
     assert whole_need((2000, 1000), Inference(), 20, 1e4) > 1.9 * base
-    assert whole_need((1000, 1000), Inference(flip=True), 20, 1e4) == base + 4 * 20 * 1e6
+    assert whole_need((1000, 1000), Inference(flip=True), 20, 1e4) == base
     slide = Inference(mode="slide", window=(200, 200), stride=(100, 100))
     assert whole_need((1000, 1000), slide, 20, 1e4) < 0.1 * base
+    mirrored = dataclasses.replace(slide, flip=True)
+    assert whole_need((1000, 1000), mirrored, 20, 1e4) == whole_need((1000, 1000), slide, 20, 1e4) + 4 * 20 * 1e6
     resized = Inference(resize_long_short=(500, 500))
     assert whole_need((1000, 1000), resized, 20, 1e4) < 0.3 * base
 
