@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from emaseg.data.dataset import LabelError
+from emaseg.data.files import tiff
 from emaseg.data.files.images import INVERTED, decode, image_header
 
 __all__ = ["MASK_VALUES", "Colour", "MaskValues", "mask_values", "packed", "palette_of", "unpacked"]
@@ -71,7 +72,10 @@ def mask_values(source: Path | bytes, path: Path) -> MaskValues:
     Raises:
         DataError: missing, damaged, or of a kind that cannot hold classes.
     """
-    picture = decode(source, str(path))
+    try:
+        picture = decode(source, str(path))
+    except tiff.BandsError as error:
+        raise LabelError(error.message, _REMEDY, "mask") from error
     if picture.format in ("JPEG", "MPO"):
         raise LabelError(
             f"{path}: a JPEG mask: its compression has changed the class values",
