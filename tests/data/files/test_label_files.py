@@ -31,6 +31,13 @@ COLOURS = index_rule(
 )
 
 
+def dealt(number: int, channel: int) -> int:
+    return sum(((number >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
+
+
+VOC = tuple((dealt(number, 0), dealt(number, 1), dealt(number, 2)) for number in range(256))  # PASCAL VOC's colour map
+
+
 def saved(folder: Path, mask: object, mode: str | None = None, name: str = "m.png", **options: object) -> Path:
     picture = mask if isinstance(mask, Image.Image) else Image.fromarray(np.asarray(mask))
     if mode == "P":
@@ -291,7 +298,12 @@ def test_palette_masks_in_another_order_than_the_recipe_are_refused(name: str, t
     error = fails(indexed(tmp_path, mask, road, tree, car, name=name), COLOURS, "[107, 142, 35]", '"car"', '"tree"')
     assert isinstance(error, LabelError)
     assert error.kind == "colours"
-    assert "convert" in error.hint
+    assert "data.palette in the order of the masks' numbers, as `emaseg init FOLDER` writes them" in error.hint
+    assert "only if the palettes of the masks differ among themselves" in error.hint  # else convert has nothing to do
+    padded = [road, tree, car, *[(9, 9, 9)] * 253]
+    fails(indexed(tmp_path, mask, *padded, name=name), COLOURS, '"car"', '"tree"')
+    fails(indexed(tmp_path, grey([0, 1]), tree, car, *[(9, 9, 9)] * 254, name=name), COLOURS, '"road"', '"tree"')
+    fails(indexed(tmp_path, mask, road, tree, car, *VOC[3:], name=name), COLOURS, '"car"', '"tree"')
     fails(indexed(tmp_path, grey([0, 0]), tree), COLOURS, '"road"', '"tree"')  # all of its palette is declared
     fails(indexed(tmp_path, grey([0, 1]), (0, 0, 0), car), COLOURS, '"road"', "ignored")
 
@@ -305,6 +317,38 @@ def test_palette_masks_whose_colours_say_nothing_are_read_by_their_numbers(tmp_p
         np.testing.assert_array_equal(read_label(indexed(tmp_path, mask, *everything), COLOURS), mask)
     chance = indexed(tmp_path, grey([0, 0]), tree, (4, 5, 6), (7, 8, 9))
     np.testing.assert_array_equal(read_label(chance, COLOURS), [[0, 0]])
+
+
+CAMVID = index_rule(
+    ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
+    (11, 255),
+    palette=(
+        *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0)),
+        *((192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
+    ),
+)
+BLACK = index_rule(CAMVID.classes, palette=CAMVID.palette, ignore_colours=((0, 0, 0),))
+FEW = index_rule(("a", "b"), tuple(v for v in range(256) if v not in (0, 15)), values=(0, 15), palette=VOC[:2])
+
+
+@pytest.mark.parametrize(
+    ("rule", "held", "meaning"),
+    [
+        (CAMVID, [1, 3], [1, 3]),
+        (CAMVID, [3, 7], [3, 7]),
+        (CAMVID, [1, 255], [1, 255]),
+        (BLACK, [0, 1], [0, 1]),
+        (FEW, [0, 1], [0, 255]),
+        (FEW, [0, 15, 1], [0, 1, 255]),
+    ],
+)
+def test_a_colour_map_for_all_numbers_says_nothing_of_the_classes(
+    rule: LabelRule, held: list[int], meaning: list[int], tmp_path: Path
+) -> None:
+    """Protects index masks with PASCAL VOC's colour map, which many tools write: some of its colours are declared by
+    chance, in another order, and whole data sets were refused for the masks that hold only those."""
+    for name in ("m.png", "m.tif"):
+        np.testing.assert_array_equal(read_label(indexed(tmp_path, grey(held), *VOC, name=name), rule), [meaning])
 
 
 def deep_png(path: Path, values: np.ndarray, kind: int) -> Path:
