@@ -100,7 +100,7 @@ def _data(data: Data) -> Iterator[Problem]:
 def _packed(data: PackedData) -> Iterator[Problem]:
     count = len(data.classes)
     if not 1 <= count <= MOST_CLASSES:
-        yield Problem("data.classes", f"{count} names; 1 to {MOST_CLASSES} fit into 8 bits")
+        yield Problem("data.classes", f"{count} names; 1 to {MOST_CLASSES}: 254 and 255 are taken")
     if data.palette and len(data.palette) != count:
         yield Problem("data.palette", f"{len(data.palette)} colours for {count} classes; give one each, or none")
 
@@ -110,7 +110,7 @@ def _folder(data: FolderData) -> Iterator[Problem]:
     if count == 0:
         yield Problem("data.classes", "is empty; name at least one class")
     if count > MOST_CLASSES:
-        yield Problem("data.classes", f"{count} names; at most {MOST_CLASSES} fit into 8 bits")
+        yield Problem("data.classes", f"{count} names; at most {MOST_CLASSES}: 254 and 255 are taken")
         return
     if "" in data.classes:
         yield Problem("data.classes", f"class {data.classes.index('')} has an empty name")

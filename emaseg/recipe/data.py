@@ -163,10 +163,10 @@ class FolderData:
         "mask values that are neither trained nor scored", (255,), low=0, high=65535, most=256
     )
     palette: tuple[tuple[int, int, int], ...] = key(
-        "a colour for each class; needed for RGB masks", (), low=0, high=255
+        "a colour for each class; needed for RGB masks, and palette masks must not contradict it", (), low=0, high=255
     )
     ignore_colours: tuple[tuple[int, int, int], ...] = key(
-        "RGB masks: colours to ignore", (), low=0, high=255, most=256
+        "colours to ignore in RGB masks; palette masks must not contradict them", (), low=0, high=255, most=256
     )
 
 

@@ -241,7 +241,7 @@ def test_a_long_value_is_cut_short_and_a_strange_key_is_quoted() -> None:
         (
             'classes = ["sky", "tree"]',
             f"classes = {[str(index) for index in range(255)]}",
-            "15: data.classes: 255 names; at most 254 fit into 8 bits",
+            "15: data.classes: 255 names; at most 254: 254 and 255 are taken",
         ),
         (
             'root = "photos"',

@@ -123,7 +123,7 @@ def image_size(source: Path | bytes, name: str | None = None) -> tuple[int, int]
     with opened(source, name) as file, translated(name, file), Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
         if picture.format == "TIFF":
-            _check_bands(picture, name)
+            tiff.check_bands(picture, name)
         # Pillow reports the turned size of a TIFF itself. A PNG's orientation may follow its pixels: it is decoded.
         turned = picture.format != "TIFF" and _orientation(picture) >= 5
     return (width, height) if turned else (height, width)
@@ -245,6 +245,8 @@ def _decoded(source: Path | bytes | BinaryIO, name: str, *, first_rows: bool) ->
                     colours = _check_png(file, picture, name, first_rows)
                 case "JPEG" | "MPO":
                     _check_jpeg(file, picture, name)
+                case "TIFF":
+                    tiff.check_fourth(picture, name)
             turn = _TURNS.get(_orientation(picture))
             turned = picture.transpose(turn) if turn is not None else picture
             turned.format = picture.format  # transpose() forgets it
@@ -299,16 +301,9 @@ def _last_pixel(picture: Image.Image) -> tuple[float, ...]:
     return values if isinstance(values, tuple) else (values or 0,)
 
 
-def _check_bands(picture: Any, name: str) -> None:
-    """Stop at a TIFF of more bands than Pillow reads: one that nothing explains must not be dropped without a word."""
-    odd = tiff.bands_left(picture.tag_v2, len(picture.getbands()))
-    if odd:
-        raise DataError(f"{name}: {odd[0]}", odd[1])
-
-
 def _check_tiff(picture: Any, name: str) -> None:
     """Stop if the strips of a TIFF, which is not yet decoded, do not reach its last pixel, or one of them lies nowhere."""
-    _check_bands(picture, name)
+    tiff.check_bands(picture, name)
     end = picture.tag_v2.get(256), picture.tag_v2.get(257)  # its width and height before it is turned
     if all(tile[1][2:] != end for tile in picture.tile) or any(
         tile[0] == "raw" and tile[2] < 8 for tile in picture.tile
@@ -425,7 +420,7 @@ def _odd_tiff(name: str, file: BinaryIO | None) -> DataError | None:
     if file is None or not _head(file).startswith(tiff.STARTS):
         return None
     odd = tiff.odd_samples(file)
-    return DataError(f"{name}: {odd[0]}", odd[1]) if odd else None
+    return tiff.BandsError(f"{name}: {odd[0]}", odd[1]) if odd else None
 
 
 def _head(file: BinaryIO | None) -> bytes:

@@ -44,7 +44,8 @@ class LabelRule:
 
     classes: K names; the train id is the position. lut: 256 bytes or more, raw value -> train id, 255 (ignore) or
     ILLEGAL; what lies beyond it is illegal too.
-    palette: a colour for each class, for RGB masks; () refuses them. ignore_colours: RGB masks: colours to ignore.
+    palette: a colour for each class, for RGB masks; () refuses them. ignore_colours: of RGB masks, those to ignore. A
+    palette mask is read by its numbers, and refused where its colours are these ones at the numbers of other classes.
     layout: name of a published data set whose values are fixed; "" when the recipe's [data] declares them.
     empty_ok: accept a mask in which every pixel is ignored.
     mat: .mat files: the variable, then the fields that lead to the label map; () refuses such files.
@@ -225,8 +226,9 @@ def same_order(palette: Sequence[Colour], rule: LabelRule) -> bool:
 def _check_palette(values: npt.NDArray[np.generic], palette: Sequence[Colour], path: Path, rule: LabelRule) -> None:
     """Stop at a palette mask with the colours of data.palette at the numbers of other classes.
 
-    A palette whose colours are others says nothing of the classes. One colour alone may be there by chance, unless all
-    of the palette is declared.
+    A palette is judged as a whole, for a few of its colours may be declared by chance: PASCAL VOC's colour map holds
+    most that anyone chooses. It speaks of the classes where all of its colours are declared, or where the numbers of
+    the classes have just their colours; others say nothing.
 
     Raises:
         LabelError: a number means one class and its colour another.
@@ -237,20 +239,31 @@ def _check_palette(values: npt.NDArray[np.generic], palette: Sequence[Colour], p
     for colour, train_id in [*zip(rule.palette, range(len(rule.palette)), strict=True), *_ignored(rule)]:
         meant.setdefault(colour, set()).add(train_id)
     used = [raw for raw, count in enumerate(Image.fromarray(values).histogram()) if count and raw != IGNORE]
-    if any(raw >= len(palette) or palette[raw] not in meant for raw in used):
-        return
-    wrong = [raw for raw in used if rule.lut[raw] not in meant[palette[raw]]]
-    if not wrong or (len(used) < 2 and not meant.keys() >= set(palette)):
+    shown = [raw for raw in used if raw < len(palette) and palette[raw] in meant]
+    core = set(_without_padding(palette))
+    known = shown == used and len(core) > 0 and meant.keys() >= core
+    classes = [palette[raw] for raw, meaning in enumerate(rule.lut[: len(palette)]) if meaning < ILLEGAL]
+    wrong = [raw for raw in shown if rule.lut[raw] not in meant[palette[raw]]]
+    if not wrong or not (known or sorted(classes) == sorted(rule.palette)):
         return
     first = wrong[0]
     number, other = (_called(train_id, rule) for train_id in (rule.lut[first], min(meant[palette[first]])))
     raise LabelError(
         f"{path}: a palette mask in which {first} is {list(palette[first])}: by its number {number}, by its colour in "
         f"data.palette {other}",
-        "if the colours are the classes, `emaseg convert FOLDER --out DIR` numbers them alike in all masks; if the numbers "
-        "are, give data.palette the colours in their order",
+        "if the colours are the classes, list data.classes with data.palette in the order of the masks' numbers, as "
+        "`emaseg init FOLDER` writes them, or, only if the palettes of the masks differ among themselves, have them numbered "
+        "alike by `emaseg convert FOLDER --out DIR`; if the numbers are, give data.palette the colours in their order",
         "colours",
     )
+
+
+def _without_padding(palette: Sequence[Colour]) -> Sequence[Colour]:
+    """The palette up to the colour that is repeated at its end; all of it where none is, nothing of a single colour."""
+    size = len(palette)
+    while size and palette[size - 1] == palette[-1]:
+        size -= 1
+    return palette if size >= len(palette) - 1 else palette[:size]
 
 
 def _ignored(rule: LabelRule) -> list[tuple[Colour, int]]:

@@ -6,7 +6,7 @@ Room: data/files. Legend: H W image height and width.
     grey TIFF whose 0 is white     the stored number too, however it looks; of 1 bit, as fax machines write, 1 is white
     32-bit integer or float TIFF   the number, where all of them are whole
     RGB                            the colour; three equal channels are also a number
-    16-bit colours                 their upper bytes, where these are not all 0: then it holds numbers, and is refused
+    16-bit colours                 their upper bytes; where these are all 0 and the lower ones not, it holds numbers, and is refused
     transparent pixels             0 or black, where nothing opaque is; half transparent ones are refused
 """
 
@@ -21,7 +21,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from emaseg.data.dataset import LabelError
-from emaseg.data.files.images import INVERTED, decode, image_header
+from emaseg.data.files import png, tiff
+from emaseg.data.files.images import INVERTED, decode, image_header, opened, translated
+from emaseg.data.files.tiff_bands import read_tiff
+from emaseg.errors import SystemFault
 
 __all__ = ["MASK_VALUES", "Colour", "MaskValues", "mask_values", "packed", "palette_of", "unpacked"]
 
@@ -71,7 +74,10 @@ def mask_values(source: Path | bytes, path: Path) -> MaskValues:
     Raises:
         DataError: missing, damaged, or of a kind that cannot hold classes.
     """
-    picture = decode(source, str(path))
+    try:
+        picture = decode(source, str(path))
+    except tiff.BandsError as error:
+        raise LabelError(error.message, _REMEDY, "mask") from error
     if picture.format in ("JPEG", "MPO"):
         raise LabelError(
             f"{path}: a JPEG mask: its compression has changed the class values",
@@ -117,13 +123,15 @@ def _no_numbers(mode: str, path: Path) -> LabelError:
 
 
 def _check_deep(source: Path | bytes, picture: Image.Image, path: Path) -> None:
-    """Stop at colours of 16 bits whose upper bytes, which are the ones that Pillow reads, are all 0.
+    """Stop at colours of 16 bits whose upper bytes, which are the ones that Pillow reads, are all 0, but not the lower.
 
     Raises:
-        LabelError: they are, so that every pixel would be of the first class.
+        LabelError: so it is, and every pixel would be of the first class.
     """
     colours = picture.getbands()[: 3 if picture.mode != "LA" else 1]
     if any(picture.getchannel(band).getextrema()[1] for band in colours) or image_header(source, str(path)).bits != 16:
+        return
+    if _is_black(source, picture, path, len(colours)):
         return
     raise LabelError(
         f"{path}: a mask of several channels of 16 bits, all of whose values are below 256, so that their upper bytes, the "
@@ -131,6 +139,19 @@ def _check_deep(source: Path | bytes, picture: Image.Image, path: Path) -> None:
         _REMEDY,
         "mask",
     )
+
+
+def _is_black(source: Path | bytes, picture: Image.Image, path: Path, colours: int) -> bool:
+    """Whether the lower bytes of a file of 16 bits are 0 too: an empty mask. False where that cannot be seen."""
+    with opened(source, str(path)) as file, translated(str(path)):
+        if picture.format == "PNG":
+            content = file.read()
+            parts = png.read_parts(content)
+            return not isinstance(parts, str) and png.is_black(content, parts)
+        try:
+            return not read_tiff(file, str(path), colours)[..., :colours].any()
+        except SystemFault:  # an optional package is missing
+            return False
 
 
 def _whole_numbers(raw: npt.NDArray[Any], path: Path) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 GREY, RGB, PALETTE = 0, 2, 3  # what a pixel is
@@ -148,6 +149,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 # ------------------------------------------------------------------------------------------------ whole or not
 _CRITICAL = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by what it is
+_SEE_THROUGH = (4, 6)  # of which the last sample is transparency
 # The passes of an interlaced file: first row, first column, steps between rows and columns.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
@@ -228,12 +230,37 @@ def holds_rows(content: bytes, parts: Parts, *, more: bool) -> bool:
     return needed == 0 and unfold.eof
 
 
-def _unfolded_bytes(parts: Parts) -> int:
-    """Of all rows, each with the byte that says how it is stored."""
-    total, pixel = 0, parts.bits * _SAMPLES[parts.kind]
+def is_black(content: bytes, parts: Parts) -> bool:
+    """Whether all samples of a whole file of 16 bits are 0, transparency aside.
+
+    No row needs to be decoded for it: each byte is stored as the difference to what others of its channel foretell,
+    which is 0 where these are.
+    """
+    samples = _SAMPLES[parts.kind]
+    pixel, shown = 2 * samples, 2 * (samples - (parts.kind in _SEE_THROUGH))  # bytes
+    stored = zlib.decompressobj().decompress(
+        b"".join(content[start:end] for start, end in parts.pixels), _unfolded_bytes(parts)
+    )
+    at = 0
+    for rows, columns in _tables(parts):
+        length = 1 + columns * pixel
+        for row in range(at, at + rows * length, length):
+            if any(stored[row + 1 + byte : row + length : pixel].count(0) < columns for byte in range(shown)):
+                return False
+        at += rows * length
+    return True
+
+
+def _tables(parts: Parts) -> Iterator[tuple[int, int]]:
+    """(rows, columns) of each pass that has pixels."""
     for top, left, down, across in _PASSES if parts.interlaced else ((0, 0, 1, 1),):
         rows = (parts.size[0] - top + down - 1) // down
         columns = (parts.size[1] - left + across - 1) // across
-        if columns > 0:
-            total += max(rows, 0) * (1 + (columns * pixel + 7) // 8)
-    return total
+        if rows > 0 and columns > 0:
+            yield rows, columns
+
+
+def _unfolded_bytes(parts: Parts) -> int:
+    """Of all rows, each with the byte that says how it is stored."""
+    pixel = parts.bits * _SAMPLES[parts.kind]
+    return sum(rows * (1 + (columns * pixel + 7) // 8) for rows, columns in _tables(parts))

@@ -10,9 +10,13 @@ from typing import Any, BinaryIO, Literal
 
 from PIL import TiffImagePlugin
 
+from emaseg.errors import DataError
+
 __all__ = [
     "STARTS",
-    "bands_left",
+    "BandsError",
+    "check_bands",
+    "check_fourth",
     "has_more_pages",
     "is_inverted",
     "is_plain",
@@ -44,6 +48,10 @@ _SCALE = (
     "scale the values to 0..255 and save the image with 8 bits, all images alike, for example with "
     "`gdal_translate -ot Byte -scale LOW HIGH 0 255 in.tif out.tif`"
 )
+
+
+class BandsError(DataError):
+    """A TIFF of bands or samples that are not read. The remedy is about images: masks have one of their own."""
 
 
 def odd_samples(file: BinaryIO) -> tuple[str, str] | None:
@@ -126,16 +134,39 @@ def is_inverted(picture: Any) -> bool:
     return picture.mode == "L" and _first(picture.tag_v2, _PHOTOMETRIC, 1) == 0
 
 
-def bands_left(tags: Any, read: int) -> tuple[str, str] | None:
-    """As odd_samples, of a TIFF that Pillow opens: of bands beyond the `read` ones, which it would drop, and of a fourth
-    one that no tag explains."""
+def check_bands(picture: Any, name: str) -> None:
+    """Stop at an opened TIFF of more bands than Pillow reads: one that nothing explains must not vanish without a word.
+
+    Raises:
+        BandsError: it has more.
+    """
+    bands, bits, _ = _numbers(picture.tag_v2)
+    read = len(picture.getbands())
+    if bands is not None and bands > read:
+        raise _unexplained(name, bands, bits, read + 1)
+
+
+def check_fourth(picture: Any, name: str) -> None:
+    """Stop at a decoded TIFF whose fourth band, which no tag explains, does not look like transparency.
+
+    Pillow takes it for that, and near infrared, say, would whiten the colours. OpenCV writes transparency so: it is
+    opaque or clear. Of 16 bits the upper bytes are seen; where these are all 0, the band may hold any small numbers.
+
+    Raises:
+        BandsError: it does not.
+    """
+    tags = picture.tag_v2
     bands, bits, _ = _numbers(tags)
-    if bands == 4 and _EXTRA not in tags and _first(tags, _PHOTOMETRIC, 1) == _RGB:
-        read = 3  # Pillow takes the fourth for transparency, with which near infrared, say, would whiten the colours
-    if bands is None or bands <= read:
-        return None
-    what = f"a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {read + 1} is"
-    return what, _declare_or_cut(bands)
+    if bands != 4 or picture.mode != "RGBA" or _EXTRA in tags or _first(tags, _PHOTOMETRIC, 1) != _RGB:
+        return
+    counts = picture.getchannel("A").histogram()
+    if any(counts[1:255]) or (bits > 8 and not counts[255]):
+        raise _unexplained(name, bands, bits, bands)
+
+
+def _unexplained(name: str, bands: int, bits: int, band: int) -> BandsError:
+    what = f"{name}: a TIFF of {_of(bands)} of {bits} bits, and nothing says what band {band} is"
+    return BandsError(what, _declare_or_cut(bands))
 
 
 def _declare_or_cut(bands: int) -> str:

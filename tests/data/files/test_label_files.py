@@ -31,6 +31,13 @@ COLOURS = index_rule(
 )
 
 
+def dealt(number: int, channel: int) -> int:
+    return sum(((number >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
+
+
+VOC = tuple((dealt(number, 0), dealt(number, 1), dealt(number, 2)) for number in range(256))  # PASCAL VOC's colour map
+
+
 def saved(folder: Path, mask: object, mode: str | None = None, name: str = "m.png", **options: object) -> Path:
     picture = mask if isinstance(mask, Image.Image) else Image.fromarray(np.asarray(mask))
     if mode == "P":
@@ -291,7 +298,12 @@ def test_palette_masks_in_another_order_than_the_recipe_are_refused(name: str, t
     error = fails(indexed(tmp_path, mask, road, tree, car, name=name), COLOURS, "[107, 142, 35]", '"car"', '"tree"')
     assert isinstance(error, LabelError)
     assert error.kind == "colours"
-    assert "convert" in error.hint
+    assert "data.palette in the order of the masks' numbers, as `emaseg init FOLDER` writes them" in error.hint
+    assert "only if the palettes of the masks differ among themselves" in error.hint  # else convert has nothing to do
+    padded = [road, tree, car, *[(9, 9, 9)] * 253]
+    fails(indexed(tmp_path, mask, *padded, name=name), COLOURS, '"car"', '"tree"')
+    fails(indexed(tmp_path, grey([0, 1]), tree, car, *[(9, 9, 9)] * 254, name=name), COLOURS, '"road"', '"tree"')
+    fails(indexed(tmp_path, mask, road, tree, car, *VOC[3:], name=name), COLOURS, '"car"', '"tree"')
     fails(indexed(tmp_path, grey([0, 0]), tree), COLOURS, '"road"', '"tree"')  # all of its palette is declared
     fails(indexed(tmp_path, grey([0, 1]), (0, 0, 0), car), COLOURS, '"road"', "ignored")
 
@@ -305,6 +317,102 @@ def test_palette_masks_whose_colours_say_nothing_are_read_by_their_numbers(tmp_p
         np.testing.assert_array_equal(read_label(indexed(tmp_path, mask, *everything), COLOURS), mask)
     chance = indexed(tmp_path, grey([0, 0]), tree, (4, 5, 6), (7, 8, 9))
     np.testing.assert_array_equal(read_label(chance, COLOURS), [[0, 0]])
+
+
+CAMVID = index_rule(
+    ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
+    (11, 255),
+    palette=(
+        *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0)),
+        *((192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
+    ),
+)
+BLACK = index_rule(CAMVID.classes, palette=CAMVID.palette, ignore_colours=((0, 0, 0),))
+FEW = index_rule(("a", "b"), tuple(v for v in range(256) if v not in (0, 15)), values=(0, 15), palette=VOC[:2])
+
+
+@pytest.mark.parametrize(
+    ("rule", "held", "meaning"),
+    [
+        (CAMVID, [1, 3], [1, 3]),
+        (CAMVID, [3, 7], [3, 7]),
+        (CAMVID, [1, 255], [1, 255]),
+        (BLACK, [0, 1], [0, 1]),
+        (FEW, [0, 1], [0, 255]),
+        (FEW, [0, 15, 1], [0, 1, 255]),
+    ],
+)
+def test_a_colour_map_for_all_numbers_says_nothing_of_the_classes(
+    rule: LabelRule, held: list[int], meaning: list[int], tmp_path: Path
+) -> None:
+    """Protects index masks with PASCAL VOC's colour map, which many tools write: some of its colours are declared by
+    chance, in another order, and whole data sets were refused for the masks that hold only those."""
+    for name in ("m.png", "m.tif"):
+        np.testing.assert_array_equal(read_label(indexed(tmp_path, grey(held), *VOC, name=name), rule), [meaning])
+
+
+def deep_png(path: Path, values: np.ndarray, kind: int) -> Path:
+    """A file of 16 bits with (H, W, bands) values, its rows stored in all five ways."""
+    raw = values.astype(">u2").view(np.uint8).reshape(len(values), -1).astype(np.int64)
+    step, rows = 2 * values.shape[2], b""
+    for number, row in enumerate(raw):
+        up = raw[number - 1] if number else row * 0
+        left, corner = (np.concatenate([np.zeros(step, np.int64), line[:-step]]) for line in (row, up))
+        guess = left + up - corner
+        near = np.array([left, up, corner])
+        paeth = near[np.abs(near - guess).argmin(axis=0), np.arange(len(row))]
+        told = (row * 0, left, up, (left + up) // 2, paeth)[number % 5]
+        rows += bytes([number % 5]) + ((row - told) & 255).astype(np.uint8).tobytes()
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
+    parts = png.chunk(b"IHDR", header) + png.chunk(b"IDAT", zlib.compress(rows)) + png.chunk(b"IEND", b"")
+    path.write_bytes(png.START + parts)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "bands"), [(2, 3), (4, 2), (6, 4)])
+def test_an_empty_mask_in_channels_of_16_bits_is_the_first_class(kind: int, bands: int, tmp_path: Path) -> None:
+    """Protects empty tiles, whose values are all 0: only lower bytes that hold something make such a mask unreadable."""
+    values = np.zeros((7, 5, bands), np.uint16)
+    if bands in (2, 4):
+        values[..., -1] = 65535
+    np.testing.assert_array_equal(read_label(deep_png(tmp_path / "m.png", values, kind), RULE), np.zeros((7, 5)))
+    for row in range(7):
+        one = values.copy()
+        one[row, 3, 0] = 1
+        fails(deep_png(tmp_path / "m.png", one, kind), RULE, "16 bits", "8-bit")
+
+
+def test_an_empty_tiff_mask_in_channels_of_16_bits_is_the_first_class(tmp_path: Path) -> None:
+    """Protects empty tiles that are TIFF, as the test above those that are PNG."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "m.tif"
+    values = np.zeros((4, 5, 3), np.uint16)
+    tifffile.imwrite(path, values, photometric="rgb")
+    np.testing.assert_array_equal(read_label(path, RULE), np.zeros((4, 5)))
+    values[2, 2, 1] = 3
+    tifffile.imwrite(path, values, photometric="rgb")
+    fails(path, RULE, "16 bits", "8-bit")
+
+
+def test_is_black_looks_at_all_passes_of_an_interlaced_file() -> None:
+    """Protects interlaced masks: their pixels lie in seven tables, of which some have no pixels."""
+    for height, width in ((1, 1), (3, 2), (9, 10)):
+        sizes = [
+            (-(-(height - top) // down), -(-(width - left) // across))
+            for top, left, down, across in ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+        ]  # fmt: skip
+        for marked in (None, *[place for place, size in enumerate(sizes) if min(size) > 0]):
+            rows = b""
+            for place, (count, columns) in enumerate(sizes):
+                last = b"\0\0\0\0\0\1" if place == marked else bytes(6)
+                rows += b"".join(b"\0" + bytes(6 * (columns - 1)) + last for _ in range(count) if columns > 0)
+            header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 1)
+            content = png.START + png.chunk(b"IHDR", header) + png.chunk(b"IDAT", zlib.compress(rows))
+            content += png.chunk(b"IEND", b"")
+            parts = png.read_parts(content)
+            assert not isinstance(parts, str)
+            assert png.holds_rows(content, parts, more=False)
+            assert png.is_black(content, parts) == (marked is None), (height, width, marked)
 
 
 @pytest.mark.parametrize(("kind", "bands"), [(2, 3), (4, 2), (6, 4)])

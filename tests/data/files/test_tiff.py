@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emaseg.data.dataset import LabelError
 from emaseg.data.files.images import image_size, read_image
 from emaseg.data.files.mask_values import mask_values
 from emaseg.data.files.tiff import is_plain, nodata_of
@@ -27,9 +28,10 @@ def tiff(
     extra: int | None,
     planes: int = 1,
     orientation: int = 1,
+    pixel: bytes = b"",
 ) -> Path:
-    """An uncompressed little-endian TIFF of 4 x 6 pixels, as its tags say."""
-    pixels = b"\x01" * (4 * 6 * bands * bits // 8)
+    """An uncompressed little-endian TIFF of 4 x 6 pixels, as its tags say. pixel: of some pixels, which repeat."""
+    pixels = pixel * (4 * 6 * bands * bits // 8 // len(pixel)) if pixel else b"\x01" * (4 * 6 * bands * bits // 8)
     tags = {256: (6,), 257: (4,), 258: (bits,) * bands, 259: (1,), 262: (photometric,), 273: (8,), 277: (bands,)}
     tags |= {274: (orientation,), 278: (4,), 279: (len(pixels),), 284: (planes,), 339: (kind,) * bands}
     if planes == 2:
@@ -78,8 +80,41 @@ def test_other_bands_and_samples(
     assert words in caught.value.message
     assert "damaged" not in caught.value.message
     assert "gdal_translate" in caught.value.hint
+    with pytest.raises(LabelError) as of_mask:
+        mask_values(path, path)
+    assert words in of_mask.value.message
+    assert of_mask.value.hint == "save it as an 8-bit grey or palette PNG whose values are the classes"
+    if (bands, photometric, extra) == (4, 2, None):  # what the fourth band is shows in its values alone
+        assert image_size(path) == (4, 6)
+        return
     with pytest.raises(DataError):
         image_size(path)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_fourth_band_like_transparency_is_read_as_that(bits: int, tmp_path: Path) -> None:
+    """Protects images and masks with transparency as OpenCV writes it, without the tag that says what band 4 is."""
+    pixel = bytes(value for value in (0, 0, 142, 255) for _ in range(bits // 8))
+    clear = bytes(value for value in (0, 0, 0, 0) for _ in range(bits // 8))
+    path = tiff(tmp_path, 4, bits, 1, 2, None, pixel=pixel)
+    assert image_size(path) == (4, 6)
+    assert read_image(path).reshape(-1, 3).tolist() == [[0, 0, 142]] * 24
+    held = mask_values(path, path)
+    assert held.coloured
+    assert held.values.tolist() == [[142] * 6] * 4
+    tiff(tmp_path, 4, bits, 1, 2, None, pixel=pixel + clear)
+    assert read_image(path).reshape(-1, 3).tolist() == [[0, 0, 142], [255, 255, 255]] * 12
+    assert mask_values(path, path).values.tolist() == [[142, 0] * 3] * 4
+    tiff(tmp_path, 4, bits, 1, 2, None, pixel=pixel * 3 + pixel[: -bits // 8] + b"\x07" * (bits // 8))
+    with pytest.raises(DataError, match="nothing says what band 4 is"):
+        read_image(path)
+
+
+def test_small_numbers_of_16_bits_in_a_fourth_band_are_no_transparency(tmp_path: Path) -> None:
+    """Protects from white images: of near infrared below 256 the upper bytes, which are seen, are all 0."""
+    path = tiff(tmp_path, 4, 16, 1, 2, None, pixel=struct.pack("<4H", 90, 80, 70, 200))
+    with pytest.raises(DataError, match="nothing says what band 4 is"):
+        read_image(path)
 
 
 def test_a_tag_of_many_fractions_is_not_decoded(tmp_path: Path) -> None:
