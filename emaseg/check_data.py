@@ -62,7 +62,7 @@ KINDS: dict[str, str] = {
     "bits": "masks of 1 bit among masks that hold 255",
     "mostly": "masks that are mostly ignored",
     "one": "one class that covers nearly everything",
-    "range": "16-bit images that use little of their range",
+    "range": "16-bit images that use little of their range, or of data.range",
     "clear": "TIFF images that are half transparent everywhere",
     "pages": "files of several pages",
     "turned": "images turned or mirrored within their size by EXIF",

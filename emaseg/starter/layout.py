@@ -15,7 +15,7 @@ from typing import Literal
 from emaseg.data.files.images import EXTENSIONS
 from emaseg.data.sets.folder import TEXTS, count_endings, walk
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of
-from emaseg.data.sets.pair_lists import read_pair_list
+from emaseg.data.sets.pair_lists import read_pair_list, without_heading
 from emaseg.data.sets.pairs import first_few, read_names
 from emaseg.errors import DataError
 from emaseg.files import read_bytes
@@ -242,7 +242,8 @@ def _lists(root: Path, place: Place, notes: list[str]) -> tuple[str, str] | None
             return train, evaluation
         known = {form(name) for file in files_in(root / place.images) for name in (file, stem_of(file))}
         top = root / place.images
-        strange = [line for line in read_names(root / train) if known.isdisjoint(listed_names(line, top))]
+        lines = without_heading(read_names(root / train), top, known.__contains__)
+        strange = [line for line in lines if known.isdisjoint(listed_names(line, top))]
         if not strange:
             return train, evaluation
         notes.append(f"{train} is not used: it names images that are not in {place.images}, such as {strange[0]!r}.")
@@ -273,11 +274,13 @@ def check_place(root: Path, place: Place) -> None:
     if len(usual) > 1 and not only:
         raise SeveralMasks(root, root / place.images, root / place.masks, beginnings, "beginning")
     if only:
+        # two folders that are named are all that is read, so of a split's they would leave out the other splits
+        of_split = any(is_of_split(part) for path in (place.images, place.masks) for part in Path(path).parts)
+        naming = f"name both folders: emaseg init {quoted_path(root)} --images {quoted_path(place.images)} --masks "
+        naming += f"{quoted_path(f'{place.masks}/{only[0]}')}; or "
         raise DataError(
             f"{root / place.masks}: the masks are in its folder {only[0]}, the images not in one of that name",
-            f"name both folders: emaseg init {quoted_path(root)} --images {quoted_path(place.images)} --masks "
-            f"{quoted_path(f'{place.masks}/{only[0]}')}; or move the masks out of {only[0]}, or the images into a folder "
-            f"{only[0]}",
+            f"{'' if of_split else naming}move the masks out of {only[0]}, or the images into a folder {only[0]}",
         )
 
 

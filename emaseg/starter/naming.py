@@ -151,7 +151,8 @@ def kinds_by_ending(images: Collection[str], masks: Collection[str], *, one_fold
         kind: {
             image: mask
             for image, mask in of.items()
-            if not any(mask + ending in masks for ending in usual) and not _is_mask(image, known)
+            if not any(mask + ending in masks for ending in usual)
+            and (_MASK_ENDING.search(kind) or not _is_mask(image, known))  # a mask has no mask of its own
         }
         for kind, of in found.items()
     }
@@ -166,13 +167,17 @@ def _is_mask(stem: str, known: Collection[str]) -> bool:
 
 
 def pictures_of_masks(stems: Collection[str]) -> set[str]:
-    """Of names without extensions those that are a mask's and a word for how it looks: `1_label_viz` beside `1_label`."""
+    """Of names without extensions those that are a mask's and a word for how it looks: `1_label_viz` beside `1_label`.
+
+    What has a mask of its own is an image: `target_0_color` beside `target_0_color_mask`.
+    """
     known, found = set(stems), set()
+    masked = {stem[: match.start()].rstrip("_-. ") for stem in known if (match := _MASK_ENDING.search(stem))}
     for stem in known:
         match = _PICTURE.search(stem)
         mask = stem[: match.start()] if match else ""
         name = mask.rpartition("/")[2]
-        if mask in known and (_MASK_ENDING.search(name) or _MASK_PREFIX.match(name)):
+        if mask in known and stem not in masked and (_MASK_ENDING.search(name) or _MASK_PREFIX.match(name)):
             found.add(stem)
     return found
 

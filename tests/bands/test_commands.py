@@ -20,11 +20,13 @@ from emaseg.data.sets.build import build_dataset
 from emaseg.errors import DataError, RecipeError
 from emaseg.inference.predict import Predictor
 from emaseg.models import build_model
+from emaseg.open_datasets import open_datasets
 from emaseg.recipe import parse_recipe
 from tests.bands.made import SIZE, as_grey_png, as_npy, as_tiff, channels, drawn, folder, recipe_of, text_of
 from tests.data.made import fails
 from tests.helpers import emaseg, needs_programs
 from tests.starter.made import dry_run, start
+from tests.test_check_data import report_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -234,3 +236,20 @@ def test_recipes_inside_files_keep_their_channels(tmp_path: Path) -> None:
     from emaseg.recipe import recipe_to_toml
 
     assert parse_recipe(recipe_to_toml(recipe), "again").recipe == recipe
+
+
+@pytest.mark.parametrize(("high", "told"), [(65535, True), (8192, True), (8190, False), (4095, False)])
+def test_a_range_far_above_the_largest_value_of_pgms_is_told(high: int, told: bool, tmp_path: Path) -> None:
+    """Protects recipes from before the values of PGMs were those in the file: their images would be dark for no reason
+    that shows."""
+
+    def save(path: Path, image: np.ndarray) -> None:
+        content = b"P5\n%d %d\n4095\n" % (image.shape[1], image.shape[0])
+        path.with_suffix(".pgm").write_bytes(content + image[..., 0].astype(">u2").tobytes())
+
+    recipe = recipe_of(folder(tmp_path, save, 1, np.uint16, 4000), *channels(1), f"data.range=[[0, {high}]]")
+    words = f"go to 4,095 at most, data.range to {high}"
+    found = [finding for finding in report_of(recipe).findings if finding.kind == "range"]
+    assert [finding.level for finding in found] == ["warning", "warning"] * told
+    assert all(words in example for finding in found for example in finding.examples)
+    assert any(note.warning and words in note.text for note in open_datasets(recipe)[2]) == told

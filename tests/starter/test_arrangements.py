@@ -145,3 +145,22 @@ def test_a_refusal_names_the_options_that_help(tmp_path: Path) -> None:
     assert data_of(start(tmp_path / "pets", images="images", masks="annotations/trimaps")).train_images == "images"
     made(tmp_path / "other", grey(0, 1), "2_ortho/a{}_RGB.png", "5_truth/a{}_label.png")
     refused(tmp_path / "other", "emaseg init FOLDER --images DIR --masks DIR")
+
+
+def test_a_refusal_of_splits_names_no_option_that_leaves_one_out(tmp_path: Path) -> None:
+    """Protects the evaluation images: --images and --masks name one folder each, which was that of the training alone."""
+    for split in ("train", "val"):
+        made(tmp_path, grey(0, 1), f"{split}/images/{split[0]}{{}}.jpg", f"{split}/masks/cls/{split[0]}{{}}.png")
+    error = refused(tmp_path, "move the masks out of cls, or the images into a folder cls")
+    assert "--images" not in error.hint
+
+
+def test_the_heading_of_a_split_list_is_no_image(tmp_path: Path) -> None:
+    """Protects lists that a table program wrote: init passed over them, though training reads them."""
+    made(tmp_path, grey(0, 1))
+    for name, numbers in (("train", range(4)), ("val", range(4, 6))):
+        (tmp_path / f"{name}.txt").write_text("\n".join(["image", *(f"img_{number}" for number in numbers)]))
+    started = start(tmp_path)
+    assert (data_of(started).train_list, data_of(started).eval_list) == ("train.txt", "val.txt")
+    assert not any("is not used" in note for note in started.notes)
+    assert len(build_dataset(dry_run(started.text).data, "train")) == 4

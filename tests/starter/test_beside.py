@@ -82,7 +82,7 @@ def test_pictures_of_masks_are_neither_images_nor_masks(image: str, mask: str, d
     started = start(tmp_path)
     pairs = [pair for phase in ("train", "eval") for pair in items(started.text, phase)]
     assert sorted(pairs) == sorted((tmp_path / image.format(n), tmp_path / mask.format(n)) for n in range(6))
-    assert any("left out" in note and Path(drawn.format(0)).name in note for note in started.notes)
+    assert any("skipped" in note and Path(drawn.format(0)).name in note for note in started.notes)
 
 
 def items(text: str, phase: Phase) -> list[tuple[Path, Path]]:
@@ -96,3 +96,26 @@ def test_a_pair_whose_image_is_a_mask_by_its_name_is_none(tmp_path: Path) -> Non
     made(tmp_path, grey(0, 1), "x{}/img.png", "x{}/label.png")
     made(tmp_path, grey(0, 1), "x{}/img.png", "x{}/label_blend.png")
     assert "img_blend" not in refused(tmp_path).hint
+
+
+@pytest.mark.parametrize(
+    ("pairs", "suffix"),
+    [
+        ({"s{}.jpg": "s{}_mask.png", "s{}_label.jpg": "s{}_label_mask.png"}, "_mask"),
+        ({"c{}/seg.png": "c{}/seg_gt.png"}, "_gt"),
+        ({"target_{}.png": "target_{}_mask.png", "target_{}_color.png": "target_{}_color_mask.png"}, "_mask"),
+    ],
+)
+def test_images_with_masks_of_their_own_are_images_whatever_they_are_called(
+    pairs: dict[str, str], suffix: str, tmp_path: Path
+) -> None:
+    """Protects images that are called as masks, or as pictures of masks, are: what has a mask beside it is an image."""
+    for image, mask in pairs.items():
+        made(tmp_path, grey(0, 1), image, mask)
+    started = start(tmp_path)
+    assert data_of(started).mask_suffix == suffix
+    found = [pair for phase in ("train", "eval") for pair in items(started.text, phase)]
+    expected = [
+        (tmp_path / image.format(n), tmp_path / mask.format(n)) for image, mask in pairs.items() for n in range(6)
+    ]
+    assert sorted(found) == sorted(expected)

@@ -8,6 +8,7 @@ What a file becomes with Bands:
   * The file must have as many as declared. Where three are, a grey file gives three equal ones, as on the RGB road.
   * With data.range the values are mapped, low to 0 and high to 255, cut off there and kept as float32. mean and std are
     on 0..255 in any case, so that numbers for RGB keep their meaning.
+  * The values of a PGM of 16 bits, with a largest value over 255, are those in the file; one of 8 bits is 0..255.
   * Without it only 8-bit files are read: of others nothing says which values are black and white.
   * Orientation is applied, and of several frames the first is read; .npy files: arrays.py; many bands: tiff_bands.py.
 """
@@ -222,6 +223,17 @@ def _pgm_values(array: Array, content: bytes) -> Array:
     if header is None or array.dtype != np.uint16:
         return array
     return np.round(array * (int(header[1]) / 65535)).astype(np.uint16)
+
+
+def pgm_top(path: Path) -> int:
+    """The largest value that a PGM of 16 bits says it can hold; 0 = it is another file, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            header = _PGM.match(file.read(_PGM_HEADER))
+    except OSError:  # told where it is read
+        return 0
+    top = 0 if header is None else int(header[1])
+    return top if top > WHITE else 0
 
 
 def stored_values(picture: Image.Image) -> Array:

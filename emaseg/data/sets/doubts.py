@@ -17,6 +17,7 @@ from PIL import Image
 from emaseg.data.checks import spread
 from emaseg.data.dataset import Dataset
 from emaseg.data.doubts import Doubt
+from emaseg.data.files.bands import Bands, pgm_top
 from emaseg.data.files.images import Header, decode, image_header, read_image
 from emaseg.data.files.label_files import LabelRule, same_order
 from emaseg.data.files.mask_values import mask_values
@@ -29,6 +30,7 @@ __all__ = ["file_doubts"]
 
 _READ = 64  # images of 16 bits whose range is looked at, and masks of 1 bit and of more
 _INDEXED = (".png", ".gif", ".tif", ".tiff", ".bmp")  # that may have a palette, or 1 bit
+_PGM = (".pgm", ".pnm")
 _COLOURED = ("RGB", "RGBA")  # modes
 _LAYERS = 8  # TIFFs whose transparency is looked at
 _NARROW = 64  # of 256 levels: a quarter of the range
@@ -70,7 +72,7 @@ def file_doubts(dataset: Dataset, chosen: Sequence[int]) -> list[Doubt]:
         )
     found += _turned(dict(pairs), dict(headers), heads)
     if dataset.bands is not None:
-        return found
+        return found + _pgm_range([path for path, _ in headers], dataset.bands)
     return found + _see_through(headers) + _range([path for path, header in headers if header.bits == 16])
 
 
@@ -212,6 +214,26 @@ def _range(paths: Sequence[Path]) -> list[Doubt]:
             f"declare what they use: data.range = [[{low * 256}, {high * 256 + 255}]] (with augment.photometric = "
             f'"none"{beyond}); or scale all of them alike to the whole range and save 8 bits, for example with '
             f"`gdal_translate -ot Byte -scale {low * 256} {high * 256 + 255} 0 255 in.tif out.tif`",
+        )
+    ]
+
+
+def _pgm_range(paths: Sequence[Path], bands: Bands) -> list[Doubt]:
+    """PGMs whose largest value is far below white: their values are those in the file, not stretched to 16 bits."""
+    if not bands.ranges:
+        return []
+    white = min(high for _, high in bands.ranges)
+    tops = {path: top for path in paths if path.suffix.lower() in _PGM and (top := pgm_top(path))}
+    dark = {path: top for path, top in tops.items() if 2 * top < white}
+    if not dark:
+        return []
+    first, most = next(iter(dark)), max(dark.values())
+    return [
+        Doubt(
+            "range",
+            f"the values of {len(dark):,} of {len(paths):,} images go to {most:,} at most, data.range to {white:g}: they are "
+            f"read dark, {first} for example",
+            f"declare what they hold: data.range = [[0, {most}]]",
         )
     ]
 

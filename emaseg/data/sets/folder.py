@@ -30,7 +30,7 @@ from emaseg.data.label_sets import label_set
 from emaseg.data.sets.folder_index import Found, Visited, found_files, index_file, read_index, write_index
 from emaseg.data.sets.holdout import group_count, group_total, held_in_all, held_places
 from emaseg.data.sets.names import MASK_EXTENSIONS, Naming, form, listed_names, stem_of
-from emaseg.data.sets.pair_lists import PairList, is_heading, read_pair_list
+from emaseg.data.sets.pair_lists import PairList, read_pair_list, without_heading
 from emaseg.data.sets.pairs import PairedFiles, first_few, need_folder, read_names
 from emaseg.data.sets.path_lists import Names, PathList, PathPairs
 from emaseg.errors import DataError, nearest
@@ -380,11 +380,8 @@ def _listed(path: Path, image_files: list[str], top: Path) -> list[str]:
     for name in image_files:
         by_stem.setdefault(stem_of(name), []).append(name)
     chosen, unknown = [], []
-    lines = read_names(path)
-    for number, line in enumerate(lines):
+    for line in without_heading(read_names(path), top, lambda name: name in known or name in by_stem):
         name = next((name for name in listed_names(line, top) if name in known or name in by_stem), "")
-        if not name and number == 0 < len(lines) - 1 and is_heading(line):
-            continue
         if not name:
             unknown.append(line)
         elif name in known:

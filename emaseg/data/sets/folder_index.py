@@ -33,7 +33,7 @@ from emaseg.errors import SystemFault
 from emaseg.files import atomic, read_bytes
 from emaseg.resources import cache_folder
 
-FORMAT = "emaseg folders 2"
+FORMAT = "emaseg folders 3"
 LEAST = 10_000  # pairs; a smaller set is listed in a moment
 _SETTLED = 3.0  # seconds for which a folder must not have changed: FAT counts in twos
 _LONGEST = 4 << 30  # bytes

@@ -4,13 +4,14 @@ Room: data/sets.
 
 Frames of one video are nearly the same image: with some of them in each phase the scores would be too good. Groups are
 counted in the order of their first images; the first that is held out is in mid-group (the third of five). A group
-may go through several folders, so groups are counted over all folders of a phase; single images in each folder.
+may go through several folders: where one does, or where a folder has too few for both phases, groups are counted over
+all folders of a phase; else, and single images always, in each folder.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -38,11 +39,22 @@ def held_in_all(parts: Sequence[Part], every: int, group: str, *, train: bool) -
         if masked:
             _check_fits(stems, group, images)
     names = [_names(part, group) for part in parts]
-    number = {name: number for number, name in enumerate(dict.fromkeys(chain.from_iterable(names)))}
-    return [
-        [stem for stem, name in zip(stems, found, strict=True) if (number[name] % every != every // 2) == train]
-        for (_, stems, _), found in zip(parts, names, strict=True)
-    ]
+    alone = len(set(chain.from_iterable(names))) == sum(len(set(found)) for found in names) and all(
+        len(set(found)) > every // 2 for found, (_, _, masked) in zip(names, parts, strict=True) if masked
+    )  # then each folder is divided by itself
+    whole = _numbers(chain.from_iterable(names))
+    found_stems = []
+    for (_, stems, _), found in zip(parts, names, strict=True):
+        number = _numbers(found) if alone else whole
+        found_stems.append(
+            [stem for stem, name in zip(stems, found, strict=True) if (number[name] % every != every // 2) == train]
+        )
+    return found_stems
+
+
+def _numbers(names: Iterable[str]) -> dict[str, int]:
+    """The number of each group, in the order of their first images."""
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
 def group_total(parts: Sequence[Part], group: str) -> int:
@@ -83,7 +95,7 @@ def held_places(stems: Sequence[str], every: int, group: str, images: Path, *, t
         return [place for place in range(len(stems)) if (place % every != every // 2) == train]
     groups = [group_of(stem, group) for stem in stems]
     _check_fits(stems, group, images)
-    number = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    number = _numbers(groups)
     return [place for place, name in enumerate(groups) if (number[name] % every != every // 2) == train]
 
 

@@ -16,15 +16,16 @@ import csv
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from emaseg.data.files.images import ARRAY, EXTENSIONS
+from emaseg.data.sets.names import listed_names
 from emaseg.data.sets.pairs import read_text
 from emaseg.errors import DataError
 
-__all__ = ["PairList", "is_heading", "mostly_there", "read_pair_list"]
+__all__ = ["PairList", "mostly_there", "read_pair_list", "without_heading"]
 
 _IMAGE_WORDS = ("image", "images", "img", "image_path", "image_file", "filename", "file", "file_name", "path", "input")
 _MASK_WORDS = (
@@ -129,9 +130,16 @@ def _table(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str, str]] | Non
     return None
 
 
-def is_heading(line: str) -> bool:
-    """Whether a line of a list that names one image a line is the heading of its column."""
-    return len(cells := _heading(line, ",")) == 1 and cells[0] in _IMAGE_WORDS
+def without_heading(lines: Sequence[str], top: Path, known: Callable[[str], bool]) -> Sequence[str]:
+    """The lines of a list that names one image a line, without the heading of their column.
+
+    Args:
+        top: the image folder, as listed_names has it.
+        known: whether a name is an image's, with or without its extension: such a first line is no heading.
+    """
+    cells = _heading(lines[0], ",") if len(lines) > 1 else []
+    heading = len(cells) == 1 and cells[0] in _IMAGE_WORDS and not any(map(known, listed_names(lines[0], top)))
+    return lines[1:] if heading else lines
 
 
 def _heading(line: str, mark: str) -> list[str]:

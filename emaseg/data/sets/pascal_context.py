@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from emaseg.data.dataset import Phase
 from emaseg.data.files.label_files import ILLEGAL, LabelRule
 from emaseg.data.label_sets import label_set, pascal_context_owners_order, pascal_context_raw_ids
-from emaseg.data.sets.drawn import Drawing, DrawnFiles, Index, open_index
+from emaseg.data.sets.drawn import Drawing, DrawnFiles, Index, check_size, open_index
 from emaseg.data.sets.pairs import PairedFiles, first_few
 from emaseg.data.sets.trees import Files, files_below, first_folder, known_split, listed_ids, pairs, top_folder
 from emaseg.errors import DataError
@@ -144,6 +144,7 @@ def drawings(content: Mapping[str, Any]) -> Iterator[Drawing]:
         shapes[note["image_id"]].append((category, note["segmentation"]))
     for image in content["images"]:
         size = (int(image["height"]), int(image["width"]))
+        check_size(image["file_name"], size)
         yield Drawing(str(image["file_name"]), str(image["phase"]), size, tuple(shapes.get(image["image_id"], ())))
 
 

@@ -257,6 +257,26 @@ def test_small_folders_are_divided_together(tmp_path: Path) -> None:
         assert len(held_out) == {"folder": 4}.get(group, 2)
 
 
+@pytest.mark.parametrize("group", ["^([ck][0-9]+)_", "folder"])
+def test_folders_that_share_no_group_are_divided_each_by_itself(group: str, tmp_path: Path) -> None:
+    """Protects runs that exist: counted over both folders, others would be held out, and these were trained on."""
+    mark = "/" if group == "folder" else "_"
+    for site, clip, count in (("a", "c", 7), ("b", "k", 6)):
+        stems = [f"{clip}{number}{mark}{frame}" for number in range(1, count + 1) for frame in range(2)]
+        draw(tmp_path / site, *(f"image/{stem}.jpg" for stem in stems), *(f"mask/{stem}.png" for stem in stems))
+    images, masks = ("a/image", "b/image"), ("a/mask", "b/mask")
+    keys = {"train_images": images, "eval_images": images, "train_masks": masks, "eval_masks": masks, "holdout": 5}
+    train, held_out = (
+        list(folder(data(tmp_path, **keys, holdout_group=group), phase).names()) for phase in ("train", "eval")
+    )
+    expected = [
+        tmp_path / site / f"image/{clip}{mark}{n}.jpg" for site, clip in (("a", "c3"), ("b", "k3")) for n in (0, 1)
+    ]
+    assert sorted(held_out) == sorted(map(str, expected))
+    assert len(train) == 22
+    assert not set(train) & set(held_out)
+
+
 def test_images_without_masks_need_not_fit_the_groups(tmp_path: Path) -> None:
     """Protects a folder of negatives, whose names are no frames: each image is then a group of its own."""
     keys = sites(tmp_path, a=range(5)) | {"holdout_group": "^(c[0-9]+)_"}

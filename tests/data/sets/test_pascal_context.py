@@ -216,6 +216,14 @@ def test_a_json_without_the_images_or_annotations(tmp_path: Path) -> None:
     fails(lambda: pascal_context(data(tmp_path), "eval"), DataError, "1 of 1 images of val", "2008_c")
 
 
+def test_a_json_with_an_image_too_large_to_be_one(tmp_path: Path) -> None:
+    """Protects from a label of petabytes: the size is an error about the file, as in COCO's."""
+    path = tree(tmp_path, None) / "trainval_merged.json"
+    merged(path, RAW)
+    path.write_text(path.read_text().replace('"height": 2, "width": 3', '"height": 10000000, "width": 10000000'))
+    fails(lambda: pascal_context(data(tmp_path), "train"), DataError, "10000000 x 10000000")
+
+
 def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Its histogram is of the classes, whichever numbering the files have."""
     scripts = script(monkeypatch, "pascal_context")
