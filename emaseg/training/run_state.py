@@ -175,7 +175,10 @@ def prepare_folder(state: RunState, origin: Origin | None, messages: list[Note])
         not_complete_yet(run)
     notes += create(run, state.recipe, state.device)
     evaluated = int(state.best.get("evaluated", 0))
-    notes += repair_records(run, state.model.loss_names, state.step, evaluated)
+    # Sums that are still running have no row yet: one of this very step was written after the checkpoint, as that of a
+    # run that train.patience ends, and is written again.
+    step = state.step - bool(state.running)
+    notes += repair_records(run, state.model.loss_names, step, evaluated)
     repairs = [Note(text, warning=True) for text in notes if text]
     for note in (*messages, *repairs):
         append_log(run, note.text)

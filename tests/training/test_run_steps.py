@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,6 +197,24 @@ def test_the_last_losses_of_a_stalled_run_are_written(tmp_path: Path) -> None:
     table = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table if line.split(",")[3]] == ["step", str(end.step)]
     assert read_checkpoint(tmp_path / "run/checkpoints/last.pt").running == {}
+
+
+def test_a_kill_after_the_last_losses_does_not_double_them(tmp_path: Path) -> None:
+    """Protects both files of metrics from the same row twice: the run that patience ended died after it had written the last
+    losses, and last.pt was of before them."""
+    recipe = tiny("train.iterations=60", *STALLING, "train.log_every=50", "train.save_every=2")
+    with contextlib.closing(train(recipe, tmp_path / "run")) as events:
+        row = next(event for event in events if isinstance(event, Logged) and "loss" in event.values)
+    checkpoint = read_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert checkpoint.step == row.step
+    assert checkpoint.running
+    end = run(recipe, tmp_path / "run", resume=True)[-1]
+    assert isinstance(end, Finished)
+    assert end.step == row.step
+    table = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table if line.split(",")[3]] == ["step", str(end.step)]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [end.step]
 
 
 @pytest.mark.parametrize("old", [False, True])
