@@ -144,7 +144,8 @@ def open_run(
             then = origin.checkpoint.sampler
             notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now, recipe))
             notes += changed_protocol(origin.checkpoint, recipe)
-            notes += order_note(recipe, device)
+            if state.step < state.schedule.total and then.get("ranks", now["ranks"]) == now["ranks"]:
+                notes += order_note(recipe, device)  # another number of processes has a warning of its own
         notes.append(Note(f"continuing at step {state.step} of {state.schedule.total} from {origin.path}"))
         if origin.path == run.last:
             state.saved = position(state)

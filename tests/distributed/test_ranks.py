@@ -73,8 +73,15 @@ def test_more_processes_than_gpus_are_refused_before_they_start(
         assert code == 4
         assert "error: --nproc 4: each process needs a GPU of its own, and PyTorch sees 2 CUDA device(s) here" in err
         assert "try: --nproc 2, or --device cpu" in err
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SystemFault) as caught:
+        check_gpus(2, "cuda")
+    assert caught.value.hint == "leave --nproc out, or use --device cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_gpus(4, "auto")
+    with pytest.raises(SystemFault) as caught:
+        check_gpus(2, "cuda")
+    assert caught.value.hint == "use --device cpu"
 
 
 def test_the_tasks_of_a_node_are_read_from_slurms_list() -> None:

@@ -298,6 +298,30 @@ def test_norm_statistics_of_another_number_of_processes_are_said(more: tuple[str
     assert ("plain_mean" in note.text) == (len(more) == 1 and "loss" in more[0])
 
 
+def test_the_order_of_sums_is_told_where_steps_are_added_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects from a line that says too little beside the warning of another number of processes, or that speaks of a next
+    step where there is none: only the sample sheet is missing."""
+    monkeypatch.setattr("emaseg.training.run_state.order_note", lambda *_: [Note("another order")])
+
+    def told(**arguments: int) -> int:
+        events = run(tiny(), tmp_path / "run", resume=True, **arguments)
+        return [event.text for event in events if isinstance(event, Note)].count("another order")
+
+    run(tiny(), tmp_path / "run", stop_after=2)
+    assert told(stop_after=4) == 1
+    file = tmp_path / "run/checkpoints/last.pt"
+    content = torch.load(file, weights_only=True)
+    content["sampler"]["ranks"] = 4
+    torch.save(content, file)
+    assert told() == 0
+    content = torch.load(file, weights_only=True)
+    content["best"]["evaluated"] = content["best"]["step"] = 10
+    torch.save(content, file)
+    assert told() == 0
+
+
 def test_the_command_goes_on_as_the_run_was_started(tmp_path: Path) -> None:
     """Protects who copies the command from fewer processes or another device than the run had; of an env.json that is
     damaged, or of another program, nothing is taken."""
