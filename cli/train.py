@@ -46,7 +46,8 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue RUN, or without --out the recipe's newest run (the run of a RUN/recipe.toml)."
+            "--resume",
+            help="Continue RUN, or without --out the recipe's run that was written to last (the run of a RUN/recipe.toml).",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would happen.")] = False,

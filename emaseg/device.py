@@ -65,6 +65,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+_ENOUGH = {0: "use --device cpu", 1: "leave --nproc out, or use --device cpu"}  # by the number of GPUs
+
+
 def check_gpus(processes: int, name: str) -> None:
     """Refuse more processes of one machine than it has GPUs for, where the device called `name` is a GPU.
 
@@ -75,7 +78,7 @@ def check_gpus(processes: int, name: str) -> None:
     if (name == "cuda" or (name == "auto" and count)) and processes > count:
         raise SystemFault(
             f"--nproc {processes}: each process needs a GPU of its own, and PyTorch sees {count} CUDA device(s) here",
-            f"--nproc {count}, or --device cpu" if count > 1 else "leave --nproc out, or use --device cpu",
+            _ENOUGH.get(count, f"--nproc {count}, or --device cpu"),
         )
 
 

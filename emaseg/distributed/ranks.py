@@ -54,7 +54,7 @@ def this_rank(environ: Mapping[str, str] | None = None) -> Rank:
         RecipeError: a variable does not hold what it must.
     """
     environ = os.environ if environ is None else environ
-    if all(name in environ for name in _TORCHRUN):
+    if _by_torchrun(environ):
         number, world = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
         local = _number(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else number
         supervised = environ.get("TORCHELASTIC_RUN_ID", "").startswith(OWN_RUN)
@@ -66,10 +66,28 @@ def this_rank(environ: Mapping[str, str] | None = None) -> Rank:
     return rank if rank.world > 1 else ALONE
 
 
-def ranks_here(environ: Mapping[str, str] | None = None) -> int:
-    """How many of the processes that train are on this machine and share its cores and memory; 1 where no launcher says.
+def _by_torchrun(environ: Mapping[str, str]) -> bool:
+    return all(name in environ for name in _TORCHRUN)
 
-    Slurm does not say it, but shows each task its own cores.
+
+def ranks_here(environ: Mapping[str, str] | None = None) -> int:
+    """How many of the processes that train are on this machine and share its memory; 1 where no launcher says.
+
+    Raises:
+        RecipeError: a variable does not hold what it must.
+    """
+    environ = os.environ if environ is None else environ
+    if this_rank(environ) == ALONE:
+        return 1
+    if _by_torchrun(environ):
+        return ranks_on_these_cores(environ)
+    tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    return tasks_of_node(tasks, _number(environ, "SLURM_NODEID")) if "SLURM_NODEID" in environ else 1
+
+
+def ranks_on_these_cores(environ: Mapping[str, str] | None = None) -> int:
+    """How many of the processes that train share the cores that this one sees; 1 where no launcher says, and with Slurm,
+    which shows each task its own cores.
 
     Raises:
         RecipeError: a variable does not hold what it must.
@@ -78,6 +96,18 @@ def ranks_here(environ: Mapping[str, str] | None = None) -> int:
     if this_rank(environ) == ALONE or "LOCAL_WORLD_SIZE" not in environ:
         return 1
     return max(1, _number(environ, "LOCAL_WORLD_SIZE"))
+
+
+def tasks_of_node(tasks: str, node: int) -> int:
+    """The number of tasks on a node, from 0, by Slurm's list of them: `8(x2),4` -> 8, 8 and 4; 1 where it does not say."""
+    for part in tasks.split(","):
+        found = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip(), re.ASCII)
+        if found is None:
+            return 1
+        node -= int(found[2] or 1)
+        if node < 0:
+            return max(1, int(found[1]))
+    return 1
 
 
 def _of_slurm(environ: Mapping[str, str]) -> Rank:

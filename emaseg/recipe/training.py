@@ -141,7 +141,7 @@ class Loss:
 class Group:
     """Parameters with their own factors on learning rate and weight decay; the last match wins."""
 
-    match: Literal["backbone", "norm_weight", "bias"] = key("which parameters")
+    match: Literal["backbone", "norm_weight", "bias"] = key("which parameters; bias is without a ViT's in_proj_bias")
     lr_scale: float = key("factor on the learning rate", 1.0, low=0, ceiling=FACTOR)
     weight_decay_scale: float = key("factor on the weight decay", 1.0, low=0, ceiling=FACTOR)
 

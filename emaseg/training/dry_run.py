@@ -19,7 +19,7 @@ import torch
 from emaseg.data.dataset import Dataset
 from emaseg.data.files.opencv import opencv
 from emaseg.data.pipeline.loading import batches
-from emaseg.distributed.ranks import check_ranks
+from emaseg.distributed.ranks import ALONE, check_ranks, ranks_here, this_rank
 from emaseg.events import DryRunEvent, Forecast, LessMemory, Measuring, Note, Planned
 from emaseg.free_memory import allocation_limit, device_memory, is_out_of_memory, peak_memory, reset_peak, start_threads
 from emaseg.models import Network, build_model
@@ -313,7 +313,9 @@ def _probe(run: _Run, crops: int, crop: tuple[int, int], *, warm: bool, parts: i
 def _available(run: _Run) -> int | None:
     """What one of the processes that would train can have of the device's memory: on a CPU they share the machine's."""
     whole = device_memory(run.device)
-    return whole if whole is None or run.device.type != "cpu" else whole // run.ranks
+    if whole is None or run.device.type != "cpu":
+        return whole
+    return whole // (run.ranks if this_rank() == ALONE else ranks_here())  # a launcher's may be on several machines
 
 
 def _usable(available: int) -> int:

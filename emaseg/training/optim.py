@@ -89,7 +89,7 @@ def _trainable(model: nn.Module) -> Iterator[tuple[nn.Parameter, set[str]]]:
             if not parameter.requires_grad:
                 continue
             kinds = {"backbone"} if path.split(".")[0] == "backbone" else set()
-            if name.endswith("bias"):  # attention layers of PyTorch have an in_proj_bias
+            if name == "bias":
                 kinds.add("bias")
             elif isinstance(module, NORMS):
                 kinds.add("norm_weight")

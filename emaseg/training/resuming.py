@@ -53,16 +53,16 @@ def origin_of(
     """
 
     def unfit(checkpoint: Checkpoint) -> str:
-        same_training(recipe, checkpoint.recipe, run, longer=_is_longer(checkpoint, images, total))
+        same_training(recipe, checkpoint.recipe, run, longer=_is_longer(checkpoint, recipe, images, total))
         return misfit(checkpoint, model, optimizer, total, images)
 
     origin = newest_valid(run, unfit)
-    if origin is None or not _is_longer(origin.checkpoint, images, total):
+    if origin is None or not _is_longer(origin.checkpoint, recipe, images, total):
         return origin
     checkpoint = origin.checkpoint
     sampler = {key: value for key, value in checkpoint.sampler.items() if key != "steps"}  # the end that it had come to
     sampler[STALLED] = 0  # nor what train.patience had counted: else the next evaluation would be the last again
-    notes = (*origin.notes, _extension(recipe, checkpoint.step, total))
+    notes = (*origin.notes, _extension(checkpoint, recipe, images, total))
     return replace(origin, checkpoint=replace(checkpoint, sampler=sampler), notes=notes)
 
 
@@ -225,20 +225,39 @@ def same_training(recipe: Recipe, saved: Recipe, run: RunFolder, *, longer: bool
         )
 
 
-def _is_longer(checkpoint: Checkpoint, images: int, total: int) -> bool:
-    """Whether a checkpoint is the end of its run, which had fewer steps than the `total` that are wanted now.
+def _is_longer(checkpoint: Checkpoint, recipe: Recipe, images: int, total: int) -> bool:
+    """Whether a checkpoint is the end of its run, and more is wanted now: more steps in `total` than it had planned, or
+    more patience than that which ended it.
 
     images: to train on.
     """
     planned = build_schedule(checkpoint.recipe, images).total
-    return checkpoint.step == checkpoint.sampler.get("steps", planned) and planned < total
+    if checkpoint.step != checkpoint.sampler.get("steps", planned):
+        return False
+    patience = recipe.train.patience
+    more = _impatient(checkpoint) and (not patience or patience > checkpoint.recipe.train.patience)
+    return planned < total or (more and checkpoint.step < planned == total)
 
 
-def _extension(recipe: Recipe, step: int, total: int) -> Note:
-    """What going on beyond its end after `step` steps, to `total`, does to a run's learning rate."""
-    last, now = learning_rate(step - 1, step, recipe.optim), learning_rate(step, total, recipe.optim)
+def _impatient(checkpoint: Checkpoint) -> bool:
+    """Whether train.patience ended a checkpoint's run."""
+    stalled = checkpoint.sampler.get(STALLED)
+    return type(stalled) is int and stalled >= checkpoint.recipe.train.patience > 0
+
+
+_NEAR = 1.1  # a learning rate that grows by no more than this factor is no second beginning
+
+
+def _extension(checkpoint: Checkpoint, recipe: Recipe, images: int, total: int) -> Note:
+    """What going on beyond the end of a checkpoint's run, to `total`, does to its learning rate."""
+    step = planned = checkpoint.step
     text = f"this run had come to its end after {step} steps and goes on to step {total}"
-    if now <= last:
+    if _impatient(checkpoint):  # the rate had not fallen to its end
+        planned = max(step, build_schedule(checkpoint.recipe, images).total)
+        text = f"train.patience had ended this run after {step} steps; it goes on to step {total}"
+    last = learning_rate(min(step, planned - 1), planned, recipe.optim)
+    now = learning_rate(step, total, recipe.optim)
+    if now <= _NEAR * last:
         return Note(f"{text}, at a learning rate of {now:.2g}")
     return Note(
         f"{text}: by the schedule of {total} steps the learning rate goes from {last:.2g} back up to {now:.2g} and falls "
@@ -302,7 +321,7 @@ def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | 
     return [
         Note(
             f"{what}: {then[key]} when this run was saved, {now[key]} now; from here on the run is no longer bit for bit the "
-            f"uninterrupted one{_by_ranks(then[key], recipe) if key == _RANKS else ''}",
+            f"uninterrupted one{_by_ranks(then[key], now[key], recipe) if key == _RANKS else ''}",
             warning=True,
         )
         for key, what in _DESCRIBED.items()
@@ -310,11 +329,29 @@ def changed_surroundings(then: Mapping[str, int | str], now: Mapping[str, int | 
     ]
 
 
-def _by_ranks(then: int | str, recipe: Recipe) -> str:
-    """What another number of processes than the `then` of a checkpoint changes beside the rounding."""
-    if recipe.loss.ranks != "plain_mean" or recipe.train.ranks:
+def _by_ranks(then: int | str, now: int | str, recipe: Recipe) -> str:
+    """What `now` processes, instead of the `then` of a checkpoint, change beside the rounding."""
+    if not isinstance(then, int) or not isinstance(now, int):
         return ""
-    return (
-        '. With loss.ranks = "plain_mean" each process divides by its own pixels, so that the loss is another, too: resume '
-        f"with {then} processes; the next run is independent of their number with --set train.ranks={then}"
-    )
+    means = {"loss.ranks": recipe.loss.ranks, "model.memory_ranks": getattr(recipe.model, "memory_ranks", "")}
+    plain = [
+        f'{key} = "plain_mean"' for key, value in means.items() if value == "plain_mean" and not recipe.train.ranks
+    ]
+    apart = recipe.model.norm == "batch"
+    texts = []
+    if plain:
+        texts.append(
+            f"With {' and '.join(plain)} each process takes the mean of its own pixels, which changes the training"
+        )
+    if apart:
+        texts.append(
+            'With model.norm = "batch" each process has the norm statistics of its own images, which are others now'
+        )
+    if not texts:
+        return ""
+    texts[-1] += f": resume with {then} process{'' if then == 1 else 'es'}"
+    if plain and not apart and then % now == 0:  # for other numbers train.ranks is refused
+        texts[-1] += (
+            f"; with --set train.ranks={then} the next run is the same on {then} processes and on any divisor of that"
+        )
+    return "".join(f". {text}" for text in texts)

@@ -144,7 +144,8 @@ def open_run(
             then = origin.checkpoint.sampler
             notes += (*origin.notes, *changed_images(then, now), *changed_surroundings(then, now, recipe))
             notes += changed_protocol(origin.checkpoint, recipe)
-            notes += order_note(recipe, device)
+            if state.step < state.schedule.total and then.get("ranks", now["ranks"]) == now["ranks"]:
+                notes += order_note(recipe, device)  # another number of processes has a warning of its own
         notes.append(Note(f"continuing at step {state.step} of {state.schedule.total} from {origin.path}"))
         if origin.path == run.last:
             state.saved = position(state)
@@ -175,7 +176,10 @@ def prepare_folder(state: RunState, origin: Origin | None, messages: list[Note])
         not_complete_yet(run)
     notes += create(run, state.recipe, state.device)
     evaluated = int(state.best.get("evaluated", 0))
-    notes += repair_records(run, state.model.loss_names, state.step, evaluated)
+    # Sums that are still running have no row yet: one of this very step was written after the checkpoint, as that of a
+    # run that train.patience ends, and is written again.
+    step = state.step - bool(state.running)
+    notes += repair_records(run, state.model.loss_names, step, evaluated)
     repairs = [Note(text, warning=True) for text in notes if text]
     for note in (*messages, *repairs):
         append_log(run, note.text)

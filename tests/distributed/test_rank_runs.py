@@ -162,10 +162,18 @@ def test_a_run_goes_on_with_other_numbers_of_ranks(tmp_path: Path, recipe: Path)
     assert same(last(run), last(alone))
 
 
-def test_three_ranks_go_on_to_the_bit(tmp_path: Path, recipe: Path) -> None:
+@pytest.mark.parametrize("option", ["train.accumulate=1", "train.accumulate=2", "train.recompute=true"])
+def test_three_ranks_go_on_to_the_bit(option: str, tmp_path: Path, recipe: Path) -> None:
     """Protects the promise of a resume where sums depend on their order: a run of three ranks that was stopped after a
     step ends with the weights of one that was not, and nobody reads a warning of the wrapper's."""
-    options = ("--nproc", 3, "--set=train.batch=6", "--set=train.save_every=1", "--set=train.evaluate_every=0")
+    options = (
+        "--nproc",
+        3,
+        "--set=train.batch=6",
+        f"--set={option}",
+        "--set=train.save_every=1",
+        "--set=train.evaluate_every=0",
+    )
     code, _, err = finish(start("train", recipe, "--out", tmp_path / "whole", "--set=train.keep_every=4", *options))
     assert code == 0, err
     assert "unused" not in err

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emaseg.device import check_gpus, pick_device
-from emaseg.distributed.ranks import ALONE, Rank, check_ranks, first_node, this_rank
+from emaseg.distributed.ranks import ALONE, Rank, check_ranks, first_node, ranks_here, ranks_on_these_cores, this_rank
 from emaseg.errors import RecipeError, SystemFault
 from tests.helpers import emaseg
 
@@ -73,8 +73,27 @@ def test_more_processes_than_gpus_are_refused_before_they_start(
         assert code == 4
         assert "error: --nproc 4: each process needs a GPU of its own, and PyTorch sees 2 CUDA device(s) here" in err
         assert "try: --nproc 2, or --device cpu" in err
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SystemFault) as caught:
+        check_gpus(2, "cuda")
+    assert caught.value.hint == "leave --nproc out, or use --device cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_gpus(4, "auto")
+    with pytest.raises(SystemFault) as caught:
+        check_gpus(2, "cuda")
+    assert caught.value.hint == "use --device cpu"
+
+
+def test_the_tasks_of_a_node_are_read_from_slurms_list() -> None:
+    """Protects a node of eight tasks from loading processes that take eight times its memory; each task has cores of its own.
+    torchrun's number wins, as where srun starts one torchrun on each node."""
+    listed = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "8(x2),4"}
+    assert [ranks_here({**listed, "SLURM_NODEID": str(node)}) for node in range(4)] == [8, 8, 4, 1]
+    assert ranks_on_these_cores({**listed, "SLURM_NODEID": "0"}) == 1
+    assert ranks_here(listed) == ranks_here(SLURM) == 1
+    assert ranks_here({**listed, "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "many"}) == 1
+    both = {**listed, **TORCHRUN, "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "LOCAL_WORLD_SIZE": "4"}
+    assert ranks_here(both) == ranks_on_these_cores(both) == 4
 
 
 def test_a_batch_script_is_no_rank() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import threading
 from typing import Any
@@ -26,6 +27,7 @@ from emaseg.evaluation.evaluate import (
 )
 from emaseg.events import Evaluated, Evaluating
 from emaseg.metrics import Confusion, Scores
+from emaseg.metrics.tally import Tally
 from emaseg.recipe import FolderData, Inference, PixelStats, Recipe, load_recipe
 from emaseg.resources import shipped_recipes
 from tests.helpers import tiny
@@ -164,6 +166,36 @@ def test_a_stop_during_the_last_image_keeps_the_scores(asked: int, ends: bool) -
         if isinstance(event, Evaluating) and event.done == asked:
             stop.set()
     assert isinstance(events[-1], Evaluated) == ends
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_in_a_last_turn_without_an_image_for_all_keeps_the_scores(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the above where two ranks share three images: the one without a third asks the other as often, and neither
+    throws the scores away."""
+    asked: list[list[int]] = []
+
+    def largest(values: list[int]) -> list[int]:
+        asked.append(values)
+        return values
+
+    module = importlib.import_module("emaseg.evaluation.evaluate")
+    monkeypatch.setattr(module, "world_size", lambda: 2)
+    monkeypatch.setattr(module, "rank_number", lambda: rank)
+    monkeypatch.setattr(module, "largest_over_ranks", largest)
+    monkeypatch.setattr(
+        module, "from_all_ranks", lambda tally: [tally if i == rank else Tally.empty(3) for i in (0, 1)]
+    )
+    stop = threading.Event()
+    events = []
+    for event in evaluate(Reader(), Painted(count=3), Inference(), STATS, "cpu", shared=True, stop=stop):
+        events.append(event)
+        if isinstance(event, Evaluating) and event.done == 2:
+            stop.set()
+    assert isinstance(events[-1], Evaluated)
+    assert [event.done for event in events if isinstance(event, Evaluating)] == [2, 3]
+    assert asked == [[0]]
 
 
 def test_an_empty_split_is_an_error() -> None:

@@ -146,7 +146,7 @@ def test_a_whole_number_serves_as_a_number() -> None:
         (
             "lr = 0.01",
             "lr = 1\n[[optim.groups]]\nlr_scale = 2",
-            f"26: optim.groups.0.match: is missing: which parameters ({ONE_OF_MATCHES})",
+            f"26: optim.groups.0.match: is missing: which parameters; bias is without a ViT's in_proj_bias ({ONE_OF_MATCHES})",
         ),
         # absent
         ("lr = 0.01\n", "", "24: optim.lr: is missing: learning rate of iteration 0 (a number, above 0)"),

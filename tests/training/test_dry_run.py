@@ -110,11 +110,17 @@ def test_a_batch_that_does_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ranks_on_a_cpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects `--dry-run --nproc N` from a forecast that gives each process the whole machine's memory."""
+    """Protects `--dry-run --nproc N` from a forecast that gives each process the whole machine's memory, and a dry run
+    under a launcher from one that shares a machine's among the processes of all."""
     monkeypatch.setattr(engine, "device_memory", lambda device: 64 << 30)
     events = list(dry_run(tiny(), device=torch.device("cpu"), ranks=2))
     (found,) = [event for event in events if isinstance(event, Forecast)]
     assert found.available == 32 << 30
+    launched = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    (found,) = [e for e in dry_run(tiny(), device=torch.device("cpu"), ranks=4) if isinstance(e, Forecast)]
+    assert found.available == 64 << 30
 
 
 def test_ways_that_need_less_memory_are_named() -> None:

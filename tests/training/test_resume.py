@@ -259,19 +259,67 @@ def test_a_damaged_image_before_any_checkpoint_claims_none(tmp_path: Path) -> No
     assert "last.pt" not in caught.value.message
 
 
-def test_another_number_of_processes_is_said() -> None:
-    """Protects from a training that changes without a word: with plain means another number of processes has another
-    loss, and the note names the key that frees the next run of it; a checkpoint that does not tell its number is silent."""
-    plain, fixed = tiny('loss.ranks="plain_mean"'), tiny('loss.ranks="plain_mean"', "train.ranks=2")
+MEMORY = 'model={kind="memorynet", memory_base_lr=0.05, memory_ranks="plain_mean"}'
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [('loss.ranks="plain_mean"', 'loss.ranks = "plain_mean" each'), (MEMORY, 'model.memory_ranks = "plain_mean" each')],
+)
+def test_another_number_of_processes_is_said(key: str, named: str) -> None:
+    """Protects from a training that changes without a word: with plain means another number of processes trains otherwise,
+    and the note names the key that frees the next run of it, where it is not refused: 1 -> 4 and 2 -> 4 have none. A
+    checkpoint that does not tell its number is silent."""
+    plain = tiny(key)
     now = surroundings(torch.device("cpu"), 1)
-    (note,) = changed_surroundings({**now, "ranks": 4}, now, plain)
-    assert note.text.startswith("processes that train: 4 when this run was saved, 1 now")
-    assert "the loss is another" in note.text
-    assert note.text.endswith("--set train.ranks=4")
-    for recipe in (tiny(), fixed):
+    for then, current, advice in (
+        (1, 4, "resume with 1 process"),
+        (2, 4, "resume with 2 processes"),
+        (4, 2, "--set train.ranks=4 the next run is the same on 4 processes and on any divisor of that"),
+    ):
+        (note,) = changed_surroundings({**now, "ranks": then}, {**now, "ranks": current}, plain)
+        assert note.text.startswith(f"processes that train: {then} when this run was saved, {current} now")
+        assert named in note.text
+        assert note.text.endswith(advice)
+        assert f"resume with {then} process" in note.text
+    for recipe in (tiny(), tiny(key, "train.ranks=2")):
         (note,) = changed_surroundings({**now, "ranks": 4}, now, recipe)
         assert note.text.endswith("the uninterrupted one")
     assert changed_surroundings({key: value for key, value in now.items() if key != "ranks"}, now, plain) == []
+
+
+@pytest.mark.parametrize("more", [(), ('loss.ranks="plain_mean"',), ("train.ranks=4",)])
+def test_norm_statistics_of_another_number_of_processes_are_said(more: tuple[str, ...]) -> None:
+    """Protects a resume with norm statistics of each process: train.ranks does not bring them back, so it is no advice."""
+    now = surroundings(torch.device("cpu"), 1)
+    recipe = tiny('model.norm="batch"', *more)
+    (note,) = changed_surroundings({**now, "ranks": 4}, {**now, "ranks": 2}, recipe)
+    assert note.text.endswith("of its own images, which are others now: resume with 4 processes")
+    assert ("plain_mean" in note.text) == (len(more) == 1 and "loss" in more[0])
+
+
+def test_the_order_of_sums_is_told_where_steps_are_added_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects from a line that says too little beside the warning of another number of processes, or that speaks of a next
+    step where there is none: only the sample sheet is missing."""
+    monkeypatch.setattr("emaseg.training.run_state.order_note", lambda *_: [Note("another order")])
+
+    def told(**arguments: int) -> int:
+        events = run(tiny(), tmp_path / "run", resume=True, **arguments)
+        return [event.text for event in events if isinstance(event, Note)].count("another order")
+
+    run(tiny(), tmp_path / "run", stop_after=2)
+    assert told(stop_after=4) == 1
+    file = tmp_path / "run/checkpoints/last.pt"
+    content = torch.load(file, weights_only=True)
+    content["sampler"]["ranks"] = 4
+    torch.save(content, file)
+    assert told() == 0
+    content = torch.load(file, weights_only=True)
+    content["best"]["evaluated"] = content["best"]["step"] = 10
+    torch.save(content, file)
+    assert told() == 0
 
 
 def test_the_command_goes_on_as_the_run_was_started(tmp_path: Path) -> None:

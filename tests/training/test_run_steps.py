@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +183,29 @@ def test_a_stalled_run_ends(tmp_path: Path) -> None:
         end = last.step
 
 
+@pytest.mark.parametrize(("patience", "goes_on"), [(0, True), (3, True), (2, False), (1, False)])
+def test_more_patience_makes_a_stalled_run_longer(patience: int, goes_on: bool, tmp_path: Path) -> None:
+    """Protects --resume --set train.patience=0 from doing nothing where patience ended the run; the learning rate is that
+    of the schedule as before, so nobody is warned of one that rises. As much patience or less ends nothing anew."""
+    falling = ("train.iterations=14", "train.evaluate_every=2", "train.patience=2", "optim.lr=1e-30")
+    end = run(tiny(*falling), tmp_path / "run")[-1]
+    assert isinstance(end, Finished)
+    assert end.step < 14
+    events = run(tiny(*falling, f"train.patience={patience}"), tmp_path / "run", resume=True)
+    notes = [event for event in events if isinstance(event, Note) and "train.patience had ended this run" in event.text]
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert last.already != goes_on
+    if not goes_on:
+        assert (last.step, notes) == (end.step, [])
+        return
+    assert last.step > end.step
+    assert patience or last.step == 14
+    (note,) = notes
+    assert not note.warning
+    assert f"after {end.step} steps; it goes on to step 14, at a learning rate of" in note.text
+
+
 def test_the_last_losses_of_a_stalled_run_are_written(tmp_path: Path) -> None:
     """Protects metrics.csv from ending before the run does: steps since the last row have one, too, and what a longer run
     adds later does not count them twice."""
@@ -196,6 +220,24 @@ def test_the_last_losses_of_a_stalled_run_are_written(tmp_path: Path) -> None:
     table = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table if line.split(",")[3]] == ["step", str(end.step)]
     assert read_checkpoint(tmp_path / "run/checkpoints/last.pt").running == {}
+
+
+def test_a_kill_after_the_last_losses_does_not_double_them(tmp_path: Path) -> None:
+    """Protects both files of metrics from the same row twice: the run that patience ended died after it had written the last
+    losses, and last.pt was of before them."""
+    recipe = tiny("train.iterations=60", *STALLING, "train.log_every=50", "train.save_every=2")
+    with contextlib.closing(train(recipe, tmp_path / "run")) as events:
+        row = next(event for event in events if isinstance(event, Logged) and "loss" in event.values)
+    checkpoint = read_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    assert checkpoint.step == row.step
+    assert checkpoint.running
+    end = run(recipe, tmp_path / "run", resume=True)[-1]
+    assert isinstance(end, Finished)
+    assert end.step == row.step
+    table = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table if line.split(",")[3]] == ["step", str(end.step)]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [end.step]
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -34,7 +34,7 @@ from emaseg.data.pipeline.transforms import (
     train_crop,
 )
 from emaseg.data.pipeline.workers import OnSample, Waiting, from_workers, without_workers
-from emaseg.distributed.ranks import check_division, ranks_here
+from emaseg.distributed.ranks import check_division, ranks_on_these_cores
 from emaseg.recipe.backbones import PixelStats
 from emaseg.recipe.channels import RGB
 from emaseg.recipe.training import Augment, Train
@@ -64,7 +64,7 @@ CPU = torch.device("cpu")
 def default_workers(device: torch.device) -> int:
     """Loading processes that pay: none beside a network that computes on the CPU, else one for each core but one. Several
     processes that train on this machine share its cores."""
-    return 0 if device.type == "cpu" else min(_MOST_WORKERS, max(1, core_count() // ranks_here() - 1))
+    return 0 if device.type == "cpu" else min(_MOST_WORKERS, max(1, core_count() // ranks_on_these_cores() - 1))
 
 
 def worker_count(train: Train, device: torch.device) -> int:
