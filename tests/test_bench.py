@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from emaseg.cli.bench import _tell
+from emaseg.cli.bench import _network, _tell
 
 from emaseg.bench import STAGES, Case, Measured, Part, measure_training, parts
 from emaseg.recipe import load_recipe
@@ -20,6 +20,19 @@ from tests.helpers import TINY, emaseg, run, tiny
 from tests.models.test_emanet_rows import TABLE_1, TABLE_1_BARE, millions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_drawn_weights_stay_within_fp16() -> None:
+    """Protects `bench NAME --precision fp16`: without weights of its own a deep network's sums would overflow."""
+    network = _network(load_recipe("paper_voc_val_r101_emanet512"), None)
+    largest = []
+    for module in network.modules():
+        module.register_forward_hook(
+            lambda _, __, y: largest.append(float(y.abs().max())) if isinstance(y, torch.Tensor) else None
+        )
+    with torch.inference_mode():
+        network(torch.randn(1, 3, 65, 65, generator=torch.Generator().manual_seed(0)))
+    assert max(largest) < torch.finfo(torch.float16).max / 10
 
 
 @pytest.mark.parametrize("channels", TABLE_1)

@@ -73,19 +73,18 @@ class _Packings:
         return {**self.__dict__, "_plain": self._unpacked(), "_layouts": {}, "_sizes": {}}
 
     def _unpacked(self) -> Tensor:
-        first = next(iter(self._layouts.values()), None)
-        plain = first.to_dense() if self._plain is None and first is not None else self._plain
-        assert plain is not None  # it is given up when there is a first layout
-        return plain
+        plain = self._plain
+        return next(iter(self._layouts.values())).to_dense() if plain is None else plain
 
     def _pack(self, size: torch.Size) -> Tensor:
         plain = self._unpacked()
         plain = plain.contiguous(memory_format=torch.channels_last)
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(plain, *self._geometry, list(size))
         layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy().tobytes()
+        kept = self._layouts.setdefault(layout, packed)  # before the plain one goes: another thread may be copying
         if self._geometry[3] == 1:  # of a grouped one another shape would come back
             self._plain = None
-        return self._layouts.setdefault(layout, packed)
+        return kept
 
 
 class PackedConv(nn.Module):

@@ -209,6 +209,8 @@ def supported_protocol(inference: Inference, include: Sequence[str], shape: tupl
     if shape is not None and inference.mode == "whole":
         pad = "none" if any((side - 1) % 8 for side in shape) else inference.pad
         inference = replace(inference, pad=pad, scales=(1.0,))
+    elif shape is not None and min(inference.scales) < 1:  # of a smaller image a window may be smaller, too
+        inference = replace(inference, scales=(1.0,))
     if "normalize" in include:
         many = inference.scales != (1.0,) and inference.scale_source == "tensor"
         return replace(inference, pad="none", scales=(1.0,) if many else inference.scales)

@@ -106,7 +106,7 @@ def export(network: Network, recipe: Recipe, request: Request, path: Path) -> It
                 cut = quantise(full, file, images, info)
                 if cut:
                     larger = f"{counted(cut, 'image')} of more than {MOST_PIXELS / 1e6:.1f} megapixels"
-                    yield Note(f"only the middle was looked at of {larger}")
+                    yield Note(f"{larger}: the ranges were learned from the middle only")
                 score = _cost(full, file, info)
                 if isinstance(score, str):
                     yield Note(score, warning=True)

@@ -154,14 +154,14 @@ def unread_files(inputs: Sequence[str], out: Path | None = None) -> list[str]:
 
 
 def _names_below(folder: Path, results: Path | None) -> list[str]:
-    """The files in a folder and its sub-folders, but hidden ones and those in the folder of results."""
+    """The files in a folder and its sub-folders, but hidden ones and results, as `_below` searches it."""
     found: list[str] = []
+    written = tuple(ENDINGS.values()) if _is_results(folder, results) else ()
     for root, folders, names in os.walk(folder):
-        if results is not None and _real(Path(root)) == results:
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [os.path.join(root, name) for name in sorted(names) if not is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name) and not _is_results(Path(root, name), results)]
+        found += [
+            os.path.join(root, name) for name in sorted(names) if not is_hidden(name) and not name.endswith(written)
+        ]
     return found
 
 

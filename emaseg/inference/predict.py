@@ -36,6 +36,7 @@ from emaseg.inference.prediction import (
     Wanted,
     check_limits,
     class_shares,
+    names_of,
     pixels_of,
 )
 from emaseg.inference.protocols import (
@@ -185,9 +186,7 @@ class Predictor:
                 are asked of an exported file that gives class ids only.
             WeightsError: what the network gives for this image is NaN or infinite.
         """
-        if isinstance(classes, str):
-            raise RecipeError(f'classes: "{classes}" is a text, not a list', f'give classes=["{classes}"]')
-        classes = tuple(classes)  # read more than once
+        classes = names_of(classes)
         self.check_limits(classes, min_confidence, top_k)
         if top_k is not None and not probabilities:
             raise RecipeError(

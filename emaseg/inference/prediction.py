@@ -132,7 +132,7 @@ class Prediction:
         Raises:
             RecipeError: there is no such class, no such probability, or no `confidence` to compare with.
         """
-        keep = tuple(keep)  # read more than once
+        keep = names_of(keep)
         check_limits(self.classes, keep, min_confidence)
         if min_confidence and self.confidence is None:
             raise RecipeError("min_confidence: this prediction holds no confidence", "predict with confidence=True")
@@ -144,6 +144,17 @@ class Prediction:
             gone |= self.confidence < min_confidence
         labels = np.where(gone, np.uint8(IGNORE), self.labels)
         return dataclasses.replace(self, labels=labels, shares=class_shares(labels, self.classes))
+
+
+def names_of(classes: Collection[str]) -> tuple[str, ...]:
+    """The names of classes that a caller gave, to be read more than once.
+
+    Raises:
+        RecipeError: a text, whose letters would be the names.
+    """
+    if isinstance(classes, str):
+        raise RecipeError(f'classes: "{classes}" is a text, not a list', f'give classes=["{classes}"]')
+    return tuple(classes)
 
 
 def check_limits(

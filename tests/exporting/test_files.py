@@ -7,6 +7,7 @@ import math
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +191,9 @@ def test_a_file_for_one_size_takes_no_other_windows_or_scales(made: Callable[[st
         options = " ".join(f"--set '{text}'" for text in remedy)
         assert caught.value.hint == f"add {options}, or export it without --shape"
         assert resolve(path, overrides=remedy).recipe.inference.scales == (1.0,)
-    assert needed_overrides(recipe("emanet", *WINDOWS).inference, (), (48, 40)) == []
+    slide = recipe("emanet", *WINDOWS).inference
+    assert needed_overrides(slide, (), (48, 40)) == []
+    assert needed_overrides(replace(slide, scales=(0.5, 1.0)), (), (48, 40)) == ["inference.scales=[1.0]"]
     for include in ("", "normalize"):
         with pytest.raises(RecipeError, match=r"--shape 64x80: the recipe's windows .* are 48x40") as caught:
             exported(recipe("emanet", *WINDOWS), tmp_path / "never.pt2", "torch", shape="64x80", include=include)

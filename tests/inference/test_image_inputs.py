@@ -177,7 +177,10 @@ def test_earlier_results_are_no_unread_files(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a_probabilities.npz").write_bytes(b"x")
     (tmp_path / "b.heic").write_bytes(b"x")
-    assert unread_files([str(tmp_path)], tmp_path / "out") == [f"{tmp_path}: files that are not read: 1 .heic"]
+    told = [f"{tmp_path}: files that are not read: 1 .heic"]
+    assert unread_files([str(tmp_path)], tmp_path / "out") == told
+    (tmp_path / "a_probabilities.npz").write_bytes(b"x")
+    assert unread_files([str(tmp_path)], tmp_path) == told
 
 
 def test_an_empty_name_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

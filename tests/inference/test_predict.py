@@ -86,6 +86,8 @@ def test_arguments_of_another_type_are_refused(predictor: Predictor, wrong: dict
     """Protects from a message about a class called "d", from a TypeError deep inside, and from an option without effect."""
     with pytest.raises(RecipeError, match=message):
         predictor.predict(np.zeros((8, 8, 3), np.uint8), **wrong)
+    with pytest.raises(RecipeError, match=r"classes: .* is a text"):
+        predictor.predict(np.zeros((8, 8, 3), np.uint8)).limited("disc")
 
 
 def test_a_predictor_that_was_used_can_be_copied_and_sent(predictor: Predictor) -> None:
