@@ -48,18 +48,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
 
 @pytest.fixture(scope="session")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A file of 8 bits, its ranges learned from the four images of the recipe; nobody writes to it.
-
-    Its bases, which stay in full precision, take more than 1 kB, as those of every published EMANet: of such tensors the
-    quantiser writes where they are.
-    """
+    """A file of 8 bits, its ranges learned from the four images of the recipe; nobody writes to it."""
 
     def make(folder: Path) -> Exported:
         (folder / "images").mkdir()
         dataset = build_dataset(recipe("emanet").data, "eval")
         for i in range(len(dataset)):
             Image.fromarray(dataset.open(i).image()).save(folder / f"images/{i}.png")
-        made = recipe("emanet", "model.bases=24")
-        return exported(made, folder / "int8.onnx", "onnx", precision="int8", calibrate=folder / "images")
+        return exported(recipe("emanet"), folder / "int8.onnx", "onnx", precision="int8", calibrate=folder / "images")
 
     return once(tmp_path_factory, "exported int8", make)
